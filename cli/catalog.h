@@ -1,0 +1,31 @@
+#pragma once
+
+#include <array>
+#include <string_view>
+
+namespace weft::cli {
+
+/// Where a command's code lives: in the program itself, or in the library that needs LibTorch.
+enum class Home { kProgram, kTorchLibrary };
+
+struct CatalogEntry {
+  std::string_view name;
+  std::string_view summary;
+  Home home;
+};
+
+/// Every command, in the order of `weft --help`. Known to the program without loading LibTorch.
+inline constexpr std::array kCatalog{
+    CatalogEntry{"train", "train an adapter as a YAML file describes", Home::kTorchLibrary},
+    CatalogEntry{"generate", "answer a prompt, or chat", Home::kTorchLibrary},
+    CatalogEntry{"merge", "fold an adapter into the weights; convert GGUF to Hugging Face files",
+                 Home::kProgram},
+    CatalogEntry{"eval", "measure loss, bits per byte and chrF of a model and its stages",
+                 Home::kTorchLibrary},
+    CatalogEntry{"inspect", "show what a model, adapter, GGUF file or run folder holds",
+                 Home::kProgram},
+    CatalogEntry{"tokenize", "text to token ids and back, with a fertility report", Home::kProgram},
+    CatalogEntry{"logits", "write a model's logits for given token ids", Home::kTorchLibrary},
+};
+
+}  // namespace weft::cli

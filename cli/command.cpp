@@ -1,0 +1,66 @@
+#include "cli/command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <vector>
+
+#include "core/error.h"
+
+namespace weft::cli {
+namespace {
+
+int complain(const std::string& command, std::string_view message, ExitCode code) {
+  // One line, whatever a library put into its message.
+  std::string line(message.substr(0, message.find_last_not_of(" \n") + 1));
+  fmt::print(stderr, "weft {}: {}\n", command, line);
+  return static_cast<int>(code);
+}
+
+int parse_and_run(const Command& command, std::span<char* const> arguments) {
+  CLI::App app;
+  app.name(fmt::format("weft {}", command.name));
+  app.failure_message(CLI::FailureMessage::simple);
+  const Run run = command.add(app);
+  // CLI11 consumes its vector from the back.
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+  try {
+    app.parse(reversed);
+  } catch (const CLI::Success& success) {  // --help
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return complain(command.name,
+                    fmt::format("{} (see weft {} --help)", error.what(), command.name),
+                    ExitCode::kBadInput);
+  }
+  return run();
+}
+
+}  // namespace
+
+int run_command(std::span<const Command> commands, const std::string& name,
+                std::span<char* const> arguments) {
+  const auto found = std::ranges::find_if(commands, [&](const Command& c) { return name == c.name; });
+  if (found == commands.end()) return complain(name, "no such command", ExitCode::kBadInput);
+  try {
+    return parse_and_run(*found, arguments);
+  } catch (const Error& error) {
+    return complain(name, error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return complain(name, "out of memory", ExitCode::kFailed);
+  } catch (const std::exception& error) {
+    return complain(name, fmt::format("internal error: {}", error.what()), ExitCode::kFailed);
+  }
+}
+
+core::Log stderr_log(std::string command) {
+  return [command = std::move(command)](core::Level level, std::string_view line) {
+    fmt::print(stderr, "weft {}: {}{}\n", command,
+               level == core::Level::kWarning ? "warning: " : "", line);
+  };
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,96 @@
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <clocale>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "cli/catalog.h"
+#include "cli/plain_commands.h"
+#include "core/error.h"
+#include "core/suggest.h"
+#include "core/version.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using weft::ExitCode;
+using weft::cli::CatalogEntry;
+using weft::cli::Home;
+
+constexpr bool is_available(const CatalogEntry& entry) {
+#ifdef WEFT_WITH_TORCH
+  (void)entry;
+  return true;
+#else
+  return entry.home == Home::kProgram;
+#endif
+}
+
+void print_help() {
+  fmt::print("weft {}: LoRA fine-tuning and adapter merging\n\nusage: weft COMMAND [OPTIONS]\n\n",
+             weft::core::kVersion);
+  for (const CatalogEntry& entry : weft::cli::kCatalog) {
+    if (is_available(entry)) fmt::print("  {:<10}{}\n", entry.name, entry.summary);
+  }
+  fmt::print("\n  --version   print the version\n  --help      print this; weft COMMAND --help for its options\n"
+             "\nExit status: 0 done, 1 failed, 2 wrong input, 3 refused by a gate, 130 interrupted.\n");
+}
+
+int unknown_command(const std::string& name) {
+  std::vector<std::string> names;
+  for (const CatalogEntry& entry : weft::cli::kCatalog) {
+    if (is_available(entry)) names.emplace_back(entry.name);
+  }
+  const std::string meant = weft::core::nearest(name, names);
+  fmt::print(stderr, "weft: unknown command '{}'{}; see weft --help\n", name,
+             meant.empty() ? "" : fmt::format(", did you mean '{}'?", meant));
+  return static_cast<int>(ExitCode::kBadInput);
+}
+
+#ifdef WEFT_WITH_TORCH
+/// The library with the commands that compute: beside the program in ../lib, built or installed.
+int run_torch_command(const std::string& name, int count, char** arguments) {
+  const fs::path program = fs::read_symlink("/proc/self/exe");
+  const fs::path library = program.parent_path().parent_path() / WEFT_TORCH_LIBRARY;
+  void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (handle == nullptr) {
+    fmt::print(stderr, "weft {}: cannot load {}: {}\n", name, library.string(), ::dlerror());
+    return static_cast<int>(ExitCode::kFailed);
+  }
+  using Entry = int (*)(const char*, int, char**);
+  const auto entry = reinterpret_cast<Entry>(::dlsym(handle, "weft_run_torch_command"));
+  if (entry == nullptr) {
+    fmt::print(stderr, "weft {}: {} is of another version\n", name, library.string());
+    return static_cast<int>(ExitCode::kFailed);
+  }
+  return entry(name.c_str(), count, arguments);
+}
+#endif
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::setlocale(LC_CTYPE, "C.UTF-8");   // widths of characters in tables
+  std::signal(SIGPIPE, SIG_DFL);
+  const std::string name = argc > 1 ? argv[1] : "--help";
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_help();
+    return argc > 1 ? 0 : static_cast<int>(ExitCode::kBadInput);
+  }
+  if (name == "--version" || name == "-V") {
+    fmt::print("weft {}\n", weft::core::kVersion);
+    return 0;
+  }
+  const auto entry = std::ranges::find(weft::cli::kCatalog, name, &CatalogEntry::name);
+  if (entry == weft::cli::kCatalog.end() || !is_available(*entry)) return unknown_command(name);
+#ifdef WEFT_WITH_TORCH
+  if (entry->home == Home::kTorchLibrary) return run_torch_command(name, argc - 2, argv + 2);
+#endif
+  return weft::cli::run_command(weft::cli::plain_commands(), name,
+                                {argv + 2, static_cast<std::size_t>(argc - 2)});
+}

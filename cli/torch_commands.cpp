@@ -1,0 +1,29 @@
+#include <array>
+
+#include "cli/command.h"
+
+namespace weft::cli {
+
+Run add_eval(CLI::App& app);      // eval.cpp
+Run add_generate(CLI::App& app);  // generate.cpp
+Run add_logits(CLI::App& app);    // logits.cpp
+Run add_train(CLI::App& app);     // train.cpp
+
+namespace {
+constexpr std::array kCommands{
+    Command{"eval", add_eval},
+    Command{"generate", add_generate},
+    Command{"logits", add_logits},
+    Command{"train", add_train},
+};
+}  // namespace
+
+}  // namespace weft::cli
+
+/// Entry of the library that the program opens for commands that need LibTorch.
+extern "C" __attribute__((visibility("default"))) int weft_run_torch_command(const char* name,
+                                                                             int count,
+                                                                             char** arguments) {
+  return weft::cli::run_command(weft::cli::kCommands, name,
+                                {arguments, static_cast<std::size_t>(count)});
+}

@@ -1,0 +1,201 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "core/error.h"
+
+namespace weft::core {
+namespace fs = std::filesystem;
+namespace {
+
+[[noreturn]] void fail(std::string_view what, const fs::path& path, int code) {
+  throw IoError("{} {}: {}", what, path.string(), std::strerror(code));
+}
+
+/// Opens for reading, telling a missing file (the user's mistake) from a refusal of the system.
+int open_to_read(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor >= 0) return descriptor;
+  if (errno == ENOENT || errno == ENOTDIR) throw InputError("no such file: {}", path.string());
+  fail("cannot open", path, errno);
+}
+
+/// Makes a rename durable: the folder's own entry must reach the disk too.
+void sync_folder_of(const fs::path& path) {
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  ::fsync(descriptor);
+  ::close(descriptor);
+}
+
+fs::path sibling_of(const fs::path& target, std::string_view tag) {
+  return target.parent_path() /
+         fmt::format(".{}.{}-{}", target.filename().string(), tag, ::getpid());
+}
+
+fs::path without_trailing_slash(fs::path path) {
+  path = path.lexically_normal();
+  return path.has_filename() ? path : path.parent_path();
+}
+
+void make_parent(const fs::path& target) {
+  if (!target.has_parent_path()) return;
+  std::error_code error;
+  fs::create_directories(target.parent_path(), error);
+  if (error) fail("cannot create folder", target.parent_path(), error.value());
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  const int descriptor = open_to_read(path);
+  struct stat status {};
+  if (::fstat(descriptor, &status) != 0) {
+    const int code = errno;
+    ::close(descriptor);
+    fail("cannot examine", path, code);
+  }
+  if (S_ISDIR(status.st_mode)) {
+    ::close(descriptor);
+    throw InputError("expected a file, found a directory: {}", path.string());
+  }
+  size_ = static_cast<std::size_t>(status.st_size);
+  if (size_ > 0) {
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    const int code = errno;
+    ::close(descriptor);
+    if (address == MAP_FAILED) fail("cannot map", path, code);
+    data_ = static_cast<const std::byte*>(address);
+  } else {
+    ::close(descriptor);
+  }
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+void MappedFile::release(std::span<const std::byte> range) const noexcept {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<std::uintptr_t>(range.data()) + page - 1) / page * page;
+  const auto end = reinterpret_cast<std::uintptr_t>(range.data() + range.size()) / page * page;
+  if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+AtomicFile::AtomicFile(fs::path target)
+    : target_(std::move(target)), temporary_(sibling_of(target_, "part")) {
+  make_parent(target_);
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) fail("cannot write", target_, errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail("cannot write", target_, errno);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    size_ += static_cast<std::uint64_t>(written);
+  }
+}
+
+void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+void AtomicFile::commit() {
+  if (::fsync(descriptor_) != 0) fail("cannot flush", target_, errno);
+  const int closed = ::close(std::exchange(descriptor_, -1));
+  if (closed != 0 || ::rename(temporary_.c_str(), target_.c_str()) != 0) {
+    const int code = errno;
+    ::unlink(temporary_.c_str());
+    fail("cannot finish", target_, code);
+  }
+  sync_folder_of(target_);
+}
+
+AtomicDirectory::AtomicDirectory(fs::path target, Overwrite overwrite)
+    : target_(without_trailing_slash(std::move(target))), staging_(sibling_of(target_, "part")) {
+  std::error_code error;
+  if (overwrite == Overwrite::kRefuse && fs::exists(target_, error)) {
+    throw InputError("{} exists already; choose another folder, or add --force to replace it",
+                     target_.string());
+  }
+  if (fs::exists(target_, error) && !fs::is_directory(target_, error)) {
+    throw InputError("{} is a file, and a folder is to be written", target_.string());
+  }
+  make_parent(target_);
+  fs::remove_all(staging_, error);
+  fs::create_directory(staging_, error);
+  if (error) fail("cannot create folder", target_, error.value());
+}
+
+AtomicDirectory::~AtomicDirectory() {
+  if (staging_.empty()) return;
+  std::error_code ignored;
+  fs::remove_all(staging_, ignored);
+}
+
+void AtomicDirectory::commit() {
+  std::error_code error;
+  const fs::path old = sibling_of(target_, "old");
+  const bool replaces = fs::exists(target_, error);
+  if (replaces && ::rename(target_.c_str(), old.c_str()) != 0) {
+    fail("cannot move aside", target_, errno);
+  }
+  if (::rename(staging_.c_str(), target_.c_str()) != 0) {
+    const int code = errno;
+    if (replaces && ::rename(old.c_str(), target_.c_str()) != 0) {
+      throw IoError("cannot finish {}: {}; the old folder is kept as {}", target_.string(),
+                    std::strerror(code), old.string());
+    }
+    fail("cannot finish", target_, code);
+  }
+  staging_.clear();
+  sync_folder_of(target_);
+  if (replaces) fs::remove_all(old, error);
+}
+
+std::string read_text(const fs::path& path, std::uint64_t max_bytes) {
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  if (bytes.size() > max_bytes) {
+    throw InputError("{} has {} bytes; at most {} are read here", path.string(), bytes.size(),
+                     max_bytes);
+  }
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+void write_text(const fs::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+}  // namespace weft::core

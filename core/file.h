@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace weft::core {
+
+/// A file mapped read-only for the life of the object. Empty files map to an empty span.
+/// Throws IoError (what, path, errno's text) when it cannot be opened or mapped, and InputError
+/// when the path is a directory or does not exist.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+
+  /// Tells the kernel that `range` (inside bytes()) will not be needed again, so that reading a
+  /// large file does not fill memory with its pages. The bytes stay readable.
+  void release(std::span<const std::byte> range) const noexcept;
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// Writes a file beside its target and renames it into place on commit(), so that a reader sees the
+/// old file or the whole new one, never a part. Without commit() the target is untouched and the
+/// temporary file is removed. Throws IoError with the target's path.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path target);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  /// Bytes written so far.
+  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+  /// Flushes to the disk (fsync) and renames. Nothing may be written afterwards.
+  void commit();
+
+ private:
+  std::filesystem::path target_;
+  std::filesystem::path temporary_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+/// What to do when an output already exists.
+enum class Overwrite { kRefuse, kReplace };
+
+/// A folder that appears whole or not at all: files are written to path(), a sibling of the target,
+/// and commit() renames it. With kRefuse an existing target is an InputError at once, before any
+/// work; with kReplace the old folder is moved aside first and removed after the rename.
+class AtomicDirectory {
+ public:
+  AtomicDirectory(std::filesystem::path target, Overwrite overwrite);
+  ~AtomicDirectory();
+  AtomicDirectory(const AtomicDirectory&) = delete;
+  AtomicDirectory& operator=(const AtomicDirectory&) = delete;
+
+  /// The folder to write into until commit().
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return staging_; }
+  void commit();
+
+ private:
+  std::filesystem::path target_;
+  std::filesystem::path staging_;
+};
+
+/// The whole file as text. InputError if it does not exist, is a directory, or exceeds `max_bytes`.
+[[nodiscard]] std::string read_text(const std::filesystem::path& path,
+                                    std::uint64_t max_bytes = std::uint64_t{1} << 30);
+
+/// Writes `text` atomically (AtomicFile).
+void write_text(const std::filesystem::path& path, std::string_view text);
+
+}  // namespace weft::core

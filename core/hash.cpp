@@ -1,0 +1,61 @@
+#include "core/hash.h"
+
+#include <openssl/evp.h>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace weft::core {
+
+struct Sha256::State {
+  EVP_MD_CTX* context = nullptr;
+};
+
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  state_->context = EVP_MD_CTX_new();
+  if (state_->context == nullptr ||
+      EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) != 1) {
+    throw IoError("OpenSSL offers no SHA-256");
+  }
+}
+
+Sha256::~Sha256() {
+  if (state_) EVP_MD_CTX_free(state_->context);
+}
+
+Sha256::Sha256(Sha256&&) noexcept = default;
+Sha256& Sha256::operator=(Sha256&& other) noexcept {
+  std::swap(state_, other.state_);
+  return *this;
+}
+
+void Sha256::update(std::span<const std::byte> bytes) {
+  EVP_DigestUpdate(state_->context, bytes.data(), bytes.size());
+}
+
+void Sha256::update(std::string_view text) { update(std::as_bytes(std::span(text))); }
+
+std::string Sha256::finish() {
+  std::array<unsigned char, 32> digest{};
+  unsigned int size = 0;
+  EVP_DigestFinal_ex(state_->context, digest.data(), &size);
+  std::string text;
+  text.reserve(digest.size() * 2);
+  for (const unsigned char byte : digest) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+std::string sha256(std::string_view text) {
+  Sha256 hash;
+  hash.update(text);
+  return hash.finish();
+}
+
+std::string sha256_file(const std::filesystem::path& path) {
+  const MappedFile file(path);
+  Sha256 hash;
+  hash.update(file.bytes());
+  return hash.finish();
+}
+
+}  // namespace weft::core

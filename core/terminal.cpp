@@ -1,0 +1,121 @@
+#include "core/terminal.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <clocale>
+#include <cwchar>
+#include <span>
+#include <stdexcept>
+
+namespace weft::core {
+namespace {
+
+/// Decodes one UTF-8 character; a malformed byte counts as one replacement character.
+char32_t next_character(std::string_view text, std::size_t& at) {
+  const auto lead = static_cast<unsigned char>(text[at++]);
+  if (lead < 0x80) return lead;
+  const int extra = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
+  if (extra == 0) return 0xfffd;
+  char32_t value = lead & (0x3fU >> extra);
+  for (int i = 0; i < extra; ++i) {
+    if (at >= text.size() || (static_cast<unsigned char>(text[at]) & 0xc0U) != 0x80) return 0xfffd;
+    value = (value << 6) | (static_cast<unsigned char>(text[at++]) & 0x3fU);
+  }
+  return value;
+}
+
+bool is_number(std::string_view cell) {
+  return !cell.empty() && cell.find_first_of("0123456789") != std::string_view::npos &&
+         cell.find_first_not_of("0123456789.+-%eE ×KMGTiBsmin±[], ") == std::string_view::npos;
+}
+
+std::string scaled(double value, double base, std::span<const char* const> units) {
+  std::size_t unit = 0;
+  while (value >= base && unit + 1 < units.size()) {
+    value /= base;
+    ++unit;
+  }
+  if (unit == 0) return fmt::format("{:.0f}{}", value, units[0]);
+  return fmt::format("{:.{}f}{}", value, value < 10 ? 2 : 1, units[unit]);
+}
+
+}  // namespace
+
+int display_width(std::string_view text) {
+  int width = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const char32_t character = next_character(text, at);
+    const int columns = ::wcwidth(static_cast<wchar_t>(character));
+    width += columns < 0 ? 1 : columns;
+  }
+  return width;
+}
+
+std::string human_bytes(std::uint64_t bytes) {
+  static constexpr std::array<const char*, 5> kUnits{" B", " KiB", " MiB", " GiB", " TiB"};
+  return scaled(static_cast<double>(bytes), 1024.0, kUnits);
+}
+
+std::string human_count(std::uint64_t count) {
+  static constexpr std::array<const char*, 5> kUnits{"", " K", " M", " G", " T"};
+  return scaled(static_cast<double>(count), 1000.0, kUnits);
+}
+
+std::string human_duration(double seconds) {
+  if (seconds < 60) return fmt::format("{:.1f} s", std::max(0.0, seconds));
+  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
+  return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
+}
+
+Table::Table(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
+
+void Table::add(std::vector<std::string> cells) {
+  if (cells.size() != rows_.front().size()) throw std::logic_error("table row of another width");
+  rows_.push_back(std::move(cells));
+}
+
+std::string Table::text() const {
+  const std::size_t columns = rows_.front().size();
+  std::vector<int> widths(columns, 0);
+  std::vector<bool> right(columns, rows_.size() > 1);
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    for (std::size_t c = 0; c < columns; ++c) {
+      widths[c] = std::max(widths[c], display_width(rows_[i][c]));
+      if (i > 0 && rows_[i][c] != "-" && !is_number(rows_[i][c])) right[c] = false;
+    }
+  }
+  std::string text;
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    std::string line;
+    for (std::size_t c = 0; c < columns; ++c) {
+      const auto gap = static_cast<std::size_t>(widths[c] - display_width(rows_[i][c]));
+      const std::string pad(gap, ' ');
+      if (c > 0) line += "  ";
+      line += right[c] ? pad + rows_[i][c] : rows_[i][c] + pad;
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + '\n';
+    if (i == 0) {
+      int total = 0;
+      for (const int width : widths) total += width + 2;
+      for (int k = 0; k < total - 2; ++k) text += "─";
+      text += '\n';
+    }
+  }
+  return text;
+}
+
+bool stderr_is_terminal() noexcept { return ::isatty(STDERR_FILENO) == 1; }
+
+int terminal_columns() noexcept {
+  winsize size{};
+  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 80;
+}
+
+}  // namespace weft::core

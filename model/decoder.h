@@ -1,0 +1,103 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "data/row.h"
+#include "lora/adapter.h"
+#include "model/spec.h"
+
+namespace weft::model {
+
+/// Precision of frozen weights, activations and matrix products. Statistics of norms, softmax, loss
+/// and the adapters' masters are fp32 either way.
+enum class Compute { kF32, kBF16 };
+
+/// bf16 where the processor multiplies it natively (AVX-512 BF16 or AMX), fp32 elsewhere.
+[[nodiscard]] Compute best_compute();
+
+/// An adapter's factors on their way through training: fp32 masters and gradients.
+struct AdapterParameter {
+  lora::Target target;
+  at::Tensor a;       ///< [r, in] fp32
+  at::Tensor b;       ///< [out, r] fp32
+  at::Tensor grad_a;  ///< like a; accumulated by Decoder::train()
+  at::Tensor grad_b;
+};
+
+/// What one training pass over a row needs to know.
+struct TrainPass {
+  double gradient_scale = 1;       ///< d(objective)/d(sum of token losses): 1 / supervised tokens of the update
+  double dropout = 0;              ///< Share of an adapter's inputs dropped
+  std::uint64_t dropout_seed = 0;  ///< With the module's index it determines the dropped places
+};
+
+/// Sum of the cross-entropy (natural logarithm) over supervised positions, and their number.
+struct LossSum {
+  double loss = 0;
+  std::int64_t tokens = 0;
+};
+
+struct KvCache;  ///< Keys and values of past tokens (model/generate.h).
+
+/// A decoder-only model: frozen base and, optionally, adapters. A chain of operations with explicit
+/// forward and backward (model/ops.h); no autograd.
+///
+/// Not thread-safe: one call at a time. Uses LibTorch's threads.
+class Decoder {
+ public:
+  /// Reads the weights. InputError for an unsupported family (names the supported ones), a missing
+  /// or misshapen tensor (names it).
+  [[nodiscard]] static Decoder load(const checkpoint::Checkpoint& checkpoint, Compute compute);
+  Decoder(Decoder&&) noexcept;
+  Decoder& operator=(Decoder&&) noexcept;
+  ~Decoder();
+
+  [[nodiscard]] const Spec& spec() const;
+  [[nodiscard]] Compute compute() const;
+  /// The linear layers that an adapter can take, in the order of the model.
+  [[nodiscard]] std::vector<lora::Module> linear_modules() const;
+
+  /// Adds an adapter (several add up). Trainable: gradients are kept for its factors.
+  enum class Use { kInference, kTraining };
+  void attach(const lora::Adapter& adapter, Use use, double weight = 1.0);
+  void detach_all();
+  /// Masters and gradients of adapters attached for training; writing a and b (in place) takes effect
+  /// after refresh().
+  [[nodiscard]] std::vector<AdapterParameter>& parameters();
+  /// Takes over changed masters into the compute precision.
+  void refresh();
+  void zero_gradients();
+  /// The attached training adapter's current factors as a lora::Adapter.
+  [[nodiscard]] std::vector<lora::Factors> factors() const;
+
+  /// Forward and backward of one row; adds to the gradients of parameters().
+  LossSum train(const data::Row& row, const TrainPass& pass);
+  /// Forward only.
+  [[nodiscard]] LossSum loss(const data::Row& row);
+  /// Cross-entropy per supervised position in order of position (fp32).
+  [[nodiscard]] std::vector<float> token_losses(const data::Row& row);
+  /// Logits of every position, fp32 [T, V].
+  [[nodiscard]] at::Tensor logits(std::span<const std::int32_t> tokens);
+  /// Logits [V] of the last of `tokens`, which continue what `cache` holds.
+  [[nodiscard]] at::Tensor next_logits(std::span<const std::int32_t> tokens, KvCache& cache);
+
+  /// Bytes that weights, one row of `row_tokens` and training state will take; for the memory check
+  /// before loading.
+  struct MemoryEstimate { std::uint64_t weights = 0, activations = 0, adapter = 0; };
+  [[nodiscard]] static MemoryEstimate estimate(const Spec& spec, Compute compute,
+                                               std::int64_t row_tokens, std::int64_t adapter_parameters);
+
+ private:
+  struct State;
+  explicit Decoder(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace weft::model

@@ -1,0 +1,36 @@
+# Libraries from the system (Debian 12 names in the hints). yaml-cpp 0.7 exports its target without
+# a namespace; newer ones with it: both are accepted.
+
+function(weft_need package hint)
+  find_package(${package} QUIET ${ARGN})
+  if(NOT ${package}_FOUND)
+    message(FATAL_ERROR "weft needs ${package} (Debian: ${hint}); script/setup installs it")
+  endif()
+endfunction()
+
+weft_need(yaml-cpp libyaml-cpp-dev)
+if(NOT TARGET yaml-cpp::yaml-cpp)
+  add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)
+endif()
+weft_need(fmt libfmt-dev)
+weft_need(spdlog libspdlog-dev)
+weft_need(nlohmann_json nlohmann-json3-dev)
+weft_need(CLI11 libcli11-dev)
+weft_need(Eigen3 libeigen3-dev NO_MODULE)
+weft_need(ZLIB zlib1g-dev)
+weft_need(OpenSSL libssl-dev COMPONENTS Crypto)
+find_package(Threads REQUIRED)
+
+# Debian's zstd and SentencePiece come with pkg-config files only.
+find_package(PkgConfig QUIET)
+if(NOT PkgConfig_FOUND)
+  message(FATAL_ERROR "weft needs pkg-config (Debian: pkg-config); script/setup installs it")
+endif()
+pkg_check_modules(zstd QUIET IMPORTED_TARGET GLOBAL libzstd)
+if(NOT zstd_FOUND)
+  message(FATAL_ERROR "weft needs zstd (Debian: libzstd-dev); script/setup installs it")
+endif()
+pkg_check_modules(sentencepiece QUIET IMPORTED_TARGET GLOBAL sentencepiece)
+if(NOT sentencepiece_FOUND)
+  message(FATAL_ERROR "weft needs SentencePiece (Debian: libsentencepiece-dev); script/setup installs it")
+endif()

@@ -1,0 +1,67 @@
+# The three kinds of target that the folders declare.
+
+add_library(weft_flags INTERFACE)
+target_compile_options(weft_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion)
+if(WEFT_WERROR)
+  target_compile_options(weft_flags INTERFACE -Werror)
+endif()
+if(WEFT_SANITIZE)
+  target_compile_options(weft_flags INTERFACE -fsanitize=${WEFT_SANITIZE}
+    -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(weft_flags INTERFACE -fsanitize=${WEFT_SANITIZE})
+endif()
+
+# weft_library(NAME SOURCES ... [DEPENDS ...] [PRIVATE_DEPENDS ...] [TORCH])
+# The library of one folder: target weft_NAME, alias weft::NAME. DEPENDS are what its headers
+# include; TORCH adds LibTorch and the shared precompiled header.
+function(weft_library name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS")
+  add_library(weft_${name} STATIC ${arg_SOURCES})
+  add_library(weft::${name} ALIAS weft_${name})
+  set_target_properties(weft_${name} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(weft_${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/weft>)
+  target_compile_features(weft_${name} PUBLIC cxx_std_20)
+  target_link_libraries(weft_${name} PUBLIC ${arg_DEPENDS}
+    PRIVATE $<BUILD_INTERFACE:weft_flags> ${arg_PRIVATE_DEPENDS})
+  if(arg_TORCH)
+    target_link_libraries(weft_${name} PUBLIC weft::torch)
+    target_precompile_headers(weft_${name} REUSE_FROM weft_torch_pch)
+  endif()
+  set_property(GLOBAL APPEND PROPERTY WEFT_INSTALLED_TARGETS weft_${name})
+endfunction()
+
+# weft_test(NAME SOURCES ... DEPENDS ... [LABELS ...] [TORCH])
+# One GoogleTest program per folder, target test_NAME; ctest runs it as NAME.
+function(weft_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH" "" "SOURCES;DEPENDS;LABELS")
+  add_executable(test_${name} ${arg_SOURCES})
+  target_link_libraries(test_${name} PRIVATE ${arg_DEPENDS} weft_flags GTest::gmock
+    GTest::gtest_main)
+  target_include_directories(test_${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  if(arg_TORCH)
+    target_link_libraries(test_${name} PRIVATE weft::torch)
+    target_precompile_headers(test_${name} REUSE_FROM weft_torch_pch)
+  endif()
+  if(NOT arg_LABELS)
+    set(arg_LABELS unit)
+  endif()
+  add_test(NAME ${name} COMMAND test_${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 900
+    ENVIRONMENT "WEFT_BIN=$<TARGET_FILE:weft>;WEFT_SOURCE_DIR=${PROJECT_SOURCE_DIR}")
+endfunction()
+
+# weft_fuzzer(NAME SOURCES ... DEPENDS ... SEEDS FOLDER)
+# A libFuzzer program fuzz_NAME, and a ctest entry that runs it for a short time on its seeds.
+function(weft_fuzzer name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "SEEDS" "SOURCES;DEPENDS")
+  add_executable(fuzz_${name} ${arg_SOURCES})
+  target_include_directories(fuzz_${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(fuzz_${name} PRIVATE ${arg_DEPENDS} weft_flags)
+  target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+  # New inputs go to the build folder, never among the seeds.
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/corpus/${name})
+  add_test(NAME fuzz.${name} COMMAND fuzz_${name} -max_total_time=20 -max_len=65536 -rss_limit_mb=2048
+    -timeout=10 -print_final_stats=0 ${CMAKE_BINARY_DIR}/corpus/${name} ${arg_SEEDS})
+  set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz TIMEOUT 120)
+endfunction()
