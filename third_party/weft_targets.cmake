@@ -59,6 +59,10 @@ function(weft_fuzzer name)
   target_include_directories(fuzz_${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(fuzz_${name} PRIVATE ${arg_DEPENDS} weft_flags)
   target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+  if(NOT TARGET fuzzers)
+    add_custom_target(fuzzers)
+  endif()
+  add_dependencies(fuzzers fuzz_${name})
   # New inputs go to the build folder, never among the seeds.
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/corpus/${name})
   add_test(NAME fuzz.${name} COMMAND fuzz_${name} -max_total_time=20 -max_len=65536 -rss_limit_mb=2048
