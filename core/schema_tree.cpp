@@ -1,0 +1,366 @@
+#include "core/schema_tree.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <deque>
+
+#include "core/suggest.h"
+
+namespace weft::core {
+namespace {
+
+constexpr std::size_t kLongestWord = 64;  // Longer keys get no suggestion: it would take long.
+
+std::deque<std::string> split(std::string_view path) {
+  std::deque<std::string> parts;
+  std::size_t begin = 0;
+  for (std::size_t dot = path.find('.'); dot != std::string_view::npos; dot = path.find('.', begin)) {
+    parts.emplace_back(path.substr(begin, dot - begin));
+    begin = dot + 1;
+  }
+  parts.emplace_back(path.substr(begin));
+  return parts;
+}
+
+/// The canonical path of `key` in this section: its own name for a field, the target of an alias,
+/// nothing for an unknown key.
+std::optional<std::string> canonical(const SectionInfo& info, std::string_view key) {
+  for (const FieldInfo& field : info.fields) {
+    if (field.name == key) return field.name;
+  }
+  for (const FieldInfo& field : info.fields) {
+    if (std::find(field.aliases.begin(), field.aliases.end(), key) != field.aliases.end()) {
+      return field.name;
+    }
+  }
+  for (const auto& [alias, target] : info.aliases) {
+    if (alias == key) return target;
+  }
+  return std::nullopt;
+}
+
+/// Dotted path of a key called `name` in the sections below `info`.
+std::optional<std::string> find_below(const SectionInfo& info, std::string_view name) {
+  for (const FieldInfo& field : info.fields) {
+    if (field.name == name) return field.name;
+  }
+  for (const FieldInfo& field : info.fields) {
+    if (field.shape != FieldInfo::Shape::kSection) continue;
+    if (const auto inner = find_below(*field.section, name)) return join_path(field.name, *inner);
+  }
+  return std::nullopt;
+}
+
+/// The place for `target` (dotted) below `node`, with the sections on the way made; null when
+/// something there is no section.
+ConfigNode* make_parent(ConfigNode& node, const std::deque<std::string>& target) {
+  ConfigNode* at = &node;
+  for (std::size_t i = 0; i + 1 < target.size(); ++i) {
+    ConfigNode* below = at->find(target[i]);
+    if (below == nullptr) {
+      ConfigNode section = ConfigNode::map();
+      section.place = at->place;
+      at->entries.push_back({target[i], at->place, std::move(section)});
+      below = &at->entries.back().value;
+    }
+    if (below->kind == ConfigNode::Kind::kNull) below->kind = ConfigNode::Kind::kMap;
+    if (below->kind != ConfigNode::Kind::kMap) return nullptr;
+    at = below;
+  }
+  return at;
+}
+
+void mark_override(ConfigNode& node, const std::string& text) {
+  node.place.override_text = text;
+  for (ConfigNode& item : node.items) mark_override(item, text);
+  for (ConfigEntry& entry : node.entries) {
+    entry.place.override_text = text;
+    mark_override(entry.value, text);
+  }
+}
+
+const TypeInfo* element_of(const TypeInfo* type) {
+  return type != nullptr && type->element ? type->element.get() : type;
+}
+
+/// The value of a --set. Where text is wanted it is taken as it stands, braces and colons included;
+/// elsewhere lists, sections and quotes are read as YAML.
+ConfigNode override_value(const std::string& value, const TypeInfo* type, Problems& problems) {
+  const bool text_wanted = type != nullptr && (type->kind == TypeInfo::Kind::kString ||
+                                               type->kind == TypeInfo::Kind::kPath);
+  const bool quoted = !value.empty() && (value.front() == '"' || value.front() == '\'');
+  const bool flow = !value.empty() && (value.front() == '[' || value.front() == '{');
+  if (quoted || (flow && !text_wanted)) {
+    // A key in front makes any value, a quoted text too, a document of its own.
+    Problems inner;
+    ConfigNode document = parse_yaml("value: " + value, inner);
+    ConfigNode* node = document.find("value");
+    if (inner.empty() && node != nullptr && document.entries.size() == 1) return std::move(*node);
+    if (!text_wanted) {
+      problems.emplace_back(Place{}, inner.empty() ? "not one YAML value" : inner.front().second);
+    }
+  }
+  if (text_wanted && !(type->optional && (value == "null" || value == "~"))) {
+    return ConfigNode::string(value);
+  }
+  if (value.empty() || value == "null" || value == "~") return ConfigNode{};
+  return ConfigNode::scalar(value);
+}
+
+/// Walks one --set down the schema and the tree.
+class Override {
+ public:
+  Override(const SectionInfo& root, const std::string& text, Problems& problems,
+           const Renamed& renamed)
+      : root_(root), text_(text), problems_(problems), renamed_(renamed) {}
+
+  void apply(ConfigNode& tree) {
+    const std::size_t equals = text_.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      problem("expected path=value, as in learning_rate=1e-4");
+      return;
+    }
+    written_ = text_.substr(0, equals);
+    value_ = text_.substr(equals + 1);
+    in_section(root_, split(written_), "", tree);
+  }
+
+ private:
+  void problem(std::string text) {
+    problems_.emplace_back(Place{0, 0, text_}, std::move(text));
+  }
+
+  ConfigNode& child(ConfigNode& node, const std::string& key) {
+    if (node.kind != ConfigNode::Kind::kMap) {
+      const Place place = node.place;
+      node = ConfigNode::map();
+      node.place = place;
+    }
+    if (ConfigNode* found = node.find(key)) return *found;
+    node.entries.push_back({key, Place{0, 0, text_}, ConfigNode{}});
+    node.entries.back().value.place = Place{0, 0, text_};
+    return node.entries.back().value;
+  }
+
+  void in_section(const SectionInfo& info, std::deque<std::string> rest, const std::string& path,
+                  ConfigNode& node) {
+    const std::optional<std::string> target = canonical(info, rest.front());
+    if (!target) {
+      problem(fmt::format("{}: unknown key{}", join_path(path, rest.front()),
+                          suggestion(root_, info, rest.front())));
+      return;
+    }
+    std::deque<std::string> parts = split(*target);
+    if (*target != rest.front()) renamed_(Place{0, 0, text_}, rest.front(), *target);
+    rest.pop_front();
+    rest.insert(rest.begin(), parts.begin(), parts.end());
+    const FieldInfo* field = find_field(info, rest.front());
+    if (field == nullptr) return;  // A dotted alias names fields that exist.
+    const std::string below = join_path(path, rest.front());
+    ConfigNode& value = child(node, rest.front());
+    rest.pop_front();
+    if (rest.empty()) {
+      set(value, field->shape == FieldInfo::Shape::kValue ? &field->type : nullptr);
+    } else if (field->shape == FieldInfo::Shape::kSection) {
+      in_section(*field->section, std::move(rest), below, value);
+    } else if (field->shape == FieldInfo::Shape::kSectionList) {
+      in_list(*field, std::move(rest), below, value);
+    } else {
+      in_value(*field, std::move(rest), below, value);
+    }
+  }
+
+  /// The item that `index` names; the one after the last is made.
+  ConfigNode* item(const std::string& index, const std::string& path, ConfigNode& node) {
+    if (node.kind != ConfigNode::Kind::kList) {
+      const Place place = node.place;
+      node = ConfigNode::list({});
+      node.place = place;
+    }
+    const auto number = parse_integer(index);
+    if (!number || *number < 0 || static_cast<std::size_t>(*number) > node.items.size()) {
+      problem(fmt::format("{}: expected the index of an item, 0 to {}, found '{}'", path,
+                          node.items.size(), index));
+      return nullptr;
+    }
+    const auto position = static_cast<std::size_t>(*number);
+    if (position == node.items.size()) {
+      node.items.emplace_back();
+      node.items.back().place = Place{0, 0, text_};
+    }
+    return &node.items[position];
+  }
+
+  void in_list(const FieldInfo& field, std::deque<std::string> rest, const std::string& path,
+               ConfigNode& node) {
+    ConfigNode* found = item(rest.front(), path, node);
+    if (found == nullptr) return;
+    const std::string below = join_path(path, rest.front());
+    rest.pop_front();
+    if (rest.empty()) set(*found, nullptr);
+    else in_section(*field.section, std::move(rest), below, *found);
+  }
+
+  void in_value(const FieldInfo& field, std::deque<std::string> rest, const std::string& path,
+                ConfigNode& node) {
+    const TypeInfo* element = element_of(&field.type);
+    if (field.type.kind == TypeInfo::Kind::kMap) {
+      // Keys of a map are free and may hold dots.
+      std::string key = rest.front();
+      for (std::size_t i = 1; i < rest.size(); ++i) key += "." + rest[i];
+      set(child(node, key), element);
+    } else if (field.type.kind == TypeInfo::Kind::kList && rest.size() == 1) {
+      if (node.kind == ConfigNode::Kind::kScalar) node = ConfigNode::list({node});
+      if (ConfigNode* found = item(rest.front(), path, node)) set(*found, element);
+    } else {
+      problem(fmt::format("{}: this key holds a {}; nothing is below it", path, field.type.name()));
+    }
+  }
+
+  void set(ConfigNode& node, const TypeInfo* type) {
+    // A list of texts takes one text as it stands, but "[a, b]" as a list.
+    const bool list = type != nullptr && type->kind == TypeInfo::Kind::kList;
+    const bool flow = !value_.empty() && (value_.front() == '[' || value_.front() == '{');
+    Problems found;
+    node = override_value(value_, list && !flow ? type->element.get() : type, found);
+    for (const auto& [place, text] : found) problem(fmt::format("{}: {}", written_, text));
+    mark_override(node, text_);
+  }
+
+  const SectionInfo& root_;
+  const std::string& text_;
+  std::string written_;
+  std::string value_;
+  Problems& problems_;
+  const Renamed& renamed_;
+};
+
+}  // namespace
+
+std::string join_path(std::string_view path, std::string_view key) {
+  if (path.empty() || key.empty()) return std::string(path) + std::string(key);
+  return fmt::format("{}.{}", path, key);
+}
+
+const FieldInfo* find_field(const SectionInfo& info, std::string_view name) {
+  for (const FieldInfo& field : info.fields) {
+    if (field.name == name) return &field;
+  }
+  return nullptr;
+}
+
+std::string suggestion(const SectionInfo& root, const SectionInfo& info, std::string_view key) {
+  if (key.size() > kLongestWord) return "";
+  std::vector<std::string> names;
+  for (const FieldInfo& field : info.fields) {
+    names.push_back(field.name);
+    names.insert(names.end(), field.aliases.begin(), field.aliases.end());
+  }
+  for (const auto& [alias, target] : info.aliases) names.push_back(alias);
+  std::string near = nearest(key, names);
+  // A known alias is as good as the key, but people should learn the key.
+  if (const auto real = near.empty() ? std::nullopt : canonical(info, near)) near = *real;
+  if (near.empty() || edit_distance(near, key) > 2) {
+    if (const auto elsewhere = find_below(root, key)) near = *elsewhere;
+  }
+  return near.empty() ? "" : fmt::format("; did you mean '{}'?", near);
+}
+
+void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& tree,
+                  Problems& problems, const Renamed& renamed) {
+  std::vector<ConfigEntry> written = std::move(tree.entries);
+  tree.entries.clear();
+  std::vector<std::pair<ConfigEntry, std::string>> moved;
+  for (ConfigEntry& entry : written) {
+    const std::optional<std::string> target = canonical(info, entry.key);
+    if (target && *target != entry.key) moved.emplace_back(std::move(entry), *target);
+    else tree.entries.push_back(std::move(entry));
+  }
+  // Aliases go in after the canonical keys, so that a clash is seen whatever the order. Names below
+  // (adapter.rank) become canonical first, for the same reason.
+  const auto below = [&](const FieldInfo& field, ConfigNode& value, const std::string& where) {
+    if (value.kind == ConfigNode::Kind::kMap) {
+      canonicalise(*field.section, where, value, problems, renamed);
+    }
+    for (std::size_t i = 0; i < value.items.size(); ++i) {
+      if (value.items[i].kind != ConfigNode::Kind::kMap) continue;
+      canonicalise(*field.section, join_path(where, std::to_string(i)), value.items[i], problems,
+                   renamed);
+    }
+  };
+  for (ConfigEntry& entry : tree.entries) {
+    const FieldInfo* field = find_field(info, entry.key);
+    if (field != nullptr && field->section) below(*field, entry.value, join_path(path, entry.key));
+  }
+  for (auto& [entry, target] : moved) {
+    const std::string full = join_path(path, target);
+    const std::deque<std::string> parts = split(target);
+    ConfigNode* parent = make_parent(tree, parts);
+    if (parent == nullptr) {
+      problems.emplace_back(entry.place, fmt::format("{}: stands for {}, which is below something "
+                                                     "that is no section", entry.key, full));
+      continue;
+    }
+    if (parent->find(parts.back()) != nullptr) {
+      problems.emplace_back(entry.place,
+                            fmt::format("{}: means the same as '{}', which is given too; keep one",
+                                        join_path(path, entry.key), full));
+      continue;
+    }
+    renamed(entry.place, join_path(path, entry.key), full);
+    const FieldInfo* field = parts.size() == 1 ? find_field(info, target) : nullptr;
+    if (field != nullptr && field->section) below(*field, entry.value, full);
+    parent->entries.push_back({parts.back(), entry.place, std::move(entry.value)});
+  }
+}
+
+void apply_override(const SectionInfo& info, const std::string& text, ConfigNode& tree,
+                    Problems& problems, const Renamed& renamed) {
+  const std::size_t before = problems.size();
+  ConfigNode changed = tree;
+  Override(info, text, problems, renamed).apply(changed);
+  // A --set that cannot be applied leaves nothing half-made behind to complain about.
+  if (problems.size() == before) tree = std::move(changed);
+}
+
+Place place_below(const ConfigNode& node, std::string_view key) {
+  const ConfigNode* at = &node;
+  Place place = node.place;
+  for (const std::string& part : split(key)) {
+    const ConfigNode* next = nullptr;
+    if (at->kind == ConfigNode::Kind::kList) {
+      const auto index = parse_integer(part);
+      if (index && *index >= 0 && static_cast<std::size_t>(*index) < at->items.size()) {
+        next = &at->items[static_cast<std::size_t>(*index)];
+        place = next->place;
+      }
+    }
+    for (const ConfigEntry& entry : at->entries) {
+      if (entry.key != part) continue;
+      next = &entry.value;
+      place = next->place.override_text.empty() ? entry.place : next->place;
+    }
+    if (next == nullptr) break;
+    at = next;
+  }
+  return place;
+}
+
+std::optional<int> invalid_utf8_line(std::string_view text) {
+  int line = 1;
+  for (std::size_t i = 0; i < text.size();) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    if (c == '\n') ++line;
+    const std::size_t length = c < 0x80 ? 1 : c < 0xC2 ? 0 : c < 0xE0 ? 2 : c < 0xF0 ? 3
+                               : c < 0xF5 ? 4 : 0;
+    if (length == 0 || i + length > text.size()) return line;
+    for (std::size_t k = 1; k < length; ++k) {
+      if ((static_cast<unsigned char>(text[i + k]) & 0xC0U) != 0x80U) return line;
+    }
+    i += length;
+  }
+  return std::nullopt;
+}
+
+}  // namespace weft::core

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "core/schema.h"
+
+/// What happens to a configuration's tree before its values are read. Internal to core/schema.
+namespace weft::core {
+
+/// Called when an alias was used: where, the name as written, the canonical path.
+using Renamed = std::function<void(const Place&, std::string_view, std::string_view)>;
+
+/// "a.b"; either part may be empty.
+[[nodiscard]] std::string join_path(std::string_view path, std::string_view key);
+
+[[nodiscard]] const FieldInfo* find_field(const SectionInfo& info, std::string_view name);
+
+/// "; did you mean 'x'?" or "": the nearest key of `info`, else the same key elsewhere below `root`.
+[[nodiscard]] std::string suggestion(const SectionInfo& root, const SectionInfo& info,
+                                     std::string_view key);
+
+/// Moves every alias in `tree` (a map) to its canonical place, in sections below as well. An alias
+/// beside its canonical key is a problem.
+void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& tree,
+                  Problems& problems, const Renamed& renamed);
+
+/// Puts one "path=value" into the canonical tree.
+void apply_override(const SectionInfo& info, const std::string& text, ConfigNode& tree,
+                    Problems& problems, const Renamed& renamed);
+
+/// Where the dotted `key` below `node` was written; the nearest enclosing place if it was not.
+[[nodiscard]] Place place_below(const ConfigNode& node, std::string_view key);
+
+/// The line (from 1) of the first byte that is not UTF-8.
+[[nodiscard]] std::optional<int> invalid_utf8_line(std::string_view text);
+
+}  // namespace weft::core
