@@ -1,0 +1,97 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/log.h"
+#include "core/schema.h"
+#include "data/record.h"
+
+namespace weft::data {
+
+enum class DatasetType : std::uint8_t {
+  kInstruction,  ///< instruction [+ input] -> output, through the chat template.
+  kChat,         ///< messages, through the chat template.
+  kCompletion,   ///< prompt -> completion, no template.
+  kText          ///< Plain text, all of it learned.
+};
+
+/// One entry of `datasets:` in a configuration.
+struct DatasetConfig {
+  std::vector<std::filesystem::path> path;   ///< Files, or patterns such as data/*.jsonl.
+  std::optional<DatasetType> type;           ///< Default: from the columns.
+  std::map<std::string, std::string> fields; ///< Part -> template over columns.
+  std::optional<Format> format;
+  std::vector<std::string> columns;
+  std::optional<bool> header;
+  std::string delimiter;
+  std::optional<bool> quotes;
+  Documents documents = Documents::kLine;
+  std::optional<std::int64_t> limit;         ///< At most so many rows.
+  std::optional<std::int64_t> shuffle_seed;  ///< Choose and order the rows by this seed.
+  OnBadRow on_bad_row = OnBadRow::kRaise;
+
+  [[nodiscard]] bool operator==(const DatasetConfig&) const = default;
+};
+
+void describe(core::Schema<DatasetConfig>& schema);
+
+/// "Traduce: {es}": text with columns in braces; {{ and }} are the braces themselves.
+class FieldTemplate {
+ public:
+  /// ConfigError for a brace without its partner or an empty name. `key` names the template in
+  /// messages ("fields.instruction").
+  FieldTemplate(std::string_view text, std::string_view key);
+
+  [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
+  /// The column when the template is exactly "{name}".
+  [[nodiscard]] std::optional<std::string> single_column() const;
+  /// Replaces the names by the row's values (numbers and booleans as JSON writes them).
+  /// InputError, without a place, when a column is missing, null, or no scalar; with `empty`
+  /// kRefuse also when it is empty.
+  enum class Empty : std::uint8_t { kAllow, kRefuse };
+  [[nodiscard]] std::string fill(const nlohmann::json& row, Empty empty) const;
+
+ private:
+  struct Piece {
+    std::string text;
+    bool is_name = false;
+  };
+  std::vector<Piece> pieces_;
+  std::vector<std::string> names_;
+};
+
+/// What one row teaches, before tokens.
+struct Sample {
+  DatasetType type = DatasetType::kText;
+  nlohmann::json messages;  ///< kInstruction, kChat: [{"role", "content"}, ...].
+  std::string prompt;       ///< kCompletion.
+  std::string completion;   ///< kCompletion.
+  std::string text;         ///< kText.
+  Origin origin;
+};
+
+/// What reading cost: rows that were left out are counted, never silent.
+struct ReadStatistics {
+  std::int64_t rows = 0;       ///< Good rows, before `limit`.
+  std::int64_t bad_rows = 0;   ///< Left out by on_bad_row: skip.
+  std::vector<Fault> faults;   ///< The first 20 of them.
+};
+
+/// Reads the rows of one dataset in order (or in the order of shuffle_seed). The type that was found
+/// from the columns, and rows left out, go to `log`. With on_bad_row: raise, a bad row is an
+/// InputError with file and line that says how many there are and how to skip them.
+[[nodiscard]] std::vector<Sample> load_samples(const DatasetConfig& config,
+                                               const core::Log& log = {},
+                                               ReadStatistics* statistics = nullptr);
+
+/// The files that `path` names: patterns expanded and sorted. InputError when one matches nothing.
+[[nodiscard]] std::vector<std::filesystem::path> resolve_files(
+    const std::vector<std::filesystem::path>& path);
+
+}  // namespace weft::data

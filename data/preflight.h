@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "core/schema.h"
+#include "data/prompt.h"
+
+namespace weft::data {
+
+/// When the data is not worth starting with. Shares are of 1.
+struct PreflightLimits {
+  double min_supervised_share = 0.005;  ///< Supervised tokens of all tokens.
+  double max_dropped_share = 0.2;       ///< Samples left out for their length.
+  double max_bad_share = 0.05;          ///< Rows skipped as bad.
+  double min_end_share = 0.9;           ///< Examples that learn where to stop.
+  double max_duplicate_share = 0.5;     ///< Examples that repeat an earlier one.
+  std::int64_t min_examples = 1;
+};
+void describe(core::Schema<PreflightLimits>& schema);
+
+/// What is about to be learned, counted before the first step.
+struct Preflight {
+  PromptStatistics prompts;
+  std::int64_t rows = 0;
+  std::int64_t bad_rows = 0;
+  std::vector<std::string> faults;      ///< "file:line: why" of the first ones.
+  std::int64_t tokens = 0;
+  std::int64_t supervised = 0;
+  std::int64_t longest = 0;             ///< Of what is kept.
+  double mean_length = 0;
+  std::int64_t ends = 0;                ///< Examples whose last supervised token ends generation.
+  std::int64_t doubled_bos = 0;
+  std::int64_t duplicates = 0;
+  std::string sample;                   ///< One example's text, learned parts between ⟦ and ⟧.
+  std::string sample_origin;
+  std::vector<std::string> violations;  ///< Limits that are not kept; empty when all is well.
+
+  [[nodiscard]] double supervised_share() const;
+  [[nodiscard]] double end_share() const;
+};
+
+[[nodiscard]] Preflight inspect_examples(const Examples& data, const text::Tokenizer& tokenizer,
+                                         const PreflightLimits& limits = {});
+
+[[nodiscard]] nlohmann::json to_json(const Preflight& preflight);
+/// A few lines for people; ends in a newline.
+[[nodiscard]] std::string to_text(const Preflight& preflight);
+
+}  // namespace weft::data

@@ -1,0 +1,137 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/log.h"
+#include "data/dataset.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace weft::data {
+
+/// A sample as tokens. `supervised[t]` is 1 when token t is to be predicted from those before it;
+/// token 0 never is.
+struct Example {
+  std::vector<std::int32_t> tokens;
+  std::vector<std::uint8_t> supervised;
+  std::int64_t answer_bytes = 0;  ///< UTF-8 bytes of what is learned, without end marks.
+  Origin origin;
+
+  [[nodiscard]] std::int64_t supervised_count() const;
+};
+
+enum class OverLength : std::uint8_t {
+  kDrop,      ///< Leave the example out.
+  kTruncate,  ///< Keep BOS and the last tokens: the answer and its end. Plain text keeps its start.
+  kSplit,     ///< Cut plain text into pieces that all are learned; other types are left out.
+  kRaise      ///< Stop with file and line.
+};
+
+enum class Turns : std::uint8_t { kAll, kLast };
+
+struct PromptOptions {
+  std::int64_t sequence_len = 1024;
+  OverLength over_length = OverLength::kDrop;
+  bool train_on_inputs = false;  ///< Learn prompts as well as answers.
+  Turns train_on_turns = Turns::kAll;
+  bool allow_answerless = false; ///< Leave out examples without supervised tokens, not an error.
+  nlohmann::json template_variables = nlohmann::json::object();  ///< Passed to the chat template.
+};
+
+/// What became of the samples; every one is counted once in `examples`, `dropped` or `answerless`
+/// (pieces of split text count as examples).
+struct PromptStatistics {
+  std::int64_t samples = 0;
+  std::int64_t examples = 0;
+  std::int64_t dropped = 0;     ///< Longer than sequence_len.
+  std::int64_t truncated = 0;
+  std::int64_t split = 0;       ///< Texts that were cut into pieces.
+  std::int64_t answerless = 0;  ///< No supervised token.
+  std::int64_t unmerged = 0;    ///< Prompt and answer encoded apart, as inference does.
+  std::int64_t straddled = 0;   ///< One token covers the end of a prompt and the start of its answer.
+  std::int64_t appended_end = 0;///< The template ends the last turn without an end token: EOS added.
+  std::int64_t longest = 0;     ///< In tokens, before dropping or cutting.
+};
+
+/// Turns samples into tokens with the marks of what is learned.
+///
+/// Chats are rendered by the model's template and encoded as one text. Learned is each assistant
+/// turn from the end of what the template writes before it (its generation prompt) to its end token,
+/// that included; white space after the end token is not. Templates with {% generation %} say
+/// themselves what is learned, and the end token that follows is added.
+///
+/// The prompt's tokens are those that inference gives: when encoding prompt and answer together
+/// yields other tokens for the prompt (a merge across the boundary), the two are encoded apart.
+/// Only where that would change the text (SentencePiece adds a space to each text) the joint tokens
+/// stay, and the token across the boundary is not learned.
+///
+/// Completions and text get the tokenizer's BOS, once, and EOS, which is learned.
+class PromptBuilder {
+ public:
+  /// `chat_template` may be null; instruction and chat samples are then an error that says what to
+  /// do. Both must outlive the builder.
+  PromptBuilder(const text::Tokenizer& tokenizer, const text::ChatTemplate* chat_template,
+                PromptOptions options = {});
+
+  /// The examples of one sample: one, none (left out and counted), or pieces of a long text.
+  /// InputError with file and line for a sample that cannot be used.
+  [[nodiscard]] std::vector<Example> build(const Sample& sample, PromptStatistics& statistics) const;
+
+  /// The tokens to generate from, and the answer to compare with: the last assistant turn or the
+  /// completion. For kText an InputError.
+  struct Question {
+    std::vector<std::int32_t> prompt;
+    std::string reference;
+    Origin origin;
+  };
+  [[nodiscard]] Question question(const Sample& sample) const;
+
+ private:
+  /// Text with the ranges of bytes that are learned.
+  struct Marked {
+    std::string text;
+    std::vector<std::pair<std::size_t, std::size_t>> spans;
+    std::int64_t answer_bytes = 0;
+    bool ends = true;  ///< The text ends with an end token of its own.
+  };
+
+  [[nodiscard]] Marked mark_chat(const Sample& sample) const;
+  [[nodiscard]] Example encode_marked(const Marked& marked, bool add_bos, bool add_eos,
+                                      PromptStatistics& statistics) const;
+  [[nodiscard]] Example encode_apart(const Marked& marked) const;
+  [[nodiscard]] std::size_t end_of_answer(const std::string& text, std::size_t begin,
+                                          std::size_t end) const;
+  [[nodiscard]] bool is_stop(std::int32_t id) const;
+  [[nodiscard]] std::vector<Example> fit(Example example, DatasetType type,
+                                         PromptStatistics& statistics) const;
+
+  const text::Tokenizer& tokenizer_;
+  const text::ChatTemplate* chat_template_;
+  PromptOptions options_;
+  bool adds_bos_ = false;
+  std::vector<std::int32_t> stop_ids_;
+  std::vector<std::string> stop_texts_;
+};
+
+/// Everything of several datasets as examples, in order.
+struct Examples {
+  std::vector<Example> examples;
+  PromptStatistics prompts;
+  ReadStatistics rows;
+};
+
+[[nodiscard]] Examples load_examples(const std::vector<DatasetConfig>& datasets,
+                                     const PromptBuilder& builder, const core::Log& log = {});
+
+/// The keys of PromptOptions for a configuration section that has these members.
+inline constexpr std::initializer_list<std::pair<const char*, OverLength>> kOverLengthChoices{
+    {"drop", OverLength::kDrop}, {"truncate", OverLength::kTruncate},
+    {"split", OverLength::kSplit}, {"raise", OverLength::kRaise}};
+inline constexpr std::initializer_list<std::pair<const char*, Turns>> kTurnsChoices{
+    {"all", Turns::kAll}, {"last", Turns::kLast}};
+
+}  // namespace weft::data
