@@ -2,12 +2,19 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-#include <variant>
+#include <string_view>
+#include <utility>
 #include <vector>
+
+#include "core/log.h"
+
+namespace weft::checkpoint {
+class Checkpoint;
+struct TensorInfo;
+}  // namespace weft::checkpoint
 
 namespace weft::lora {
 
@@ -17,10 +24,14 @@ struct Targets {
   std::optional<std::string> pattern;
   /// Module names or path endings ("q_proj", "mlp.down_proj"); used when `pattern` is empty.
   std::vector<std::string> names;
+
+  [[nodiscard]] bool empty() const { return !pattern && names.empty(); }
+  /// True for the word "all-linear" in any case, as PEFT reads it.
+  [[nodiscard]] bool all_linear() const;
 };
 
 /// adapter_config.json as far as weft supports it. Keys it does not support are refused on reading,
-/// by name, unless they hold their neutral value.
+/// by name, unless they hold their neutral value (lora/config.h).
 struct AdapterConfig {
   std::int64_t r = 8;
   double lora_alpha = 8;
@@ -29,9 +40,11 @@ struct AdapterConfig {
   Targets target_modules;
   Targets exclude_modules;
   std::vector<std::int64_t> layers_to_transform;   ///< Empty: all layers.
-  std::vector<std::string> layers_pattern;
+  std::vector<std::string> layers_pattern;         ///< Names of the list of layers; empty: any.
   std::vector<std::pair<std::string, std::int64_t>> rank_pattern;  ///< In file order.
-  std::vector<std::pair<std::string, double>> alpha_pattern;
+  std::vector<std::pair<std::string, double>> alpha_pattern;       ///< In file order.
+  /// Carried, and without effect on numbers: as in PEFT, the base's layer decides
+  /// (stores_input_first).
   bool fan_in_fan_out = false;
   std::string base_model_name_or_path;
   std::string revision;
@@ -50,6 +63,9 @@ struct Target {
   std::int64_t rank = 0;
   double alpha = 0;
   double scale = 0;  ///< lora::scale(alpha, rank, use_rslora): the factor of B A.
+
+  /// Numbers in A and B.
+  [[nodiscard]] std::int64_t parameters() const { return rank * (module.in + module.out); }
 };
 
 /// The pair of matrices of one module: update = scale * B A, A [rank, in], B [out, rank], row-major.
@@ -60,7 +76,7 @@ struct Factors {
 };
 
 /// What an adapter was trained on. Kept in weft_provenance.json beside adapter_config.json, a file
-/// that PEFT and the serving programs ignore.
+/// that PEFT and the serving programs ignore (docs/adapter_format.md).
 struct Provenance {
   std::string base_weights;     ///< checkpoint::Checkpoint::weights_digest()
   std::string base_storage;     ///< e.g. "Q4_1", "BF16": how the base was stored in training
@@ -79,18 +95,46 @@ struct Adapter {
 /// alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732).
 [[nodiscard]] double scale(double alpha, std::int64_t rank, bool use_rslora);
 
-/// Chooses targets among `modules` as PEFT does. A list entry, pattern, layer index, rank_pattern or
-/// alpha_pattern key that matches nothing is a ConfigError naming it and the nearest module name;
-/// so are overlapping pattern keys that disagree.
+/// Chooses targets among `modules` as PEFT does, in order of path. A list entry, pattern, layer
+/// index, rank_pattern or alpha_pattern key that matches nothing is a ConfigError naming it and the
+/// nearest module name (PEFT: silent, or a warning); so are overlapping pattern keys that disagree.
 [[nodiscard]] std::vector<Target> resolve_targets(const AdapterConfig& config,
                                                   const std::vector<Module>& modules);
 
-/// Reads a PEFT directory (adapter_config.json, adapter_model.safetensors). Validates every key,
-/// shape and pair; anything unmatched or unsupported is an InputError that names it.
-[[nodiscard]] Adapter read_peft(const std::filesystem::path& directory);
+/// An untrained adapter: A uniform in [-1/sqrt(in), 1/sqrt(in)) (PEFT's kaiming_uniform with
+/// a = sqrt 5), B zero, so the model is unchanged at first. The numbers depend on `seed` and each
+/// module's path only (lora/random.h), not on the machine or on the other targets.
+[[nodiscard]] Adapter make_adapter(AdapterConfig config, std::vector<Target> targets,
+                                   std::uint64_t seed);
 
-/// Writes a PEFT directory: keys sorted, indent 2, tensors F32 with metadata {"format":"pt"}.
-/// `directory` must exist (a caller's AtomicDirectory, or a checkpoint being staged).
+/// The linear layers of a model, in order of path: two-dimensional weights except the embeddings
+/// and the output head, which `all-linear` never means and weft does not adapt.
+[[nodiscard]] std::vector<Module> linear_modules(const checkpoint::Checkpoint& base);
+
+/// True for layers whose weight is stored as [in, out]: Conv1D of the GPT-2 family.
+[[nodiscard]] bool stores_input_first(const checkpoint::Checkpoint& base, std::string_view path);
+
+/// The base's weight of a target. InputError naming the tensor, with the nearest name when the base
+/// has none of that name, with both shapes when they differ.
+[[nodiscard]] const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base,
+                                                        const Target& target);
+
+/// Fails when the adapter was trained on other weights than those whose digest
+/// (Checkpoint::weights_digest) is given: InputError with both digests. Passes without provenance.
+void check_base(const std::optional<Provenance>& provenance, std::string_view digest,
+                const std::filesystem::path& base);
+/// The same, computing the digest (one pass over the weights) only when the adapter records one.
+void check_base(const Adapter& adapter, const checkpoint::Checkpoint& base);
+
+/// Reads a PEFT directory (adapter_config.json, adapter_model.safetensors in F32, F16 or BF16).
+/// Validates every key, shape, pair and number; anything unmatched or unsupported is an InputError
+/// that names it. `log` hears of pattern keys that match nothing, which PEFT ignores too.
+/// To read one module at a time use PeftFile (lora/peft_file.h).
+[[nodiscard]] Adapter read_peft(const std::filesystem::path& directory, const core::Log& log = {});
+
+/// Writes a PEFT directory: keys sorted, indent 2, tensors F32 with metadata {"format":"pt"}, and
+/// weft_provenance.json if the adapter has provenance. `directory` must exist (a caller's
+/// AtomicDirectory, or a checkpoint being staged).
 void write_peft(const Adapter& adapter, const std::filesystem::path& directory);
 
 }  // namespace weft::lora

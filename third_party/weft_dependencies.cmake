@@ -21,7 +21,7 @@ weft_need(ZLIB zlib1g-dev)
 weft_need(OpenSSL libssl-dev COMPONENTS Crypto)
 find_package(Threads REQUIRED)
 
-# Debian's zstd and SentencePiece come with pkg-config files only.
+# Debian's zstd, SentencePiece and PCRE2 come with pkg-config files only.
 find_package(PkgConfig QUIET)
 if(NOT PkgConfig_FOUND)
   message(FATAL_ERROR "weft needs pkg-config (Debian: pkg-config); script/setup installs it")
@@ -33,4 +33,8 @@ endif()
 pkg_check_modules(sentencepiece QUIET IMPORTED_TARGET GLOBAL sentencepiece)
 if(NOT sentencepiece_FOUND)
   message(FATAL_ERROR "weft needs SentencePiece (Debian: libsentencepiece-dev); script/setup installs it")
+endif()
+pkg_check_modules(pcre2 QUIET IMPORTED_TARGET GLOBAL libpcre2-8)
+if(NOT pcre2_FOUND)
+  message(FATAL_ERROR "weft needs PCRE2 (Debian: libpcre2-dev); script/setup installs it")
 endif()

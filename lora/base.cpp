@@ -1,0 +1,80 @@
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+#include "core/suggest.h"
+#include "lora/adapter.h"
+#include "lora/targets.h"
+
+namespace weft::lora {
+namespace {
+
+constexpr std::string_view kWeight = ".weight";
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+}  // namespace
+
+bool stores_input_first(const checkpoint::Checkpoint& base, std::string_view path) {
+  const auto& config = base.config();
+  const auto family = config.find("model_type");
+  if (family == config.end() || !family->is_string() || *family != "gpt2") return false;
+  static constexpr std::array<std::string_view, 4> kConv1D{"c_attn", "c_proj", "c_fc", "q_attn"};
+  return std::ranges::find(kConv1D, last_name(path)) != kConv1D.end();
+}
+
+std::vector<Module> linear_modules(const checkpoint::Checkpoint& base) {
+  std::vector<Module> modules;
+  for (const checkpoint::TensorInfo& tensor : base.tensors()) {
+    if (tensor.shape.size() != 2 || !tensor.name.ends_with(kWeight)) continue;
+    const std::string path = tensor.name.substr(0, tensor.name.size() - kWeight.size());
+    if (is_embedding_or_head(path)) continue;
+    const bool input_first = stores_input_first(base, path);
+    modules.push_back({path, tensor.shape[input_first ? 0 : 1], tensor.shape[input_first ? 1 : 0]});
+  }
+  std::ranges::sort(modules, {}, &Module::path);
+  return modules;
+}
+
+const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base, const Target& target) {
+  const Module& module = target.module;
+  const std::string name = module.path + std::string(kWeight);
+  const checkpoint::TensorInfo* tensor = base.find(name);
+  if (tensor == nullptr) {
+    std::vector<std::string> names;
+    for (const checkpoint::TensorInfo& other : base.tensors()) names.push_back(other.name);
+    const std::string near = core::nearest(name, names);
+    throw InputError("the adapter changes '{}', which the base '{}' does not have{}; is it the "
+                     "adapter's base?",
+                     name, base.path().string(), near.empty() ? "" : " (nearest: '" + near + "')");
+  }
+  std::vector<std::int64_t> wanted{module.out, module.in};
+  if (stores_input_first(base, module.path)) std::swap(wanted[0], wanted[1]);
+  if (tensor->shape != wanted) {
+    throw InputError("the adapter fits '{}' of shape {}, the base '{}' has {}; is it the adapter's "
+                     "base?",
+                     name, shape_text(wanted), base.path().string(), shape_text(tensor->shape));
+  }
+  return *tensor;
+}
+
+void check_base(const std::optional<Provenance>& provenance, std::string_view digest,
+                const std::filesystem::path& base) {
+  if (!provenance || provenance->base_weights.empty() || provenance->base_weights == digest) return;
+  throw InputError("the adapter was trained on weights with digest {} (stored as {}), '{}' has {}; "
+                   "use that base, or --allow-other-base if you know that it fits",
+                   provenance->base_weights,
+                   provenance->base_storage.empty() ? "?" : provenance->base_storage, base.string(),
+                   digest);
+}
+
+void check_base(const Adapter& adapter, const checkpoint::Checkpoint& base) {
+  if (!adapter.provenance || adapter.provenance->base_weights.empty()) return;
+  check_base(adapter.provenance, base.weights_digest(), base.path());
+}
+
+}  // namespace weft::lora

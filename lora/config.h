@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "lora/adapter.h"
+
+namespace weft::lora {
+
+/// Reads the text of an adapter_config.json. `where` (the file) begins every message.
+///
+/// Every key is one that weft applies, one that has no bearing on the numbers (peft_version,
+/// inference_mode, ...), or one that must hold its neutral value (use_dora false, modules_to_save
+/// null, ...). Anything else is an InputError that names the key: also a key weft has never heard
+/// of, unless its value is null, false or empty. Duplicate keys and deep nesting are refused.
+[[nodiscard]] AdapterConfig parse_config(std::string_view text, std::string_view where);
+
+/// The text that PEFT 0.21.2 writes for this configuration (LoraConfig.save_pretrained): same keys,
+/// sorted, indent 2, defaults of LoraConfig for what weft does not have.
+/// `targets`: what "all-linear" was resolved to; PEFT saves names, never the word.
+[[nodiscard]] std::string config_text(const AdapterConfig& config, const std::vector<Target>& targets);
+
+}  // namespace weft::lora

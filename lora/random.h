@@ -1,0 +1,29 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+namespace weft::lora {
+
+/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): four
+/// 32-bit numbers that depend on nothing but key and counter, with integer arithmetic only, so the
+/// same everywhere and in any order. NumPy, PyTorch on CUDA and TensorFlow use the same function.
+[[nodiscard]] std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 2> key,
+                                                  std::array<std::uint32_t, 4> counter) noexcept;
+
+/// The stream of a name (a module's path): key = seed, counter = (block, first 64 bits of the
+/// name's SHA-256). Number i of the stream is word i % 4 of block i / 4.
+class RandomStream {
+ public:
+  RandomStream(std::uint64_t seed, std::string_view name);
+
+  /// Number i as a float in [0, 1): the upper 24 bits over 2^24.
+  [[nodiscard]] float uniform(std::uint64_t i) const noexcept;
+
+ private:
+  std::array<std::uint32_t, 2> key_;
+  std::array<std::uint32_t, 2> name_;
+};
+
+}  // namespace weft::lora

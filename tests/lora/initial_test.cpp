@@ -1,0 +1,77 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/hash.h"
+#include "lora/adapter.h"
+#include "lora/random.h"
+#include "tests/lora/adapters.h"
+
+namespace weft::lora {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+
+// Known answers of Random123 (kat_vectors, philox4x32 10).
+TEST(Philox, GivesTheKnownAnswers) {
+  EXPECT_THAT(philox({0, 0}, {0, 0, 0, 0}), ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+  EXPECT_THAT(philox({0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}),
+              ElementsAre(0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd));
+  EXPECT_THAT(philox({0xa4093822, 0x299f31d0}, {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}),
+              ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
+}
+
+std::vector<Target> some_targets() {
+  AdapterConfig config;
+  config.r = 16;
+  config.target_modules.names = {"q_proj", "down_proj"};
+  return resolve_targets(config, {{"m.0.q_proj", 400, 30}, {"m.0.down_proj", 100, 50}});
+}
+
+TEST(InitialAdapter, LeavesTheModelUnchangedAndSpreadsAEvenly) {
+  const Adapter adapter = make_adapter({}, some_targets(), 7);
+  ASSERT_EQ(adapter.factors.size(), 2U);
+  const Factors& q = adapter.factors[1];
+  EXPECT_EQ(q.a.size(), 16U * 400);
+  EXPECT_EQ(q.b.size(), 30U * 16);
+  EXPECT_THAT(q.b, Each(0.0F));
+  double sum = 0;
+  double squares = 0;
+  float least = 1;
+  float most = -1;
+  for (const float value : q.a) {
+    sum += static_cast<double>(value);
+    squares += static_cast<double>(value) * static_cast<double>(value);
+    least = std::min(least, value);
+    most = std::max(most, value);
+  }
+  // Uniform in [-1/20, 1/20): mean 0, variance (1/20)^2 / 3; 6400 draws.
+  EXPECT_NEAR(sum / 6400, 0, 0.0015);
+  EXPECT_NEAR(squares / 6400, 0.0025 / 3, 0.00003);
+  EXPECT_GE(least, -0.05F);
+  EXPECT_LT(most, 0.05F);
+  EXPECT_LT(least, -0.0499F);
+  EXPECT_GT(most, 0.0499F);
+}
+
+TEST(InitialAdapter, DependsOnSeedAndPathOnly) {
+  const auto targets = some_targets();
+  const Adapter both = make_adapter({}, targets, 7);
+  const Adapter one = make_adapter({}, {targets[1]}, 7);
+  const Adapter other = make_adapter({}, targets, 8);
+  EXPECT_EQ(one.factors[0].a, both.factors[1].a);
+  EXPECT_NE(other.factors[1].a, both.factors[1].a);
+  EXPECT_NE(both.factors[0].a[0], both.factors[1].a[0]);
+}
+
+TEST(InitialAdapter, IsTheSameOnEveryMachine) {
+  const Adapter adapter = make_adapter({}, some_targets(), 42);
+  core::Sha256 sha;
+  for (const Factors& factors : adapter.factors) sha.update(std::as_bytes(std::span(factors.a)));
+  EXPECT_EQ(sha.finish(), "8dfd0ed948c28a114c5f9ba477936b07502d5431d9e5b6b5aaa0079c51129173");
+}
+
+}  // namespace
+}  // namespace weft::lora
