@@ -88,7 +88,7 @@ class Dumper {
       return "";
     }
     ConfigNode entry = ConfigNode::map();
-    entry.entries.push_back({field.name, {}, now});
+    entry.add(field.name, now);
     return emit_yaml(entry, indent);
   }
 

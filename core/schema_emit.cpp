@@ -73,15 +73,17 @@ bool is_block(const ConfigNode& node) {
 std::string emit_flow(const ConfigNode& node) {
   std::string out;
   if (node.kind == ConfigNode::Kind::kList) {
-    for (const ConfigNode& item : node.items) out += (out.empty() ? "" : ", ") + emit_flow(item);
-    return "[" + out + "]";
+    for (const ConfigNode& item : node.items) {
+      out += fmt::format("{}{}", out.empty() ? "" : ", ", emit_flow(item));
+    }
+    return fmt::format("[{}]", out);
   }
   if (node.kind == ConfigNode::Kind::kMap) {
     for (const ConfigEntry& entry : node.entries) {
       out += fmt::format("{}{}: {}", out.empty() ? "" : ", ", emit_key(entry.key),
                          emit_flow(entry.value));
     }
-    return "{" + out + "}";
+    return fmt::format("{{{}}}", out);
   }
   return emit_scalar(node);
 }
@@ -92,9 +94,9 @@ std::string emit_yaml(const ConfigNode& node, int indent) {
   std::string out;
   if (node.kind == ConfigNode::Kind::kMap) {
     for (const ConfigEntry& entry : node.entries) {
-      out += margin + emit_key(entry.key) + ":";
-      out += is_block(entry.value) ? "\n" + emit_yaml(entry.value, indent + 2)
-                                   : " " + emit_flow(entry.value) + "\n";
+      out += fmt::format("{}{}:", margin, emit_key(entry.key));
+      out += is_block(entry.value) ? fmt::format("\n{}", emit_yaml(entry.value, indent + 2))
+                                   : fmt::format(" {}\n", emit_flow(entry.value));
     }
     return out;
   }

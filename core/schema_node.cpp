@@ -197,7 +197,7 @@ class Builder : public YAML::EventHandler {
                                                 frame.key.what(), known->second));
       return;
     }
-    frame.node.entries.push_back({std::move(frame.key.text), place, std::move(value)});
+    frame.node.add(std::move(frame.key.text), std::move(value), place);
   }
 
   Problems& problems_;
@@ -245,6 +245,14 @@ ConfigNode* ConfigNode::find(std::string_view key) {
 
 const ConfigNode* ConfigNode::find(std::string_view key) const {
   return const_cast<ConfigNode*>(this)->find(key);
+}
+
+ConfigNode& ConfigNode::add(std::string key, ConfigNode value, Place key_place) {
+  ConfigEntry& entry = entries.emplace_back();
+  entry.key = std::move(key);
+  entry.place = std::move(key_place);
+  entry.value = std::move(value);
+  return entry.value;
 }
 
 std::string ConfigNode::what() const {

@@ -34,7 +34,9 @@ struct ConfigNode {
   /// The value of `key`, or null when this is no map or has no such key.
   [[nodiscard]] ConfigNode* find(std::string_view key);
   [[nodiscard]] const ConfigNode* find(std::string_view key) const;
-  /// "text 'abc'", "a list", "a section", "nothing": for messages.
+  /// Adds a key to a map; the caller knows that it is new.
+  ConfigNode& add(std::string key, ConfigNode value, Place key_place = {});
+  /// "'abc'", "a list", "a section", "nothing": for messages.
   [[nodiscard]] std::string what() const;
 };
 

@@ -61,8 +61,7 @@ ConfigNode* make_parent(ConfigNode& node, const std::deque<std::string>& target)
     if (below == nullptr) {
       ConfigNode section = ConfigNode::map();
       section.place = at->place;
-      at->entries.push_back({target[i], at->place, std::move(section)});
-      below = &at->entries.back().value;
+      below = &at->add(target[i], std::move(section), at->place);
     }
     if (below->kind == ConfigNode::Kind::kNull) below->kind = ConfigNode::Kind::kMap;
     if (below->kind != ConfigNode::Kind::kMap) return nullptr;
@@ -138,9 +137,9 @@ class Override {
       node.place = place;
     }
     if (ConfigNode* found = node.find(key)) return *found;
-    node.entries.push_back({key, Place{0, 0, text_}, ConfigNode{}});
-    node.entries.back().value.place = Place{0, 0, text_};
-    return node.entries.back().value;
+    ConfigNode nothing;
+    nothing.place = Place{0, 0, text_};
+    return node.add(key, std::move(nothing), Place{0, 0, text_});
   }
 
   void in_section(const SectionInfo& info, std::deque<std::string> rest, const std::string& path,
@@ -311,7 +310,7 @@ void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& 
     renamed(entry.place, join_path(path, entry.key), full);
     const FieldInfo* field = parts.size() == 1 ? find_field(info, target) : nullptr;
     if (field != nullptr && field->section) below(*field, entry.value, full);
-    parent->entries.push_back({parts.back(), entry.place, std::move(entry.value)});
+    parent->add(parts.back(), std::move(entry.value), entry.place);
   }
 }
 

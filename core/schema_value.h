@@ -195,7 +195,7 @@ struct Codec<std::map<std::string, M>> {
   }
   static ConfigNode write(const std::map<std::string, M>& value) {
     ConfigNode node = ConfigNode::map();
-    for (const auto& [key, item] : value) node.entries.push_back({key, {}, Codec<M>::write(item)});
+    for (const auto& [key, item] : value) node.add(key, Codec<M>::write(item));
     return node;
   }
   static TypeInfo type() {

@@ -60,16 +60,18 @@ struct PromptStatistics {
 /// Turns samples into tokens with the marks of what is learned.
 ///
 /// Chats are rendered by the model's template and encoded as one text. Learned is each assistant
-/// turn from the end of what the template writes before it (its generation prompt) to its end token,
-/// that included; white space after the end token is not. Templates with {% generation %} say
-/// themselves what is learned, and the end token that follows is added.
+/// turn, from the end of what the template writes before it (its generation prompt) to the special
+/// token that ends it, that included; white space after that token is not, because generation stops
+/// before it. Templates with {% generation %} say themselves what is learned; the special token that
+/// follows such a mark is learned too. A conversation is cut after its last assistant turn, where
+/// EOS is added when the template gives that turn no token that ends generation.
 ///
 /// The prompt's tokens are those that inference gives: when encoding prompt and answer together
 /// yields other tokens for the prompt (a merge across the boundary), the two are encoded apart.
-/// Only where that would change the text (SentencePiece adds a space to each text) the joint tokens
-/// stay, and the token across the boundary is not learned.
+/// Only where that would change the text (SentencePiece puts a space before each text) the joint
+/// tokens stay, and a token across the boundary is not learned.
 ///
-/// Completions and text get the tokenizer's BOS, once, and EOS, which is learned.
+/// Completions and plain text get the tokenizer's BOS, once, and EOS, which is learned.
 class PromptBuilder {
  public:
   /// `chat_template` may be null; instruction and chat samples are then an error that says what to
@@ -91,30 +93,31 @@ class PromptBuilder {
   [[nodiscard]] Question question(const Sample& sample) const;
 
  private:
-  /// Text with the ranges of bytes that are learned.
-  struct Marked {
-    std::string text;
-    std::vector<std::pair<std::size_t, std::size_t>> spans;
-    std::int64_t answer_bytes = 0;
-    bool ends = true;  ///< The text ends with an end token of its own.
-  };
+  struct Marked;
+  struct Encoded;
 
+  [[nodiscard]] Marked mark(const Sample& sample) const;
   [[nodiscard]] Marked mark_chat(const Sample& sample) const;
-  [[nodiscard]] Example encode_marked(const Marked& marked, bool add_bos, bool add_eos,
-                                      PromptStatistics& statistics) const;
-  [[nodiscard]] Example encode_apart(const Marked& marked) const;
-  [[nodiscard]] std::size_t end_of_answer(const std::string& text, std::size_t begin,
-                                          std::size_t end) const;
-  [[nodiscard]] bool is_stop(std::int32_t id) const;
+  [[nodiscard]] std::string render(const nlohmann::json& messages, bool add_generation_prompt) const;
+  [[nodiscard]] Encoded encode(const Marked& marked, PromptStatistics& statistics) const;
+  [[nodiscard]] bool keeps_prompts(const Marked& marked, const Encoded& joint) const;
+  [[nodiscard]] std::optional<Encoded> encode_apart(const Marked& marked) const;
+  void supervise(const Marked& marked, Encoded& encoded) const;
+  [[nodiscard]] Example finish(const Marked& marked, Encoded encoded,
+                               PromptStatistics& statistics) const;
   [[nodiscard]] std::vector<Example> fit(Example example, DatasetType type,
                                          PromptStatistics& statistics) const;
+  [[nodiscard]] std::vector<Example> split(const Example& example) const;
+  [[nodiscard]] bool truncate(Example& example, DatasetType type) const;
+  [[nodiscard]] bool is_stop(std::int32_t id) const;
+  [[nodiscard]] bool is_special(std::int32_t id) const;
+  [[nodiscard]] std::int64_t learned_bytes(const Example& example) const;
 
   const text::Tokenizer& tokenizer_;
   const text::ChatTemplate* chat_template_;
   PromptOptions options_;
-  bool adds_bos_ = false;
+  std::optional<std::int32_t> bos_;  ///< Only when the tokenizer's own rule adds it.
   std::vector<std::int32_t> stop_ids_;
-  std::vector<std::string> stop_texts_;
 };
 
 /// Everything of several datasets as examples, in order.

@@ -1,0 +1,413 @@
+#include "data/dataset.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <glob.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/suggest.h"
+#include "data/random.h"
+
+namespace weft::data {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t kFaultsKept = 20;
+
+struct Part {
+  const char* name;
+  bool required;
+};
+
+std::vector<Part> parts_of(DatasetType type) {
+  switch (type) {
+    case DatasetType::kInstruction:
+      return {{"instruction", true}, {"input", false}, {"output", true}, {"system", false}};
+    case DatasetType::kChat: return {{"messages", true}, {"system", false}};
+    case DatasetType::kCompletion: return {{"prompt", true}, {"completion", true}};
+    case DatasetType::kText: return {{"text", true}};
+  }
+  return {};
+}
+
+std::string_view name_of(DatasetType type) {
+  switch (type) {
+    case DatasetType::kInstruction: return "instruction";
+    case DatasetType::kChat: return "chat";
+    case DatasetType::kCompletion: return "completion";
+    case DatasetType::kText: return "text";
+  }
+  return "";
+}
+
+/// The type that the given names (of columns, or of parts in `fields`) can only mean.
+std::optional<DatasetType> type_of_names(const auto& has) {
+  if (has("messages") || has("conversations")) return DatasetType::kChat;
+  if (has("prompt") && has("completion")) return DatasetType::kCompletion;
+  if (has("instruction") && has("output")) return DatasetType::kInstruction;
+  if (has("text")) return DatasetType::kText;
+  return std::nullopt;
+}
+
+/// The type that the configuration itself says.
+std::optional<DatasetType> configured_type(const DatasetConfig& config) {
+  if (config.type) return config.type;
+  return type_of_names([&](const char* name) { return config.fields.count(name) > 0; });
+}
+
+void check_config(const DatasetConfig& config, core::CheckReport& report) {
+  const std::optional<DatasetType> type = configured_type(config);
+  for (const auto& [part, text] : config.fields) {
+    const std::string key = "fields." + part;
+    try {
+      const FieldTemplate parsed(text, part);
+      if (part == "messages" && !parsed.single_column()) {
+        report.problem(key, "expected one column, as in \"{messages}\"");
+      }
+    } catch (const ConfigError& error) {
+      report.problem(key, error.what());
+    }
+    if (!type) continue;
+    std::vector<std::string> known;
+    for (const Part& candidate : parts_of(*type)) known.emplace_back(candidate.name);
+    if (std::find(known.begin(), known.end(), part) == known.end()) {
+      report.problem(key, fmt::format("a dataset of type {} has the parts {}", name_of(*type),
+                                      fmt::join(known, ", ")));
+    }
+  }
+  if (!type && !config.fields.empty()) {
+    report.problem("fields", "these parts do not tell the type; set type: instruction, chat, "
+                             "completion or text");
+  }
+  if (config.header == false && config.columns.empty()) {
+    report.problem("header", "a file without header needs columns: [name, ...]");
+  }
+  if (config.delimiter.size() > 1) report.problem("delimiter", "expected one character");
+}
+
+/// Makes samples from the rows of one file.
+class Interpreter {
+ public:
+  Interpreter(const DatasetConfig& config, DatasetType type, const std::vector<std::string>& columns)
+      : type_(type), columns_(columns) {
+    for (const Part& part : parts_of(type)) {
+      const auto given = config.fields.find(part.name);
+      const bool explicitly = given != config.fields.end();
+      std::string text = explicitly ? given->second : fmt::format("{{{}}}", part.name);
+      if (type == DatasetType::kChat && part.required && !explicitly) text = "{messages}";
+      slots_.push_back({part, explicitly, FieldTemplate(text, fmt::format("fields.{}", part.name))});
+    }
+  }
+
+  /// For files whose columns are known before any row: a template that names another column is
+  /// wrong in every row.
+  void check_columns(const std::string& file) const {
+    if (columns_.empty()) return;
+    for (const Slot& slot : slots_) {
+      if (!slot.part.required && !slot.given) continue;
+      for (const std::string& name : slot.text.names()) {
+        if (has_column(name) || (name == "messages" && has_column("conversations"))) continue;
+        const std::string near = core::nearest(name, columns_);
+        throw InputError("{}: fields.{} needs the column '{}'; the file has {}{}", file,
+                         slot.part.name, name, fmt::join(columns_, ", "),
+                         near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
+      }
+    }
+  }
+
+  /// InputError without a place for a row that cannot be used.
+  [[nodiscard]] Sample interpret(const Record& record) const {
+    Sample sample;
+    sample.type = type_;
+    sample.origin = record.origin;
+    const Json& row = record.values;
+    if (type_ == DatasetType::kText) sample.text = part(row, "text");
+    if (type_ == DatasetType::kCompletion) {
+      sample.prompt = part(row, "prompt");
+      sample.completion = part(row, "completion");
+    }
+    if (type_ == DatasetType::kInstruction) {
+      sample.messages = Json::array();
+      add_system(row, sample.messages);
+      std::string question = part(row, "instruction");
+      if (const std::string input = part(row, "input"); !input.empty()) question += "\n" + input;
+      sample.messages.push_back({{"role", "user"}, {"content", std::move(question)}});
+      sample.messages.push_back({{"role", "assistant"}, {"content", part(row, "output")}});
+    }
+    if (type_ == DatasetType::kChat) sample.messages = conversation(row);
+    return sample;
+  }
+
+ private:
+  struct Slot {
+    Part part;
+    bool given;
+    FieldTemplate text;
+  };
+
+  [[nodiscard]] bool has_column(const std::string& name) const {
+    return std::find(columns_.begin(), columns_.end(), name) != columns_.end();
+  }
+
+  [[nodiscard]] const Slot& slot(std::string_view name) const {
+    return *std::find_if(slots_.begin(), slots_.end(),
+                         [&](const Slot& candidate) { return candidate.part.name == name; });
+  }
+
+  [[nodiscard]] std::string part(const Json& row, std::string_view name) const {
+    const Slot& place = slot(name);
+    if (!place.part.required && !place.given) {
+      const auto found = row.find(name);
+      if (found == row.end() || found->is_null()) return "";
+    }
+    return place.text.fill(row, place.part.required ? FieldTemplate::Empty::kRefuse
+                                                    : FieldTemplate::Empty::kAllow);
+  }
+
+  void add_system(const Json& row, Json& messages) const {
+    if (std::string system = part(row, "system"); !system.empty()) {
+      messages.push_back({{"role", "system"}, {"content", std::move(system)}});
+    }
+  }
+
+  [[nodiscard]] Json conversation(const Json& row) const {
+    std::string column = *slot("messages").text.single_column();
+    if (!row.contains(column) && !slot("messages").given) column = "conversations";
+    const auto found = row.find(column);
+    if (found == row.end() || !found->is_array() || found->empty()) {
+      throw InputError("expected a list of messages in '{}'", column);
+    }
+    Json messages = Json::array();
+    bool answered = false;
+    for (std::size_t i = 0; i < found->size(); ++i) {
+      messages.push_back(message((*found)[i], i));
+      answered = answered || messages.back()["role"] == "assistant";
+    }
+    if (!answered) throw InputError("the conversation has no assistant message to learn from");
+    if (messages[0]["role"] != "system") {
+      Json with_system = Json::array();
+      add_system(row, with_system);
+      with_system.insert(with_system.end(), messages.begin(), messages.end());
+      return with_system;
+    }
+    return messages;
+  }
+
+  /// {"role", "content"}, also from ShareGPT's {"from", "value"}; other keys are passed on to the
+  /// chat template.
+  static Json message(const Json& given, std::size_t index) {
+    if (!given.is_object()) throw InputError("message {} is no object", index);
+    Json out = given;
+    for (const auto& [from, to] : {std::pair{"from", "role"}, std::pair{"value", "content"}}) {
+      if (!out.contains(to) && out.contains(from)) {
+        out[to] = out[from];
+        out.erase(from);
+      }
+    }
+    if (!out.contains("role") || !out["role"].is_string()) {
+      throw InputError("message {} has no role", index);
+    }
+    const std::string role = out["role"];
+    if (role == "human") out["role"] = "user";
+    if (role == "gpt") out["role"] = "assistant";
+    if (out.contains("content") && out["content"].is_array()) {
+      out["content"] = text_of_parts(out["content"], index);
+    }
+    const bool text = out.contains("content") && out["content"].is_string();
+    if (!text && !out.contains("tool_calls")) throw InputError("message {} has no text", index);
+    if (text && out["role"] == "assistant" && !out.contains("tool_calls") &&
+        out["content"].get_ref<const std::string&>().find_first_not_of(" \t\r\n") ==
+            std::string::npos) {
+      throw InputError("message {} (assistant) is empty", index);
+    }
+    return out;
+  }
+
+  static std::string text_of_parts(const Json& parts, std::size_t index) {
+    std::string text;
+    for (const Json& piece : parts) {
+      if (!piece.is_object() || piece.value("type", Json()) != "text" || !piece.contains("text") ||
+          !piece["text"].is_string()) {
+        throw InputError("message {} holds something that is not text", index);
+      }
+      text += piece["text"].get_ref<const std::string&>();
+    }
+    return text;
+  }
+
+  DatasetType type_;
+  std::vector<std::string> columns_;
+  std::vector<Slot> slots_;
+};
+
+/// Reads the files of one dataset.
+class Loader {
+ public:
+  Loader(const DatasetConfig& config, const core::Log& log) : config_(config), log_(log) {}
+
+  std::vector<Sample> load() {
+    for (const std::filesystem::path& file : resolve_files(config_.path)) {
+      load_file(file);
+      if (enough()) break;
+    }
+    report_faults();
+    if (config_.shuffle_seed) {
+      Random(mix_seed(static_cast<std::uint64_t>(*config_.shuffle_seed), 0)).shuffle(samples_);
+    }
+    if (config_.limit && samples_.size() > static_cast<std::size_t>(*config_.limit)) {
+      samples_.resize(static_cast<std::size_t>(*config_.limit));
+    }
+    return std::move(samples_);
+  }
+
+  [[nodiscard]] const ReadStatistics& statistics() const { return statistics_; }
+
+ private:
+  [[nodiscard]] bool enough() const {
+    return config_.limit && !config_.shuffle_seed &&
+           samples_.size() >= static_cast<std::size_t>(*config_.limit);
+  }
+
+  void fault(Fault found) {
+    ++statistics_.bad_rows;
+    if (statistics_.faults.size() < kFaultsKept) statistics_.faults.push_back(std::move(found));
+  }
+
+  void load_file(const std::filesystem::path& file) {
+    const RecordOptions options{.format = config_.format, .columns = config_.columns,
+                                .header = config_.header, .delimiter = config_.delimiter,
+                                .quotes = config_.quotes, .documents = config_.documents};
+    const auto reader = open_records(file, options, [this](Fault found) { fault(std::move(found)); });
+    std::optional<Interpreter> interpreter;
+    while (!enough()) {
+      const std::optional<Record> record = reader->next();
+      if (!record) break;
+      if (!interpreter) {
+        interpreter.emplace(config_, find_type(*reader, *record), reader->columns());
+        interpreter->check_columns(file.string());
+      }
+      try {
+        samples_.push_back(interpreter->interpret(*record));
+        ++statistics_.rows;
+      } catch (const InputError& error) {
+        fault({record->origin, error.what()});
+      }
+    }
+  }
+
+  DatasetType find_type(const RecordReader& reader, const Record& first) {
+    if (const auto type = configured_type(config_)) return *type;
+    const auto type = type_of_names([&](const char* name) { return first.values.contains(name); });
+    std::vector<std::string> names = reader.columns();
+    if (names.empty()) {
+      for (const auto& [key, value] : first.values.items()) names.push_back(key);
+    }
+    const std::string& file = *first.origin.file;
+    if (!type) {
+      throw InputError("{}: its columns ({}) do not tell what to learn; set type and fields, for "
+                       "example fields: {{instruction: \"Translate: {{{}}}\", output: \"{{{}}}\"}}",
+                       file, fmt::join(names, ", "), names.empty() ? "a" : names.front(),
+                       names.empty() ? "b" : names.back());
+    }
+    core::tell(log_, core::Level::kInfo,
+               fmt::format("{}: read as type {} (columns {})", file, name_of(*type),
+                           fmt::join(names, ", ")));
+    return *type;
+  }
+
+  void report_faults() {
+    if (statistics_.bad_rows == 0) return;
+    const Fault& first = statistics_.faults.front();
+    if (config_.on_bad_row == OnBadRow::kRaise) {
+      throw InputError("{}: {} ({} bad {} of {} in all); repair the file, or set on_bad_row: skip",
+                       first.origin.text(), first.what, statistics_.bad_rows,
+                       statistics_.bad_rows == 1 ? "row" : "rows",
+                       statistics_.rows + statistics_.bad_rows);
+    }
+    for (const Fault& found : statistics_.faults) {
+      core::tell(log_, core::Level::kWarning,
+                 fmt::format("{}: left out: {}", found.origin.text(), found.what));
+    }
+    core::tell(log_, core::Level::kWarning,
+               fmt::format("{} of {} rows were left out as bad", statistics_.bad_rows,
+                           statistics_.rows + statistics_.bad_rows));
+  }
+
+  const DatasetConfig& config_;
+  const core::Log& log_;
+  std::vector<Sample> samples_;
+  ReadStatistics statistics_;
+};
+
+}  // namespace
+
+void describe(core::Schema<DatasetConfig>& s) {
+  s.field("path", &DatasetConfig::path,
+          "file or files: .jsonl, .json, .csv, .tsv, .txt, each also .gz or .zst; * and ? match")
+      .required()
+      .non_empty();
+  s.choice("type", &DatasetConfig::type,
+           {{"instruction", DatasetType::kInstruction}, {"chat", DatasetType::kChat},
+            {"completion", DatasetType::kCompletion}, {"text", DatasetType::kText}},
+           "what a row holds; by default told from the columns");
+  s.field("fields", &DatasetConfig::fields,
+          "parts of an example from columns: instruction, input, output, system | messages, system | "
+          "prompt, completion | text; {name} is a column, {{ and }} are braces");
+  s.choice("format", &DatasetConfig::format,
+           {{"jsonl", Format::kJsonl}, {"json", Format::kJson}, {"csv", Format::kCsv},
+            {"tsv", Format::kTsv}, {"txt", Format::kText}},
+           "how the file is written; by default told from its name");
+  s.field("columns", &DatasetConfig::columns,
+          "names of the columns of a CSV or TSV file; the file is then taken to have no header");
+  s.field("header", &DatasetConfig::header,
+          "whether the first line names the columns; by default yes without `columns`");
+  s.field("delimiter", &DatasetConfig::delimiter,
+          "the character between columns; by default a comma, in TSV a tab");
+  s.field("quotes", &DatasetConfig::quotes,
+          "whether fields may stand in double quotes; by default yes in CSV, no in TSV");
+  s.choice("documents", &DatasetConfig::documents,
+           {{"line", Documents::kLine}, {"paragraph", Documents::kParagraph},
+            {"file", Documents::kFile}},
+           "what is one example of a .txt file");
+  s.field("limit", &DatasetConfig::limit, "use at most so many rows").at_least(1);
+  s.field("shuffle_seed", &DatasetConfig::shuffle_seed,
+          "order the rows by this seed before `limit` is applied");
+  s.choice("on_bad_row", &DatasetConfig::on_bad_row,
+           {{"raise", OnBadRow::kRaise}, {"skip", OnBadRow::kSkip}},
+           "stop at rows that cannot be used, or leave them out and report them");
+  s.check(check_config);
+}
+
+std::vector<std::filesystem::path> resolve_files(const std::vector<std::filesystem::path>& path) {
+  std::vector<std::filesystem::path> files;
+  for (const std::filesystem::path& pattern : path) {
+    const std::string text = pattern.string();
+    std::error_code ignored;
+    if (text.find_first_of("*?[") == std::string::npos ||
+        std::filesystem::exists(pattern, ignored)) {
+      files.push_back(pattern);
+      continue;
+    }
+    glob_t found{};
+    const int status = ::glob(text.c_str(), 0, nullptr, &found);
+    for (std::size_t i = 0; status == 0 && i < found.gl_pathc; ++i) {
+      files.emplace_back(found.gl_pathv[i]);  // Sorted by glob().
+    }
+    ::globfree(&found);
+    if (status != 0) throw InputError("{}: no file matches this pattern", text);
+  }
+  return files;
+}
+
+std::vector<Sample> load_samples(const DatasetConfig& config, const core::Log& log,
+                                 ReadStatistics* statistics) {
+  Loader loader(config, log);
+  std::vector<Sample> samples = loader.load();
+  if (statistics != nullptr) *statistics = loader.statistics();
+  return samples;
+}
+
+}  // namespace weft::data

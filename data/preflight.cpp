@@ -1,0 +1,186 @@
+#include "data/preflight.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+#include <unordered_set>
+
+namespace weft::data {
+namespace {
+
+/// The example's text with what is learned between white brackets.
+std::string marked_text(const Example& example, const text::Tokenizer& tokenizer) {
+  std::string out;
+  std::size_t t = 0;
+  while (t < example.tokens.size()) {
+    const std::uint8_t learned = example.supervised[t];
+    std::vector<std::int32_t> run;
+    while (t < example.tokens.size() && example.supervised[t] == learned) {
+      run.push_back(example.tokens[t++]);
+    }
+    const std::string text = tokenizer.decode(run);
+    out += learned != 0 ? "⟦" + text + "⟧" : text;
+  }
+  return out;
+}
+
+double share(std::int64_t part, std::int64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+std::string percent(double value) { return fmt::format("{:.3g} %", value * 100); }
+
+void judge(Preflight& p, const PreflightLimits& limits) {
+  const auto say = [&](std::string text) { p.violations.push_back(std::move(text)); };
+  if (p.prompts.examples < limits.min_examples) {
+    say(fmt::format("{} examples, wanted at least {} (min_examples)", p.prompts.examples,
+                    limits.min_examples));
+  }
+  if (p.supervised_share() < limits.min_supervised_share) {
+    say(fmt::format("{} of the tokens are learned, wanted at least {} (min_supervised_share)",
+                    percent(p.supervised_share()), percent(limits.min_supervised_share)));
+  }
+  const double dropped = share(p.prompts.dropped, p.prompts.samples);
+  if (dropped > limits.max_dropped_share) {
+    say(fmt::format("{} of the examples are longer than sequence_len and left out, at most {} are "
+                    "allowed (max_dropped_share)", percent(dropped),
+                    percent(limits.max_dropped_share)));
+  }
+  const double bad = share(p.bad_rows, p.rows + p.bad_rows);
+  if (bad > limits.max_bad_share) {
+    say(fmt::format("{} of the rows are bad and left out, at most {} are allowed (max_bad_share)",
+                    percent(bad), percent(limits.max_bad_share)));
+  }
+  if (p.end_share() < limits.min_end_share) {
+    say(fmt::format("{} of the examples learn where to stop, wanted at least {} (min_end_share)",
+                    percent(p.end_share()), percent(limits.min_end_share)));
+  }
+  const double repeated = share(p.duplicates, p.prompts.examples);
+  if (repeated > limits.max_duplicate_share) {
+    say(fmt::format("{} of the examples repeat an earlier one, at most {} may (max_duplicate_share)",
+                    percent(repeated), percent(limits.max_duplicate_share)));
+  }
+  if (p.doubled_bos > 0) {
+    say(fmt::format("{} examples begin with two BOS tokens; the chat template and the data both "
+                    "write one", p.doubled_bos));
+  }
+}
+
+}  // namespace
+
+void describe(core::Schema<PreflightLimits>& s) {
+  s.field("min_supervised_share", &PreflightLimits::min_supervised_share,
+          "least share of the tokens that must be learned").range(0, 1);
+  s.field("max_dropped_share", &PreflightLimits::max_dropped_share,
+          "largest share of examples left out for their length").range(0, 1);
+  s.field("max_bad_share", &PreflightLimits::max_bad_share,
+          "largest share of rows left out as bad").range(0, 1);
+  s.field("min_end_share", &PreflightLimits::min_end_share,
+          "least share of examples that learn where to stop").range(0, 1);
+  s.field("max_duplicate_share", &PreflightLimits::max_duplicate_share,
+          "largest share of examples that repeat an earlier one").range(0, 1);
+  s.field("min_examples", &PreflightLimits::min_examples, "least number of examples").at_least(1);
+}
+
+double Preflight::supervised_share() const { return share(supervised, tokens); }
+double Preflight::end_share() const { return share(ends, prompts.examples); }
+
+Preflight inspect_examples(const Examples& data, const text::Tokenizer& tokenizer,
+                           const PreflightLimits& limits) {
+  Preflight p;
+  p.prompts = data.prompts;
+  p.rows = data.rows.rows;
+  p.bad_rows = data.rows.bad_rows;
+  for (const Fault& fault : data.rows.faults) {
+    p.faults.push_back(fmt::format("{}: {}", fault.origin.text(), fault.what));
+  }
+  std::vector<std::int32_t> stops = tokenizer.stop_ids();
+  if (tokenizer.eos()) stops.push_back(*tokenizer.eos());
+  // Token ids as bytes: equal examples, not merely equal hashes.
+  std::unordered_set<std::string_view> seen;
+  for (const Example& example : data.examples) {
+    const std::vector<std::int32_t>& tokens = example.tokens;
+    p.tokens += static_cast<std::int64_t>(tokens.size());
+    p.supervised += example.supervised_count();
+    p.longest = std::max(p.longest, static_cast<std::int64_t>(tokens.size()));
+    for (std::size_t t = tokens.size(); t-- > 0;) {
+      if (example.supervised[t] == 0) continue;
+      if (std::find(stops.begin(), stops.end(), tokens[t]) != stops.end()) ++p.ends;
+      break;
+    }
+    const auto bos = tokenizer.bos();
+    // A model whose BOS is also its EOS may write it twice for a reason.
+    if (bos && bos != tokenizer.eos() && tokens.size() > 1 && tokens[0] == *bos &&
+        tokens[1] == *bos) {
+      ++p.doubled_bos;
+    }
+    const std::string_view bytes(reinterpret_cast<const char*>(tokens.data()),
+                                 tokens.size() * sizeof(std::int32_t));
+    if (!seen.insert(bytes).second) ++p.duplicates;
+  }
+  if (!data.examples.empty()) {
+    p.mean_length = static_cast<double>(p.tokens) / static_cast<double>(data.examples.size());
+    p.sample = marked_text(data.examples.front(), tokenizer);
+    p.sample_origin = data.examples.front().origin.text();
+  }
+  judge(p, limits);
+  return p;
+}
+
+nlohmann::json to_json(const Preflight& p) {
+  return {{"rows", p.rows},
+          {"bad_rows", p.bad_rows},
+          {"faults", p.faults},
+          {"samples", p.prompts.samples},
+          {"examples", p.prompts.examples},
+          {"dropped", p.prompts.dropped},
+          {"truncated", p.prompts.truncated},
+          {"split", p.prompts.split},
+          {"answerless", p.prompts.answerless},
+          {"boundary_encoded_apart", p.prompts.unmerged},
+          {"boundary_straddled", p.prompts.straddled},
+          {"end_appended", p.prompts.appended_end},
+          {"longest_before_limit", p.prompts.longest},
+          {"tokens", p.tokens},
+          {"supervised_tokens", p.supervised},
+          {"supervised_share", p.supervised_share()},
+          {"longest", p.longest},
+          {"mean_length", p.mean_length},
+          {"end_supervised", p.ends},
+          {"end_supervised_share", p.end_share()},
+          {"doubled_bos", p.doubled_bos},
+          {"duplicates", p.duplicates},
+          {"sample", p.sample},
+          {"sample_origin", p.sample_origin},
+          {"violations", p.violations}};
+}
+
+std::string to_text(const Preflight& p) {
+  std::string out = fmt::format(
+      "examples    {} ({} tokens, mean {:.1f}, longest {})\n"
+      "learned     {} tokens ({}); {} of the examples learn where to stop\n",
+      p.prompts.examples, p.tokens, p.mean_length, p.longest, p.supervised,
+      percent(p.supervised_share()), percent(p.end_share()));
+  out += fmt::format("left out    {} bad rows, {} too long, {} without answer\n", p.bad_rows,
+                     p.prompts.dropped, p.prompts.answerless);
+  if (p.prompts.truncated + p.prompts.split > 0) {
+    out += fmt::format("cut         {} truncated, {} split\n", p.prompts.truncated,
+                       p.prompts.split);
+  }
+  if (p.prompts.unmerged + p.prompts.straddled > 0) {
+    out += fmt::format("boundary    {} prompts encoded apart from their answer, {} with a token "
+                       "across\n", p.prompts.unmerged, p.prompts.straddled);
+  }
+  if (p.prompts.appended_end > 0) {
+    out += fmt::format("end         EOS added to {} examples whose template does not end the turn\n",
+                       p.prompts.appended_end);
+  }
+  if (p.duplicates > 0) out += fmt::format("repeated    {} examples\n", p.duplicates);
+  for (const std::string& fault : p.faults) out += fmt::format("bad row     {}\n", fault);
+  if (!p.sample.empty()) out += fmt::format("sample      {}\n{}\n", p.sample_origin, p.sample);
+  for (const std::string& violation : p.violations) out += fmt::format("REFUSED     {}\n", violation);
+  return out;
+}
+
+}  // namespace weft::data
