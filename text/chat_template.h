@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -24,6 +25,8 @@ class ChatTemplate {
   /// The model's template (chat_template.jinja, tokenizer_config.json, GGUF metadata), or nothing.
   /// A list of named templates gives "default".
   [[nodiscard]] static std::optional<ChatTemplate> load(const checkpoint::Checkpoint& model);
+  /// The same without a model: a folder that holds tokenizer files, or a GGUF file.
+  [[nodiscard]] static std::optional<ChatTemplate> open(const std::filesystem::path& path);
   /// From source. `special_tokens`: bos_token, eos_token ... visible to the template.
   /// InputError with the line of a syntax error.
   ChatTemplate(std::string source, nlohmann::json special_tokens);
@@ -33,8 +36,10 @@ class ChatTemplate {
 
   /// `messages`: [{"role": ..., "content": ...}, ...]. `extra`: further variables (tools, ...).
   /// InputError with the template's own message when it calls raise_exception.
-  [[nodiscard]] Rendered render(const nlohmann::json& messages, bool add_generation_prompt,
-                                const nlohmann::json& extra = nlohmann::json::object()) const;
+  /// Keys keep their order, which templates show where they print tools as JSON.
+  [[nodiscard]] Rendered render(
+      const nlohmann::ordered_json& messages, bool add_generation_prompt,
+      const nlohmann::ordered_json& extra = nlohmann::ordered_json::object()) const;
   [[nodiscard]] const std::string& source() const;
   [[nodiscard]] const std::string& digest() const;  ///< SHA-256 of the source.
   [[nodiscard]] bool marks_generation() const;      ///< Has {% generation %} blocks.

@@ -1,11 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
@@ -24,6 +28,9 @@ class Tokenizer {
   /// The tokenizer of a model: tokenizer.json, else tokenizer.model, else what a GGUF file embeds.
   /// InputError when there is none or its kind is not supported (an unknown `.pre` lists the known).
   [[nodiscard]] static Tokenizer load(const checkpoint::Checkpoint& model);
+  /// The same without a model: a folder that holds tokenizer files, or a GGUF file (its vocabulary
+  /// is enough).
+  [[nodiscard]] static Tokenizer open(const std::filesystem::path& path);
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
@@ -53,29 +60,42 @@ class Tokenizer {
   [[nodiscard]] const nlohmann::json& special_tokens() const;
   /// "tokenizer.json (BPE)", "tokenizer.model (SentencePiece)", "GGUF (gpt2, pre smollm)".
   [[nodiscard]] const std::string& description() const;
-  /// SHA-256 of what determines the ids.
+  /// Whether decode() leaves this id out with Specials::kSkip.
+  [[nodiscard]] bool is_special(std::int32_t id) const;
+  /// SHA-256 of what determines the ids: the vocabulary file and the special tokens. A GGUF file and
+  /// the Hugging Face files made from it have the same.
   [[nodiscard]] const std::string& digest() const;
 
  private:
-  friend class StreamDecoder;
   struct State;
   explicit Tokenizer(std::unique_ptr<State> state);
+  /// `files`: text by name. `kind`: the description; empty: by what is found.
+  static Tokenizer from_files(const std::map<std::string, std::string>& files,
+                              const std::string& where, const std::string& kind);
   std::unique_ptr<State> state_;
 };
 
 /// Decodes ids one by one for display: emits text as soon as it cannot change any more, never half
 /// a character; finish() gives what is left. The concatenation equals decode() of all ids.
+///
+/// Bytes that are tokens of their own wait for the end of their run, because one invalid byte spoils
+/// the whole run (the ByteFallback decoder).
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer, Tokenizer::Specials specials = Tokenizer::Specials::kSkip);
+  /// `tokenizer` must outlive this.
+  explicit StreamDecoder(const Tokenizer& tokenizer,
+                         Tokenizer::Specials specials = Tokenizer::Specials::kSkip);
   [[nodiscard]] std::string push(std::int32_t id);
   [[nodiscard]] std::string finish();
 
  private:
+  [[nodiscard]] std::string decode_from(std::size_t begin, std::size_t end) const;
+
   const Tokenizer* tokenizer_;
   Tokenizer::Specials specials_;
   std::vector<std::int32_t> ids_;
-  std::size_t emitted_ids_ = 0;   ///< Implementation may differ.
+  std::size_t context_ = 0;  ///< Ids before this no longer change how later ones are decoded.
+  std::size_t settled_ = 0;  ///< The text of ids before this has been emitted.
   std::string emitted_;
 };
 

@@ -1,0 +1,113 @@
+//! Prepares a template's source for minijinja: line ends as Jinja2 reads them, and
+//! `{% generation %}` blocks as call blocks, which is what transformers' extension makes of them.
+
+/// What a `{% generation %}` block calls; the template cannot name it by accident.
+pub const GENERATION: &str = "__weft_generation";
+
+pub struct Prepared {
+    pub source: String,
+    pub marks_generation: bool,
+}
+
+/// Rewrites `source`. Comments, raw blocks and strings are left as they are.
+pub fn prepare(source: &str) -> Prepared {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len() + 64);
+    let mut marks_generation = false;
+    let mut rest = source.as_str();
+    while let Some(at) = find_opening(rest) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let length = match &rest[..2] {
+            "{#" => rest.find("#}").map_or(rest.len(), |end| end + 2),
+            "{{" => expression_length(rest, "}}"),
+            _ => {
+                let length = expression_length(rest, "%}");
+                match block_name(&rest[..length]) {
+                    "raw" => raw_length(rest, length),
+                    "generation" => {
+                        marks_generation = true;
+                        out.push_str(&rest[..length].replacen(
+                            "generation",
+                            &format!("call {GENERATION}()"),
+                            1,
+                        ));
+                        rest = &rest[length..];
+                        continue;
+                    }
+                    "endgeneration" => {
+                        out.push_str(&rest[..length].replacen("endgeneration", "endcall", 1));
+                        rest = &rest[length..];
+                        continue;
+                    }
+                    _ => length,
+                }
+            }
+        };
+        out.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    out.push_str(rest);
+    Prepared {
+        source: out,
+        marks_generation,
+    }
+}
+
+fn find_opening(text: &str) -> Option<usize> {
+    text.as_bytes()
+        .windows(2)
+        .position(|pair| matches!(pair, b"{{" | b"{%" | b"{#"))
+}
+
+/// Bytes up to and with the closing delimiter, which counts only outside strings and brackets.
+/// All of `text` when there is none.
+fn expression_length(text: &str, closing: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut at = 2;
+    let mut depth = 0usize;
+    while at < bytes.len() {
+        if depth == 0 && bytes[at..].starts_with(closing.as_bytes()) {
+            return at + 2;
+        }
+        match bytes[at] {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            quote @ (b'"' | b'\'') => {
+                at += 1;
+                while at < bytes.len() && bytes[at] != quote {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+/// "generation" of "{%- generation -%}"; empty when more than a name is in the block.
+fn block_name(block: &str) -> &str {
+    block
+        .trim_start_matches("{%")
+        .trim_end_matches("%}")
+        .trim_start_matches(['-', '+'])
+        .trim_end_matches(['-', '+'])
+        .trim()
+}
+
+/// Bytes of a raw block up to and with its endraw; `begin` is the length of its opening.
+fn raw_length(text: &str, begin: usize) -> usize {
+    let mut at = begin;
+    while let Some(next) = text[at..].find("{%") {
+        let opening = at + next;
+        let Some(end) = text[opening..].find("%}") else {
+            break;
+        };
+        if block_name(&text[opening..opening + end + 2]) == "endraw" {
+            return opening + end + 2;
+        }
+        at = opening + 2;
+    }
+    text.len()
+}

@@ -1,0 +1,209 @@
+#include "text/chat_template.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+
+#include "checkpoint/gguf.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "text/bridge_text.h"
+#include "text/gguf_vocabulary.h"
+#include "text/tokenizer_config.h"
+#include "text/utf8.h"
+
+namespace weft::text {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// Bounds a rendering: a conversation of a thousand turns takes well under a million instructions.
+constexpr std::uint64_t kFuel = 50'000'000;
+
+struct FreeTemplate {
+  void operator()(WeftTemplate* handle) const { weft_template_free(handle); }
+};
+
+std::string dump(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+/// The "default" of a list of named templates, or the only one.
+std::optional<std::string> pick(const Json& value, const std::string& where) {
+  if (value.is_null()) return std::nullopt;
+  if (value.is_string()) return value.get<std::string>();
+  std::optional<std::string> only;
+  if (value.is_array()) {
+    for (const Json& entry : value) {
+      if (!entry.is_object() || !entry.contains("template") || !entry["template"].is_string()) {
+        continue;
+      }
+      const bool is_default = entry.contains("name") && entry["name"] == "default";
+      if (is_default || value.size() == 1) only = entry["template"].get<std::string>();
+    }
+  }
+  if (!only) {
+    throw InputError("{}/tokenizer_config.json: chat_template has no template named \"default\"",
+                     where);
+  }
+  return only;
+}
+
+/// transformers fills the names that templates know a turn's reasoning by.
+Json with_reasoning(const Json& messages) {
+  constexpr std::array kNames{"reasoning_content", "thinking", "reasoning"};
+  Json aliased = Json::array();
+  for (const Json& message : messages) {
+    const auto filled = std::ranges::find_if(kNames, [&](const char* name) {
+      return message.contains(name) && !message[name].is_null();
+    });
+    if (filled == kNames.end()) {
+      aliased.push_back(message);
+      continue;
+    }
+    const Json reasoning = message[*filled];
+    Json copy = {{"thinking", reasoning}};
+    copy.update(message);
+    copy["reasoning_content"] = reasoning;
+    aliased.push_back(std::move(copy));
+  }
+  return aliased;
+}
+
+/// Text in no variable and not in the template, so that what stands between two copies of it in the
+/// output is what the template put there.
+std::string unused_mark(const std::string& source, const std::string& variables) {
+  for (int i = 0;; ++i) {
+    std::string mark = fmt::format("\xEF\xB7\x90{}\xEF\xB7\x91", i);  // noncharacters U+FDD0, U+FDD1
+    if (source.find(mark) == std::string::npos && variables.find(mark) == std::string::npos) {
+      return mark;
+    }
+  }
+}
+
+/// Takes the marks out of `text` and gives what stood between them.
+Rendered unmark(const std::string& text, const std::string& mark) {
+  Rendered rendered;
+  std::vector<std::size_t> open;
+  std::size_t begin = 0;
+  std::size_t marks = 0;
+  for (std::size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, begin)) {
+    rendered.text += text.substr(begin, at - begin);
+    begin = at + mark.size();
+    if (marks++ % 2 == 0) {
+      open.push_back(rendered.text.size());
+    } else {
+      rendered.generation.emplace_back(open.back(), rendered.text.size());
+    }
+  }
+  rendered.text += text.substr(begin);
+  return rendered;
+}
+
+}  // namespace
+
+struct ChatTemplate::State {
+  std::unique_ptr<WeftTemplate, FreeTemplate> handle;
+  std::string source;
+  Json special_tokens;
+  std::string digest;
+  bool marks_generation = false;
+
+  [[nodiscard]] std::string render(const std::string& variables, const std::string& mark) const;
+};
+
+std::string ChatTemplate::State::render(const std::string& variables,
+                                        const std::string& mark) const {
+  WeftText out{};
+  WeftText error{};
+  bool raised = false;
+  if (!weft_template_render(handle.get(), variables.data(), variables.size(), mark.data(),
+                            mark.size(), kFuel, &out, &raised, &error)) {
+    if (raised) throw InputError("the chat template refuses the conversation: {}", take(error));
+    throw InputError("the chat template fails: {}", take(error));
+  }
+  return take(out);
+}
+
+ChatTemplate::ChatTemplate(std::string source, nlohmann::json special_tokens)
+    : state_(std::make_unique<State>()) {
+  state_->source = replace_invalid_utf8(source);
+  state_->special_tokens = std::move(special_tokens);
+  state_->digest = core::sha256(state_->source);
+  WeftText error{};
+  state_->handle.reset(
+      weft_template_new(state_->source.data(), state_->source.size(), &error));
+  if (!state_->handle) throw InputError("the chat template cannot be read: {}", take(error));
+  state_->marks_generation = weft_template_marks_generation(state_->handle.get());
+}
+
+ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
+ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
+ChatTemplate::~ChatTemplate() = default;
+
+std::optional<ChatTemplate> ChatTemplate::load(const checkpoint::Checkpoint& model) {
+  return open(model.path());
+}
+
+std::optional<ChatTemplate> ChatTemplate::open(const std::filesystem::path& path) {
+  const std::string where = path.string();
+  FileTexts files;
+  std::optional<std::string> source;
+  if (std::filesystem::is_directory(path)) {
+    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+      if (std::filesystem::is_regular_file(path / name)) files[name] = core::read_text(path / name);
+    }
+    if (std::filesystem::is_regular_file(path / "chat_template.jinja")) {
+      source = core::read_text(path / "chat_template.jinja");
+    }
+  } else {
+    files = tokenizer_files(checkpoint::Gguf::open(path));
+  }
+  const Json config = parse_object(files, "tokenizer_config.json", where);
+  if (!source && config.contains("chat_template")) source = pick(config["chat_template"], where);
+  if (!source) return std::nullopt;
+  try {
+    return ChatTemplate(*source, TokenizerConfig::parse(files, where).special_tokens);
+  } catch (const InputError& error) {
+    throw InputError("{}: {}", where, error.what());
+  }
+}
+
+Rendered ChatTemplate::render(const Json& messages, bool add_generation_prompt,
+                              const Json& extra) const {
+  if (!messages.is_array()) {
+    throw InputError("a conversation is a list of messages, found {}", messages.type_name());
+  }
+  for (const Json& message : messages) {
+    if (!message.is_object()) {
+      throw InputError("a message is an object with \"role\" and \"content\", found {}",
+                       message.type_name());
+    }
+  }
+  Json variables = state_->special_tokens;
+  variables["tools"] = nullptr;
+  variables["documents"] = nullptr;
+  variables.update(extra);
+  variables["messages"] = with_reasoning(messages);
+  variables["add_generation_prompt"] = add_generation_prompt;
+  const std::string document = dump(variables);
+  Rendered plain{state_->render(document, ""), {}};
+  if (!state_->marks_generation) return plain;
+
+  const std::string mark = unused_mark(state_->source, document);
+  Rendered marked = unmark(state_->render(document, mark), mark);
+  if (marked.text != plain.text) {
+    throw InputError("the chat template changes the text of its {{% generation %}} blocks after "
+                     "they end (trim, length, ...): what the model is to learn cannot be told");
+  }
+  return marked;
+}
+
+const std::string& ChatTemplate::source() const { return state_->source; }
+const std::string& ChatTemplate::digest() const { return state_->digest; }
+bool ChatTemplate::marks_generation() const { return state_->marks_generation; }
+
+}  // namespace weft::text
