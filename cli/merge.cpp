@@ -1,11 +1,130 @@
+#include "merge/merge.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <memory>
+
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "core/error.h"
+#include "core/parallel.h"
+#include "core/terminal.h"
 
 namespace weft::cli {
+namespace {
+
+struct Options {
+  std::string model;
+  std::vector<std::string> adapters;
+  std::string out;
+  std::string dtype = "keep";
+  std::string max_shard_size = "5GB";
+  bool force = false;
+  bool allow_other_base = false;
+  bool json = false;
+  int threads = 0;
+};
+
+/// "DIR" or "DIR:WEIGHT"; a folder whose own name ends in ":0.5" is taken as it is.
+merge::MergeRequest::Adapter parse_adapter(const std::string& text) {
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string::npos || std::filesystem::exists(text)) return {text, 1};
+  const std::string number = text.substr(colon + 1);
+  double weight = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), weight);
+  if (error != std::errc() || end != number.data() + number.size() || !std::isfinite(weight)) {
+    throw ConfigError("--adapter {}: '{}' is no weight (DIR:WEIGHT, such as {}:0.5)", text, number,
+                      text.substr(0, colon));
+  }
+  return {text.substr(0, colon), weight};
+}
+
+std::optional<core::DType> parse_type(const std::string& text) {
+  if (text == "keep") return std::nullopt;
+  if (const auto dtype = core::parse_dtype(text)) return dtype;
+  throw ConfigError("--dtype '{}' is unknown; it is keep, f32, f16 or bf16", text);
+}
+
+/// "5GB", "500MB", "2GiB", "1000" (bytes), as huggingface_hub's max_shard_size.
+std::uint64_t parse_size(const std::string& text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string unit(end, static_cast<const char*>(text.data() + text.size()));
+  constexpr std::pair<std::string_view, double> kUnits[] = {
+      {"", 1},      {"B", 1},     {"KB", 1e3},   {"MB", 1e6},   {"GB", 1e9},
+      {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
+  for (const auto& [name, factor] : kUnits) {
+    if (error != std::errc() || name != unit) continue;
+    const double bytes = number * factor;
+    if (bytes >= 1 && bytes < 9e18) return static_cast<std::uint64_t>(bytes);
+  }
+  throw ConfigError("--max-shard-size '{}' is no size (5GB, 500MB, 2GiB)", text);
+}
+
+merge::MergeRequest request_of(const Options& options) {
+  merge::MergeRequest request;
+  request.model = options.model;
+  for (const std::string& adapter : options.adapters) {
+    request.adapters.push_back(parse_adapter(adapter));
+  }
+  request.out = options.out;
+  request.dtype = parse_type(options.dtype);
+  request.max_shard_bytes = parse_size(options.max_shard_size);
+  request.overwrite = options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
+  request.allow_other_base = options.allow_other_base;
+  return request;
+}
+
+/// A line on the terminal that is redrawn at every whole per cent.
+std::function<void(merge::FoldProgress)> progress_line() {
+  if (!core::stderr_is_terminal()) return {};
+  return [last = -1](merge::FoldProgress progress) mutable {
+    const auto percent = static_cast<int>(100 * progress.done / std::max<std::uint64_t>(1, progress.total));
+    if (percent == last) return;
+    last = percent;
+    fmt::print(stderr, "\rwriting {} of {} ({} %){}", core::human_bytes(progress.done),
+               core::human_bytes(progress.total), percent, percent == 100 ? "\r\x1b[K" : "");
+  };
+}
+
+int run(const Options& options) {
+  core::set_thread_count(options.threads);
+  const merge::MergeRequest request = request_of(options);
+  const merge::FoldControl control{progress_line(), &catch_interrupts()};
+  const merge::MergeReport report = merge::merge_model(request, control, stderr_log("merge"));
+  if (options.json) {
+    fmt::print("{}\n", merge::report_json(report).dump(2));
+  } else {
+    fmt::print("{}output    {}\n", merge::report_table(report), options.out);
+  }
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace
 
 Run add_merge(CLI::App& app);
-Run add_merge(CLI::App&) {
-  return [] { throw ConfigError("being written"); return 0; };
+Run add_merge(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  app.description("Fold adapters into a model's weights; without adapters, convert a GGUF file to a "
+                  "Hugging Face directory.");
+  app.add_option("--model", options->model, "Hugging Face directory or GGUF file")->required();
+  app.add_option("--adapter", options->adapters,
+                 "PEFT folder, with an optional weight (DIR:0.5); repeat it to add several")
+      ->take_all()->expected(1)->allow_extra_args(false);
+  app.add_option("--out", options->out, "folder to write")->required();
+  app.add_option("--dtype", options->dtype,
+                 "keep, f32, f16 or bf16; keep writes block-quantised bases as f32")
+      ->capture_default_str();
+  app.add_option("--max-shard-size", options->max_shard_size, "largest safetensors file")
+      ->capture_default_str();
+  app.add_flag("--force", options->force, "replace the output folder if it exists");
+  app.add_flag("--allow-other-base", options->allow_other_base,
+               "fold even if the adapter records other base weights");
+  app.add_flag("--json", options->json, "print the report as JSON");
+  app.add_option("--threads", options->threads, "threads; 0 means all cores")->capture_default_str();
+  return [options] { return run(*options); };
 }
 
 }  // namespace weft::cli

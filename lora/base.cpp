@@ -44,6 +44,11 @@ const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base, co
   const Module& module = target.module;
   const std::string name = module.path + std::string(kWeight);
   const checkpoint::TensorInfo* tensor = base.find(name);
+  if (tensor == nullptr && is_embedding_or_head(module.path)) {
+    throw InputError("the adapter changes '{}', which the base '{}' does not have (its head is the "
+                     "embedding itself where tie_word_embeddings is true); that is not supported",
+                     name, base.path().string());
+  }
   if (tensor == nullptr) {
     std::vector<std::string> names;
     for (const checkpoint::TensorInfo& other : base.tensors()) names.push_back(other.name);

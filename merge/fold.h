@@ -1,0 +1,91 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "core/log.h"
+#include "core/number.h"
+#include "lora/peft_file.h"
+
+namespace weft::merge {
+
+/// An adapter and the factor of its update in the sum; 1 applies it as it was trained.
+struct WeightedAdapter {
+  const lora::PeftFile* file = nullptr;
+  double weight = 1;
+};
+
+/// How one folded tensor changed. W: the base's numbers, D: the exact update, M: what was written.
+struct FoldedTensor {
+  std::string name;
+  std::int64_t rank = 0;      ///< Sum of the ranks of the adapters that change it.
+  double base_norm = 0;       ///< Frobenius norm of W.
+  double update_norm = 0;     ///< Frobenius norm of D.
+  double largest_error = 0;   ///< max |M - (W + D)|: the one rounding.
+  double changed = 0;         ///< Share of elements that differ from W rounded to M's type.
+  double retained = 1;        ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
+};
+
+/// What is to be written: every tensor of the base, its type in the output, and what changes it.
+struct FoldPlan {
+  struct Use {
+    std::size_t adapter = 0;  ///< Index into the adapters.
+    std::size_t target = 0;   ///< Index into that adapter's targets().
+  };
+  struct Tensor {
+    const checkpoint::TensorInfo* info = nullptr;
+    core::DType dtype = core::DType::kF32;
+    std::vector<Use> uses;  ///< Empty: nothing changes it.
+  };
+  std::vector<Tensor> tensors;  ///< In order of name.
+  std::vector<checkpoint::Shard> shards;
+  std::uint64_t bytes = 0;
+  /// What a reader should compute in: the type asked for; when keeping, the one most numbers have.
+  core::DType model_dtype = core::DType::kF32;
+};
+
+/// Plans the fold without writing anything. `dtype` empty keeps each tensor's type; a base with any
+/// block-quantised tensor is then written as F32 as a whole, which holds its numbers exactly.
+///
+/// Every tensor of every adapter is used exactly once. InputError, naming the tensor, when the base
+/// lacks it or has another shape, when adapter_config.json chooses a layer of the base for which the
+/// adapter has no factors (it is then not the adapter's base, or the adapter is incomplete), and when
+/// a tensor's storage cannot be read as numbers.
+[[nodiscard]] FoldPlan plan_fold(const checkpoint::Checkpoint& base,
+                                 std::span<const WeightedAdapter> adapters,
+                                 std::optional<core::DType> dtype, std::uint64_t max_shard_bytes);
+
+struct FoldProgress {
+  std::uint64_t done = 0;   ///< Bytes written.
+  std::uint64_t total = 0;
+};
+
+/// Who is told how far it is, and who may stop it (Interrupted).
+struct FoldControl {
+  std::function<void(FoldProgress)> progress;
+  const std::atomic<bool>* stop = nullptr;
+};
+
+/// Writes the planned tensors as safetensors files into `folder`, with the index when there are
+/// several: M = round(W + sum_i weight_i * scale_i * B_i A_i), sum and addition in double, one
+/// rounding to nearest even. Unchanged tensors of the same type are copied byte for byte.
+///
+/// Streams over tiles of rows: memory beyond the mapped input is some tens of MiB plus the factors
+/// of one module, whatever the size of model and adapters. The result does not depend on the number
+/// of threads or the processor.
+/// NumericError naming the tensor when a number leaves the range of its type (F16: 65504) or an
+/// update is not finite. Returns the folded tensors, in order of name.
+[[nodiscard]] std::vector<FoldedTensor> fold(const checkpoint::Checkpoint& base,
+                                             std::span<const WeightedAdapter> adapters,
+                                             const FoldPlan& plan, const std::filesystem::path& folder,
+                                             const FoldControl& control = {});
+
+}  // namespace weft::merge

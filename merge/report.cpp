@@ -1,0 +1,122 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "core/terminal.h"
+#include "core/version.h"
+#include "merge/merge.h"
+
+namespace weft::merge {
+namespace {
+
+/// Folded tensors of one kind of layer, such as all q_proj.
+struct Group {
+  std::size_t tensors = 0;
+  std::int64_t least_rank = 0;
+  std::int64_t most_rank = 0;
+  double base = 0;     ///< Squared norms.
+  double update = 0;
+  double kept = 0;
+  double changed = 0;  ///< Sum of shares: tensors of one kind have the same shape.
+  double error = 0;
+};
+
+/// "q_proj" of "model.layers.0.self_attn.q_proj.weight".
+std::string kind_of(const std::string& name) {
+  const std::string path = name.substr(0, name.rfind('.'));
+  return path.substr(path.rfind('.') + 1);
+}
+
+std::string rank_text(const Group& group) {
+  return group.least_rank == group.most_rank
+             ? fmt::format("{}", group.most_rank)
+             : fmt::format("{}-{}", group.least_rank, group.most_rank);
+}
+
+std::string folded_table(const std::vector<FoldedTensor>& folded) {
+  std::map<std::string, Group> groups;
+  for (const FoldedTensor& tensor : folded) {
+    Group& group = groups[kind_of(tensor.name)];
+    group.least_rank = group.tensors == 0 ? tensor.rank : std::min(group.least_rank, tensor.rank);
+    group.most_rank = std::max(group.most_rank, tensor.rank);
+    group.tensors += 1;
+    group.base += tensor.base_norm * tensor.base_norm;
+    group.update += tensor.update_norm * tensor.update_norm;
+    group.kept += tensor.retained * tensor.update_norm * tensor.update_norm;
+    group.changed += tensor.changed;
+    group.error = std::max(group.error, tensor.largest_error);
+  }
+  core::Table table({"layer", "tensors", "rank", "|update|/|base|", "changed", "retained",
+                     "largest error"});
+  for (const auto& [name, group] : groups) {
+    table.add({name, fmt::format("{}", group.tensors), rank_text(group),
+               group.base > 0 ? fmt::format("{:.3e}", std::sqrt(group.update / group.base)) : "-",
+               fmt::format("{:.1f} %", 100 * group.changed / static_cast<double>(group.tensors)),
+               group.update > 0 ? fmt::format("{:.2f} %", 100 * group.kept / group.update) : "-",
+               fmt::format("{:.1e}", group.error)});
+  }
+  return table.text();
+}
+
+}  // namespace
+
+nlohmann::json report_json(const MergeReport& report) {
+  nlohmann::json json = {
+      {"format", 1},
+      {"weft_version", core::kVersion},
+      {"base",
+       {{"path", report.model.string()},
+        {"weights_digest", report.base_digest},
+        {"storage", report.base_storage}}},
+      {"dtype", core::name_of(report.dtype)},
+      {"tensors", report.tensors},
+      {"files", report.files},
+      {"bytes", report.bytes},
+      {"seconds", report.seconds},
+      {"retained", retained(report.folded)},
+      {"adapters", nlohmann::json::array()},
+      {"folded", nlohmann::json::array()},
+  };
+  for (const MergeReport::Adapter& adapter : report.adapters) {
+    json["adapters"].push_back({{"path", adapter.directory.string()},
+                                {"weight", adapter.weight},
+                                {"digest", adapter.digest},
+                                {"modules", adapter.modules},
+                                {"keys", 2 * adapter.modules},
+                                {"parameters", adapter.parameters},
+                                {"base_check", adapter.base_check}});
+  }
+  for (const FoldedTensor& tensor : report.folded) {
+    json["folded"].push_back({{"name", tensor.name},
+                              {"rank", tensor.rank},
+                              {"base_norm", tensor.base_norm},
+                              {"update_norm", tensor.update_norm},
+                              {"largest_error", tensor.largest_error},
+                              {"changed", tensor.changed},
+                              {"retained", tensor.retained}});
+  }
+  return json;
+}
+
+std::string report_table(const MergeReport& report) {
+  std::string text;
+  for (const MergeReport::Adapter& adapter : report.adapters) {
+    text += fmt::format("adapter   {} (weight {:g}): {} modules, {} parameters, base {}\n",
+                        adapter.directory.string(), adapter.weight, adapter.modules,
+                        core::human_count(static_cast<std::uint64_t>(adapter.parameters)),
+                        adapter.base_check == "same"         ? "as in training"
+                        : adapter.base_check == "unrecorded" ? "not recorded"
+                                                             : "not that of training");
+  }
+  if (!report.folded.empty()) text += folded_table(report.folded);
+  text += fmt::format("written   {} tensors as {}, {} in {} file{}, {}; {} folded, {} as in the base\n",
+                      report.tensors, core::name_of(report.dtype), core::human_bytes(report.bytes),
+                      report.files, report.files == 1 ? "" : "s",
+                      core::human_duration(report.seconds), report.folded.size(),
+                      report.tensors - report.folded.size());
+  return text;
+}
+
+}  // namespace weft::merge

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "lora/adapter.h"
+
+namespace weft::merge {
+
+/// One term of a module's update: weight * scale * B A.
+struct Term {
+  lora::Factors factors;
+  double weight = 1;
+};
+
+/// The update of one weight matrix, sum over terms of weight_i * scale_i * B_i A_i, computed a few
+/// rows at a time. The terms' factors are set side by side, [s_1 B_1, s_2 B_2, ...] and [A_1; A_2;
+/// ...], so a sum of adapters is exact: no cross terms, no re-scaling.
+///
+/// Products and sums are in double (a float accumulator would change about one f32 result in 200),
+/// in the same order on every machine and for every number of threads.
+class Update {
+ public:
+  enum class Layout { kOutIn, kInOut };
+
+  /// All terms have factors of the same module. kInOut gives the update transposed, for weights
+  /// stored as [in, out].
+  Update(std::vector<Term> terms, Layout layout);
+
+  [[nodiscard]] std::int64_t rows() const noexcept { return rows_; }
+  [[nodiscard]] std::int64_t columns() const noexcept { return columns_; }
+  /// The sum of the terms' ranks.
+  [[nodiscard]] std::int64_t rank() const noexcept { return rank_; }
+
+  /// Rows that compute() does at a time.
+  static constexpr std::int64_t kRowBlock = 4;
+  /// Numbers in a row of compute()'s output: columns() rounded up.
+  [[nodiscard]] std::int64_t stride() const noexcept { return panels_ * kPanel; }
+
+  /// Rows [begin, begin + kRowBlock) of the update, row i at out[i * stride()]. Rows beyond rows()
+  /// are zero. out.size() == kRowBlock * stride(). Thread-safe.
+  void compute(std::int64_t begin, std::span<double> out) const;
+
+ private:
+  static constexpr std::int64_t kPanel = 8;  // columns: one 64-byte vector of doubles
+
+  void pack_right(const std::vector<Term>& terms, Layout layout);
+  void pack_left(const std::vector<Term>& terms, Layout layout);
+
+  std::int64_t rows_ = 0;
+  std::int64_t columns_ = 0;
+  std::int64_t rank_ = 0;
+  std::int64_t panels_ = 0;
+  std::vector<float> right_;         ///< [panels, rank, kPanel], columns padded with zeros.
+  std::vector<float> left_;          ///< [rows, rank], unscaled.
+  std::vector<double> left_scales_;  ///< [rank]: weight * scale of the column's term.
+};
+
+}  // namespace weft::merge
