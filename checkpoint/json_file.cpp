@@ -49,19 +49,27 @@ class Guard {
   std::vector<std::set<std::string>> keys_;  ///< Of the objects that are open.
 };
 
+[[noreturn]] void throw_not_json(std::string_view text, std::size_t position,
+                                 std::string_view where) {
+  const std::string_view before = text.substr(0, position);
+  const auto line = 1 + std::ranges::count(before, '\n');
+  const auto newline = before.rfind('\n');
+  const auto column = before.size() - (newline == std::string_view::npos ? 0 : newline + 1) + 1;
+  throw InputError("{}:{}:{}: not JSON", where, line, column);
+}
+
 }  // namespace
 
 json parse_json(std::string_view text, std::string_view where) {
+  // nlohmann's parser takes a zero byte for the end of its input.
+  if (const auto zero = text.find('\0'); zero != std::string_view::npos) {
+    throw_not_json(text, zero, where);
+  }
   Guard guard(where);
   try {
     return json::parse(text, std::ref(guard));
   } catch (const json::parse_error& error) {
-    const auto position = std::min<std::size_t>(error.byte == 0 ? 0 : error.byte - 1, text.size());
-    const std::string_view before = text.substr(0, position);
-    const auto line = 1 + std::ranges::count(before, '\n');
-    const auto newline = before.rfind('\n');
-    const auto column = position - (newline == std::string_view::npos ? 0 : newline + 1) + 1;
-    throw InputError("{}:{}:{}: not JSON", where, line, column);
+    throw_not_json(text, error.byte == 0 ? 0 : error.byte - 1, where);
   } catch (const json::exception& error) {  // A number out of range.
     throw InputError("{}: not JSON that can be read: {}", where, error.what());
   }

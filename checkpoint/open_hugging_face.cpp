@@ -97,19 +97,21 @@ void open_shards(OpenModel& model) {
 
   std::map<std::string_view, const StoredTensor*> present;
   for (const StoredTensor& tensor : model.tensors) {
-    const std::string& name = tensor.info.name;
-    const auto entry = weight_map.find(name);
+    const auto [first, is_new] = present.emplace(tensor.info.name, &tensor);
+    if (!is_new) {
+      throw InputError("tensor {} is in two files: {} and {}", printable(tensor.info.name),
+                       first->second->info.file.string(), tensor.info.file.string());
+    }
+  }
+  for (const auto& [name, tensor] : present) {
+    const fs::path& file = tensor->info.file;
+    const auto entry = weight_map.find(tensor->info.name);
     if (entry == weight_map.end()) {
-      throw InputError("{}: tensor {} is not in {}", tensor.info.file.string(), printable(name),
-                       kIndexFile);
+      throw InputError("{}: tensor {} is not in {}", file.string(), printable(name), kIndexFile);
     }
-    if (!present.emplace(name, &tensor).second) {
-      throw InputError("tensor {} is in two files: {} and {}", printable(name),
-                       present[name]->info.file.string(), tensor.info.file.string());
-    }
-    if (tensor.info.file.filename() != entry->second) {
+    if (file.filename() != entry->second) {
       throw InputError("{}: places tensor {} in {}, it is in {}", index.string(), printable(name),
-                       entry->second, tensor.info.file.filename().string());
+                       entry->second, file.filename().string());
     }
   }
   for (const auto& [tensor, file] : weight_map) {

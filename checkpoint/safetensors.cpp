@@ -294,6 +294,11 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string
     throw InputError("{}: not a safetensors file: its header must start with '{{'", where);
   }
 
+  // The parser takes a zero byte for the end of its input.
+  if (text.find('\0') != std::string_view::npos) {
+    throw InputError("{}: the header is not JSON (at its byte {})", where, text.find('\0') + 1);
+  }
+
   SafetensorsHeader header;
   header.data_offset = kLengthBytes + length;
   HeaderReader reader(where, header);
