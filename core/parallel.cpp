@@ -24,7 +24,7 @@ void parallel_for(std::int64_t count, std::int64_t grain,
                   const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (count <= 0) return;
   grain = std::max<std::int64_t>(1, grain);
-  const std::int64_t most = (count + grain - 1) / grain;
+  const std::int64_t most = std::max<std::int64_t>(1, count / grain);
   const std::int64_t parts = std::min<std::int64_t>(most, thread_count());
   if (parts <= 1) {
     body(0, count);

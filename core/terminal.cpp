@@ -1,12 +1,12 @@
 #include "core/terminal.h"
 
 #include <fmt/format.h>
+#include <locale.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <clocale>
 #include <cwchar>
 #include <span>
 #include <stdexcept>
@@ -46,12 +46,16 @@ std::string scaled(double value, double base, std::span<const char* const> units
 }  // namespace
 
 int display_width(std::string_view text) {
+  // wcwidth() knows only ASCII in the "C" locale, which programs start in.
+  static const locale_t kUtf8 = ::newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
+  const locale_t before = kUtf8 == nullptr ? nullptr : ::uselocale(kUtf8);
   int width = 0;
   for (std::size_t at = 0; at < text.size();) {
     const char32_t character = next_character(text, at);
     const int columns = ::wcwidth(static_cast<wchar_t>(character));
     width += columns < 0 ? 1 : columns;
   }
+  if (before != nullptr) ::uselocale(before);
   return width;
 }
 
@@ -66,7 +70,7 @@ std::string human_count(std::uint64_t count) {
 }
 
 std::string human_duration(double seconds) {
-  if (seconds < 60) return fmt::format("{:.1f} s", std::max(0.0, seconds));
+  if (seconds < 59.95) return fmt::format("{:.1f} s", std::max(0.0, seconds));
   const auto whole = static_cast<std::int64_t>(seconds + 0.5);
   if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
   return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);

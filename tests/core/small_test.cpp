@@ -1,0 +1,139 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <numeric>
+#include <set>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/parallel.h"
+#include "core/suggest.h"
+#include "core/terminal.h"
+#include "tests/support/temp_dir.h"
+
+namespace weft::core {
+namespace {
+
+// FIPS 180-2, appendix B.
+TEST(Hash, GivesThePublishedVectors) {
+  EXPECT_EQ("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", sha256(""));
+  EXPECT_EQ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", sha256("abc"));
+  EXPECT_EQ("cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0",
+            sha256(std::string(1'000'000, 'a')));
+}
+
+TEST(Hash, PiecesAndFilesGiveTheSameDigest) {
+  const tests::TempDir dir;
+  Sha256 hash;
+  hash.update("a");
+  hash.update("");
+  hash.update("bc");
+  EXPECT_EQ(sha256("abc"), hash.finish());
+  EXPECT_EQ(sha256("abc"), sha256_file(dir.write("f", "abc")));
+  EXPECT_EQ(sha256(""), sha256_file(dir.write("empty", "")));
+}
+
+TEST(Suggest, CountsTheEditsBetweenWords) {
+  EXPECT_EQ(0U, edit_distance("rank", "rank"));
+  EXPECT_EQ(3U, edit_distance("kitten", "sitting"));
+  EXPECT_EQ(1U, edit_distance("lora_aplha", "lora_alpha"));  // A swap is one edit.
+  EXPECT_EQ(4U, edit_distance("", "rank"));
+  EXPECT_EQ(3U, edit_distance("ca", "abc"));
+}
+
+TEST(Suggest, NamesTheNearestWordOrNone) {
+  const std::vector<std::string> words{"learning_rate", "lora_alpha", "r"};
+  EXPECT_EQ("learning_rate", nearest("learnig_rate", words));
+  EXPECT_EQ("lora_alpha", nearest("loraalpha", words));
+  EXPECT_EQ("", nearest("datasets", words));
+  EXPECT_EQ("", nearest("x", std::vector<std::string>{}));
+}
+
+class Parallel : public ::testing::TestWithParam<int> {
+ protected:
+  void SetUp() override { set_thread_count(GetParam()); }
+  void TearDown() override { set_thread_count(0); }
+};
+
+TEST_P(Parallel, CoversEveryIndexOnce) {
+  for (const std::int64_t count : {0, 1, 2, 7, 100, 1001}) {
+    for (const std::int64_t grain : {1, 3, 1000}) {
+      std::vector<std::atomic<int>> seen(static_cast<std::size_t>(count));
+      parallel_for(count, grain, [&](std::int64_t begin, std::int64_t end) {
+        EXPECT_LT(begin, end);
+        EXPECT_TRUE(end - begin >= grain || end == count);
+        for (std::int64_t i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
+      });
+      for (const auto& times : seen) ASSERT_EQ(1, times.load()) << count << " by " << grain;
+    }
+  }
+}
+
+TEST_P(Parallel, RethrowsWhatABodyThrows) {
+  EXPECT_THROW(parallel_for(100, 1,
+                            [](std::int64_t begin, std::int64_t) {
+                              if (begin == 0) throw InputError("a fault");
+                            }),
+               InputError);
+}
+
+INSTANTIATE_TEST_SUITE_P(Threads, Parallel, ::testing::Values(1, 2, 3, 8));
+
+TEST(ParallelFor, UsesAsManyThreadsAsAreSet) {
+  set_thread_count(3);
+  std::atomic<int> calls{0};
+  parallel_for(300, 1, [&](std::int64_t, std::int64_t) { ++calls; });
+  EXPECT_EQ(3, calls.load());
+  set_thread_count(0);
+  EXPECT_GE(thread_count(), 1);
+}
+
+TEST(Terminal, ScalesBytesAndCounts) {
+  EXPECT_EQ("0 B", human_bytes(0));
+  EXPECT_EQ("1023 B", human_bytes(1023));
+  EXPECT_EQ("1.00 KiB", human_bytes(1024));
+  EXPECT_EQ("93.8 MiB", human_bytes(98'362'432));
+  EXPECT_EQ("999", human_count(999));
+  EXPECT_EQ("134.5 M", human_count(134'515'008));
+}
+
+TEST(Terminal, SaysHowLongSomethingTakes) {
+  EXPECT_EQ("0.0 s", human_duration(-1));
+  EXPECT_EQ("12.3 s", human_duration(12.34));
+  EXPECT_EQ("1 min 00 s", human_duration(60));
+  EXPECT_EQ("3 min 05 s", human_duration(185));
+  EXPECT_EQ("1 h 02 min", human_duration(3725));
+}
+
+TEST(Terminal, DurationsDoNotRoundUpToSixtySeconds) {
+  EXPECT_EQ("1 min 00 s", human_duration(59.97));
+}
+
+TEST(Terminal, CountsColumnsNotBytes) {
+  EXPECT_EQ(7, display_width("náhuatl"));
+  EXPECT_EQ(7, display_width("na\u0301huatl"));  // A combining mark takes no column.
+  EXPECT_EQ(4, display_width("日本"));
+  EXPECT_EQ(2, display_width("\xff\xfe"));  // Malformed bytes show as one replacement each.
+}
+
+TEST(Terminal, AlignsNumbersRightAndTextLeft) {
+  Table table({"stage", "loss"});
+  table.add({"base", "2.5"});
+  table.add({"náhuatl", "12.25"});
+  EXPECT_EQ("stage     loss\n"
+            "──────────────\n"
+            "base       2.5\n"
+            "náhuatl  12.25\n",
+            table.text());
+}
+
+TEST(Terminal, ARowOfAnotherWidthIsAMistake) {
+  Table table({"a", "b"});
+  EXPECT_THROW(table.add({"1"}), std::logic_error);
+}
+
+}  // namespace
+}  // namespace weft::core
