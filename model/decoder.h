@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -55,6 +56,10 @@ class Decoder {
   /// Reads the weights. InputError for an unsupported family (names the supported ones), a missing
   /// or misshapen tensor (names it).
   [[nodiscard]] static Decoder load(const checkpoint::Checkpoint& checkpoint, Compute compute);
+  /// From tensors in memory under their Hugging Face names, computing in `type`: kFloat, kBFloat16, or
+  /// kDouble for tests of gradients.
+  [[nodiscard]] static Decoder from_weights(const Spec& spec, const std::map<std::string, at::Tensor>& weights,
+                                            at::ScalarType type);
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();
@@ -64,7 +69,8 @@ class Decoder {
   /// The linear layers that an adapter can take, in the order of the model.
   [[nodiscard]] std::vector<lora::Module> linear_modules() const;
 
-  /// Adds an adapter (several add up). Trainable: gradients are kept for its factors.
+  /// Adds an adapter (several add up). Trainable: gradients are kept for its factors. InputError for a
+  /// module this model lacks or factors of another shape, naming it; nothing is attached then.
   enum class Use { kInference, kTraining };
   void attach(const lora::Adapter& adapter, Use use, double weight = 1.0);
   void detach_all();
@@ -77,7 +83,11 @@ class Decoder {
   /// The attached training adapter's current factors as a lora::Adapter.
   [[nodiscard]] std::vector<lora::Factors> factors() const;
 
-  /// Forward and backward of one row; adds to the gradients of parameters().
+  // Rows: InputError for a token or target outside the vocabulary, lengths that disagree, or segments
+  // that do not cover the row.
+
+  /// Forward and backward of one row; adds to the gradients of parameters(). The backward ends at the
+  /// lowest trained adapter.
   LossSum train(const data::Row& row, const TrainPass& pass);
   /// Forward only.
   [[nodiscard]] LossSum loss(const data::Row& row);
@@ -85,7 +95,7 @@ class Decoder {
   [[nodiscard]] std::vector<float> token_losses(const data::Row& row);
   /// Logits of every position, fp32 [T, V].
   [[nodiscard]] at::Tensor logits(std::span<const std::int32_t> tokens);
-  /// Logits [V] of the last of `tokens`, which continue what `cache` holds.
+  /// Logits [V] fp32 of the last of `tokens`, which continue what `cache` holds and are added to it.
   [[nodiscard]] at::Tensor next_logits(std::span<const std::int32_t> tokens, KvCache& cache);
 
   /// Bytes that weights, one row of `row_tokens` and training state will take; for the memory check

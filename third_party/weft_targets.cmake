@@ -10,6 +10,10 @@ if(WEFT_SANITIZE)
     -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(weft_flags INTERFACE -fsanitize=${WEFT_SANITIZE})
 endif()
+if(WEFT_BUILD_FUZZERS)
+  # Without coverage of the libraries a fuzzer does not see what its inputs reach.
+  target_compile_options(weft_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # weft_library(NAME SOURCES ... [DEPENDS ...] [PRIVATE_DEPENDS ...] [TORCH])
 # The library of one folder: target weft_NAME, alias weft::NAME. DEPENDS are what its headers
@@ -42,6 +46,9 @@ function(weft_test name)
   if(arg_TORCH)
     target_link_libraries(test_${name} PRIVATE weft::torch)
     target_precompile_headers(test_${name} REUSE_FROM weft_torch_pch)
+    # As the precompiled header was made: -fPIC, not an executable's -fPIE.
+    set_target_properties(test_${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(test_${name} PRIVATE -fPIC)
   endif()
   if(NOT arg_LABELS)
     set(arg_LABELS unit)

@@ -29,7 +29,13 @@ endforeach()
 
 add_library(weft_torch_interface INTERFACE)
 add_library(weft::torch ALIAS weft_torch_interface)
+# The wheel has headers of its own, newer fmt among LibTorch's; those of the fmt that weft links must
+# be found first. Their folder is often /usr/include, which compilers do not let one put in front.
+get_target_property(weft_fmt_include fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/include_first)
+file(CREATE_LINK ${weft_fmt_include}/fmt ${CMAKE_BINARY_DIR}/include_first/fmt SYMBOLIC)
 target_include_directories(weft_torch_interface SYSTEM INTERFACE
+  $<BUILD_INTERFACE:${CMAKE_BINARY_DIR}/include_first>
   $<BUILD_INTERFACE:${WEFT_TORCH_ROOT}/include>)
 target_link_libraries(weft_torch_interface INTERFACE
   $<BUILD_INTERFACE:weft_torch_cpu> $<BUILD_INTERFACE:weft_c10>)
@@ -43,6 +49,6 @@ file(WRITE ${CMAKE_BINARY_DIR}/weft_torch_pch.cpp.in "// Exists so that the prec
 configure_file(${CMAKE_BINARY_DIR}/weft_torch_pch.cpp.in ${CMAKE_BINARY_DIR}/weft_torch_pch.cpp COPYONLY)
 add_library(weft_torch_pch STATIC ${CMAKE_BINARY_DIR}/weft_torch_pch.cpp)
 target_compile_features(weft_torch_pch PUBLIC cxx_std_20)
-target_link_libraries(weft_torch_pch PRIVATE weft_flags weft::torch)
+target_link_libraries(weft_torch_pch PRIVATE weft_flags weft::torch fmt::fmt)  # fmt: same FMT_SHARED as users
 target_precompile_headers(weft_torch_pch PRIVATE <ATen/ATen.h> <vector> <string> <span> <filesystem>
   <nlohmann/json.hpp> <fmt/format.h>)

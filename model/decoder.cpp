@@ -1,0 +1,358 @@
+#include "model/decoder.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/cpu/Utils.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "core/error.h"
+#include "core/suggest.h"
+#include "model/generate.h"
+#include "model/weights.h"
+
+namespace weft::model {
+namespace {
+
+/// Calls kernels directly: no autograd bookkeeping. Tensors stay ordinary ones for the caller.
+using Guard = at::AutoDispatchBelowADInplaceOrView;
+
+at::ScalarType type_of(Compute compute) { return compute == Compute::kBF16 ? at::kBFloat16 : at::kFloat; }
+
+void check_id(const char* what, std::int32_t id, std::size_t place, std::int64_t vocabulary) {
+  if (id < 0 || id >= vocabulary) {
+    throw InputError("{} {} at position {} is outside the model's vocabulary of {}: is this the model's own "
+                     "tokenizer?", what, id, place, vocabulary);
+  }
+}
+
+void check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocabulary) {
+  for (std::size_t i = 0; i < tokens.size(); ++i) check_id("token id", tokens[i], i, vocabulary);
+}
+
+void check_row(const data::Row& row, std::int64_t vocabulary) {
+  const std::size_t length = row.tokens.size();
+  if (row.positions.size() != length || row.targets.size() != length) {
+    throw InputError("a row has {} tokens, {} positions and {} targets, expected as many of each", length,
+                     row.positions.size(), row.targets.size());
+  }
+  check_tokens(row.tokens, vocabulary);
+  for (std::size_t i = 0; i < length; ++i) {
+    if (row.targets[i] != data::kNoTarget) check_id("target id", row.targets[i], i, vocabulary);
+  }
+  std::int32_t covered = 0;
+  for (const data::Segment segment : row.segments) {
+    if (segment.begin != covered || segment.end <= segment.begin) {
+      throw InputError("a row's segment [{}, {}) does not continue the one before, which ends at {}",
+                       segment.begin, segment.end, covered);
+    }
+    covered = segment.end;
+  }
+  if (static_cast<std::size_t>(covered) != length) {
+    throw InputError("a row's segments end at {}, expected {} tokens", covered, length);
+  }
+}
+
+/// The supervised positions of a row and what they have to predict.
+struct Supervised {
+  std::vector<std::int64_t> positions;
+  std::vector<std::int32_t> targets;
+  explicit Supervised(const data::Row& row) {
+    for (std::size_t i = 0; i < row.targets.size(); ++i) {
+      if (row.targets[i] == data::kNoTarget) continue;
+      positions.push_back(static_cast<std::int64_t>(i));
+      targets.push_back(row.targets[i]);
+    }
+  }
+  [[nodiscard]] at::Tensor index() const { return at::tensor(positions, at::TensorOptions().dtype(at::kLong)); }
+};
+
+at::Tensor as_tensor(const std::vector<float>& values, std::int64_t rows, std::int64_t columns) {
+  at::Tensor result = at::empty({rows, columns}, at::TensorOptions().dtype(at::kFloat));
+  std::ranges::copy(values, result.mutable_data_ptr<float>());
+  return result;
+}
+
+std::vector<float> as_vector(const at::Tensor& tensor) {
+  const at::Tensor values = tensor.contiguous();
+  const float* data = values.const_data_ptr<float>();
+  return {data, data + values.numel()};
+}
+
+/// A row of tokens without targets, as one segment at positions from `first`.
+data::Row plain_row(std::span<const std::int32_t> tokens, std::int64_t first) {
+  data::Row row;
+  row.tokens.assign(tokens.begin(), tokens.end());
+  row.positions.resize(tokens.size());
+  std::iota(row.positions.begin(), row.positions.end(), static_cast<std::int32_t>(first));
+  row.segments = {{0, static_cast<std::int32_t>(tokens.size())}};
+  return row;
+}
+
+}  // namespace
+
+Compute best_compute() {
+  const auto capabilities = at::cpu::get_cpu_capabilities();
+  const auto has = [&](const char* name) {
+    const auto found = capabilities.find(name);
+    return found != capabilities.end() && found->second.isBool() && found->second.toBool();
+  };
+  return has("avx512_bf16") || has("amx_bf16") ? Compute::kBF16 : Compute::kF32;
+}
+
+struct Decoder::State {
+  Spec spec;
+  at::ScalarType type = at::kFloat;
+  Weights weights;
+  std::vector<AdapterParameter> parameters;
+
+  Linear& linear_of(std::size_t module, std::size_t& part) {
+    constexpr std::size_t kPerLayer = 7;
+    Layer& layer = weights.layers[module / kPerLayer];
+    switch (module % kPerLayer) {
+      case 0: case 1: case 2: part = module % kPerLayer; return layer.qkv;
+      case 3: part = 0; return layer.o;
+      case 4: case 5: part = module % kPerLayer - 4; return layer.gate_up;
+      default: part = 0; return layer.down;
+    }
+  }
+
+  template <typename Body>
+  void for_linears(const Body& body) {
+    for (Layer& layer : weights.layers) {
+      for (Linear* linear : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) body(*linear);
+    }
+  }
+
+  [[nodiscard]] RowContext context(const data::Row& row, const Dropout& dropout = {}) const {
+    return {spec, row.segments, rotary_table(spec, row.positions, row.segments, type), dropout};
+  }
+
+  /// Hidden states [T, D] before the final norm; `states` for the layers from `lowest` on.
+  [[nodiscard]] at::Tensor forward(const data::Row& row, const RowContext& context,
+                                   std::vector<LayerState>* states, std::size_t lowest) const {
+    at::Tensor x = embed(weights.embedding, row.tokens);
+    for (std::size_t i = 0; i < weights.layers.size(); ++i) {
+      LayerState* const state = states != nullptr && i >= lowest ? &(*states)[i] : nullptr;
+      x = weights.layers[i].forward(x, context, state);
+    }
+    return x;
+  }
+
+  [[nodiscard]] std::vector<double> losses(const data::Row& row) {
+    check_row(row, spec.vocabulary);
+    const Supervised supervised(row);
+    std::vector<double> result(supervised.targets.size());
+    if (result.empty()) return result;
+    const at::Tensor x = forward(row, context(row), nullptr, 0);
+    const at::Tensor h = rms_norm(at::index_select(x, 0, supervised.index()), weights.final_norm, spec.norm_eps);
+    weights.head.cross_entropy(h, supervised.targets, result, 0, nullptr);
+    return result;
+  }
+};
+
+Decoder::Decoder(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Decoder::Decoder(Decoder&&) noexcept = default;
+Decoder& Decoder::operator=(Decoder&&) noexcept = default;
+Decoder::~Decoder() = default;
+
+Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute) {
+  const Guard guard;
+  auto state = std::make_unique<State>();
+  state->spec = read_spec(checkpoint.config(), checkpoint.path().string());
+  state->type = type_of(compute);
+  state->weights = make_weights(state->spec, state->type, checkpoint_filler(checkpoint, state->spec));
+  return Decoder(std::move(state));
+}
+
+Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::Tensor>& weights,
+                              at::ScalarType type) {
+  const Guard guard;
+  auto state = std::make_unique<State>();
+  state->spec = spec;
+  state->type = type;
+  state->weights = make_weights(spec, type, [&](const std::string& name, const at::Tensor& into) {
+    const auto found = weights.find(name);
+    if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
+    if (found->second.sizes() != into.sizes()) throw InputError("tensor '{}' has another shape than the spec says", name);
+    into.copy_(found->second);
+  });
+  return Decoder(std::move(state));
+}
+
+const Spec& Decoder::spec() const { return state_->spec; }
+Compute Decoder::compute() const { return state_->type == at::kBFloat16 ? Compute::kBF16 : Compute::kF32; }
+std::vector<lora::Module> Decoder::linear_modules() const { return model::linear_modules(state_->spec); }
+
+void Decoder::attach(const lora::Adapter& adapter, Use use, double weight) {
+  const Guard guard;
+  const std::vector<lora::Module> modules = linear_modules();
+  std::map<std::string_view, std::size_t> index;
+  for (std::size_t i = 0; i < modules.size(); ++i) index.emplace(modules[i].path, i);
+  for (const lora::Factors& factors : adapter.factors) {
+    const lora::Module& at = factors.target.module;
+    const auto found = index.find(at.path);
+    if (found == index.end()) {
+      std::vector<std::string> paths;
+      for (const lora::Module& module : modules) paths.push_back(module.path);
+      const std::string meant = core::nearest(at.path, paths);
+      throw InputError("the adapter has factors for '{}', which is no linear layer of this {}{}", at.path,
+                       state_->spec.architecture, meant.empty() ? "" : fmt::format(" (nearest: '{}')", meant));
+    }
+    const lora::Module& module = modules[found->second];
+    const auto rank = static_cast<std::size_t>(factors.target.rank);
+    if (rank == 0 || factors.a.size() != rank * static_cast<std::size_t>(module.in) ||
+        factors.b.size() != rank * static_cast<std::size_t>(module.out)) {
+      throw InputError("the adapter's factors for '{}' have {} and {} elements, rank {} on a layer of {} inputs and {} "
+                       "outputs needs {} and {}: was it trained on another base?", at.path, factors.a.size(),
+                       factors.b.size(), rank, module.in, module.out, rank * static_cast<std::size_t>(module.in),
+                       rank * static_cast<std::size_t>(module.out));
+    }
+  }
+  for (const lora::Factors& factors : adapter.factors) {
+    const std::size_t module = index.at(factors.target.module.path);
+    Linear::Slot slot;
+    Linear& linear = state_->linear_of(module, slot.part);
+    slot.scale = factors.target.scale * weight;
+    slot.a = as_tensor(factors.a, factors.target.rank, modules[module].in);
+    slot.b = as_tensor(factors.b, modules[module].out, factors.target.rank);
+    if (use == Use::kTraining) {
+      slot.grad_a = at::zeros_like(slot.a);
+      slot.grad_b = at::zeros_like(slot.b);
+      state_->parameters.push_back({factors.target, slot.a, slot.b, slot.grad_a, slot.grad_b});
+      state_->parameters.back().target.module = modules[module];
+    }
+    linear.attach(std::move(slot));
+  }
+}
+
+void Decoder::detach_all() {
+  state_->parameters.clear();
+  state_->for_linears([](Linear& linear) { linear.detach_all(); });
+}
+
+std::vector<AdapterParameter>& Decoder::parameters() { return state_->parameters; }
+
+void Decoder::refresh() {
+  const Guard guard;
+  state_->for_linears([](Linear& linear) { linear.refresh(); });
+}
+
+void Decoder::zero_gradients() {
+  const Guard guard;
+  for (const AdapterParameter& parameter : state_->parameters) {
+    parameter.grad_a.zero_();
+    parameter.grad_b.zero_();
+  }
+}
+
+std::vector<lora::Factors> Decoder::factors() const {
+  const Guard guard;
+  std::vector<lora::Factors> result;
+  for (const AdapterParameter& p : state_->parameters) result.push_back({p.target, as_vector(p.a), as_vector(p.b)});
+  std::ranges::sort(result, {}, [](const lora::Factors& f) { return f.target.module.path; });
+  return result;
+}
+
+LossSum Decoder::train(const data::Row& row, const TrainPass& pass) {
+  const Guard guard;
+  State& s = *state_;
+  check_row(row, s.spec.vocabulary);
+  const Supervised supervised(row);
+  if (supervised.targets.empty()) return {};
+  const auto lowest = static_cast<std::size_t>(
+      std::ranges::find_if(s.weights.layers, &Layer::trains) - s.weights.layers.begin());
+  const RowContext context = s.context(row, {.p = pass.dropout, .seed = pass.dropout_seed});
+  std::vector<LayerState> states(s.weights.layers.size());
+  const at::Tensor x = s.forward(row, context, &states, lowest);
+
+  const at::Tensor index = supervised.index();
+  const at::Tensor last = at::index_select(x, 0, index);
+  at::Tensor inverse_rms;
+  const at::Tensor h = rms_norm(last, s.weights.final_norm, s.spec.norm_eps, &inverse_rms);
+  const bool any = lowest < s.weights.layers.size();
+  std::vector<double> losses(supervised.targets.size());
+  at::Tensor d_h;
+  s.weights.head.cross_entropy(h, supervised.targets, losses, pass.gradient_scale, any ? &d_h : nullptr);
+  const LossSum sum{std::accumulate(losses.begin(), losses.end(), 0.0), static_cast<std::int64_t>(losses.size())};
+  if (!any) return sum;
+
+  const at::Tensor d_last = at::zeros_like(last);
+  rms_norm_backward_(d_last, d_h, last, s.weights.final_norm, inverse_rms);
+  const at::Tensor d = at::zeros_like(x);
+  d.index_copy_(0, index, d_last);
+  for (std::size_t i = s.weights.layers.size(); i-- > lowest;) {
+    s.weights.layers[i].backward(d, context, states[i], i == lowest);
+    states[i] = {};
+  }
+  return sum;
+}
+
+LossSum Decoder::loss(const data::Row& row) {
+  const Guard guard;
+  const std::vector<double> losses = state_->losses(row);
+  return {std::accumulate(losses.begin(), losses.end(), 0.0), static_cast<std::int64_t>(losses.size())};
+}
+
+std::vector<float> Decoder::token_losses(const data::Row& row) {
+  const Guard guard;
+  const std::vector<double> losses = state_->losses(row);
+  return {losses.begin(), losses.end()};
+}
+
+at::Tensor Decoder::logits(std::span<const std::int32_t> tokens) {
+  const Guard guard;
+  const State& s = *state_;
+  check_tokens(tokens, s.spec.vocabulary);
+  const data::Row row = plain_row(tokens, 0);
+  const at::Tensor x = tokens.empty() ? at::empty({0, s.spec.hidden}, s.weights.embedding.options())
+                                      : s.forward(row, s.context(row), nullptr, 0);
+  return s.weights.head.logits(rms_norm(x, s.weights.final_norm, s.spec.norm_eps));
+}
+
+at::Tensor Decoder::next_logits(std::span<const std::int32_t> tokens, KvCache& cache) {
+  const Guard guard;
+  const State& s = *state_;
+  check_tokens(tokens, s.spec.vocabulary);
+  if (tokens.empty()) throw InputError("no tokens to go on from");
+  const data::Row row = plain_row(tokens, cache.length);
+  const RowContext context = s.context(row);
+  reserve(cache, s.spec, s.type, static_cast<std::int64_t>(tokens.size()));
+  at::Tensor x = embed(s.weights.embedding, row.tokens);
+  for (std::size_t i = 0; i < s.weights.layers.size(); ++i) {
+    x = s.weights.layers[i].forward_cached(x, context, cache.layers[i], cache.length);
+  }
+  cache.length += static_cast<std::int64_t>(tokens.size());
+  const at::Tensor last = x.narrow(0, x.size(0) - 1, 1);
+  return s.weights.head.logits(rms_norm(last, s.weights.final_norm, s.spec.norm_eps)).squeeze(0);
+}
+
+Decoder::MemoryEstimate Decoder::estimate(const Spec& spec, Compute compute, std::int64_t row_tokens,
+                                          std::int64_t adapter_parameters) {
+  const std::int64_t element = compute == Compute::kBF16 ? 2 : 4;
+  std::int64_t weights = 0;
+  for (const WeightShape& w : weight_shapes(spec)) {
+    weights += std::accumulate(w.shape.begin(), w.shape.end(), std::int64_t{1}, std::multiplies<>());
+  }
+  // What LayerState keeps of a token, once per layer; what one layer's backward has at work; the
+  // logits of a chunk.
+  const std::int64_t kept = 2 * spec.hidden + 2 * (spec.q_width() + spec.kv_width()) + 2 * spec.intermediate;
+  const std::int64_t at_work = 5 * spec.hidden + 3 * (spec.q_width() + 2 * spec.kv_width()) + 4 * spec.intermediate;
+  const std::int64_t scores = 2 * std::min<std::int64_t>(row_tokens, 256) * row_tokens * spec.heads;
+  const std::int64_t logits = std::min(Head::chunk_rows(spec.vocabulary), row_tokens) * spec.vocabulary;
+  const std::int64_t activations = row_tokens * (spec.layers * kept + at_work) + scores + logits;
+  MemoryEstimate estimate;
+  estimate.weights = static_cast<std::uint64_t>(weights * element);
+  estimate.activations = static_cast<std::uint64_t>(activations * element);
+  // Master, gradient and Adam's two moments in fp32, and the copy for computing.
+  estimate.adapter = static_cast<std::uint64_t>(adapter_parameters * (4 * 4 + element));
+  return estimate;
+}
+
+}  // namespace weft::model

@@ -1,0 +1,55 @@
+#include "model/generate.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace weft::model {
+
+void KvCache::truncate(std::int64_t tokens) { length = std::clamp<std::int64_t>(tokens, 0, length); }
+
+void reserve(KvCache& cache, const Spec& spec, at::ScalarType type, std::int64_t tokens) {
+  const std::int64_t needed = cache.length + tokens;
+  const std::int64_t capacity = cache.layers.empty() ? 0 : cache.layers.front().keys.size(1);
+  if (capacity >= needed) return;
+  // Doubling: what is held is copied a constant number of times on average.
+  const std::int64_t wanted = std::max({needed, 2 * capacity, std::int64_t{256}});
+  cache.layers.resize(static_cast<std::size_t>(spec.layers));
+  for (LayerCache& layer : cache.layers) {
+    for (at::Tensor* tensor : {&layer.keys, &layer.values}) {
+      const at::Tensor larger = at::empty({spec.kv_heads, wanted, spec.head_dim}, at::TensorOptions().dtype(type));
+      if (cache.length > 0) larger.narrow(1, 0, cache.length).copy_(tensor->narrow(1, 0, cache.length));
+      *tensor = larger;
+    }
+  }
+}
+
+GeneratedIds generate_ids(Decoder& decoder, std::span<const std::int32_t> prompt, const GenerateOptions& options,
+                          KvCache& cache, const std::function<bool(std::int32_t)>& on_token,
+                          std::span<const std::int32_t> history) {
+  if (prompt.empty()) throw InputError("the prompt has no tokens, a model needs at least one to go on from");
+  Sampler sampler(options.sampling);
+  std::vector<std::int32_t> seen(history.begin(), history.end());
+  seen.insert(seen.end(), prompt.begin(), prompt.end());
+  GeneratedIds result;
+  std::vector<std::int32_t> unread(prompt.begin(), prompt.end());
+  while (static_cast<std::int64_t>(result.ids.size()) < options.max_tokens) {
+    const std::int32_t id = sampler.next(decoder.next_logits(unread, cache), seen);
+    if (std::ranges::find(options.stop_ids, id) != options.stop_ids.end()) {
+      result.finish = Finish::kStopId;
+      return result;
+    }
+    result.ids.push_back(id);
+    seen.push_back(id);
+    unread.assign(1, id);
+    if (on_token && !on_token(id)) {
+      result.finish = Finish::kCancelled;
+      return result;
+    }
+  }
+  return result;
+}
+
+}  // namespace weft::model

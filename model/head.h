@@ -1,0 +1,35 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace weft::model {
+
+/// The output head with its loss. Logits exist for a chunk of rows at a time, in a buffer that is kept
+/// between calls, and the gradient is written over them: nothing of size [T, V] is ever held.
+class Head {
+ public:
+  Head() = default;
+  /// weight [V, D], perhaps the embedding's.
+  explicit Head(at::Tensor weight);
+
+  /// Cross-entropy (natural logarithm) of each row of h [S, D] with its target: losses[S].
+  /// With `gradient` not null it receives gradient_scale * d(sum of losses) / dh, [S, D].
+  void cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targets, std::span<double> losses,
+                     double gradient_scale, at::Tensor* gradient);
+
+  /// h W^T as fp32 (double for double): [S, V].
+  [[nodiscard]] at::Tensor logits(const at::Tensor& h) const;
+
+  /// Rows of one chunk: as many as fill about 64 MiB in bf16, within 64 and 512.
+  [[nodiscard]] static std::int64_t chunk_rows(std::int64_t vocabulary);
+
+ private:
+  at::Tensor weight_;
+  at::Tensor buffer_;  // [chunk_rows, V], made at first use
+};
+
+}  // namespace weft::model

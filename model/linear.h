@@ -1,0 +1,75 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/ops.h"
+
+namespace weft::model {
+
+/// One module of a Linear: rows [first, first + rows) of its weight.
+struct LinearPart {
+  std::string path;
+  std::uint32_t index = 0;  ///< Among linear_modules(); names its dropout masks.
+  std::int64_t first = 0;
+  std::int64_t rows = 0;
+};
+
+/// A frozen linear layer with adapters: y = x W^T + bias + sum over adapters of scale (drop(x) A^T) B^T.
+///
+/// Modules that read the same input (q, k, v; gate, up) are parts of one Linear: one product each for
+/// the base, for all A and for all B (block-diagonal). Products with the rank come first; B A is never
+/// formed. Operands are in the element type of the weight, masters and gradients in fp32.
+class Linear {
+ public:
+  /// weight [out, in] contiguous; bias [out] or undefined.
+  Linear() = default;
+  Linear(at::Tensor weight, at::Tensor bias, std::vector<LinearPart> parts);
+
+  [[nodiscard]] std::int64_t in() const { return weight_.size(1); }
+  [[nodiscard]] const std::vector<LinearPart>& parts() const { return parts_; }
+
+  /// The factors of one adapter at one part. Tensors share storage with who trains them.
+  struct Slot {
+    std::size_t part = 0;
+    double scale = 1;
+    at::Tensor a;       ///< [r, in] fp32
+    at::Tensor b;       ///< [rows, r] fp32
+    at::Tensor grad_a{};  ///< undefined: not trained
+    at::Tensor grad_b{};
+    std::int64_t first = 0;  ///< Column in the stacked rank; set by attach().
+  };
+  void attach(Slot slot);
+  void detach_all();
+  /// Takes the masters over into the element type.
+  void refresh();
+  [[nodiscard]] bool has_adapters() const { return !slots_.empty(); }
+  [[nodiscard]] bool trains() const;
+
+  /// x [T, in] -> [T, out], plus `residual` [T, out] where defined. `middle`, where not null, receives
+  /// the ranks' outputs [T, sum of r] that backward() needs.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, const at::Tensor& residual = {},
+                                   const Dropout& dropout = {}, at::Tensor* middle = nullptr) const;
+
+  /// dy [T, out] -> dx [T, in] where `want_input`, else undefined; adds to the gradients of trained
+  /// slots. `x` is the input of forward() and may be undefined when nothing is trained here.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& middle,
+                                    const Dropout& dropout, bool want_input) const;
+
+ private:
+  [[nodiscard]] at::Tensor ranks(const at::Tensor& x, const Dropout& dropout) const;
+  void accumulate_a(const at::Tensor& d_middle, const at::Tensor& x, const Dropout& dropout) const;
+
+  at::Tensor weight_;
+  at::Tensor bias_;
+  std::vector<LinearPart> parts_;
+  std::vector<Slot> slots_;
+  std::int64_t rank_ = 0;  // of all slots
+  at::Tensor a_;           // [rank, in]
+  at::Tensor b_;           // [out, rank], block-diagonal, scale included
+};
+
+}  // namespace weft::model

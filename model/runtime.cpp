@@ -1,0 +1,23 @@
+#include "model/runtime.h"
+
+#include <ATen/Parallel.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include "core/parallel.h"
+
+namespace weft::model {
+
+void prepare_runtime(int threads) {
+#ifdef __GLIBC__
+  // 32 MiB is the largest threshold glibc accepts; larger blocks are mapped one by one.
+  ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  ::mallopt(M_TOP_PAD, 64 << 20);
+#endif
+  core::set_thread_count(threads);
+  at::set_num_threads(core::thread_count());
+}
+
+}  // namespace weft::model

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "model/head.h"
+#include "model/layer.h"
+#include "model/spec.h"
+
+namespace weft::model {
+
+/// The frozen tensors of a model, arranged for computing.
+struct Weights {
+  at::Tensor embedding;  ///< [V, D]
+  std::vector<Layer> layers;
+  at::Tensor final_norm;  ///< [D]
+  Head head;
+};
+
+/// Writes the named tensor into the given one (contiguous, the shape the spec says).
+using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
+
+/// Allocates a model's tensors of `type` and fills them: q, k, v and gate, up lie in one matrix each.
+[[nodiscard]] Weights make_weights(const Spec& spec, at::ScalarType type, const FillTensor& fill);
+
+/// A filler that reads a checkpoint. Checks first that it holds every tensor the spec needs, in its
+/// shape, and none that the model would not use (rotary inv_freq buffers aside): InputError naming it.
+[[nodiscard]] FillTensor checkpoint_filler(const checkpoint::Checkpoint& checkpoint, const Spec& spec);
+
+}  // namespace weft::model

@@ -1,0 +1,156 @@
+#include "model/spec.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "model/ops.h"
+#include "tests/support/throws.h"
+
+namespace weft::tests {
+namespace {
+
+using model::read_spec;
+using model::RopeKind;
+using model::Spec;
+using nlohmann::json;
+
+json llama() {
+  return {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"vocab_size", 100},
+          {"hidden_size", 64}, {"intermediate_size", 96}, {"num_hidden_layers", 2},
+          {"num_attention_heads", 8}, {"num_key_value_heads", 2}, {"hidden_act", "silu"},
+          {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-5}, {"tie_word_embeddings", true}};
+}
+
+Spec with(std::initializer_list<std::pair<const char*, json>> changes) {
+  json config = llama();
+  for (const auto& [key, value] : changes) config[key] = value;
+  return read_spec(config, "config.json");
+}
+
+std::vector<float> frequencies(const Spec& spec, std::int64_t length = 1) {
+  const at::Tensor f = model::rotary_frequencies(spec, length).frequencies;
+  return {f.const_data_ptr<float>(), f.const_data_ptr<float>() + f.numel()};
+}
+
+TEST(Spec, ReadsLlama) {
+  const Spec spec = with({});
+  EXPECT_EQ(spec.architecture, "LlamaForCausalLM");
+  EXPECT_EQ(spec.head_dim, 8);
+  EXPECT_EQ(spec.kv_heads, 2);
+  EXPECT_EQ(spec.norm_eps, 1e-5);
+  EXPECT_TRUE(spec.tied_head);
+  EXPECT_FALSE(spec.qkv_bias || spec.o_bias || spec.mlp_bias);
+  EXPECT_EQ(spec.rope.theta, 10000);
+  EXPECT_EQ(spec.windows, std::vector<std::int64_t>({0, 0}));
+  EXPECT_EQ(with({{"head_dim", 12}}).q_width(), 96);
+  EXPECT_EQ(with({{"num_key_value_heads", nullptr}}).kv_heads, 8);
+  const Spec biased = with({{"attention_bias", true}, {"mlp_bias", true}});
+  EXPECT_TRUE(biased.qkv_bias && biased.o_bias && biased.mlp_bias);
+}
+
+TEST(Spec, ModelTypeServesWhereArchitecturesAreMissing) {
+  EXPECT_EQ(with({{"architectures", nullptr}}).architecture, "LlamaForCausalLM");
+}
+
+TEST(Spec, BothSpellingsOfRotaryScalingAgree) {
+  const json scaling{{"factor", 4.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
+                     {"original_max_position_embeddings", 128}};
+  json older = scaling;
+  older["type"] = "llama3";
+  json newer = scaling;
+  newer["rope_type"] = "llama3";
+  newer["rope_theta"] = 50000.0;
+  const Spec a = with({{"rope_theta", 50000}, {"rope_scaling", older}});
+  const Spec b = with({{"rope_parameters", newer}});
+  EXPECT_EQ(a.rope.kind, RopeKind::kLlama3);
+  EXPECT_EQ(frequencies(a), frequencies(b));
+  EXPECT_NE(frequencies(a), frequencies(with({{"rope_theta", 50000}})));
+}
+
+TEST(Spec, LinearScalingDividesFrequencies) {
+  const Spec plain = with({});
+  const Spec spec = with({{"rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}}}});
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(frequencies(spec)[i], frequencies(plain)[i] / 2);
+}
+
+TEST(Spec, DynamicScalingStartsBeyondTheContext) {
+  const Spec plain = with({});
+  const Spec spec = with({{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}});
+  EXPECT_EQ(frequencies(spec, 512), frequencies(plain));
+  // theta' = theta (2 * 1024 / 512 - 1)^(8 / 6), d = 8
+  const double theta = 10000 * std::pow(3.0, 8.0 / 6.0);
+  EXPECT_NEAR(frequencies(spec, 1024)[1], std::pow(theta, -0.25), 1e-6);
+}
+
+TEST(Spec, YarnFactorFollowsItsKeys) {
+  const auto factor = [](json keys) {
+    keys["rope_type"] = "yarn";
+    if (!keys.contains("factor")) keys["factor"] = 4.0;
+    keys["original_max_position_embeddings"] = 128;
+    return model::rotary_frequencies(with({{"rope_scaling", keys}}), 1).factor;
+  };
+  EXPECT_DOUBLE_EQ(factor(json::object()), 0.1 * std::log(4.0) + 1);
+  EXPECT_DOUBLE_EQ(factor({{"attention_factor", 1.5}}), 1.5);
+  EXPECT_DOUBLE_EQ(factor({{"mscale", 2.0}, {"mscale_all_dim", 0.5}}),
+                   (0.2 * std::log(4.0) + 1) / (0.05 * std::log(4.0) + 1));
+  EXPECT_DOUBLE_EQ(factor({{"factor", nullptr}}), 0.1 * std::log(4.0) + 1);  // 512 / 128
+}
+
+TEST(Spec, WindowsFollowTheFamily) {
+  json config = llama();
+  config["architectures"] = {"MistralForCausalLM"};
+  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({4096, 4096}));
+  config["sliding_window"] = nullptr;
+  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({0, 0}));
+  config["sliding_window"] = 7;
+  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({7, 7}));
+  config["architectures"] = {"Qwen2ForCausalLM"};
+  config["max_window_layers"] = 1;
+  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({0, 0}));
+  EXPECT_TRUE(read_spec(config, "c").qkv_bias);
+  EXPECT_FALSE(read_spec(config, "c").o_bias);
+  config["use_sliding_window"] = true;
+  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({0, 7}));
+  config["layer_types"] = {"sliding_attention", "full_attention"};
+  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({7, 0}));
+}
+
+TEST(Spec, RefusesByNameWhatItDoesNotCompute) {
+  EXPECT_THROWS_WITH(with({{"architectures", {"GemmaForCausalLM"}}}), InputError, "config.json", "GemmaForCausalLM",
+                     "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
+  EXPECT_THROWS_WITH(with({{"hidden_act", "gelu"}}), InputError, "hidden_act", "gelu", "silu");
+  EXPECT_THROWS_WITH(with({{"partial_rotary_factor", 0.5}}), InputError, "partial_rotary_factor", "0.5");
+  EXPECT_THROWS_WITH(with({{"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.25}}}}),
+                     InputError, "partial_rotary_factor");
+  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}}), InputError, "longrope",
+                     "default, linear, dynamic, llama3, yarn");
+  EXPECT_THROWS_WITH(with({{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}}), InputError,
+                     "full_attention");
+  EXPECT_THROWS_WITH(with({{"quantization_config", {{"quant_method", "gptq"}}}}), InputError, "gptq");
+  EXPECT_THROWS_WITH(with({{"attention_dropout", 0.1}}), InputError, "attention_dropout");
+  EXPECT_THROWS_WITH(with({{"layer_types", {"full_attention", "sliding_attention"}}}), InputError, "layer_types");
+  json mistral = llama();
+  mistral["architectures"] = {"MistralForCausalLM"};
+  mistral["attention_bias"] = true;
+  EXPECT_THROWS_WITH((void)read_spec(mistral, "c"), InputError, "attention_bias", "MistralForCausalLM");
+  EXPECT_NO_THROW(with({{"attention_dropout", 0.0}, {"partial_rotary_factor", 1.0}, {"rope_interleaved", false}}));
+}
+
+TEST(Spec, RefusesValuesThatMakeNoModel) {
+  EXPECT_THROWS_WITH((void)read_spec(json::array(), "c"), InputError, "object");
+  EXPECT_THROWS_WITH(with({{"hidden_size", nullptr}}), InputError, "hidden_size", "missing");
+  EXPECT_THROWS_WITH(with({{"hidden_size", -3}}), InputError, "hidden_size", "-3");
+  EXPECT_THROWS_WITH(with({{"hidden_size", "64"}}), InputError, "hidden_size", "\"64\"");
+  EXPECT_THROWS_WITH(with({{"vocab_size", 1e18}}), InputError, "vocab_size");
+  EXPECT_THROWS_WITH(with({{"num_key_value_heads", 3}}), InputError, "num_attention_heads 8", "3");
+  EXPECT_THROWS_WITH(with({{"hidden_size", 60}}), InputError, "60", "head_dim");
+  EXPECT_THROWS_WITH(with({{"head_dim", 7}}), InputError, "head_dim 7");
+  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "linear"}}}}), InputError, "factor", "missing");
+  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "linear"}, {"factor", 0}}}}), InputError, "factor");
+  EXPECT_THROWS_WITH(with({{"rms_norm_eps", -1.0}}), InputError, "rms_norm_eps");
+  EXPECT_THROWS_WITH(with({{"tie_word_embeddings", "yes"}}), InputError, "tie_word_embeddings");
+}
+
+}  // namespace
+}  // namespace weft::tests

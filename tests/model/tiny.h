@@ -1,0 +1,121 @@
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "data/row.h"
+#include "lora/adapter.h"
+#include "model/decoder.h"
+#include "model/spec.h"
+
+// Tiny models, adapters and rows with random numbers that depend on a seed only.
+namespace weft::tests {
+
+/// Widths that differ from each other, grouped queries, a head_dim that is not hidden / heads.
+inline model::Spec tiny_spec() {
+  model::Spec spec;
+  spec.architecture = "LlamaForCausalLM";
+  spec.vocabulary = 37;
+  spec.hidden = 20;
+  spec.layers = 3;
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 6;
+  spec.intermediate = 28;
+  spec.max_positions = 64;
+  spec.norm_eps = 1e-5;
+  spec.windows.assign(3, 0);
+  return spec;
+}
+
+inline at::Tensor random_tensor(at::IntArrayRef shape, double spread, std::mt19937_64& random) {
+  at::Tensor result = at::empty(shape, at::kDouble);
+  std::normal_distribution<double> normal(0, spread);
+  double* data = result.mutable_data_ptr<double>();
+  // Representable in fp32, so that models of either type have the same weights.
+  for (std::int64_t i = 0; i < result.numel(); ++i) data[i] = static_cast<float>(normal(random));
+  return result;
+}
+
+using TensorMap = std::map<std::string, at::Tensor>;
+
+/// Weights of all tensors of the spec, double, of a size that keeps activations near 1.
+inline TensorMap random_weights(const model::Spec& spec, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  TensorMap weights;
+  for (const model::WeightShape& tensor : model::weight_shapes(spec)) {
+    const bool norm = tensor.name.find("norm") != std::string::npos;
+    const double spread = tensor.shape.size() == 2 ? 1.2 / std::sqrt(static_cast<double>(tensor.shape[1])) : 0.2;
+    at::Tensor value = random_tensor(tensor.shape, spread, random);
+    weights[tensor.name] = norm ? value + 1 : value;
+  }
+  return weights;
+}
+
+/// Factors for the modules that `wanted` accepts; neither A nor B is zero.
+template <typename Wanted>
+lora::Adapter random_adapter(const model::Spec& spec, std::int64_t rank, double scale, std::uint64_t seed,
+                             const Wanted& wanted) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal(0, 0.3F);
+  lora::Adapter adapter;
+  for (const lora::Module& module : model::linear_modules(spec)) {
+    if (!wanted(module.path)) continue;
+    lora::Factors factors;
+    factors.target = {.module = module, .rank = rank, .alpha = scale * static_cast<double>(rank), .scale = scale};
+    factors.a.resize(static_cast<std::size_t>(rank * module.in));
+    factors.b.resize(static_cast<std::size_t>(rank * module.out));
+    for (float& value : factors.a) value = normal(random);
+    for (float& value : factors.b) value = normal(random);
+    adapter.factors.push_back(std::move(factors));
+  }
+  return adapter;
+}
+
+inline lora::Adapter random_adapter(const model::Spec& spec, std::int64_t rank, double scale, std::uint64_t seed) {
+  return random_adapter(spec, rank, scale, seed, [](const std::string&) { return true; });
+}
+
+/// A row of segments with the given lengths; about two thirds of the positions are supervised.
+inline data::Row random_row(const model::Spec& spec, const std::vector<int>& lengths, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::uniform_int_distribution<std::int32_t> token(0, static_cast<std::int32_t>(spec.vocabulary) - 1);
+  data::Row row;
+  for (const int length : lengths) {
+    const auto begin = static_cast<std::int32_t>(row.tokens.size());
+    for (int i = 0; i < length; ++i) {
+      row.tokens.push_back(token(random));
+      row.positions.push_back(i);
+    }
+    for (int i = 0; i + 1 < length; ++i) {
+      row.targets.push_back(random() % 3 == 0 ? data::kNoTarget : row.tokens[static_cast<std::size_t>(begin + i + 1)]);
+    }
+    row.targets.push_back(data::kNoTarget);
+    row.segments.push_back({begin, begin + length});
+  }
+  return row;
+}
+
+/// One segment of a row as a row of its own.
+inline data::Row segment_row(const data::Row& row, std::size_t index) {
+  const data::Segment s = row.segments[index];
+  const auto cut = [&](const std::vector<std::int32_t>& all) {
+    return std::vector<std::int32_t>(all.begin() + s.begin, all.begin() + s.end);
+  };
+  return {cut(row.tokens), cut(row.positions), cut(row.targets), {{0, s.end - s.begin}}};
+}
+
+/// Largest |a - b| relative to the largest |b|.
+inline double relative_difference(const at::Tensor& a, const at::Tensor& b) {
+  const at::Tensor x = a.to(at::kDouble);
+  const at::Tensor y = b.to(at::kDouble);
+  const double most = y.abs().max().item<double>();
+  return (x - y).abs().max().item<double>() / (most > 0 ? most : 1);
+}
+
+}  // namespace weft::tests
