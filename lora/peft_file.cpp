@@ -40,7 +40,9 @@ std::string_view foreign(std::string_view key) {
   if (has(".lora_magnitude_vector")) return "a DoRA magnitude, which is not supported";
   if (has(".lora_B.bias")) return "a bias on lora_B, which is not supported";
   if (has(".trainable_tokens_")) return "trained token rows, which are not supported";
-  if (has(".base_layer.")) return "a trained weight or bias of the base, which is not supported";
+  if (has(".base_layer.")) {
+    return "a weight or bias of the base (of an adapted embedding, or trained), which is not supported";
+  }
   if (has(".lora_A.") || has(".lora_B.")) {
     return "a key with an adapter name inside; save the adapter with PEFT's save_pretrained";
   }

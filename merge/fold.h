@@ -50,6 +50,7 @@ struct FoldPlan {
   std::uint64_t bytes = 0;
   /// What a reader should compute in: the type asked for; when keeping, the one most numbers have.
   core::DType model_dtype = core::DType::kF32;
+  bool widened = false;  ///< Nothing was asked for, and block formats became F32.
 };
 
 /// Plans the fold without writing anything. `dtype` empty keeps each tensor's type; a base with any

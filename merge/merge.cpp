@@ -60,30 +60,34 @@ std::string storage_text(const Checkpoint& base) {
 
 /// config.json of the output: the type is changed when it was asked for, had to change, or was not
 /// there. transformers 5 writes "dtype", older ones "torch_dtype"; both are kept in step.
-nlohmann::json output_config(const Checkpoint& base, core::DType dtype, bool kept) {
+std::string output_config(const Checkpoint& base, const FoldPlan& plan, bool keep) {
   nlohmann::json config = base.config();
   const bool present = config.contains("dtype") || config.contains("torch_dtype");
-  if (kept && present) return config;
-  const char* name = dtype == core::DType::kF32   ? "float32"
-                     : dtype == core::DType::kF16 ? "float16"
-                                                  : "bfloat16";
+  if (keep && present && !plan.widened) return config.dump(2) + "\n";
+  const char* name = plan.model_dtype == core::DType::kF32   ? "float32"
+                     : plan.model_dtype == core::DType::kF16 ? "float16"
+                                                             : "bfloat16";
   if (!present) config["torch_dtype"] = name;
   for (const char* key : {"dtype", "torch_dtype"}) {
     if (config.contains(key)) config[key] = name;
   }
-  return config;
+  return config.dump(2) + "\n";
 }
 
-void write_side_files(const Checkpoint& base, const fs::path& folder) {
+/// The tokenizer that a GGUF file embeds, as files; found wanting before any weight is written.
+std::map<std::string, std::string> embedded_files(const Checkpoint& base) {
+  if (base.gguf() == nullptr) return {};
+  return text::tokenizer_files(*base.gguf());
+}
+
+void write_side_files(const Checkpoint& base, const std::map<std::string, std::string>& embedded,
+                      const fs::path& folder) {
   for (const fs::path& file : base.side_files()) {
     std::error_code error;
     fs::copy_file(file, folder / file.filename(), error);
     if (error) throw IoError("copying '{}' failed: {}", file.string(), error.message());
   }
-  if (base.gguf() == nullptr) return;
-  for (const auto& [name, text] : text::tokenizer_files(*base.gguf())) {
-    core::write_text(folder / name, text);
-  }
+  for (const auto& [name, text] : embedded) core::write_text(folder / name, text);
 }
 
 /// The opened inputs and what is known about them before anything is written.
@@ -126,18 +130,12 @@ MergeReport::Adapter check_adapter(const WeightedAdapter& adapter, const Checkpo
   return result;
 }
 
-void tell_about_types(const MergeRequest& request, const MergeReport& report, const core::Log& log) {
-  if (!request.dtype && report.base_storage.find('Q') != std::string::npos) {
-    core::tell(log, core::Level::kInfo,
-               fmt::format("the base is stored as {}; its exact numbers are written as F32 (--dtype "
-                           "bf16 or f16 halves the size)",
-                           report.base_storage));
-  }
-  if (const double part = retained(report.folded); part < kRetainedWarning) {
-    core::tell(log, core::Level::kWarning,
-               fmt::format("rounding to {} leaves {:.1f} % of the update; --dtype f32 keeps all of it",
-                           core::name_of(report.dtype), 100 * part));
-  }
+void tell_about_loss(const MergeReport& report, const core::Log& log) {
+  const double part = retained(report.folded);
+  if (part >= kRetainedWarning) return;
+  core::tell(log, core::Level::kWarning,
+             fmt::format("rounding to {} leaves {:.1f} % of the update; --dtype f32 keeps all of it",
+                         core::name_of(report.dtype), 100 * part));
 }
 
 }  // namespace
@@ -159,6 +157,7 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
   const Inputs inputs = open_inputs(request, log);
   const FoldPlan plan =
       plan_fold(inputs.base, inputs.adapters, request.dtype, request.max_shard_bytes);
+  const std::map<std::string, std::string> embedded = embedded_files(inputs.base);
   core::AtomicDirectory folder(request.out, request.overwrite);
   require_space(folder.path(), plan.bytes);
 
@@ -171,20 +170,24 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
     report.adapters.push_back(
         check_adapter(adapter, inputs.base, report.base_digest, request, log));
   }
+  if (plan.widened) {
+    core::tell(log, core::Level::kInfo,
+               fmt::format("the base is stored as {}; its exact numbers are written as F32 (--dtype "
+                           "bf16 or f16 halves the size)",
+                           report.base_storage));
+  }
 
   report.folded = fold(inputs.base, inputs.adapters, plan, folder.path(), control);
   report.tensors = plan.tensors.size();
   report.files = plan.shards.size();
   report.bytes = plan.bytes;
-  const bool kept = !request.dtype && report.base_storage.find('Q') == std::string::npos;
-  core::write_text(folder.path() / "config.json",
-                   output_config(inputs.base, report.dtype, kept).dump(2) + "\n");
-  write_side_files(inputs.base, folder.path());
+  core::write_text(folder.path() / "config.json", output_config(inputs.base, plan, !request.dtype));
+  write_side_files(inputs.base, embedded, folder.path());
   report.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   core::write_text(folder.path() / "merge.json", report_json(report).dump(2) + "\n");
   folder.commit();
-  tell_about_types(request, report, log);
+  tell_about_loss(report, log);
   return report;
 }
 

@@ -66,9 +66,9 @@ FoldPlan plan_fold(const checkpoint::Checkpoint& base, std::span<const WeightedA
   }
   const bool blocks = std::ranges::any_of(
       base.tensors(), [](const TensorInfo& tensor) { return is_block_format(tensor.storage); });
-  if (!dtype && blocks) dtype = core::DType::kF32;
-
   FoldPlan plan;
+  plan.widened = !dtype && blocks;
+  if (plan.widened) dtype = core::DType::kF32;
   std::vector<checkpoint::TensorPlan> outputs;
   for (const TensorInfo& tensor : base.tensors()) {
     require_numbers(tensor);
