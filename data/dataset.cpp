@@ -13,7 +13,7 @@
 namespace weft::data {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kFaultsKept = 20;
 
@@ -63,7 +63,7 @@ void check_config(const DatasetConfig& config, core::CheckReport& report) {
   for (const auto& [part, text] : config.fields) {
     const std::string key = "fields." + part;
     try {
-      const FieldTemplate parsed(text, part);
+      const FieldTemplate parsed(text, "the template");
       if (part == "messages" && !parsed.single_column()) {
         report.problem(key, "expected one column, as in \"{messages}\"");
       }

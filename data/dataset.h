@@ -55,7 +55,7 @@ class FieldTemplate {
   /// InputError, without a place, when a column is missing, null, or no scalar; with `empty`
   /// kRefuse also when it is empty.
   enum class Empty : std::uint8_t { kAllow, kRefuse };
-  [[nodiscard]] std::string fill(const nlohmann::json& row, Empty empty) const;
+  [[nodiscard]] std::string fill(const nlohmann::ordered_json& row, Empty empty) const;
 
  private:
   struct Piece {
@@ -69,7 +69,7 @@ class FieldTemplate {
 /// What one row teaches, before tokens.
 struct Sample {
   DatasetType type = DatasetType::kText;
-  nlohmann::json messages;  ///< kInstruction, kChat: [{"role", "content"}, ...].
+  nlohmann::ordered_json messages;  ///< kInstruction, kChat: [{"role", "content"}, ...].
   std::string prompt;       ///< kCompletion.
   std::string completion;   ///< kCompletion.
   std::string text;         ///< kText.

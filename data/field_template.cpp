@@ -52,7 +52,7 @@ std::optional<std::string> FieldTemplate::single_column() const {
   return pieces_[0].text;
 }
 
-std::string FieldTemplate::fill(const nlohmann::json& row, Empty empty) const {
+std::string FieldTemplate::fill(const nlohmann::ordered_json& row, Empty empty) const {
   std::string out;
   for (const Piece& piece : pieces_) {
     if (!piece.is_name) {

@@ -20,7 +20,7 @@ struct RowStreamOptions {
   bool packing = true;                 ///< Several examples a row; otherwise one.
   bool shuffle = true;                 ///< A new order in every epoch.
   std::uint64_t seed = 0;
-  std::optional<std::int64_t> epochs;  ///< End after so many; without it rows never end.
+  std::optional<std::int64_t> epochs = std::nullopt;  ///< End after so many; without it rows never end.
   std::int64_t window = 4096;          ///< Examples that are packed together.
 };
 

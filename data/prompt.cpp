@@ -10,7 +10,7 @@
 namespace weft::data {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 bool is_space(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
@@ -75,11 +75,6 @@ PromptBuilder::PromptBuilder(const text::Tokenizer& tokenizer,
 
 bool PromptBuilder::is_stop(std::int32_t id) const {
   return std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
-}
-
-bool PromptBuilder::is_special(std::int32_t id) const {
-  return is_stop(id) || (tokenizer_.decode({&id, 1}, text::Tokenizer::Specials::kSkip).empty() &&
-                         !tokenizer_.decode({&id, 1}, text::Tokenizer::Specials::kKeep).empty());
 }
 
 std::string PromptBuilder::render(const Json& messages, bool add_generation_prompt) const {
@@ -200,14 +195,14 @@ void PromptBuilder::supervise(const Marked& marked, Encoded& encoded) const {
       const auto [a, b] = encoded.offsets[t];
       ++t;
       if (!marked.with_template) continue;
-      if (is_special(encoded.ids[t - 1])) mark_end = t;
+      if (tokenizer_.is_special(encoded.ids[t - 1])) mark_end = t;
       else if (!is_space(std::string_view(marked.text).substr(a, b - a))) mark_end = from;
     }
     if (mark_end > from) {
       std::fill(encoded.supervised.begin() + static_cast<std::ptrdiff_t>(mark_end),
                 encoded.supervised.begin() + static_cast<std::ptrdiff_t>(t), std::uint8_t{0});
     } else if (marked.with_template && t > from && t < encoded.ids.size() &&
-               is_special(encoded.ids[t])) {
+               tokenizer_.is_special(encoded.ids[t])) {
       encoded.supervised[t] = 1;  // {% generation %} that stops before the end token.
     }
   }
@@ -305,7 +300,7 @@ std::vector<Example> PromptBuilder::fit(Example example, DatasetType type,
     fitting.push_back(std::move(example));
   } else if (options_.over_length == OverLength::kRaise) {
     throw InputError("the example has {} tokens, more than sequence_len {}; raise sequence_len, or "
-                     "let long examples be dropped or truncated", length, options_.sequence_len);
+                     "set over_length: drop, truncate or split", length, options_.sequence_len);
   } else if (options_.over_length == OverLength::kSplit && type == DatasetType::kText) {
     ++statistics.split;
     fitting = split(example);
@@ -357,7 +352,8 @@ PromptBuilder::Question PromptBuilder::question(const Sample& sample) const {
     if (chat_template_ == nullptr) return static_cast<void>(mark_chat(sample)), question;  // Throws.
     const Json messages = until_last_answer(sample.messages);
     question.prompt = tokenizer_.encode(render(first(messages, messages.size() - 1), true));
-    question.reference = messages.back().value("content", "");
+    const auto content = messages.back().find("content");
+    if (content != messages.back().end() && content->is_string()) question.reference = *content;
     return question;
   } catch (const InputError& error) {
     throw InputError("{}: {}", sample.origin.text(), error.what());

@@ -39,7 +39,8 @@ struct PromptOptions {
   bool train_on_inputs = false;  ///< Learn prompts as well as answers.
   Turns train_on_turns = Turns::kAll;
   bool allow_answerless = false; ///< Leave out examples without supervised tokens, not an error.
-  nlohmann::json template_variables = nlohmann::json::object();  ///< Passed to the chat template.
+  /// Passed to the chat template.
+  nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();
 };
 
 /// What became of the samples; every one is counted once in `examples`, `dropped` or `answerless`
@@ -98,7 +99,8 @@ class PromptBuilder {
 
   [[nodiscard]] Marked mark(const Sample& sample) const;
   [[nodiscard]] Marked mark_chat(const Sample& sample) const;
-  [[nodiscard]] std::string render(const nlohmann::json& messages, bool add_generation_prompt) const;
+  [[nodiscard]] std::string render(const nlohmann::ordered_json& messages,
+                                   bool add_generation_prompt) const;
   [[nodiscard]] Encoded encode(const Marked& marked, PromptStatistics& statistics) const;
   [[nodiscard]] bool keeps_prompts(const Marked& marked, const Encoded& joint) const;
   [[nodiscard]] std::optional<Encoded> encode_apart(const Marked& marked) const;
@@ -110,7 +112,6 @@ class PromptBuilder {
   [[nodiscard]] std::vector<Example> split(const Example& example) const;
   [[nodiscard]] bool truncate(Example& example, DatasetType type) const;
   [[nodiscard]] bool is_stop(std::int32_t id) const;
-  [[nodiscard]] bool is_special(std::int32_t id) const;
   [[nodiscard]] std::int64_t learned_bytes(const Example& example) const;
 
   const text::Tokenizer& tokenizer_;

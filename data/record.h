@@ -23,7 +23,7 @@ struct Origin {
 
 /// One row: columns by name. Values from CSV, TSV and plain text are strings.
 struct Record {
-  nlohmann::json values;
+  nlohmann::ordered_json values;  ///< Keys in the order of the file, which chat templates show.
   Origin origin;
 };
 
@@ -39,11 +39,11 @@ enum class Documents : std::uint8_t { kLine, kParagraph, kFile };
 
 /// How a file is cut into rows.
 struct RecordOptions {
-  std::optional<Format> format;       ///< Default: by the file name, without .gz or .zst.
-  std::vector<std::string> columns;   ///< Names of the columns; needed without a header.
-  std::optional<bool> header;         ///< Default: yes, unless `columns` is given.
-  std::string delimiter;              ///< One byte; default ',' for CSV, tab for TSV.
-  std::optional<bool> quotes;         ///< Fields in double quotes; default yes for CSV, no for TSV.
+  std::optional<Format> format = std::nullopt;  ///< Default: by the file name, without .gz or .zst.
+  std::vector<std::string> columns = {};  ///< Names of the columns; needed without a header.
+  std::optional<bool> header = std::nullopt;  ///< Default: yes, unless `columns` is given.
+  std::string delimiter = "";  ///< One byte; default ',' for CSV, tab for TSV.
+  std::optional<bool> quotes = std::nullopt;  ///< Fields in double quotes; default yes for CSV, no for TSV.
   Documents documents = Documents::kLine;  ///< What is one row of plain text.
 };
 

@@ -54,7 +54,7 @@ class CsvReader : public RecordReader {
         input_.fault(line, fmt::format("expected {} columns ({}), found {}", columns_.size(),
                                        fmt::join(columns_, ", "), fields.size()));
       } else {
-        nlohmann::json row = nlohmann::json::object();
+        nlohmann::ordered_json row;
         for (std::size_t i = 0; i < fields.size(); ++i) row[columns_[i]] = std::move(fields[i]);
         return Record{std::move(row), {input_.name, line}};
       }

@@ -9,15 +9,17 @@
 namespace weft::data {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 constexpr int kMaxDepth = 64;
 
 /// Why a text is no usable row; empty when it is one and `row` holds it.
-std::string parse_row(const std::string& text, nlohmann::json& row) {
+std::string parse_row(const std::string& text, Json& row) {
   std::string problem;
   // nlohmann keeps the last of two equal keys without a word; a row that says two things is broken.
   std::vector<std::set<std::string>> keys;
-  const auto watch = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-    using Event = nlohmann::json::parse_event_t;
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& value) {
+    using Event = Json::parse_event_t;
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end && !keys.empty()) keys.pop_back();
     if (event == Event::key && !keys.empty() &&
@@ -28,10 +30,10 @@ std::string parse_row(const std::string& text, nlohmann::json& row) {
     return true;
   };
   try {
-    row = nlohmann::json::parse(text, watch);
+    row = Json::parse(text, watch);
   } catch (const InputError& error) {
     return error.what();
-  } catch (const nlohmann::json::exception& error) {
+  } catch (const Json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 1, column 5: ..." -> the useful part.
     std::string what = error.what();
     if (const std::size_t end = what.find("] "); end != std::string::npos) what.erase(0, end + 2);
@@ -52,7 +54,7 @@ class JsonReader : public RecordReader {
  protected:
   /// Parses one row, or reports the fault.
   std::optional<Record> finish(const std::string& text, std::int64_t line) {
-    nlohmann::json row;
+    Json row;
     std::string problem = text.size() > kMaxRowBytes
                               ? fmt::format("longer than {} MiB", kMaxRowBytes >> 20)
                               : parse_row(text, row);
