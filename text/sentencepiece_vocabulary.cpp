@@ -144,8 +144,9 @@ struct SentencePieceVocabulary::State {
   std::unordered_map<std::int32_t, std::size_t> by_id;        // into `added`
   std::unordered_map<char, std::vector<std::size_t>> by_char;  // first byte -> longest first
   std::int32_t size = 0;
-  bool prefix = true;   ///< A space goes before the text.
-  bool legacy = false;  ///< And after each added token.
+  bool prefix = true;      ///< A space goes before the text.
+  bool legacy = false;     ///< And after each added token.
+  bool llama_rule = true;  ///< But not where the text begins with one.
   std::vector<std::int32_t> before;  ///< BOS and EOS by the tokenizer's own rule.
   std::vector<std::int32_t> after;
 
@@ -251,7 +252,7 @@ void SentencePieceVocabulary::State::encode(std::string_view text, const Part& p
   }
   const std::string_view piece = text.substr(part.begin, part.end - part.begin);
   const bool spaced = piece.starts_with(' ') || piece.starts_with(kSpace);
-  const bool prefixed = prefix && !spaced && (legacy || part.begin == 0);
+  const bool prefixed = prefix && !(llama_rule && spaced) && (legacy || part.begin == 0);
   const auto& processor = prefixed ? with_prefix : without_prefix;
   const auto encoded = processor.EncodeAsImmutableProto(piece);
   for (const auto& token : encoded.pieces()) {
@@ -265,9 +266,14 @@ SentencePieceVocabulary::SentencePieceVocabulary(std::string_view model, Tokeniz
     : state_(std::make_unique<State>()) {
   State& state = *state_;
   state.where = std::move(where);
-  load(state.with_prefix, model, kWithPrefix, state.where);
+  state.llama_rule = config.tokenizer_class.starts_with("Llama") ||
+                     config.tokenizer_class.starts_with("CodeLlama");
+  load(state.with_prefix, model, state.llama_rule ? kWithPrefix : "", state.where);
   load(state.without_prefix, model, kWithoutPrefix, state.where);
-  state.prefix = config.add_prefix_space.value_or(true);
+  // transformers' Llama classes do not ask the model whether it was trained with a prefix.
+  state.prefix = state.llama_rule
+                     ? config.add_prefix_space.value_or(true)
+                     : state.with_prefix.EncodeAsIds("a") != state.without_prefix.EncodeAsIds("a");
   state.legacy = config.legacy.value_or(false);
   state.size = state.with_prefix.GetPieceSize();
 

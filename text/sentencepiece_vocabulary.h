@@ -14,8 +14,10 @@ namespace weft::text {
 ///
 /// Text is first cut at added tokens: the control and user-defined pieces of the model and those of
 /// the configuration; SentencePiece sees only what is between them. The space that SentencePiece
-/// puts before a text follows transformers' Llama tokenizer: before the beginning of the text, also
-/// after each added token where the configuration says "legacy": true, and never before a space.
+/// puts before a text ("dummy prefix") goes before the beginning of the text, and after each added
+/// token where the configuration says "legacy": true. With the tokenizer classes Llama... of
+/// transformers it is put whatever the model says ("add_prefix_space": false switches it off), and
+/// not where a space stands already; with other classes as the model says.
 class SentencePieceVocabulary final : public Vocabulary {
  public:
   /// `model`: the file's bytes. `where` begins every error. InputError when SentencePiece refuses

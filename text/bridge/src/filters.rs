@@ -3,10 +3,12 @@
 use crate::json::{dumps, Style};
 use crate::methods::{capitalize, strip, Side};
 use crate::python::{float_of, is_space, str_of};
+use crate::source::ITERABLE;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 pub fn install(env: &mut Environment<'static>) {
+    env.add_filter(ITERABLE, iterable);
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| str_of(value));
     env.add_filter("trim", |value: &Value, chars: Option<String>| {
@@ -64,6 +66,16 @@ fn is_iterable(value: &Value) -> bool {
 
 fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
+}
+
+/// What a loop goes over; minijinja would take None as empty.
+fn iterable(value: Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain => Err(invalid(
+            format!("a value of type {} is not iterable", value.kind()),
+        )),
+        _ => Ok(value),
+    }
 }
 
 /// The argument at `index`, or by `name`; as in a Python call.

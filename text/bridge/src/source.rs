@@ -1,8 +1,12 @@
-//! Prepares a template's source for minijinja: line ends as Jinja2 reads them, and
-//! `{% generation %}` blocks as call blocks, which is what transformers' extension makes of them.
+//! Prepares a template's source for minijinja: line ends as Jinja2 reads them, `{% generation %}`
+//! blocks as call blocks, which is what transformers' extension makes of them, and loops that refuse
+//! to go over None or a number, as Python's do.
 
 /// What a `{% generation %}` block calls; the template cannot name it by accident.
 pub const GENERATION: &str = "__weft_generation";
+
+/// The filter around what a loop goes over.
+pub const ITERABLE: &str = "__weft_iterable";
 
 pub struct Prepared {
     pub source: String,
@@ -40,7 +44,14 @@ pub fn prepare(source: &str) -> Prepared {
                         rest = &rest[length..];
                         continue;
                     }
-                    _ => length,
+                    _ => {
+                        if let Some(guarded) = guard_loop(&rest[..length]) {
+                            out.push_str(&guarded);
+                            rest = &rest[length..];
+                            continue;
+                        }
+                        length
+                    }
                 }
             }
         };
@@ -73,12 +84,7 @@ fn expression_length(text: &str, closing: &str) -> usize {
         match bytes[at] {
             b'(' | b'[' | b'{' => depth += 1,
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            quote @ (b'"' | b'\'') => {
-                at += 1;
-                while at < bytes.len() && bytes[at] != quote {
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
-                }
-            }
+            quote @ (b'"' | b'\'') => at = string_end(bytes, at, quote),
             _ => {}
         }
         at += 1;
@@ -110,4 +116,66 @@ fn raw_length(text: &str, begin: usize) -> usize {
         at = opening + 2;
     }
     text.len()
+}
+
+/// `{% for x in y if z %}` as `{% for x in (y)|__weft_iterable if z %}`; nothing for other blocks.
+fn guard_loop(block: &str) -> Option<String> {
+    let words = outer_words(block);
+    let word = |index: usize| words.get(index).map(|range| &block[range.clone()]);
+    if word(0) != Some("for") {
+        return None;
+    }
+    let at = (1..words.len()).find(|&index| word(index) == Some("in"))?;
+    let begin = words[at].end;
+    let end = (at + 1..words.len())
+        .find(|&index| matches!(word(index), Some("if" | "recursive")))
+        .map_or_else(
+            || Some(block.strip_suffix("%}")?.trim_end_matches(['-', '+']).len()),
+            |index| Some(words[index].start),
+        )?;
+    let items = block.get(begin..end)?;
+    Some(format!(
+        "{} ({})|{ITERABLE} {}",
+        &block[..begin],
+        items,
+        &block[end..]
+    ))
+}
+
+/// The names of a block that stand outside strings and brackets.
+fn outer_words(block: &str) -> Vec<std::ops::Range<usize>> {
+    let bytes = block.as_bytes();
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80;
+    let mut words = Vec::new();
+    let mut depth = 0usize;
+    let mut at = 2;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            quote @ (b'"' | b'\'') => at = string_end(bytes, at, quote),
+            byte if is_word(byte) => {
+                let begin = at;
+                while at < bytes.len() && is_word(bytes[at]) {
+                    at += 1;
+                }
+                if depth == 0 {
+                    words.push(begin..at);
+                }
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    words
+}
+
+/// Where the string that begins at `at` closes.
+fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> usize {
+    at += 1;
+    while at < bytes.len() && bytes[at] != quote {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    at
 }
