@@ -1,0 +1,136 @@
+#include "train/update_stream.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+namespace weft::train {
+namespace {
+
+/// Examples whose tokens are their own index, so that rows tell what is in them.
+std::vector<data::Example> make_examples(const std::vector<std::size_t>& lengths) {
+  std::vector<data::Example> examples;
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    data::Example example;
+    example.tokens.assign(lengths[i], static_cast<std::int32_t>(i));
+    example.supervised.assign(lengths[i], 1);
+    example.supervised[0] = 0;
+    examples.push_back(std::move(example));
+  }
+  return examples;
+}
+
+std::vector<data::Example> many() {
+  std::vector<std::size_t> lengths;
+  for (std::size_t i = 0; i < 37; ++i) lengths.push_back(3 + (i * 7) % 20);
+  return make_examples(lengths);
+}
+
+UpdateStreamOptions options(std::int64_t tokens, bool packing) {
+  UpdateStreamOptions o;
+  o.rows.sequence_len = 32;
+  o.rows.packing = packing;
+  o.rows.seed = 5;
+  o.tokens_per_update = tokens;
+  return o;
+}
+
+TEST(UpdateStream, HoldsWholeRowsUpToTheLimitInOrder) {
+  const auto examples = make_examples({10, 10, 10, 25, 5, 30, 4});
+  auto o = options(30, false);
+  o.rows.shuffle = false;
+  UpdateStream stream(examples, o);
+  std::vector<std::uint64_t> tokens;
+  while (const auto update = stream.next()) tokens.push_back(update->tokens);
+  // 10+10+10, 25+5, 30, 4: the last is what the epoch has left.
+  EXPECT_EQ(tokens, (std::vector<std::uint64_t>{30, 30, 30, 4}));
+  EXPECT_EQ(stream.total(), 4);
+}
+
+TEST(UpdateStream, RowLargerThanTheLimitIsAnUpdateOfItsOwn) {
+  const auto examples = make_examples({3, 31, 3});
+  auto o = options(8, false);
+  o.rows.shuffle = false;
+  UpdateStream stream(examples, o);
+  std::vector<std::uint64_t> tokens;
+  while (const auto update = stream.next()) tokens.push_back(update->tokens);
+  EXPECT_EQ(tokens, (std::vector<std::uint64_t>{3, 31, 3}));
+}
+
+TEST(UpdateStream, TotalIsKnownBeforehandAndEpochsDoNotMix) {
+  const auto examples = many();
+  for (const bool packing : {false, true}) {
+    auto o = options(70, packing);
+    o.num_epochs = 3;
+    UpdateStream stream(examples, o);
+    std::int64_t updates = 0;
+    std::multiset<std::int32_t> seen;
+    while (const auto update = stream.next()) {
+      ++updates;
+      for (const data::Row& row : update->rows) {
+        for (const data::Segment segment : row.segments) {
+          seen.insert(row.tokens[static_cast<std::size_t>(segment.begin)]);
+        }
+      }
+      if (stream.epoch() == std::floor(stream.epoch())) {
+        EXPECT_EQ(seen.size(), examples.size()) << "epoch " << stream.epoch();
+        EXPECT_EQ(std::set(seen.begin(), seen.end()).size(), examples.size());
+        seen.clear();
+      }
+    }
+    EXPECT_TRUE(seen.empty());
+    EXPECT_EQ(updates, stream.total());
+    EXPECT_EQ(stream.epoch(), 3.0);
+  }
+}
+
+TEST(UpdateStream, MaxUpdatesAndPartsOfEpochsLimitTheRun) {
+  const auto examples = many();
+  auto o = options(70, true);
+  const std::int64_t epoch = UpdateStream(examples, o).total();
+  o.num_epochs = 0.5;
+  EXPECT_EQ(UpdateStream(examples, o).total(), std::llround(0.5 * static_cast<double>(epoch)));
+  o.num_epochs.reset();
+  o.max_updates = 5 * epoch;
+  EXPECT_EQ(UpdateStream(examples, o).total(), 5 * epoch);  // more epochs, as many as it takes
+  o.num_epochs = 1;
+  EXPECT_EQ(UpdateStream(examples, o).total(), epoch);
+}
+
+TEST(UpdateStream, RestoredStreamGivesTheSameUpdates) {
+  const auto examples = many();
+  for (const bool packing : {false, true}) {
+    auto o = options(45, packing);
+    o.num_epochs = 2;
+    UpdateStream whole(examples, o);
+    std::vector<Update> updates;
+    std::vector<nlohmann::json> states{whole.state()};
+    while (auto update = whole.next()) {
+      updates.push_back(std::move(*update));
+      states.push_back(whole.state());
+    }
+    for (std::size_t from = 0; from < updates.size(); ++from) {
+      UpdateStream resumed(examples, o);
+      resumed.restore(nlohmann::json::parse(states[from].dump()));
+      for (std::size_t i = from; i < updates.size(); ++i) {
+        const auto update = resumed.next();
+        ASSERT_TRUE(update);
+        ASSERT_EQ(update->rows.size(), updates[i].rows.size());
+        for (std::size_t r = 0; r < update->rows.size(); ++r) {
+          EXPECT_EQ(update->rows[r].tokens, updates[i].rows[r].tokens);
+        }
+      }
+      EXPECT_FALSE(resumed.next());
+    }
+  }
+}
+
+TEST(UpdateStream, CountsSupervisedTargets) {
+  const auto examples = make_examples({5, 7});
+  UpdateStream stream(examples, options(100, true));
+  EXPECT_EQ(stream.next()->supervised_tokens, 4U + 6U);
+}
+
+}  // namespace
+}  // namespace weft::train

@@ -1,0 +1,284 @@
+#include "train/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <iterator>
+
+namespace weft::train {
+namespace {
+
+constexpr std::string_view kAllLinear = "all-linear";
+
+/// PEFT takes a string as "all-linear" or a regular expression and a list as names. In YAML a list
+/// of one may be written without brackets, so the characters decide.
+lora::Targets targets_of(const std::vector<std::string>& names) {
+  lora::Targets targets;
+  const auto is_pattern = [](const std::string& name) {
+    return name == kAllLinear || name.find_first_of("*+?[](){}|^$\\") != std::string::npos;
+  };
+  if (names.size() == 1 && is_pattern(names.front())) {
+    targets.pattern = names.front();
+  } else {
+    targets.names = names;
+  }
+  return targets;
+}
+
+std::string text_of(const core::ConfigNode& node) {
+  using Kind = core::ConfigNode::Kind;
+  if (node.kind == Kind::kScalar) return node.text;
+  std::string text;
+  const auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  for (const core::ConfigNode& item : node.items) add(text_of(item));
+  for (const core::ConfigEntry& entry : node.entries) add(entry.key + ": " + text_of(entry.value));
+  if (node.kind == Kind::kList) return "[" + text + "]";
+  if (node.kind == Kind::kMap) return "{" + text + "}";
+  return "(not set)";
+}
+
+void flatten_section(const core::SectionInfo& info, void* object, const std::string& prefix,
+                     Fingerprint& flat) {
+  for (const core::FieldInfo& field : info.fields) {
+    const std::string key = prefix + field.name;
+    if (field.shape == core::FieldInfo::Shape::kValue) {
+      flat[key] = text_of(field.write(object));
+      continue;
+    }
+    const std::vector<void*> present = field.present(object);
+    for (std::size_t i = 0; i < present.size(); ++i) {
+      const bool is_list = field.shape == core::FieldInfo::Shape::kSectionList;
+      flatten_section(*field.section, present[i],
+                      is_list ? fmt::format("{}.{}.", key, i) : key + ".", flat);
+    }
+  }
+}
+
+void describe_learning(core::Schema<TrainConfig>& s) {
+  using C = TrainConfig;
+  s.field("tokens_per_update", &C::tokens_per_update,
+          "tokens, prompts included, that one update of the adapter learns from: whole rows, as many "
+          "as fit, at least one (other programs: micro_batch_size x gradient_accumulation_steps x "
+          "tokens of an example)").at_least(1);
+  s.field("learning_rate", &C::learning_rate, "highest learning rate").positive();
+  s.choice("lr_scheduler", &C::lr_scheduler,
+           {{"constant", SchedulerKind::kConstant},
+            {"linear", SchedulerKind::kLinear},
+            {"cosine", SchedulerKind::kCosine},
+            {"inverse_sqrt", SchedulerKind::kInverseSqrt}},
+           "how the learning rate goes after the warm-up").alias("lr_scheduler_type");
+  s.field("warmup", &C::warmup,
+          "updates in which the learning rate rises from 0: a share of all (3%) or their number")
+      .at_least(0).alias("warmup_steps").alias("warmup_updates");
+  s.field("weight_decay", &C::weight_decay, "decoupled weight decay of AdamW").at_least(0);
+  s.field("adam_beta1", &C::adam_beta1, "decay of the mean of gradients").at_least(0).less_than(1);
+  s.field("adam_beta2", &C::adam_beta2, "decay of the mean of squared gradients")
+      .at_least(0).less_than(1);
+  s.field("adam_epsilon", &C::adam_epsilon, "added to the divisor of a step").positive();
+  s.field("max_grad_norm", &C::max_grad_norm,
+          "the gradient is scaled down to this Euclidean norm; 0: never").at_least(0);
+  s.field("num_epochs", &C::num_epochs,
+          "passes over the data; the first limit that is reached ends the run; with neither given: 1")
+      .positive().alias("num_train_epochs").alias("epochs");
+  s.field("max_updates", &C::max_updates, "updates after which the run ends")
+      .at_least(1).alias("max_steps");
+}
+
+void describe_running(core::Schema<TrainConfig>& s) {
+  using C = TrainConfig;
+  s.section("eval", &C::eval, "when the loss on `validation` is measured");
+  s.section("save", &C::save, "checkpoints, from which an interrupted run resumes exactly");
+  s.section("early_stopping", &C::early_stopping,
+            "ends the run when the validation loss falls no more; absent: never");
+  s.section("divergence", &C::divergence, "when a rising loss ends the run");
+  s.field("log_every", &C::log_every, "updates between two lines where no terminal shows a bar")
+      .at_least(1).alias("logging_steps");
+  s.field("threads", &C::threads,
+          "threads that compute; 0: the machine's cores. The same number gives the same bits")
+      .range(0, 1024);
+  s.field("memory_limit", &C::memory_limit,
+          "memory the run may take, checked before the model is loaded; absent: what is available");
+}
+
+}  // namespace
+
+void describe(core::Schema<AdapterSection>& s) {
+  using A = AdapterSection;
+  s.field("r", &A::r, "rank: width of the adapter's inner layer").range(1, 65536).alias("rank");
+  s.field("lora_alpha", &A::lora_alpha,
+          "the adapter's output is multiplied by lora_alpha / r").positive().alias("alpha");
+  s.field("lora_dropout", &A::lora_dropout, "share of an adapter's inputs that training sets to 0")
+      .at_least(0).less_than(1).alias("dropout");
+  s.field("target_modules", &A::target_modules,
+          "layers that get an adapter: all-linear, names or endings of names (q_proj), or one "
+          "regular expression for whole names").non_empty();
+  s.field("exclude_modules", &A::exclude_modules, "layers that get none, in the same words");
+  s.field("use_rslora", &A::use_rslora,
+          "multiply by lora_alpha / sqrt(r) instead (rank-stabilised LoRA)");
+  s.field("rank_pattern", &A::rank_pattern, "rank by name or regular expression");
+  s.field("alpha_pattern", &A::alpha_pattern, "lora_alpha by name or regular expression");
+  s.field("layers_to_transform", &A::layers_to_transform,
+          "numbers of the layers that get an adapter; empty: all");
+  s.field("init_from", &A::init_from,
+          "an adapter (PEFT directory) to start from; its rank, alpha and targets are used");
+}
+
+void describe(core::Schema<EvalSection>& s) {
+  s.field("every", &EvalSection::every,
+          "distance between two evaluations (100u, 0.5e, 1Mt); null: at the end only");
+  s.field("at_start", &EvalSection::at_start, "measure before the first update, too");
+}
+
+void describe(core::Schema<SaveSection>& s) {
+  s.field("every", &SaveSection::every, "distance between two checkpoints (100u, 0.5e, 1Mt)");
+  s.field("keep", &SaveSection::keep, "checkpoints that stay; 0: all")
+      .at_least(0).alias("save_total_limit");
+}
+
+void describe(core::Schema<EarlyStoppingSection>& s) {
+  s.field("patience", &EarlyStoppingSection::patience,
+          "evaluations without gain after which the run ends").at_least(1);
+  s.field("min_delta", &EarlyStoppingSection::min_delta, "a smaller fall of the loss is no gain")
+      .at_least(0);
+}
+
+void describe(core::Schema<DivergenceOptions>& s) {
+  s.field("ratio", &DivergenceOptions::ratio,
+          "the mean loss of the last updates may be this many times the lowest such mean (and one "
+          "nat above it); 0: no limit").at_least(0);
+  s.field("window", &DivergenceOptions::window, "updates of that mean").range(1, 10000);
+}
+
+void describe(core::Schema<TrainConfig>& s) {
+  using C = TrainConfig;
+  s.field("base_model", &C::base_model, "the model to adapt: Hugging Face directory or GGUF file")
+      .required().alias("model_name_or_path");
+  s.field("output_dir", &C::output_dir, "folder of the run, made by it (docs/run_folder.md)")
+      .required();
+  s.field("seed", &C::seed, "start of every random choice").at_least(0);
+  s.list("datasets", &C::datasets, "what the adapter learns from").required();
+  s.section("validation", &C::validation,
+            "data whose loss is measured during training and chooses the best adapter");
+  s.field("sequence_len", &C::sequence_len, "most tokens of a row").range(2, 1 << 20)
+      .alias("cutoff_len").alias("max_length").alias("max_seq_length");
+  s.field("packing", &C::packing,
+          "several examples in a row; they never see each other").alias("sample_packing");
+  s.field("shuffle", &C::shuffle, "a new order of the examples in every epoch");
+  s.choice("over_length", &C::over_length, data::kOverLengthChoices,
+           "what becomes of an example longer than sequence_len: left out, cut to its end (text: to "
+           "its start), split (text), or an error").alias("excess_length_strategy");
+  s.field("train_on_inputs", &C::train_on_inputs, "learn prompts, too, and not the answers only")
+      .alias("train_on_prompt");
+  s.choice("train_on_turns", &C::train_on_turns, data::kTurnsChoices,
+           "which of a chat's answers are learned");
+  s.field("allow_answerless", &C::allow_answerless,
+          "leave out examples in which nothing is learned; otherwise they are an error");
+  s.field("chat_template", &C::chat_template,
+          "file with a Jinja template to use instead of the model's");
+  s.section("preflight", &C::preflight, "limits that the data has to keep before training starts");
+  s.section("adapter", &C::adapter, "what is trained");
+  s.choice("dtype", &C::dtype,
+           {{"auto", DTypeChoice::kAuto},
+            {"float32", DTypeChoice::kFloat32},
+            {"bfloat16", DTypeChoice::kBFloat16},
+            {"fp32", DTypeChoice::kFloat32},
+            {"bf16", DTypeChoice::kBFloat16}},
+           "numbers of the base and of the products; auto: bfloat16 where the processor has it");
+  describe_learning(s);
+  describe_running(s);
+  for (const auto& [other, path] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"lora_r", "adapter.r"},
+           {"lora_rank", "adapter.r"},
+           {"lora_alpha", "adapter.lora_alpha"},
+           {"lora_dropout", "adapter.lora_dropout"},
+           {"lora_target_modules", "adapter.target_modules"},
+           {"lora_target", "adapter.target_modules"},
+           {"lora_model_dir", "adapter.init_from"},
+           {"save_total_limit", "save.keep"},
+           {"early_stopping_patience", "early_stopping.patience"}}) {
+    s.alias(other, path);
+  }
+  s.check([](const TrainConfig& c, core::CheckReport& report) {
+    if (c.datasets.empty()) report.problem("datasets", "expected at least one dataset");
+    if (c.early_stopping && !c.validation) {
+      report.problem("early_stopping", "needs `validation`, the data whose loss it watches");
+    }
+    if (c.tokens_per_update < c.sequence_len && c.packing) {
+      report.problem("tokens_per_update",
+                     fmt::format("{} is less than one packed row of sequence_len ({}); raise it, or "
+                                 "lower sequence_len", c.tokens_per_update, c.sequence_len));
+    }
+  });
+}
+
+lora::AdapterConfig adapter_config(const TrainConfig& config) {
+  const AdapterSection& section = config.adapter;
+  lora::AdapterConfig adapter;
+  adapter.r = section.r;
+  adapter.lora_alpha = section.lora_alpha;
+  adapter.use_rslora = section.use_rslora;
+  adapter.lora_dropout = section.lora_dropout;
+  adapter.target_modules = targets_of(section.target_modules);
+  adapter.exclude_modules = targets_of(section.exclude_modules);
+  adapter.layers_to_transform = section.layers_to_transform;
+  adapter.rank_pattern.assign(section.rank_pattern.begin(), section.rank_pattern.end());
+  adapter.alpha_pattern.assign(section.alpha_pattern.begin(), section.alpha_pattern.end());
+  adapter.base_model_name_or_path = config.base_model.string();
+  return adapter;
+}
+
+data::PromptOptions prompt_options(const TrainConfig& config) {
+  data::PromptOptions options;
+  options.sequence_len = config.sequence_len;
+  options.over_length = config.over_length;
+  options.train_on_inputs = config.train_on_inputs;
+  options.train_on_turns = config.train_on_turns;
+  options.allow_answerless = config.allow_answerless;
+  return options;
+}
+
+UpdateStreamOptions update_options(const TrainConfig& config) {
+  UpdateStreamOptions options;
+  options.rows.sequence_len = config.sequence_len;
+  options.rows.packing = config.packing;
+  options.rows.shuffle = config.shuffle;
+  options.rows.seed = static_cast<std::uint64_t>(config.seed);
+  options.tokens_per_update = config.tokens_per_update;
+  options.num_epochs = config.num_epochs;
+  options.max_updates = config.max_updates;
+  return options;
+}
+
+model::Compute compute_of(DTypeChoice dtype) {
+  switch (dtype) {
+    case DTypeChoice::kFloat32:
+      return model::Compute::kF32;
+    case DTypeChoice::kBFloat16:
+      return model::Compute::kBF16;
+    case DTypeChoice::kAuto:
+      break;
+  }
+  return model::best_compute();
+}
+
+Fingerprint flatten(const TrainConfig& config) {
+  Fingerprint flat;
+  TrainConfig copy = config;  // `present` of a section wants an object it may change
+  flatten_section(*core::section_info<TrainConfig>(), &copy, "", flat);
+  // Where files lie may change; what they hold is compared by digest.
+  std::erase_if(flat, [](const auto& entry) {
+    return entry.first == "base_model" || entry.first == "adapter.init_from" ||
+           entry.first == "chat_template" || entry.first.ends_with(".path");
+  });
+  return flat;
+}
+
+const std::vector<std::string>& resumable_keys() {
+  static const std::vector<std::string> kKeys{"output_dir", "num_epochs", "max_updates", "eval",
+                                              "save", "log_every", "memory_limit", "threads",
+                                              "early_stopping", "preflight"};
+  return kKeys;
+}
+
+}  // namespace weft::train

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/schema.h"
+#include "data/dataset.h"
+#include "data/pack.h"
+#include "data/preflight.h"
+#include "data/prompt.h"
+#include "lora/adapter.h"
+#include "model/decoder.h"
+#include "train/guard.h"
+#include "train/schedule.h"
+#include "train/state.h"
+#include "train/update_stream.h"
+
+/// The configuration of `weft train`: one YAML file, described once (core/schema.h).
+namespace weft::train {
+
+/// `adapter:`, in PEFT's words.
+struct AdapterSection {
+  std::int64_t r = 8;
+  double lora_alpha = 16;
+  double lora_dropout = 0;
+  std::vector<std::string> target_modules{"all-linear"};
+  std::vector<std::string> exclude_modules;
+  bool use_rslora = false;
+  std::map<std::string, std::int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+  std::vector<std::int64_t> layers_to_transform;
+  std::filesystem::path init_from;
+};
+
+struct EvalSection {
+  std::optional<core::Duration> every = core::Duration{1, core::Duration::Unit::kEpochs};
+  bool at_start = true;
+};
+
+struct SaveSection {
+  core::Duration every{100, core::Duration::Unit::kUpdates};
+  std::int64_t keep = 2;
+};
+
+struct EarlyStoppingSection {
+  std::int64_t patience = 3;
+  double min_delta = 0;
+};
+
+enum class DTypeChoice { kAuto, kFloat32, kBFloat16 };
+
+struct TrainConfig {
+  std::filesystem::path base_model;
+  std::filesystem::path output_dir;
+  std::int64_t seed = 42;
+  std::vector<data::DatasetConfig> datasets;
+  std::optional<data::DatasetConfig> validation;
+  std::int64_t sequence_len = 1024;
+  bool packing = true;
+  bool shuffle = true;
+  data::OverLength over_length = data::OverLength::kDrop;
+  bool train_on_inputs = false;
+  data::Turns train_on_turns = data::Turns::kAll;
+  bool allow_answerless = false;
+  std::filesystem::path chat_template;
+  data::PreflightLimits preflight;
+  AdapterSection adapter;
+  DTypeChoice dtype = DTypeChoice::kAuto;
+  std::int64_t tokens_per_update = 4096;
+  double learning_rate = 2e-4;
+  SchedulerKind lr_scheduler = SchedulerKind::kCosine;
+  core::Share warmup{0.03, true};
+  double weight_decay = 0;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_epsilon = 1e-8;
+  double max_grad_norm = 1;
+  std::optional<double> num_epochs;
+  std::optional<std::int64_t> max_updates;
+  EvalSection eval;
+  SaveSection save;
+  std::optional<EarlyStoppingSection> early_stopping;
+  DivergenceOptions divergence;
+  std::int64_t log_every = 10;
+  std::int64_t threads = 0;
+  std::optional<core::Bytes> memory_limit;
+};
+
+void describe(core::Schema<AdapterSection>& schema);
+void describe(core::Schema<EvalSection>& schema);
+void describe(core::Schema<SaveSection>& schema);
+void describe(core::Schema<EarlyStoppingSection>& schema);
+void describe(core::Schema<DivergenceOptions>& schema);
+void describe(core::Schema<TrainConfig>& schema);
+
+/// `adapter:` as lora/ reads it. A target list of one entry with characters that no module name has
+/// is a regular expression.
+[[nodiscard]] lora::AdapterConfig adapter_config(const TrainConfig& config);
+
+/// How samples become tokens, and how these become updates.
+[[nodiscard]] data::PromptOptions prompt_options(const TrainConfig& config);
+[[nodiscard]] UpdateStreamOptions update_options(const TrainConfig& config);
+
+/// What `dtype` means on this machine.
+[[nodiscard]] model::Compute compute_of(DTypeChoice dtype);
+
+/// Every key of the configuration with its value as text, for comparing two runs; paths of inputs
+/// are left out.
+[[nodiscard]] Fingerprint flatten(const TrainConfig& config);
+
+/// Keys that a resumed run may change: they do not touch what was computed so far.
+[[nodiscard]] const std::vector<std::string>& resumable_keys();
+
+}  // namespace weft::train

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace weft::train {
+
+/// Bytes that this process may still take: the smaller of the machine's available memory
+/// (/proc/meminfo, MemAvailable) and what is left below the control group's limit.
+[[nodiscard]] std::uint64_t available_memory();
+
+/// Bytes of this process that are in memory now, and at most so far; 0 where the system does not
+/// tell.
+[[nodiscard]] std::uint64_t resident_memory();
+[[nodiscard]] std::uint64_t peak_resident_memory();
+
+/// One part of what a run will need: "weights", 540 MB, "dtype".
+struct MemoryPart {
+  std::string what;
+  std::uint64_t bytes = 0;
+  std::string knob;  ///< What makes it smaller; empty: nothing does.
+};
+
+/// Throws InputError when the parts need more than `available` bytes. The message has the need, part
+/// by part, the available, and the knobs of the large parts (an eighth of the need or more).
+void require_memory(const std::vector<MemoryPart>& parts, std::uint64_t available);
+
+}  // namespace weft::train

@@ -1,0 +1,142 @@
+#include "train/run_folder.h"
+
+#include <fcntl.h>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+
+namespace weft::train {
+namespace {
+namespace fs = std::filesystem;
+
+/// What a run and its later evaluation write at the top of the folder.
+constexpr std::array kEntries{"config.yaml", "adapter",     "checkpoints", "metrics.jsonl", "preflight.json",
+                              "provenance.json", "log.txt", "eval",        "report.html"};
+constexpr const char* kEventsPrefix = "events.out.tfevents.";
+
+bool is_run_entry(const std::string& name) {
+  return name.starts_with(kEventsPrefix) || std::ranges::find(kEntries, name) != kEntries.end();
+}
+
+bool is_leftover(const std::string& name) {
+  // core::AtomicFile and AtomicDirectory of a killed process: ".adapter.part-123".
+  return name.starts_with('.') && std::ranges::any_of(kEntries, [&](std::string_view entry) {
+           return name.starts_with(fmt::format(".{}.part-", entry)) ||
+                  name.starts_with(fmt::format(".{}.old-", entry));
+         });
+}
+
+void remove_entries(const fs::path& folder, bool (*is_to_go)(const std::string&)) {
+  std::error_code error;
+  std::vector<fs::path> doomed;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (is_to_go(entry.path().filename().string())) doomed.push_back(entry.path());
+  }
+  for (const fs::path& path : doomed) {
+    fs::remove_all(path, error);
+    if (error) throw IoError("cannot remove {}: {}", path.string(), error.message());
+  }
+}
+
+/// A process killed between the two renames of AtomicDirectory::commit() leaves the old folder aside.
+void bring_back(const fs::path& target) {
+  std::error_code error;
+  if (fs::exists(target, error)) return;
+  const std::string prefix = fmt::format(".{}.old-", target.filename().string());
+  for (const auto& entry : fs::directory_iterator(target.parent_path(), error)) {
+    if (!entry.path().filename().string().starts_with(prefix)) continue;
+    fs::rename(entry.path(), target, error);
+    return;
+  }
+}
+
+[[noreturn]] void refuse_unwritable(const fs::path& path, const std::string& reason) {
+  throw InputError("output_dir {} cannot be written: {}; choose another folder", path.string(),
+                   reason);
+}
+
+}  // namespace
+
+RunFolder::RunFolder(fs::path path, Start start) : path_(std::move(path)), start_(start) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path_, error);
+  if (!fs::exists(status)) return;
+  if (!fs::is_directory(status)) {
+    throw InputError("output_dir {} is a file; a folder is wanted", path_.string());
+  }
+  const bool has_run = fs::exists(config(), error);
+  if (has_run && start == Start::kFresh) {
+    throw InputError("{} holds a run already: continue it with --resume, replace it with --force, or "
+                     "choose another output_dir", path_.string());
+  }
+  const bool is_empty = std::ranges::all_of(
+      fs::directory_iterator(path_, error), [](const fs::directory_entry& entry) {
+        const std::string name = entry.path().filename().string();
+        return is_leftover(name) || is_run_entry(name);
+      });
+  if (!has_run && !is_empty) {
+    throw InputError("output_dir {} holds files that belong to no run; choose another folder",
+                     path_.string());
+  }
+  continues_ = has_run && start == Start::kResume;
+}
+
+RunFolder::~RunFolder() {
+  if (claim_ >= 0) ::close(claim_);
+  std::error_code ignored;
+  if (created_ && !begun_) fs::remove(path_, ignored);
+}
+
+void RunFolder::claim() {
+  std::error_code error;
+  created_ = fs::create_directories(path_, error);
+  if (error) refuse_unwritable(path_, error.message());
+  claim_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (claim_ < 0) refuse_unwritable(path_, std::strerror(errno));
+  if (::flock(claim_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    throw InputError("another weft is writing to {}; wait for it, or choose another output_dir",
+                     path_.string());
+  }
+  // Permission bits do not tell (root, read-only mounts, quotas): a file does.
+  const fs::path probe = path_ / fmt::format(".log.txt.part-{}", ::getpid());
+  const int descriptor = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  if (descriptor < 0) refuse_unwritable(path_, std::strerror(errno));
+  ::close(descriptor);
+  ::unlink(probe.c_str());
+}
+
+void RunFolder::begin() {
+  bring_back(adapter());
+  remove_entries(path_, is_leftover);
+  if (!continues_) remove_entries(path_, is_run_entry);
+  std::error_code error;
+  fs::create_directories(checkpoints(), error);
+  if (error) throw IoError("cannot create {}: {}", checkpoints().string(), error.message());
+  begun_ = true;
+}
+
+void RunFolder::note(std::string_view line) const noexcept {
+  if (!begun_) return;
+  try {
+    std::ofstream stream(path_ / "log.txt", std::ios::app);
+    stream << fmt::format("{:%Y-%m-%d %H:%M:%S} ", fmt::localtime(std::time(nullptr))) << line
+           << '\n';
+  } catch (...) {
+    // Losing a line of the log must not lose the run.
+  }
+}
+
+}  // namespace weft::train

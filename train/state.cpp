@@ -1,0 +1,208 @@
+#include "train/state.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <unordered_map>
+
+#include "checkpoint/safetensors.h"
+#include "core/error.h"
+#include "core/file.h"
+
+namespace weft::train {
+namespace {
+namespace fs = std::filesystem;
+
+constexpr int kFormat = 1;  // of state.json
+constexpr const char* kAdapter = "adapter";
+constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kState = "state.json";
+
+/// One moment of one factor under the name it has in optimizer.safetensors.
+struct NamedMoment {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  std::vector<float>* values;
+};
+
+/// `moments` in the order A, B of every factor, as TrainState says.
+std::vector<NamedMoment> named_moments(const lora::Adapter& adapter, std::vector<Moments>& moments) {
+  std::vector<NamedMoment> named;
+  for (std::size_t i = 0; i < adapter.factors.size(); ++i) {
+    const lora::Target& target = adapter.factors[i].target;
+    const std::vector<std::int64_t> shapes[2] = {{target.rank, target.module.in},
+                                                 {target.module.out, target.rank}};
+    for (std::size_t side = 0; side < 2; ++side) {
+      Moments& both = moments[2 * i + side];
+      const std::string stem = fmt::format("{}.lora_{}", target.module.path, side == 0 ? 'A' : 'B');
+      named.push_back({stem + ".first_moment", shapes[side], &both.first});
+      named.push_back({stem + ".second_moment", shapes[side], &both.second});
+    }
+  }
+  return named;
+}
+
+void write_moments(const TrainState& state, const fs::path& path) {
+  if (state.moments.empty()) return;
+  auto moments = state.moments;
+  std::vector<checkpoint::TensorPlan> plans;
+  std::unordered_map<std::string, const std::vector<float>*> by_name;
+  for (const NamedMoment& one : named_moments(state.adapter, moments)) {
+    plans.push_back({one.name, "F32", one.shape});
+    by_name[one.name] = one.values;
+  }
+  checkpoint::SafetensorsWriter writer(path, std::move(plans));
+  for (const auto& plan : writer.order()) {
+    writer.write(std::span<const float>(*by_name.at(plan.name)));
+  }
+  writer.finish();
+}
+
+void read_moments(TrainState& state, const fs::path& path) {
+  if (state.optimizer_updates == 0) return;
+  const auto file = checkpoint::Safetensors::open(path);
+  state.moments.resize(2 * state.adapter.factors.size());
+  for (const NamedMoment& one : named_moments(state.adapter, state.moments)) {
+    const checkpoint::SafetensorsEntry* entry = file.find(one.name);
+    if (entry == nullptr || entry->dtype != "F32" || entry->shape != one.shape) {
+      throw InputError("{}: expected F32 tensor '{}' of shape [{}], {}; the checkpoint is damaged",
+                       path.string(), one.name, fmt::join(one.shape, ", "),
+                       entry == nullptr ? std::string("found none")
+                                        : fmt::format("found {} [{}]", entry->dtype,
+                                                      fmt::join(entry->shape, ", ")));
+    }
+    const auto bytes = file.bytes(*entry);
+    one.values->resize(bytes.size() / sizeof(float));
+    std::memcpy(one.values->data(), bytes.data(), bytes.size());
+  }
+}
+
+nlohmann::ordered_json to_json(const TrainState& state) {
+  return {{"format", kFormat},
+          {"update", state.update},
+          {"tokens", state.tokens},
+          {"supervised_tokens", state.supervised_tokens},
+          {"seconds", state.seconds},
+          {"evaluated", state.evaluated},
+          {"evaluation_due", state.evaluation_due},
+          {"optimizer_updates", state.optimizer_updates},
+          {"metrics_bytes", state.metrics_bytes},
+          {"guard", state.guard},
+          {"early_stopping", state.early_stopping},
+          {"data", state.data},
+          {"fingerprint", state.fingerprint}};
+}
+
+TrainState from_json(const nlohmann::json& json) {
+  if (json.at("format") != kFormat) {
+    throw InputError("format {} of another version of weft", json.at("format").dump());
+  }
+  TrainState state;
+  json.at("update").get_to(state.update);
+  json.at("tokens").get_to(state.tokens);
+  json.at("supervised_tokens").get_to(state.supervised_tokens);
+  json.at("seconds").get_to(state.seconds);
+  json.at("evaluated").get_to(state.evaluated);
+  json.at("evaluation_due").get_to(state.evaluation_due);
+  json.at("optimizer_updates").get_to(state.optimizer_updates);
+  json.at("metrics_bytes").get_to(state.metrics_bytes);
+  state.guard = json.at("guard");
+  state.early_stopping = json.at("early_stopping");
+  state.data = json.at("data");
+  json.at("fingerprint").get_to(state.fingerprint);
+  return state;
+}
+
+}  // namespace
+
+Checkpoints::Checkpoints(fs::path folder) : folder_(std::move(folder)) {}
+
+fs::path Checkpoints::path_of(std::int64_t update) const {
+  return folder_ / fmt::format("{:06}", update);
+}
+
+void Checkpoints::save(const TrainState& state, std::int64_t keep) const {
+  core::AtomicDirectory staged(path_of(state.update), core::Overwrite::kReplace);
+  std::error_code error;
+  fs::create_directory(staged.path() / kAdapter, error);
+  if (error) throw IoError("cannot create {}: {}", path_of(state.update).string(), error.message());
+  lora::write_peft(state.adapter, staged.path() / kAdapter);
+  write_moments(state, staged.path() / kOptimizer);
+  core::write_text(staged.path() / kState, to_json(state).dump(1) + "\n");
+  staged.commit();
+  if (keep <= 0) return;
+  std::vector<std::int64_t> all = list();
+  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < all.size(); ++i) {
+    fs::remove_all(path_of(all[i]), error);
+  }
+}
+
+std::vector<std::int64_t> Checkpoints::list() const {
+  std::vector<std::int64_t> updates;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    const std::string name = entry.path().filename().string();
+    std::int64_t update = 0;
+    const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), update);
+    if (problem == std::errc{} && end == name.data() + name.size()) updates.push_back(update);
+  }
+  std::ranges::sort(updates);
+  return updates;
+}
+
+std::optional<TrainState> Checkpoints::load_last() const {
+  const std::vector<std::int64_t> updates = list();
+  if (updates.empty()) return std::nullopt;
+  const fs::path path = path_of(updates.back());
+  TrainState state;
+  try {
+    state = from_json(nlohmann::json::parse(core::read_text(path / kState)));
+  } catch (const nlohmann::json::exception& problem) {
+    throw InputError("{} is damaged: {}; remove its folder to resume from the one before",
+                     (path / kState).string(), problem.what());
+  }
+  state.adapter = lora::read_peft(path / kAdapter);
+  read_moments(state, path / kOptimizer);
+  return state;
+}
+
+void Checkpoints::remove_leftovers() const {
+  std::error_code error;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    // AtomicDirectory names its staging folder ".NAME.part-PID", and an old one ".NAME.old-PID".
+    if (entry.path().filename().string().starts_with('.')) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& path : leftovers) fs::remove_all(path, error);
+}
+
+std::string difference(const Fingerprint& then, const Fingerprint& now,
+                       const std::vector<std::string>& free) {
+  const auto may_differ = [&](const std::string& key) {
+    return std::ranges::any_of(free, [&](const std::string& name) {
+      return key == name || key.starts_with(name + ".");
+    });
+  };
+  std::string text;
+  const auto tell = [&](const std::string& key, const std::string& was, const std::string& is) {
+    if (!may_differ(key)) {
+      text += fmt::format("{}{} was {} and is {}", text.empty() ? "" : "; ", key, was, is);
+    }
+  };
+  for (const auto& [key, was] : then) {
+    const auto found = now.find(key);
+    if (found == now.end()) {
+      tell(key, was, "not there");
+    } else if (found->second != was) {
+      tell(key, was, found->second);
+    }
+  }
+  for (const auto& [key, is] : now) {
+    if (!then.contains(key)) tell(key, "not there", is);
+  }
+  return text;
+}
+
+}  // namespace weft::train

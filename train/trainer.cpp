@@ -1,0 +1,324 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_map>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "data/random.h"
+#include "train/memory.h"
+
+namespace weft::train {
+namespace {
+
+constexpr std::uint64_t kDropoutStream = 0x64726f70;  // apart from the streams that order the data
+constexpr std::size_t kRateWindow = 20;  // updates over which tokens per second are averaged
+
+/// The seed of one row's dropout: a function of where the row is in the run, so that it needs no
+/// state that a checkpoint would have to keep.
+std::uint64_t dropout_seed(std::int64_t seed, std::int64_t update, std::size_t row) {
+  return data::mix_seed(data::mix_seed(static_cast<std::uint64_t>(seed), kDropoutStream),
+                        static_cast<std::uint64_t>(update) << 20 | row);
+}
+
+std::span<float> values_of(at::Tensor& tensor) {
+  return {tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
+}
+
+void copy_to(at::Tensor& tensor, const std::vector<float>& values) {
+  std::ranges::copy(values, tensor.data_ptr<float>());
+}
+
+/// How often `every` fits into `amount`: an interval is due whenever this grows.
+std::int64_t times(double amount, double every) {
+  return every > 0 ? static_cast<std::int64_t>(std::floor(amount / every + 1e-9)) : 0;
+}
+
+AdamWOptions adamw_options(const TrainConfig& config) {
+  return {.beta1 = config.adam_beta1,
+          .beta2 = config.adam_beta2,
+          .epsilon = config.adam_epsilon,
+          .weight_decay = config.weight_decay};
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainerParts parts, const std::optional<TrainState>& resumed)
+    : parts_(std::move(parts)),
+      optimizer_(adamw_options(parts_.config)),
+      schedule_(parts_.config.lr_scheduler, parts_.config.learning_rate,
+                parts_.config.warmup.of(parts_.updates.total()), parts_.updates.total()),
+      guard_(parts_.config.divergence),
+      stopping_(parts_.config.early_stopping ? parts_.config.early_stopping->patience : 0,
+                parts_.config.early_stopping ? parts_.config.early_stopping->min_delta : 0),
+      metrics_(parts_.folder.metrics(), resumed ? resumed->metrics_bytes : 0),
+      events_(parts_.folder.path(), resumed ? resumed->update + 1 : 1) {
+  evaluation_due_ = parts_.config.eval.at_start;
+  if (resumed) restore(*resumed);
+}
+
+std::vector<Parameter> Trainer::parameters() {
+  std::vector<Parameter> all;
+  for (model::AdapterParameter& one : parts_.decoder.parameters()) {
+    all.push_back({values_of(one.a), values_of(one.grad_a)});
+    all.push_back({values_of(one.b), values_of(one.grad_b)});
+  }
+  return all;
+}
+
+void Trainer::restore(const TrainState& state) {
+  update_ = state.update;
+  tokens_ = tokens_before_ = state.tokens;
+  supervised_tokens_ = state.supervised_tokens;
+  seconds_before_ = state.seconds;
+  guard_.restore(state.guard);
+  stopping_.restore(state.early_stopping);
+  parts_.updates.restore(state.data);
+  epoch_ = epoch_before_ = parts_.updates.epoch();
+  // The file is in order of path, the decoder in order of the model.
+  std::unordered_map<std::string, std::size_t> index;
+  for (std::size_t i = 0; i < state.adapter.factors.size(); ++i) {
+    index[state.adapter.factors[i].target.module.path] = i;
+  }
+  std::vector<Moments> moments;
+  for (model::AdapterParameter& one : parts_.decoder.parameters()) {
+    const std::size_t i = index.at(one.target.module.path);
+    copy_to(one.a, state.adapter.factors[i].a);
+    copy_to(one.b, state.adapter.factors[i].b);
+    if (state.optimizer_updates == 0) continue;
+    moments.push_back(state.moments[2 * i]);
+    moments.push_back(state.moments[2 * i + 1]);
+  }
+  parts_.decoder.refresh();
+  optimizer_.restore(state.optimizer_updates, std::move(moments));
+  saved_ = state.update;
+  evaluated_ = state.evaluated;
+  evaluation_due_ = state.evaluation_due;
+}
+
+double Trainer::seconds() const {
+  return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
+}
+
+bool Trainer::is_due(const core::Duration& every) const {
+  switch (every.unit) {
+    case core::Duration::Unit::kUpdates:
+      return times(static_cast<double>(update_), every.amount) >
+             times(static_cast<double>(update_ - 1), every.amount);
+    case core::Duration::Unit::kEpochs:
+      return times(epoch_, every.amount) > times(epoch_before_, every.amount);
+    case core::Duration::Unit::kTokens:
+      return times(static_cast<double>(tokens_), every.amount) >
+             times(static_cast<double>(tokens_before_), every.amount);
+  }
+  return false;
+}
+
+Outcome Trainer::run() {
+  start_ = Clock::now();
+  for (;;) {
+    if (evaluation_due_) evaluate();
+    if (parts_.interrupted.load()) {
+      outcome_.ending = Ending::kInterrupted;
+      break;
+    }
+    // The first one, before any update, proves that saving works before hours are spent.
+    if (saved_ < 0 || (is_due(parts_.config.save.every) && saved_ != update_)) save();
+    if (stopping_.is_exhausted()) {
+      outcome_.ending = Ending::kEarlyStopping;
+      break;
+    }
+    const std::optional<Update> update = parts_.updates.next();
+    if (!update) break;
+    apply(*update);
+    evaluation_due_ = parts_.config.eval.every && is_due(*parts_.config.eval.every);
+  }
+  finish();
+  return outcome_;
+}
+
+void Trainer::finish() {
+  if (outcome_.ending != Ending::kInterrupted && evaluated_ != update_) {
+    evaluate();
+    if (evaluation_due_) outcome_.ending = Ending::kInterrupted;
+  }
+  if (parts_.validation.empty()) write_adapter();
+  if (saved_ != update_) save();
+  outcome_.updates = update_;
+  outcome_.tokens = tokens_;
+  outcome_.seconds = seconds();
+  if (stopping_.has_best()) outcome_.best_validation_loss = stopping_.best_loss();
+  outcome_.adapter_update = parts_.validation.empty() ? update_ : stopping_.best_update();
+}
+
+void Trainer::apply(const Update& update) {
+  parts_.decoder.zero_gradients();
+  model::LossSum sum;
+  for (std::size_t i = 0; i < update.rows.size(); ++i) {
+    const model::TrainPass pass{
+        .gradient_scale = 1.0 / static_cast<double>(update.supervised_tokens),
+        .dropout = parts_.config.adapter.lora_dropout,
+        .dropout_seed = dropout_seed(parts_.config.seed, update_, i)};
+    const model::LossSum one = parts_.decoder.train(update.rows[i], pass);
+    sum.loss += one.loss;
+    sum.tokens += one.tokens;
+  }
+  const double loss = sum.loss / static_cast<double>(sum.tokens);
+  const std::vector<Parameter> all = parameters();
+  const double norm = gradient_norm(all);
+  guard_.observe(update_ + 1, loss, norm);
+  clip_gradients(all, norm, parts_.config.max_grad_norm);
+  const double rate = schedule_.rate(update_);
+  optimizer_.step(all, rate);
+  parts_.decoder.refresh();
+  ++update_;
+  tokens_before_ = tokens_;
+  tokens_ += update.tokens;
+  supervised_tokens_ += update.supervised_tokens;
+  epoch_before_ = epoch_;
+  epoch_ = parts_.updates.epoch();
+  report(update, loss, norm, rate);
+}
+
+void Trainer::report(const Update& update, double loss, double norm, double rate) {
+  const Clock::time_point now = Clock::now();
+  if (recent_.empty()) recent_.emplace_back(start_, tokens_ - update.tokens);
+  recent_.emplace_back(now, tokens_);
+  if (recent_.size() > kRateWindow + 1) recent_.pop_front();
+  const auto& [then, tokens_then] = recent_.front();
+  const double span = std::chrono::duration<double>(now - then).count();
+  const auto updates_in_span = static_cast<double>(recent_.size() - 1);
+  UpdateReport r;
+  r.update = update_;
+  r.total_updates = parts_.updates.total();
+  r.epoch = epoch_;
+  r.loss = outcome_.last_loss = loss;
+  r.learning_rate = rate;
+  r.gradient_norm = norm;
+  r.tokens = update.tokens;
+  r.supervised_tokens = update.supervised_tokens;
+  r.total_tokens = tokens_;
+  r.seconds = seconds();
+  r.tokens_per_second = span > 0 ? static_cast<double>(tokens_ - tokens_then) / span : 0;
+  r.remaining_seconds = span / updates_in_span * static_cast<double>(r.total_updates - update_);
+  r.resident_bytes = resident_memory();
+  metrics_.append({{"update", r.update},
+                   {"epoch", r.epoch},
+                   {"loss", r.loss},
+                   {"learning_rate", r.learning_rate},
+                   {"gradient_norm", r.gradient_norm},
+                   {"tokens", r.tokens},
+                   {"supervised_tokens", r.supervised_tokens},
+                   {"total_tokens", r.total_tokens},
+                   {"seconds", r.seconds},
+                   {"tokens_per_second", r.tokens_per_second},
+                   {"resident_bytes", r.resident_bytes}});
+  events_.scalar("train/loss", update_, static_cast<float>(loss));
+  events_.scalar("train/learning_rate", update_, static_cast<float>(rate));
+  events_.scalar("train/gradient_norm", update_, static_cast<float>(norm));
+  events_.scalar("train/epoch", update_, static_cast<float>(r.epoch));
+  events_.scalar("speed/tokens_per_second", update_, static_cast<float>(r.tokens_per_second));
+  events_.flush();
+  if (update_ % parts_.config.log_every == 0) parts_.folder.note(progress_line(r));
+  parts_.observer.on_update(r);
+}
+
+void Trainer::evaluate() {
+  evaluation_due_ = false;
+  evaluated_ = update_;
+  if (parts_.validation.empty()) return;
+  const Clock::time_point begin = Clock::now();
+  model::LossSum sum;
+  for (const data::Row& row : parts_.validation) {
+    if (parts_.interrupted.load()) {  // the resumed run begins with this evaluation
+      evaluation_due_ = true;
+      evaluated_ = -1;
+      return;
+    }
+    const model::LossSum one = parts_.decoder.loss(row);
+    sum.loss += one.loss;
+    sum.tokens += one.tokens;
+  }
+  EvaluationReport report;
+  report.update = update_;
+  report.loss = sum.loss / static_cast<double>(sum.tokens);
+  report.tokens = static_cast<std::uint64_t>(sum.tokens);
+  report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  if (!std::isfinite(report.loss)) {
+    throw NumericError("update {}: the validation loss is {}; {} keeps the best adapter so far",
+                       update_, report.loss, parts_.folder.adapter().string());
+  }
+  // The start is told for comparison; the best is chosen among what was trained.
+  report.best = update_ > 0 && stopping_.observe(update_, report.loss);
+  if (!outcome_.first_validation_loss) outcome_.first_validation_loss = report.loss;
+  metrics_.append({{"update", update_},
+                   {"epoch", epoch_},
+                   {"validation_loss", report.loss},
+                   {"validation_tokens", report.tokens},
+                   {"best", report.best},
+                   {"seconds", seconds()}});
+  events_.scalar("validation/loss", update_, static_cast<float>(report.loss));
+  events_.flush();
+  if (report.best) write_adapter();
+  parts_.folder.note(progress_line(report));
+  parts_.observer.on_evaluation(report);
+  // The pause does not count as slow training.
+  recent_.clear();
+  recent_.emplace_back(Clock::now(), tokens_);
+}
+
+lora::Adapter Trainer::current_adapter() const {
+  lora::Adapter adapter = parts_.adapter;
+  adapter.factors = parts_.decoder.factors();
+  return adapter;
+}
+
+void Trainer::write_adapter() {
+  lora::Adapter adapter = current_adapter();
+  if (adapter.provenance) {
+    adapter.provenance->more["update"] = update_;
+    adapter.provenance->more["chosen"] =
+        parts_.validation.empty() ? "last" : "lowest validation loss";
+    if (stopping_.has_best()) adapter.provenance->more["validation_loss"] = stopping_.best_loss();
+  }
+  core::AtomicDirectory staged(parts_.folder.adapter(), core::Overwrite::kReplace);
+  lora::write_peft(adapter, staged.path());
+  staged.commit();
+}
+
+void Trainer::save() {
+  TrainState state;
+  state.update = update_;
+  state.tokens = tokens_;
+  state.supervised_tokens = supervised_tokens_;
+  state.seconds = seconds();
+  state.evaluated = evaluated_;
+  state.evaluation_due = evaluation_due_;
+  state.data = parts_.updates.state();
+  state.guard = guard_.state();
+  state.early_stopping = stopping_.state();
+  metrics_.flush();
+  state.metrics_bytes = metrics_.position();
+  state.fingerprint = parts_.fingerprint;
+  state.adapter = current_adapter();
+  state.optimizer_updates = optimizer_.updates();
+  // The decoder has its own order, the adapter that of paths.
+  std::unordered_map<std::string, std::size_t> index;
+  for (const model::AdapterParameter& one : parts_.decoder.parameters()) {
+    index.emplace(one.target.module.path, index.size());
+  }
+  for (const lora::Factors& factors : state.adapter.factors) {
+    if (optimizer_.moments().empty()) break;
+    const std::size_t i = index.at(factors.target.module.path);
+    state.moments.push_back(optimizer_.moments()[2 * i]);
+    state.moments.push_back(optimizer_.moments()[2 * i + 1]);
+  }
+  const Checkpoints checkpoints(parts_.folder.checkpoints());
+  checkpoints.save(state, parts_.config.save.keep);
+  saved_ = update_;
+  parts_.observer.on_checkpoint(checkpoints.path_of(update_));
+}
+
+}  // namespace weft::train

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/row.h"
+#include "lora/adapter.h"
+#include "model/decoder.h"
+#include "train/config.h"
+#include "train/guard.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/progress.h"
+#include "train/run_folder.h"
+#include "train/schedule.h"
+#include "train/state.h"
+#include "train/tensorboard.h"
+#include "train/update_stream.h"
+
+namespace weft::train {
+
+/// Hears of a run. Called from the training thread; may take its time, may not throw.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void on_update(const UpdateReport&) {}
+  virtual void on_evaluation(const EvaluationReport&) {}
+  virtual void on_checkpoint(const std::filesystem::path&) {}
+};
+
+/// Why a run came to its end.
+enum class Ending { kAllUpdates, kEarlyStopping, kInterrupted };
+
+struct Outcome {
+  Ending ending = Ending::kAllUpdates;
+  std::int64_t updates = 0;
+  std::uint64_t tokens = 0;
+  double seconds = 0;
+  double last_loss = 0;              ///< Of the last update of this process.
+  std::optional<double> first_validation_loss;
+  std::optional<double> best_validation_loss;
+  std::int64_t adapter_update = 0;   ///< The update that adapter/ is of.
+};
+
+/// What a run works with. The references must outlive the trainer.
+struct TrainerParts {
+  const TrainConfig& config;
+  model::Decoder& decoder;  ///< With the adapter attached for training.
+  UpdateStream& updates;
+  const std::vector<data::Row>& validation;  ///< Empty: none.
+  const RunFolder& folder;                   ///< Claimed and begun.
+  lora::Adapter adapter;     ///< Configuration and provenance; factors are taken from the decoder.
+  Fingerprint fingerprint;
+  Observer& observer;
+  const std::atomic<bool>& interrupted;  ///< Set from outside: finish the update, save, end.
+};
+
+/// The loop: rows to gradients to updates, with evaluations, checkpoints and an orderly end.
+///
+/// An update's objective is the sum of the losses of its supervised tokens divided by their number,
+/// however they are spread over rows. A step is gradient, guard, clipping, AdamW; the adapter that
+/// is written as adapter/ is the one with the lowest validation loss, or the last one without
+/// validation data.
+class Trainer {
+ public:
+  /// `resumed`: the checkpoint to go on from. Opens the metrics files.
+  Trainer(TrainerParts parts, const std::optional<TrainState>& resumed);
+
+  /// Trains to the end. Returns also when interrupted; the state is saved then.
+  /// Throws NumericError (NaN, divergence): the update is not applied, nothing is saved over what
+  /// was good. Throws IoError when the disk refuses: the last checkpoint is intact.
+  Outcome run();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void restore(const TrainState& state);
+  void apply(const Update& update);
+  void report(const Update& update, double loss, double norm, double rate);
+  /// Measures the validation loss; writes the adapter when it is the best. When interrupted it
+  /// leaves off and stays due.
+  void evaluate();
+  void save();
+  void finish();
+  void write_adapter();
+  [[nodiscard]] lora::Adapter current_adapter() const;
+  [[nodiscard]] bool is_due(const core::Duration& every) const;
+  [[nodiscard]] double seconds() const;
+  [[nodiscard]] std::vector<Parameter> parameters();
+
+  TrainerParts parts_;
+  AdamW optimizer_;
+  Schedule schedule_;
+  DivergenceGuard guard_;
+  EarlyStopping stopping_;
+  std::int64_t update_ = 0;
+  std::uint64_t tokens_ = 0;
+  std::uint64_t supervised_tokens_ = 0;
+  std::uint64_t tokens_before_ = 0;  ///< Before the last update, for is_due().
+  double epoch_ = 0;
+  double epoch_before_ = 0;
+  double seconds_before_ = 0;  ///< Of earlier processes of this run.
+  Clock::time_point start_ = Clock::now();
+  std::int64_t evaluated_ = -1;  ///< Update of the last evaluation.
+  bool evaluation_due_ = false;
+  std::int64_t saved_ = -1;      ///< Update of the last checkpoint.
+  Outcome outcome_;
+  MetricsFile metrics_;
+  EventFile events_;
+  /// Ends and tokens of the last updates, for the rate.
+  std::deque<std::pair<Clock::time_point, std::uint64_t>> recent_;
+};
+
+}  // namespace weft::train

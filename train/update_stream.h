@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "data/pack.h"
+#include "data/row.h"
+
+namespace weft::train {
+
+/// The rows that one update of the adapter learns from.
+struct Update {
+  std::vector<data::Row> rows;
+  std::uint64_t tokens = 0;
+  std::uint64_t supervised_tokens = 0;  ///< Positions with a target; above 0.
+};
+
+struct UpdateStreamOptions {
+  data::RowStreamOptions rows;  ///< Its `epochs` is not used.
+  std::int64_t tokens_per_update = 4096;
+  std::optional<double> num_epochs;          ///< Neither given: one epoch.
+  std::optional<std::int64_t> max_updates;
+};
+
+/// Rows grouped into updates, to the end of the run. An update holds whole rows, in the stream's
+/// order, as many as fit into tokens_per_update, at least one; it never spans two epochs.
+///
+/// The stream refers to `examples`, which must outlive it unchanged.
+class UpdateStream {
+ public:
+  UpdateStream(std::span<const data::Example> examples, const UpdateStreamOptions& options);
+
+  /// Updates of the whole run: known before it starts, as schedules need it.
+  [[nodiscard]] std::int64_t total() const { return total_; }
+  /// Updates that next() has given.
+  [[nodiscard]] std::int64_t given() const { return given_; }
+  /// Passes over the data that next() has given, 1.25 being a quarter of the second.
+  [[nodiscard]] double epoch() const;
+  /// Nothing after total() updates.
+  [[nodiscard]] std::optional<Update> next();
+
+  /// The position between two updates. A row that was read and did not fit is read again after
+  /// restore(), so no remainder has to be kept.
+  [[nodiscard]] nlohmann::json state() const;
+  void restore(const nlohmann::json& state);
+
+ private:
+  void count(std::span<const data::Example> examples, const UpdateStreamOptions& options);
+  void look_ahead();
+
+  data::RowStream rows_;
+  std::int64_t limit_;
+  std::vector<std::int64_t> ends_;  ///< Updates up to the end of each epoch.
+  std::int64_t total_ = 0;
+  std::int64_t given_ = 0;
+  std::optional<data::Row> ahead_;  ///< Read, not yet part of an update.
+  nlohmann::json before_ahead_;     ///< The rows' position before it.
+  bool ahead_starts_epoch_ = false;
+};
+
+}  // namespace weft::train
