@@ -1,11 +1,174 @@
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "core/error.h"
+#include "core/file.h"
+#include "core/terminal.h"
+#include "eval/config.h"
+#include "eval/report.h"
+#include "eval/stages.h"
+#include "model/runtime.h"
+#include "train/memory.h"
 
 namespace weft::cli {
+namespace {
+
+/// What the user wrote; options win over the file.
+struct EvalArguments {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string model, adapter, merged, out, dtype;
+  std::vector<std::string> text, data, fields;
+  std::int64_t sequence_len = 0, limit = 0, generate = 0, threads = -1;
+  bool special = false, json = false, allow_other_base = false, force = false;
+};
+
+/// "instruction=Translate: {es}" -> {"instruction", "Translate: {es}"}
+std::map<std::string, std::string> parse_fields(const std::vector<std::string>& fields) {
+  std::map<std::string, std::string> parsed;
+  for (const std::string& field : fields) {
+    const std::size_t equals = field.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      throw ConfigError("--fields {}: expected NAME=TEMPLATE, as in \"output={{nah}}\"", field);
+    }
+    parsed[field.substr(0, equals)] = field.substr(equals + 1);
+  }
+  return parsed;
+}
+
+eval::EvalConfig configuration(const EvalArguments& arguments, const core::Log& log) {
+  eval::EvalConfig config;
+  if (!arguments.config.empty()) {
+    config = core::load_config<eval::EvalConfig>(arguments.config, arguments.overrides, log);
+  } else if (!arguments.overrides.empty()) {
+    throw ConfigError("--set changes a configuration file: name one");
+  }
+  if (!arguments.model.empty()) config.base_model = arguments.model;
+  if (!arguments.adapter.empty()) config.adapter = arguments.adapter;
+  if (!arguments.merged.empty()) config.merged = arguments.merged;
+  if (!arguments.out.empty()) config.output = arguments.out;
+  if (arguments.sequence_len > 0) config.sequence_len = arguments.sequence_len;
+  if (arguments.limit > 0) config.limit = arguments.limit;
+  if (arguments.threads >= 0) config.threads = arguments.threads;
+  if (arguments.generate > 0) {
+    if (!config.generate) config.generate.emplace();
+    config.generate->examples = arguments.generate;
+  }
+  config.special_tokens |= arguments.special;
+  config.allow_other_base |= arguments.allow_other_base;
+  if (arguments.dtype == "f32") config.dtype = eval::DType::kFloat32;
+  if (arguments.dtype == "bf16") config.dtype = eval::DType::kBFloat16;
+  for (const std::string& file : arguments.text) config.text.emplace_back(file);
+  for (const std::string& file : arguments.data) {
+    data::DatasetConfig& dataset = config.data.emplace_back();
+    dataset.path = {file};
+    dataset.fields = parse_fields(arguments.fields);
+  }
+  eval::validate(config);
+  return config;
+}
+
+void declare(CLI::App& app, EvalArguments& a) {
+  app.description(
+      "Measures loss, perplexity and bits per byte on text and on the answers of "
+      "instruction data,\nand chrF of generated answers, for a base, the base with an "
+      "adapter, and the merged model.");
+  app.add_option("CONFIG", a.config, "YAML file (docs/eval.md)");
+  app.add_option("--set", a.overrides, "PATH=VALUE: change a key of CONFIG")->expected(1);
+  app.add_option("--model", a.model, "base: Hugging Face directory or GGUF file");
+  app.add_option("--adapter", a.adapter, "PEFT directory: stage 'base+adapter'");
+  app.add_option("--merged", a.merged, "the merged model: stage 'merged'");
+  app.add_option("--text", a.text, "text to score; .jsonl: a document a line, else one document");
+  app.add_option("--data", a.data,
+                 "instruction data (.jsonl, .csv, .tsv) whose answers are scored");
+  app.add_option("--fields", a.fields, "NAME=TEMPLATE for --data, e.g. \"output={nah}\"");
+  app.add_option("--generate", a.generate, "answers to generate per data set, for chrF")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--sequence-len", a.sequence_len,
+                 "tokens read at once (default: the smaller of 2048 and the model's limit)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--limit", a.limit, "documents or examples per suite, spread over the file")
+      ->check(CLI::PositiveNumber);
+  app.add_flag("--special", a.special, "let the tokenizer add its own BOS/EOS to --text");
+  app.add_option("--dtype", a.dtype, "f32 (default) or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--threads", a.threads, "threads; 0: all cores")->check(CLI::NonNegativeNumber);
+  app.add_flag("--allow-other-base", a.allow_other_base,
+               "accept an adapter that was trained on other weights");
+  app.add_flag("--json", a.json, "print JSON instead of tables");
+  app.add_option("--out", a.out, "JSON file for figures, each item's loss and generated answers");
+  app.add_flag("--force", a.force, "overwrite --out");
+}
+
+/// Progress on standard error: one line that is redrawn on a terminal, a line per suite elsewhere.
+class ProgressLine {
+ public:
+  void operator()(const eval::Progress& p) {
+    if (core::stderr_is_terminal()) {
+      fmt::print(stderr, "\r\033[K{}: {} {} {}/{}", p.stage, p.suite, p.what, p.done, p.total);
+      if (p.done == p.total) fmt::print(stderr, "\r\033[K");
+      std::fflush(stderr);
+    } else if (p.done == p.total) {
+      fmt::print(stderr, "weft eval: {}: {} {} {}\n", p.stage, p.suite, p.total, p.what);
+    }
+  }
+};
+
+int run(const EvalArguments& arguments) {
+  const core::Log log = stderr_log("eval");
+  const eval::EvalConfig config = configuration(arguments, log);
+  if (config.output && std::filesystem::exists(*config.output) && !arguments.force) {
+    throw InputError("{} exists; give --force to replace it", config.output->string());
+  }
+  // Opened first, so that a place that cannot be written to is found before the long work.
+  std::optional<core::AtomicFile> output;
+  if (config.output) output.emplace(*config.output);
+  model::prepare_runtime(static_cast<int>(config.threads));
+  const eval::Hooks hooks{
+      .log = log,
+      .progress = arguments.json ? eval::ProgressFunction{} : ProgressLine{},
+      .stop = &catch_interrupts(),
+      .before_load = [](const std::string& what, std::uint64_t weights, std::uint64_t work) {
+        train::require_memory(
+            {{"weights of " + what, weights, "dtype: bfloat16"}, {"one row", work, "sequence_len"}},
+            train::available_memory());
+      }};
+  const eval::Evaluation evaluation = eval::evaluate(config, hooks);
+  const eval::BootstrapOptions bootstrap = eval::bootstrap_options(config);
+  const auto dump = [&](eval::Detail detail) {
+    return eval::to_json(evaluation, detail, bootstrap)
+               .dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
+           "\n";
+  };
+  if (output) {
+    output->write(dump(eval::Detail::kItems));
+    output->commit();
+  }
+  if (arguments.json) {
+    fmt::print("{}", dump(eval::Detail::kFigures));
+    return 0;
+  }
+  fmt::print("{}", eval::to_table(evaluation, bootstrap));
+  if (config.generate && config.generate->show > 0) {
+    const std::string samples = eval::to_samples(evaluation, config.generate->show);
+    if (!samples.empty()) fmt::print("\n{}", samples);
+  }
+  return 0;
+}
+
+}  // namespace
 
 Run add_eval(CLI::App& app);
-Run add_eval(CLI::App&) {
-  return [] { throw ConfigError("being written"); return 0; };
+Run add_eval(CLI::App& app) {
+  auto arguments = std::make_shared<EvalArguments>();
+  declare(app, *arguments);
+  return [arguments] { return run(*arguments); };
 }
 
 }  // namespace weft::cli

@@ -1,0 +1,72 @@
+#include "eval/config.h"
+
+#include "core/error.h"
+
+namespace weft::eval {
+
+void describe(core::Schema<GenerateSection>& s) {
+  s.field("examples", &GenerateSection::examples,
+          "answers generated (greedily) per data set, spread evenly over it")
+      .at_least(1);
+  s.field("max_tokens", &GenerateSection::max_tokens, "tokens of an answer at most").at_least(1);
+  s.field("show", &GenerateSection::show, "answers printed below the table, of every stage")
+      .at_least(0);
+}
+
+void describe(core::Schema<BootstrapSection>& s) {
+  s.field("resamples", &BootstrapSection::resamples, "resamples behind each interval")
+      .range(100, 1000000);
+  s.field("seed", &BootstrapSection::seed, "seed of the resamples").at_least(0);
+}
+
+void describe(core::Schema<EvalConfig>& s) {
+  s.field("base_model", &EvalConfig::base_model,
+          "Hugging Face directory or GGUF file; stage 'base'")
+      .required()
+      .alias("model");
+  s.field("adapter", &EvalConfig::adapter, "PEFT directory; stage 'base+adapter'");
+  s.field("merged", &EvalConfig::merged,
+          "the model that the adapter was folded into; stage 'merged'");
+  s.field(
+      "text", &EvalConfig::text,
+      "plain text to score: a .jsonl file holds one document ({\"text\": ...}) a line, any other "
+      "file is one document");
+  s.list("data", &EvalConfig::data, "instruction data whose answers are scored");
+  s.section("generate", &EvalConfig::generate,
+            "write answers to the instruction data too, and give their chrF and chrF++");
+  s.field("sequence_len", &EvalConfig::sequence_len,
+          "tokens read at once; default: the smaller of 2048 and the model's limit")
+      .at_least(1);
+  s.field("special_tokens", &EvalConfig::special_tokens,
+          "let the tokenizer add its own BOS/EOS to plain text, and score them, as lm-eval does "
+          "unless told add_bos_token=False");
+  s.field("limit", &EvalConfig::limit,
+          "documents or examples per suite at most, spread evenly over the file")
+      .at_least(1);
+  s.choice("dtype", &EvalConfig::dtype,
+           {{"float32", DType::kFloat32}, {"bfloat16", DType::kBFloat16}},
+           "precision of weights and matrix products");
+  s.section("bootstrap", &EvalConfig::bootstrap, "how the intervals are made");
+  s.field("output", &EvalConfig::output,
+          "JSON file for the figures, each item's loss and the generated answers");
+  s.field("allow_other_base", &EvalConfig::allow_other_base,
+          "measure an adapter on a base with other weights than it was trained on");
+  s.field("threads", &EvalConfig::threads, "threads; 0: all cores").at_least(0);
+}
+
+void validate(const EvalConfig& config) {
+  if (config.base_model.empty()) {
+    throw ConfigError("no model: give --model PATH, or base_model in a YAML file");
+  }
+  if (config.text.empty() && config.data.empty()) {
+    throw ConfigError(
+        "nothing to measure: give text (--text FILE) or instruction data (--data FILE)");
+  }
+}
+
+BootstrapOptions bootstrap_options(const EvalConfig& config) {
+  return {.resamples = static_cast<int>(config.bootstrap.resamples),
+          .seed = static_cast<std::uint64_t>(config.bootstrap.seed)};
+}
+
+}  // namespace weft::eval

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "data/row.h"
+
+namespace weft::eval {
+
+/// What the model reads at once and what it has to predict at each place: equally long, targets
+/// as in data::Row (data::kNoTarget: nothing). Unlike there, the last place may have a target.
+struct Pass {
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> targets;
+};
+
+/// Cross-entropy (nats) at each place that has a target, in order: model::Decoder::token_losses.
+using TokenLosses = std::function<std::vector<float>(const data::Row&)>;
+
+/// What one pass cost.
+struct PassLoss {
+  std::int64_t tokens = 0;  ///< Places with a target.
+  double loss = 0;          ///< Sum in nats.
+};
+
+/// Scores passes in order. Short ones share a row of at most max_tokens tokens as segments; a pass
+/// longer than that has a row of its own. `done(n)` is told after each row how many passes are
+/// finished; it may throw to stop. Throws NumericError when a loss is not finite.
+[[nodiscard]] std::vector<PassLoss> score(std::span<const Pass> passes, std::int64_t max_tokens,
+                                          const TokenLosses& losses,
+                                          const std::function<void(std::int64_t)>& done = {});
+
+}  // namespace weft::eval

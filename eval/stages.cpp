@@ -1,0 +1,243 @@
+#include "eval/stages.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <set>
+
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+#include "eval/instruction.h"
+#include "eval/text.h"
+#include "lora/adapter.h"
+#include "model/decoder.h"
+#include "model/generate.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace weft::eval {
+namespace {
+
+constexpr const char* kBase = "base";
+constexpr std::int64_t kDefaultSequenceLen = 2048;  // of the issue, and lm-eval's fallback
+
+/// A model file without its weights in memory.
+struct Source {
+  checkpoint::Checkpoint checkpoint;
+  model::Spec spec;
+  text::Tokenizer tokenizer;
+  std::optional<text::ChatTemplate> chat_template;
+};
+
+Source open_source(const std::filesystem::path& path) {
+  checkpoint::Checkpoint checkpoint = checkpoint::Checkpoint::open(path);
+  model::Spec spec = model::read_spec(checkpoint.config(), path.string());
+  text::Tokenizer tokenizer = text::Tokenizer::load(checkpoint);
+  auto chat_template = text::ChatTemplate::load(checkpoint);
+  return {std::move(checkpoint), std::move(spec), std::move(tokenizer), std::move(chat_template)};
+}
+
+/// "corpus" of corpus.jsonl.gz; a name that is taken gets a number.
+std::string suite_name(const std::filesystem::path& path, std::set<std::string>& taken) {
+  const std::string stem =
+      path.filename().string().substr(0, path.filename().string().find('.', 1));
+  std::string name = stem;
+  for (int number = 2; !taken.insert(name).second; ++number) {
+    name = fmt::format("{}-{}", stem, number);
+  }
+  return name;
+}
+
+/// What is the same for all stages.
+struct Inputs {
+  struct Text {
+    std::string name;
+    std::vector<std::string> documents;
+  };
+  struct Data {
+    std::string name;
+    const data::DatasetConfig* config = nullptr;
+  };
+  std::vector<Text> texts;
+  std::vector<Data> data;
+};
+
+Inputs read_inputs(const EvalConfig& config) {
+  Inputs inputs;
+  std::set<std::string> taken;
+  for (const std::filesystem::path& path : config.text) {
+    inputs.texts.push_back({suite_name(path, taken), read_documents(path, config.limit)});
+  }
+  for (const data::DatasetConfig& dataset : config.data) {
+    inputs.data.push_back({suite_name(dataset.path.front(), taken), &dataset});
+  }
+  return inputs;
+}
+
+/// Runs the suites of one stage after another on models that the caller holds.
+class StageRunner {
+ public:
+  StageRunner(const EvalConfig& config, const Inputs& inputs, const Hooks& hooks,
+              std::int64_t sequence_len)
+      : config_(config), inputs_(inputs), hooks_(hooks), sequence_len_(sequence_len) {}
+
+  StageResult run(std::string name, const Source& source, model::Decoder& decoder) {
+    StageResult stage{.name = std::move(name), .model = source.checkpoint.path()};
+    stage_ = stage.name;
+    const auto begun = std::chrono::steady_clock::now();
+    for (const Inputs::Text& text : inputs_.texts) {
+      stage.suites.push_back(text_suite(text, source, decoder));
+    }
+    for (const Inputs::Data& data : inputs_.data) {
+      stage.suites.push_back(instruction_suite(data, source, decoder));
+    }
+    stage.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    return stage;
+  }
+
+ private:
+  void check_stop() const {
+    if (hooks_.stop != nullptr && hooks_.stop->load()) {
+      throw Interrupted("stopped while measuring '{}'; nothing was written", stage_);
+    }
+  }
+
+  void report(std::string_view suite, std::string_view what, std::int64_t done,
+              std::size_t total) const {
+    check_stop();
+    if (hooks_.progress) {
+      hooks_.progress({stage_, suite, what, done, static_cast<std::int64_t>(total)});
+    }
+  }
+
+  std::vector<PassLoss> losses(const std::string& suite, const std::vector<Pass>& passes,
+                               model::Decoder& decoder) const {
+    check_stop();
+    return score(
+        passes, sequence_len_, [&](const data::Row& row) { return decoder.token_losses(row); },
+        [&](std::int64_t done) { report(suite, "scored", done, passes.size()); });
+  }
+
+  SuiteResult text_suite(const Inputs::Text& text, const Source& source,
+                         model::Decoder& decoder) const {
+    const auto special = config_.special_tokens ? text::AddSpecial::kYes : text::AddSpecial::kNo;
+    const RollingText rolling =
+        rolling_text(text.documents, source.tokenizer, sequence_len_, special);
+    return {.name = text.name,
+            .kind = SuiteKind::kText,
+            .unit = rolling.unit,
+            .items = items_with_losses(rolling, losses(text.name, rolling.passes, decoder))};
+  }
+
+  SuiteResult instruction_suite(const Inputs::Data& data, const Source& source,
+                                model::Decoder& decoder) const {
+    const InstructionData examples = instruction_data(
+        *data.config, source.tokenizer, source.chat_template ? &*source.chat_template : nullptr,
+        {.max_tokens = sequence_len_,
+         .limit = config_.limit,
+         .generate = config_.generate ? config_.generate->examples : 0},
+        stage_ == kBase ? hooks_.log : core::Log{});
+    SuiteResult suite{.name = data.name,
+                      .kind = SuiteKind::kInstruction,
+                      .unit = Unit::kExample,
+                      .items = examples.items};
+    const std::vector<PassLoss> scored = losses(data.name, examples.passes, decoder);
+    for (std::size_t i = 0; i < scored.size(); ++i) {
+      suite.items[i].tokens = scored[i].tokens;
+      suite.items[i].loss = scored[i].loss;
+    }
+    answer(examples.questions, source.tokenizer, decoder, suite);
+    return suite;
+  }
+
+  void answer(const std::vector<Question>& questions, const text::Tokenizer& tokenizer,
+              model::Decoder& decoder, SuiteResult& suite) const {
+    model::GenerateOptions options;  // greedy
+    if (config_.generate) options.max_tokens = config_.generate->max_tokens;
+    options.stop_ids = tokenizer.stop_ids();
+    for (const Question& question : questions) {
+      model::KvCache cache;
+      const auto ids =
+          model::generate_ids(decoder, question.tokens, options, cache, [&](std::int32_t) {
+            check_stop();
+            return true;
+          }).ids;
+      const std::vector<std::string> references{question.reference};
+      Generation generation{.prompt = question.text,
+                            .reference = question.reference,
+                            .output = tokenizer.decode(ids, text::Tokenizer::Specials::kSkip)};
+      generation.chrf = chrf_statistics(generation.output, references, kChrf);
+      generation.chrf_plus_plus = chrf_statistics(generation.output, references, kChrfPlusPlus);
+      suite.generations.push_back(std::move(generation));
+      report(suite.name, "answered", static_cast<std::int64_t>(suite.generations.size()),
+             questions.size());
+    }
+  }
+
+  const EvalConfig& config_;
+  const Inputs& inputs_;
+  const Hooks& hooks_;
+  std::int64_t sequence_len_;
+  std::string stage_;
+};
+
+model::Decoder load(const Source& source, const char* what, model::Compute compute,
+                    std::int64_t sequence_len, const Hooks& hooks) {
+  if (hooks.before_load) {
+    const auto need = model::Decoder::estimate(source.spec, compute, sequence_len, 0);
+    hooks.before_load(what, need.weights, need.activations);
+  }
+  return model::Decoder::load(source.checkpoint, compute);
+}
+
+std::int64_t choose_sequence_len(const EvalConfig& config, const model::Spec& spec,
+                                 const Hooks& hooks) {
+  const std::int64_t limit = spec.max_positions > 0 ? spec.max_positions : kDefaultSequenceLen;
+  if (!config.sequence_len) return std::min(kDefaultSequenceLen, limit);
+  if (*config.sequence_len > limit) {
+    core::tell(hooks.log, core::Level::kWarning,
+               fmt::format("sequence_len {} is more than the {} tokens that the model was made for",
+                           *config.sequence_len, limit));
+  }
+  return *config.sequence_len;
+}
+
+}  // namespace
+
+Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
+  validate(config);
+  const auto compute =
+      config.dtype == DType::kBFloat16 ? model::Compute::kBF16 : model::Compute::kF32;
+  // Everything that can be wrong with the files is found before the first long computation.
+  const Inputs inputs = read_inputs(config);
+  const Source base = open_source(config.base_model);
+  std::optional<lora::Adapter> adapter;
+  if (config.adapter) {
+    adapter = lora::read_peft(*config.adapter, hooks.log);
+    if (!config.allow_other_base) lora::check_base(*adapter, base.checkpoint);
+  }
+  std::optional<Source> merged;
+  if (config.merged) merged = open_source(*config.merged);
+
+  Evaluation evaluation;
+  evaluation.sequence_len = choose_sequence_len(config, base.spec, hooks);
+  evaluation.dtype = compute == model::Compute::kF32 ? "float32" : "bfloat16";
+  StageRunner runner(config, inputs, hooks, evaluation.sequence_len);
+  {
+    model::Decoder decoder = load(base, "the base", compute, evaluation.sequence_len, hooks);
+    evaluation.stages.push_back(runner.run(kBase, base, decoder));
+    if (adapter) {
+      decoder.attach(*adapter, model::Decoder::Use::kInference);
+      evaluation.stages.push_back(runner.run("base+adapter", base, decoder));
+      evaluation.stages.back().adapter = *config.adapter;
+    }
+  }
+  if (merged) {
+    model::Decoder decoder =
+        load(*merged, "the merged model", compute, evaluation.sequence_len, hooks);
+    evaluation.stages.push_back(runner.run("merged", *merged, decoder));
+  }
+  return evaluation;
+}
+
+}  // namespace weft::eval

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "core/log.h"
+#include "eval/config.h"
+#include "eval/result.h"
+
+namespace weft::eval {
+
+/// How far a suite of a stage is.
+struct Progress {
+  std::string_view stage;
+  std::string_view suite;
+  std::string_view what;  ///< "scored" or "answered"
+  std::int64_t done = 0;
+  std::int64_t total = 0;
+};
+
+using ProgressFunction = std::function<void(const Progress&)>;
+
+/// What evaluate() tells its caller, and asks. Empty functions are not called.
+struct Hooks {
+  core::Log log{};
+  ProgressFunction progress{};
+  const std::atomic<bool>* stop = nullptr;  ///< Polled between rows and tokens.
+  /// Before a model is read: its name, bytes of its weights and of computing one row. May throw.
+  std::function<void(const std::string& what, std::uint64_t weights, std::uint64_t work)>
+      before_load{};
+};
+
+/// Measures every stage of the configuration on every suite: the base, the base with the adapter
+/// attached (the same weights in memory), then the merged model after the base has been freed.
+///
+/// A suite of plain text is named after its file, one of instruction data likewise; a name that is
+/// taken gets "-2", "-3", ... The tokenizer and template are those of the stage's own model.
+/// Throws InputError for files and models that are not what they should be (an adapter trained on
+/// other weights included), NumericError for losses that are not finite, and Interrupted.
+[[nodiscard]] Evaluation evaluate(const EvalConfig& config, const Hooks& hooks);
+
+}  // namespace weft::eval

@@ -1,0 +1,112 @@
+#include "eval/text.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "data/record.h"
+#include "eval/spread.h"
+
+namespace weft::eval {
+namespace {
+
+std::string document_of(const data::Record& record) {
+  const auto text = record.values.find("text");
+  if (text == record.values.end() || !text->is_string()) {
+    throw InputError("{}: expected a string \"text\" in the row", record.origin.text());
+  }
+  return text->get<std::string>();
+}
+
+std::int32_t prefix_of(const text::Tokenizer& tokenizer) {
+  if (const auto bos = tokenizer.bos()) return *bos;
+  if (const auto eos = tokenizer.eos()) return *eos;
+  throw InputError(
+      "the tokenizer ({}) has neither BOS nor EOS, so nothing can stand before a text's first "
+      "token; set bos_token or eos_token in tokenizer_config.json",
+      tokenizer.description());
+}
+
+/// Tokens of one document and, where bytes per window are wanted, where each token ends.
+text::Tokenizer::Encoding encode(const std::string& document, const text::Tokenizer& tokenizer,
+                                 std::int32_t prefix, text::AddSpecial special, bool offsets) {
+  const auto marker = tokenizer.id_to_token(prefix);
+  if (marker && document.starts_with(*marker)) special = text::AddSpecial::kNo;
+  if (offsets) return tokenizer.encode_with_offsets(document, special);
+  return {.ids = tokenizer.encode(document, special), .offsets = {}};
+}
+
+}  // namespace
+
+std::vector<std::string> read_documents(const std::filesystem::path& path,
+                                        std::optional<std::int64_t> limit) {
+  const auto format = data::format_of(path);
+  const bool by_line = format == data::Format::kJsonl || format == data::Format::kJson;
+  data::RecordOptions options;
+  options.format = by_line ? *format : data::Format::kText;
+  options.documents = data::Documents::kFile;
+  const auto reader = data::open_records(path, options, [](const data::Fault& fault) {
+    throw InputError("{}: {}", fault.origin.text(), fault.what);
+  });
+  std::vector<std::string> documents;
+  while (const auto record = reader->next()) documents.push_back(document_of(*record));
+  const bool has_text = std::any_of(documents.begin(), documents.end(),
+                                    [](const std::string& d) { return !d.empty(); });
+  if (!has_text) throw InputError("{}: there is no text to score in it", path.string());
+  std::vector<std::string> chosen;
+  for (const std::size_t index : spread(documents.size(), limit)) {
+    chosen.push_back(std::move(documents[index]));
+  }
+  return chosen;
+}
+
+Pass window_pass(std::span<const std::int32_t> tokens, std::int32_t prefix, const Window& window) {
+  const auto token = [&](std::int64_t at) {
+    return at < 0 ? prefix : tokens[static_cast<std::size_t>(at)];
+  };
+  Pass pass;
+  for (std::int64_t at = window.begin - window.context; at + 1 < window.end; ++at) {
+    pass.tokens.push_back(token(at));
+    pass.targets.push_back(at + 1 < window.begin ? data::kNoTarget : token(at + 1));
+  }
+  return pass;
+}
+
+RollingText rolling_text(std::span<const std::string> documents, const text::Tokenizer& tokenizer,
+                         std::int64_t max_tokens, text::AddSpecial special) {
+  const std::int32_t prefix = prefix_of(tokenizer);
+  const bool by_window = documents.size() < kEnoughDocuments;
+  RollingText result;
+  result.unit = by_window ? Unit::kWindow : Unit::kDocument;
+  for (const std::string& document : documents) {
+    const auto encoding = encode(document, tokenizer, prefix, special, by_window);
+    const auto length = static_cast<std::int64_t>(document.size());
+    if (!by_window) result.items.push_back({.bytes = length});
+    std::int64_t counted = 0;  // bytes that earlier windows stand for
+    for (const Window& window :
+         rolling_windows(static_cast<std::int64_t>(encoding.ids.size()), max_tokens)) {
+      if (by_window) {
+        const auto last = static_cast<std::size_t>(window.end - 1);
+        const bool is_last = last + 1 == encoding.ids.size();
+        const std::int64_t end =
+            is_last ? length : std::max<std::int64_t>(counted, encoding.offsets[last].second);
+        result.items.push_back({.bytes = end - counted});
+        counted = end;
+      }
+      result.item_of_pass.push_back(result.items.size() - 1);
+      result.passes.push_back(window_pass(encoding.ids, prefix, window));
+    }
+  }
+  return result;
+}
+
+std::vector<Item> items_with_losses(const RollingText& text, std::span<const PassLoss> losses) {
+  std::vector<Item> items = text.items;
+  for (std::size_t i = 0; i < losses.size(); ++i) {
+    Item& item = items[text.item_of_pass[i]];
+    item.tokens += losses[i].tokens;
+    item.loss += losses[i].loss;
+  }
+  return items;
+}
+
+}  // namespace weft::eval

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "eval/result.h"
+#include "eval/score.h"
+#include "eval/windows.h"
+#include "text/tokenizer.h"
+
+namespace weft::eval {
+
+/// The documents of a file, in order: one per row of .jsonl ({"text": "..."}, other keys are not
+/// looked at), any other file is one document, byte for byte. .gz and .zst are unpacked.
+/// `limit`: at most so many, spread evenly over the file.
+/// Throws InputError (file and line) for a row without text, for text that is not UTF-8, and for a
+/// file without text.
+[[nodiscard]] std::vector<std::string> read_documents(const std::filesystem::path& path,
+                                                      std::optional<std::int64_t> limit = {});
+
+/// From this many documents on, documents are what varies independently; below, windows are.
+inline constexpr std::size_t kEnoughDocuments = 10;
+
+/// Documents cut into passes for one tokenizer.
+struct RollingText {
+  Unit unit = Unit::kDocument;
+  std::vector<Pass> passes;
+  std::vector<std::size_t> item_of_pass;
+  std::vector<Item> items;  ///< With bytes, without losses.
+};
+
+/// Prepares documents as lm-eval's loglikelihood_rolling does (eval/windows.h): the first token is
+/// predicted from BOS, or EOS where the tokenizer has no BOS; no pass reads more than max_tokens.
+/// `special`: whether the tokenizer's own rule adds BOS/EOS to the text itself, so that they are
+/// predicted too. lm-eval does that by default, and not with add_bos_token=False; as there, a text
+/// that starts with the prefix token's text gets none.
+/// Throws InputError when the tokenizer has neither BOS nor EOS.
+[[nodiscard]] RollingText rolling_text(std::span<const std::string> documents,
+                                       const text::Tokenizer& tokenizer, std::int64_t max_tokens,
+                                       text::AddSpecial special = text::AddSpecial::kNo);
+
+/// The pass of one window. `tokens`: of the whole text; `prefix`: what stands for token -1.
+[[nodiscard]] Pass window_pass(std::span<const std::int32_t> tokens, std::int32_t prefix,
+                               const Window& window);
+
+/// Adds the losses of the passes to the items that they belong to.
+[[nodiscard]] std::vector<Item> items_with_losses(const RollingText& text,
+                                                  std::span<const PassLoss> losses);
+
+}  // namespace weft::eval

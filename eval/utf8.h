@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace weft::eval {
+
+/// Code points of UTF-8 text; invalid bytes become U+FFFD (text/utf8.h).
+[[nodiscard]] std::u32string decode_utf8(std::string_view text);
+
+/// What Python's str.isspace() and str.split() take for whitespace.
+[[nodiscard]] bool is_python_space(char32_t c);
+
+}  // namespace weft::eval

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace weft::eval {
+
+/// A part of a text that is scored by one pass of the model. Token -1 is the prefix (BOS, or EOS
+/// where there is none), token 0 the first of the text.
+///
+/// The model reads tokens [begin - context, end - 1) and predicts [begin, end).
+struct Window {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t context = 1;
+
+  friend bool operator==(const Window&, const Window&) = default;
+};
+
+/// Windows whose predictions cover [0, tokens) once each, no pass longer than max_tokens: lm-eval's
+/// get_rolling_token_windows with context_len 1, made disjoint. Every window but the last predicts
+/// max_tokens tokens from one token of context; the last one is filled with context to max_tokens.
+/// Throws ConfigError unless max_tokens >= 1.
+[[nodiscard]] std::vector<Window> rolling_windows(std::int64_t tokens, std::int64_t max_tokens);
+
+}  // namespace weft::eval

@@ -1,0 +1,253 @@
+#include "eval/stages.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+#include "lora/adapter.h"
+#include "lora/provenance.h"
+#include "model/decoder.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/throws.h"
+#include "tests/support/tiny_model.h"
+
+namespace weft::eval {
+namespace {
+
+using tests::TempDir;
+namespace fs = std::filesystem;
+
+constexpr std::string_view kText =
+    "tlaxcalli, atl; in xochitl in cuicatl. Niltze \xF0\x9F\x8C\xBD\n";
+
+/// Losses of bytes[1..] and of bytes[0] from BOS, straight from logits of the whole text.
+double loss_by_hand(model::Decoder& decoder, std::string_view text) {
+  std::vector<std::int32_t> tokens{1};
+  for (const char byte : text) tokens.push_back(static_cast<std::uint8_t>(byte) + 3);
+  const at::Tensor log_p = at::log_softmax(decoder.logits(tokens).to(at::kDouble), 1);
+  double loss = 0;
+  for (std::size_t t = 0; t + 1 < tokens.size(); ++t) {
+    loss -= log_p[static_cast<std::int64_t>(t)][tokens[t + 1]].item<double>();
+  }
+  return loss;
+}
+
+/// An adapter for `base` whose B is not zero.
+lora::Adapter strong_adapter(const fs::path& base) {
+  const auto checkpoint = checkpoint::Checkpoint::open(base);
+  lora::AdapterConfig config;
+  config.r = 4;
+  config.lora_alpha = 32;
+  config.target_modules.pattern = "all-linear";
+  const auto targets = lora::resolve_targets(config, lora::linear_modules(checkpoint));
+  lora::Adapter adapter = lora::make_adapter(config, targets, 5);
+  for (lora::Factors& factors : adapter.factors) {
+    for (std::size_t i = 0; i < factors.b.size(); ++i) {
+      factors.b[i] = 0.05F * static_cast<float>(static_cast<int>(i % 7) - 3);
+    }
+  }
+  return adapter;
+}
+
+fs::path write_adapter(const lora::Adapter& adapter, const fs::path& folder) {
+  fs::create_directories(folder);
+  lora::write_peft(adapter, folder);
+  return folder;
+}
+
+class Stages : public ::testing::Test {
+ protected:
+  TempDir folder_;
+  fs::path base_ = tests::write_tiny_model(folder_ / "base");
+  fs::path text_ = folder_.write("corpus.txt", kText);
+};
+
+TEST_F(Stages, TextLossIsThatOfTheLogits) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  const Evaluation evaluation = evaluate(config, {});
+  ASSERT_EQ(evaluation.stages.size(), 1U);
+  EXPECT_EQ(evaluation.sequence_len, 512);  // the model's limit
+  const SuiteResult& suite = evaluation.stages[0].suites.at(0);
+  EXPECT_EQ(suite.name, "corpus");
+  ASSERT_EQ(suite.items.size(), 1U);
+  EXPECT_EQ(suite.items[0].tokens, static_cast<std::int64_t>(kText.size()));  // one a byte
+  EXPECT_EQ(suite.items[0].bytes, static_cast<std::int64_t>(kText.size()));
+  auto decoder = model::Decoder::load(checkpoint::Checkpoint::open(base_), model::Compute::kF32);
+  EXPECT_NEAR(suite.items[0].loss / loss_by_hand(decoder, kText), 1, 1e-6);
+}
+
+TEST_F(Stages, WindowsShareOutTokensAndBytes) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  config.sequence_len = 16;
+  const Evaluation evaluation = evaluate(config, {});
+  const SuiteResult& suite = evaluation.stages[0].suites.at(0);
+  EXPECT_EQ(suite.unit, Unit::kWindow);
+  ASSERT_EQ(suite.items.size(), (kText.size() + 15) / 16);
+  std::int64_t tokens = 0, bytes = 0;
+  for (const Item& item : suite.items) {
+    tokens += item.tokens;
+    bytes += item.bytes;
+    EXPECT_GE(item.bytes, 0);
+  }
+  EXPECT_EQ(tokens, static_cast<std::int64_t>(kText.size()));
+  EXPECT_EQ(bytes, static_cast<std::int64_t>(kText.size()));
+}
+
+TEST_F(Stages, AdapterCountsOnlyInItsStage) {
+  const lora::Adapter adapter = strong_adapter(base_);
+  EvalConfig config;
+  config.base_model = base_;
+  config.adapter = write_adapter(adapter, folder_ / "adapter");
+  config.merged = base_;  // not folded: has to score as the base does
+  config.text = {text_};
+  const Evaluation evaluation = evaluate(config, {});
+  ASSERT_EQ(evaluation.stages.size(), 3U);
+  const auto loss = [&](std::size_t stage) {
+    return evaluation.stages[stage].suites.at(0).items.at(0).loss;
+  };
+  EXPECT_EQ(evaluation.stages[1].name, "base+adapter");
+  EXPECT_EQ(evaluation.stages[1].adapter, folder_ / "adapter");
+  EXPECT_EQ(evaluation.stages[2].name, "merged");
+  EXPECT_EQ(loss(2), loss(0));
+  auto decoder = model::Decoder::load(checkpoint::Checkpoint::open(base_), model::Compute::kF32);
+  decoder.attach(adapter, model::Decoder::Use::kInference);
+  const double expected = loss_by_hand(decoder, kText);
+  EXPECT_NEAR(loss(1) / expected, 1, 1e-6);
+  EXPECT_GT(std::abs(loss(1) - loss(0)), 0.01 * loss(0));
+}
+
+TEST_F(Stages, CompletionsCountOnlyTheAnswersBytes) {
+  const fs::path data =
+      folder_.write("pairs.jsonl",
+                    "{\"prompt\": \"agua = \", \"completion\": \"atl\"}\n"
+                    "{\"prompt\": \"ma\\u00edz = \", \"completion\": \"c\\u0113ntli\"}\n");
+  EvalConfig config;
+  config.base_model = base_;
+  config.data.emplace_back().path = {data};
+  config.generate = GenerateSection{.examples = 2, .max_tokens = 5};
+  const Evaluation evaluation = evaluate(config, {});
+  const SuiteResult& suite = evaluation.stages[0].suites.at(0);
+  EXPECT_EQ(suite.kind, SuiteKind::kInstruction);
+  ASSERT_EQ(suite.items.size(), 2U);
+  EXPECT_EQ(suite.items[0].bytes, 3);
+  EXPECT_EQ(suite.items[0].tokens, 4);  // and EOS
+  EXPECT_EQ(suite.items[1].bytes, 7);
+  EXPECT_EQ(suite.items[1].tokens, 8);
+  ASSERT_EQ(suite.generations.size(), 2U);
+  EXPECT_EQ(suite.generations[1].prompt, "maíz = ");
+  EXPECT_EQ(suite.generations[1].reference, "cēntli");
+  EXPECT_EQ(suite.generations[0].chrf.size(), 6U);
+  EXPECT_EQ(suite.generations[0].chrf_plus_plus.size(), 8U);
+}
+
+TEST_F(Stages, ExampleLongerThanTheModelReadsIsRefused) {
+  const fs::path data =
+      folder_.write("pairs.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"" +
+                                       std::string(40, 'x') + "\", \"completion\": \"b\"}\n");
+  EvalConfig config;
+  config.base_model = base_;
+  config.data.emplace_back().path = {data};
+  config.sequence_len = 32;
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "pairs.jsonl:2");
+}
+
+TEST_F(Stages, SuitesOfOneNameAreNumbered) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_, folder_.write("other/corpus.txt", "ixtli")};
+  const Evaluation evaluation = evaluate(config, {});
+  EXPECT_EQ(evaluation.stages[0].suites.at(1).name, "corpus-2");
+}
+
+TEST_F(Stages, AdapterOfOtherWeightsIsRefused) {
+  lora::Adapter adapter = strong_adapter(base_);
+  adapter.provenance.emplace();
+  adapter.provenance->base_weights = std::string(64, 'a');
+  EvalConfig config;
+  config.base_model = base_;
+  config.adapter = write_adapter(adapter, folder_ / "adapter");
+  config.text = {text_};
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "trained on");
+  config.allow_other_base = true;
+  EXPECT_EQ(evaluate(config, {}).stages.size(), 2U);
+}
+
+TEST_F(Stages, AsksBeforeLoadingAndStopsWhenTold) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  std::uint64_t asked = 0;
+  const Hooks refusing{
+      .before_load = [&](const std::string&, std::uint64_t weights, std::uint64_t) {
+        asked = weights;
+        throw Refused("no");
+      }};
+  EXPECT_THROW((void)evaluate(config, refusing), Refused);
+  EXPECT_GT(asked, fs::file_size(base_ / "model.safetensors") / 2);
+  const std::atomic<bool> stop{true};
+  EXPECT_THROWS_WITH((void)evaluate(config, {.stop = &stop}), Interrupted, "base");
+}
+
+TEST_F(Stages, BrokenWeightsAreNotAResult) {
+  // A not-a-number in the final norm reaches every logit.
+  const fs::path file = base_ / "model.safetensors";
+  const std::string bytes = tests::slurp(file);
+  std::uint64_t header_size = 0;
+  std::memcpy(&header_size, bytes.data(), 8);
+  const auto header = nlohmann::json::parse(bytes.substr(8, header_size));
+  const std::uint64_t begin = header["model.norm.weight"]["data_offsets"][0];
+  const float none = std::nanf("");
+  std::fstream out(file, std::ios::in | std::ios::out | std::ios::binary);
+  out.seekp(static_cast<std::streamoff>(8 + header_size + begin));
+  out.write(reinterpret_cast<const char*>(&none), sizeof none);
+  out.close();
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), NumericError, "nan");
+}
+
+TEST_F(Stages, NothingToMeasureIsSaid) {
+  EvalConfig config;
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "--model");
+  config.base_model = base_;
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "nothing to measure");
+}
+
+TEST(EvalConfigFile, ReadsTheDocumentedKeys) {
+  const auto config = core::parse_config<EvalConfig>(R"(
+base_model: m
+adapter: a
+merged: g
+text: [one.txt, two.jsonl]
+data:
+  - path: pairs.csv
+    type: instruction
+    fields: {instruction: "{es}", output: "{nah}"}
+generate: {examples: 7, max_tokens: 9, show: 0}
+sequence_len: 128
+limit: 100
+dtype: bfloat16
+bootstrap: {resamples: 500, seed: 3}
+output: out.json
+)",
+                                                     {.name = "e.yaml", .directory = "/d"});
+  EXPECT_EQ(config.text.at(1), fs::path("/d/two.jsonl"));
+  EXPECT_EQ(config.data.at(0).path.at(0), fs::path("/d/pairs.csv"));
+  EXPECT_EQ(config.generate->examples, 7);
+  EXPECT_EQ(config.dtype, DType::kBFloat16);
+  EXPECT_EQ(bootstrap_options(config).resamples, 500);
+  EXPECT_THROWS_WITH((void)core::parse_config<EvalConfig>("base_model: m\nsequence_length: 3\n"),
+                     ConfigError, "sequence_len");
+}
+
+}  // namespace
+}  // namespace weft::eval

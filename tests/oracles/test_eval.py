@@ -1,0 +1,232 @@
+"""weft eval against lm-eval (loglikelihood_rolling), transformers, peft and sacrebleu, live."""
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from peft import LoraConfig, get_peft_model
+from sacrebleu.metrics import CHRF
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+NAHUATL = [
+    "Auh in ye yuhqui in on tlenamacac niman ye ic teixpan on motlalia.",
+    "¿In chalchihuitl, teocuitlatl, mach ah ca on yaz?",
+    "Yn oyuh in yoca hualmotlalli tonatiuh ylhuicatitech, niman yc peuh yn huel ye tlacoçahuia.",
+]
+HARD = ["e\u0301 👩‍👩‍👧‍👦 ខ្ញុំចូលចិត្ត",
+        " leading and trailing \n\n", "सब मनुष्य", "a", "\u200b\ufeff x"]
+
+
+def rolling(model, tokenizer, documents, max_length, **options):
+    """Summed log-likelihood of each document by lm-eval."""
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1,
+              device="cpu", **options)
+    requests = [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(d,), idx=i)
+                for i, d in enumerate(documents)]
+    return lm.loglikelihood_rolling(requests, disable_tqdm=True), lm
+
+
+def suites(result, stage=0):
+    return {suite["name"]: suite for suite in result["stages"][stage]["suites"]}
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+                    encoding="utf-8")
+    return path
+
+
+def check_rolling(suite, documents, log_likelihoods, lm):
+    tokens = sum(len(lm.tok_encode(d)) for d in documents)
+    size = sum(len(d.encode()) for d in documents)
+    loss = -sum(log_likelihoods) / tokens
+    assert suite["tokens"] == tokens
+    assert suite["bytes"] == size
+    assert suite["loss"] == pytest.approx(loss, rel=1e-5)
+    assert suite["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+    assert suite["bits_per_byte"] == pytest.approx(
+        -sum(log_likelihoods) / size / math.log(2), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_dir):
+    return (AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32).eval(),
+            AutoTokenizer.from_pretrained(smollm2_dir))
+
+
+@pytest.fixture(scope="module")
+def tiny(smollm2_dir, tmp_path_factory):
+    """A random model of 64 positions with SmolLM2's tokenizer, and an adapter for it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    torch.manual_seed(7)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)).eval()
+    with torch.no_grad():  # Random models are flat; sharper ones show mistakes.
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.dim() > 1 else 1)
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear",
+                                               init_lora_weights=False, task_type="CAUSAL_LM"))
+    adapted.save_pretrained(folder / "adapter")
+    return folder
+
+
+def test_text_file_is_one_document_in_rolling_windows(weft, smollm2, smollm2_dir, tmp_path):
+    document = "\n".join(NAHUATL * 5 + HARD)
+    (tmp_path / "corpus.txt").write_bytes(document.encode())
+    model, tokenizer = smollm2
+    expected, lm = rolling(model, tokenizer, [document], 128)
+    result = weft.json("eval", "--model", smollm2_dir, "--text", tmp_path / "corpus.txt",
+                       "--sequence-len", "128", "--dtype", "f32")
+    assert result["stages"][0]["name"] == "base"
+    check_rolling(suites(result)["corpus"], [document], expected, lm)
+
+
+def test_jsonl_is_one_document_a_line_from_the_gguf_file(weft, smollm2, smollm2_gguf, tmp_path):
+    documents = NAHUATL + HARD + ["<|im_start|>special tokens in the text<|im_end|>"] * 2 + NAHUATL
+    corpus = jsonl(tmp_path / "corpus.jsonl",
+                   [{"text": d, "id": i} for i, d in enumerate(documents)])
+    model, tokenizer = smollm2
+    expected, lm = rolling(model, tokenizer, documents, 2048)
+    out = tmp_path / "result.json"
+    result = weft.json("eval", "--model", smollm2_gguf, "--text", corpus, "--out", out)
+    check_rolling(suites(result)["corpus"], documents, expected, lm)
+    items = suites(json.loads(out.read_text()))["corpus"]["items"]
+    assert [-x for x in items["loss"]] == pytest.approx(expected, rel=1e-5)
+
+
+def test_default_window_is_the_models_limit(weft, tiny, tmp_path):
+    documents = [" ".join(NAHUATL)] * 2 + NAHUATL
+    assert len(AutoTokenizer.from_pretrained(tiny / "base")(documents[0])["input_ids"]) > 80
+    corpus = jsonl(tmp_path / "corpus.jsonl", [{"text": d} for d in documents])
+    model = AutoModelForCausalLM.from_pretrained(tiny / "base", dtype=torch.float32)
+    expected, lm = rolling(model, AutoTokenizer.from_pretrained(tiny / "base"), documents, 64)
+    result = weft.json("eval", "--model", tiny / "base", "--text", corpus)
+    assert result["settings"]["sequence_len"] == 64
+    check_rolling(suites(result)["corpus"], documents, expected, lm)
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_tokenizer_that_adds_a_bos(weft, tiny, tmp_path, adds_bos):
+    base = tmp_path / "base"
+    shutil.copytree(tiny / "base", base)
+    tokenizer_json = json.loads((base / "tokenizer.json").read_text())
+    bos = AutoTokenizer.from_pretrained(base).bos_token
+    tokenizer_json["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": bos, "type_id": 0}},
+                   {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+                 {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {bos: {"id": bos, "ids": [1], "tokens": [bos]}}}
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer_json))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    documents = NAHUATL + [bos + NAHUATL[0]]
+    corpus = jsonl(tmp_path / "corpus.jsonl", [{"text": d} for d in documents])
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    expected, lm = rolling(model, tokenizer, documents, 64,
+                           add_bos_token=None if adds_bos else False)
+    special = ["--special"] if adds_bos else []
+    result = weft.json("eval", "--model", base, "--text", corpus, *special)
+    check_rolling(suites(result)["corpus"], documents, expected, lm)
+
+
+def test_stages_equal_peft_and_the_merged_model(weft, tiny, tmp_path):
+    corpus = jsonl(tmp_path / "corpus.jsonl", [{"text": d} for d in NAHUATL])
+    merged = tmp_path / "merged"
+    weft("merge", "--model", tiny / "base", "--adapter", tiny / "adapter", "--out", merged)
+    result = weft.json("eval", "--model", tiny / "base", "--adapter", tiny / "adapter",
+                       "--merged", merged, "--text", corpus)
+    assert [s["name"] for s in result["stages"]] == ["base", "base+adapter", "merged"]
+    tokenizer = AutoTokenizer.from_pretrained(tiny / "base")
+    base = AutoModelForCausalLM.from_pretrained(tiny / "base", dtype=torch.float32)
+    from peft import PeftModel
+    adapted = PeftModel.from_pretrained(base, tiny / "adapter").merge_and_unload().eval()
+    expected, lm = rolling(adapted, tokenizer, NAHUATL, 64)
+    check_rolling(suites(result, 1)["corpus"], NAHUATL, expected, lm)
+    check_rolling(suites(result, 2)["corpus"], NAHUATL, expected, lm)
+    base_loss = suites(result)["corpus"]["loss"]
+    assert abs(suites(result, 1)["corpus"]["loss"] - base_loss) > 1e-3
+    difference = suites(result, 2)["corpus"]["differences"]["loss"]["value"]
+    assert difference == pytest.approx(suites(result, 2)["corpus"]["loss"] - base_loss, abs=1e-9)
+
+
+def test_instruction_loss_and_chrf_equal_transformers_and_sacrebleu(weft, smollm2, smollm2_dir,
+                                                                   tmp_path):
+    pairs = [("good morning", "Buenos días"), ("I am eating bread", "Estoy comiendo pan."),
+             ("Where is the house?", "¿Dónde está la casa?"), ("water", "agua")]
+    data = tmp_path / "pairs.csv"
+    data.write_text("en,es\n" + "".join(f'"{en}","{es}"\n' for en, es in pairs), encoding="utf-8")
+    (tmp_path / "eval.yaml").write_text(f"""
+base_model: {smollm2_dir}
+dtype: float32
+data:
+  - path: pairs.csv
+    type: instruction
+    fields: {{instruction: "Translate to Spanish: {{en}}", output: "{{es}}"}}
+generate: {{examples: 4, max_tokens: 24}}
+""")
+    out = tmp_path / "result.json"
+    result = weft.json("eval", tmp_path / "eval.yaml", "--out", out)
+    suite = suites(result)["pairs"]
+
+    model, tokenizer = smollm2
+    total, count = 0.0, 0
+    outputs = []
+    for en, es in pairs:
+        messages = [{"role": "user", "content": f"Translate to Spanish: {en}"}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True,
+                                               return_dict=False)
+        text = tokenizer.apply_chat_template(messages + [{"role": "assistant", "content": es}],
+                                             return_dict=False)
+        # The template ends a turn with <|im_end|>\n; the line break is not the model's to write.
+        text = text[:len(text) - text[::-1].index(tokenizer.eos_token_id)]
+        assert text[:len(prompt)] == prompt
+        with torch.no_grad():
+            log_p = torch.log_softmax(model(torch.tensor([text])).logits[0].float(), -1)
+            total -= sum(log_p[t - 1, text[t]].item() for t in range(len(prompt), len(text)))
+            generated = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24,
+                                       pad_token_id=tokenizer.eos_token_id)[0][len(prompt):]
+        count += len(text) - len(prompt)
+        outputs.append(tokenizer.decode(generated, skip_special_tokens=True))
+    assert suite["tokens"] == count
+    assert suite["bytes"] == sum(len(es.encode()) for _, es in pairs)
+    assert suite["loss"] == pytest.approx(total / count, rel=1e-5)
+
+    generations = suites(json.loads(out.read_text()))["pairs"]["generations"]
+    assert [g["reference"] for g in generations] == [es for _, es in pairs]
+    assert [g["output"].strip() for g in generations] == [o.strip() for o in outputs]
+    hypotheses, references = ([g[key] for g in generations] for key in ("output", "reference"))
+    for name, metric in (("chrf", CHRF()), ("chrf++", CHRF(word_order=2))):
+        assert suite[name] == pytest.approx(
+            metric.corpus_score(hypotheses, [references]).score, abs=1e-6)
+        for generation in generations:
+            assert generation[name] == pytest.approx(metric.sentence_score(
+                generation["output"], [generation["reference"]]).score, abs=1e-6)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--text", "{tmp}/absent.txt"], "absent.txt"),
+    (["--text", "{tmp}/empty.txt"], "no text"),
+    (["--text", "{tmp}/rows.jsonl"], "rows.jsonl:2"),
+    (["--text", "{tmp}/latin1.txt"], "UTF-8"),
+    ([], "nothing to measure"),
+])
+def test_bad_input_is_one_line_and_exit_2(weft, tiny, tmp_path, arguments, message):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
+    (tmp_path / "latin1.txt").write_bytes("n\xe1huatl".encode("latin-1"))
+    arguments = [a.format(tmp=tmp_path) for a in arguments]
+    done = weft.run("eval", "--model", tiny / "base", *arguments, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
