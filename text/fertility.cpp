@@ -13,11 +13,9 @@ double ratio(std::uint64_t part, std::uint64_t whole) {
 
 std::uint64_t count_words(std::string_view text) {
   std::uint64_t words = 0;
-  bool inside = false;
-  for (const char c : text) {
-    const bool white = c == ' ' || (c >= '\t' && c <= '\r');
-    if (!white && !inside) ++words;
-    inside = !white;
+  for (text.remove_prefix(leading_white_space(text)); !text.empty(); ++words) {
+    while (!text.empty() && leading_white_space(text) == 0) text.remove_prefix(1);
+    text.remove_prefix(leading_white_space(text));
   }
   return words;
 }

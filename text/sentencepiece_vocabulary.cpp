@@ -22,8 +22,6 @@ constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581
 constexpr std::string_view kWithPrefix{"\x1A\x02\x18\x01", 4};
 constexpr std::string_view kWithoutPrefix{"\x1A\x02\x18\x00", 4};
 
-bool is_white(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
 void load(sentencepiece::SentencePieceProcessor& processor, std::string_view model,
           std::string_view prefix, const std::string& where) {
   const std::string bytes = std::string(model).append(prefix);
@@ -233,8 +231,8 @@ std::vector<SentencePieceVocabulary::State::Part> SentencePieceVocabulary::State
     }
     std::size_t left = at;
     std::size_t right = at + found->token.content.size();
-    while (found->token.lstrip && left > begin && is_white(text[left - 1])) --left;
-    while (found->token.rstrip && right < text.size() && is_white(text[right])) ++right;
+    if (found->token.lstrip) left -= trailing_white_space(text.substr(begin, left - begin));
+    if (found->token.rstrip) right += leading_white_space(text.substr(right));
     if (left > begin) parts.push_back({begin, left, nullptr});
     parts.push_back({left, right, found});
     begin = at = right;

@@ -16,6 +16,10 @@ namespace weft::text {
 /// Characters in valid UTF-8.
 [[nodiscard]] std::size_t count_characters(std::string_view text);
 
+/// Bytes of white space (Unicode's White_Space) that `text` begins or ends with.
+[[nodiscard]] std::size_t leading_white_space(std::string_view text);
+[[nodiscard]] std::size_t trailing_white_space(std::string_view text);
+
 /// The byte that a token such as "<0x0A>" stands for; nothing for other tokens.
 [[nodiscard]] std::optional<std::uint8_t> byte_token(std::string_view token);
 

@@ -3,17 +3,16 @@
 use crate::json::{dumps, Style};
 use crate::methods::{capitalize, strip, Side};
 use crate::python::{float_of, is_space, str_of};
-use crate::source::ITERABLE;
+use crate::source::{ITERABLE, REVERSED};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 pub fn install(env: &mut Environment<'static>) {
     env.add_filter(ITERABLE, iterable);
+    env.add_filter(REVERSED, reversed);
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| str_of(value));
-    env.add_filter("trim", |value: &Value, chars: Option<String>| {
-        strip(&str_of(value), chars.as_deref(), Side::Both).to_string()
-    });
+    env.add_filter("trim", trim);
     env.add_filter("upper", |value: &Value| str_of(value).to_uppercase());
     env.add_filter("lower", |value: &Value| str_of(value).to_lowercase());
     env.add_filter("capitalize", |value: &Value| capitalize(&str_of(value)));
@@ -76,6 +75,27 @@ fn iterable(value: Value) -> Result<Value, Error> {
         )),
         _ => Ok(value),
     }
+}
+
+/// `value[::-1]`.
+fn reversed(value: &Value) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(Value::from(text.chars().rev().collect::<String>()));
+    }
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        return Err(invalid(format!(
+            "a value of type {} has no slices",
+            value.kind()
+        )));
+    }
+    let mut items: Vec<Value> = value.try_iter()?.collect();
+    items.reverse();
+    Ok(Value::from(items))
+}
+
+fn trim(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> String {
+    let chars = argument(&args, &kwargs, 0, "chars").map(|chars| str_of(&chars));
+    strip(&str_of(value), chars.as_deref(), Side::Both).to_string()
 }
 
 /// The argument at `index`, or by `name`; as in a Python call.
@@ -153,12 +173,17 @@ fn join(value: &Value, separator: Option<&Value>, kwargs: Kwargs) -> Result<Stri
     Ok(parts.join(&separator))
 }
 
-fn replace(value: &Value, old: &Value, new: &Value, count: Option<i64>) -> String {
-    let (text, old, new) = (str_of(value), str_of(old), str_of(new));
-    match count {
-        Some(count) if count >= 0 => text.replacen(&old, &new, count as usize),
-        _ => text.replace(&old, &new),
-    }
+fn replace(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let option = |index, name| argument(&args, &kwargs, index, name);
+    let (Some(old), Some(new)) = (option(0, "old"), option(1, "new")) else {
+        return Err(invalid("replace wants an old and a new text".to_string()));
+    };
+    let (text, old, new) = (str_of(value), str_of(&old), str_of(&new));
+    let count = option(2, "count").filter(|count| !count.is_none());
+    Ok(match count.and_then(|count| usize::try_from(count).ok()) {
+        Some(count) => text.replacen(&old, &new, count),
+        None => text.replace(&old, &new),
+    })
 }
 
 fn indent(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
@@ -237,8 +262,9 @@ fn items(value: &Value) -> Result<Value, Error> {
     }
 }
 
-fn int(value: &Value, otherwise: Option<&Value>, base: Option<u32>) -> Value {
-    let otherwise = || otherwise.cloned().unwrap_or(Value::from(0));
+fn int(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Value {
+    let otherwise = || argument(&args, &kwargs, 0, "default").unwrap_or(Value::from(0));
+    let base = argument(&args, &kwargs, 1, "base").and_then(|base| u32::try_from(base).ok());
     match value.kind() {
         ValueKind::Bool => Value::from(i64::from(value.is_true())),
         ValueKind::Number if value.is_integer() => value.clone(),
@@ -263,33 +289,38 @@ fn int(value: &Value, otherwise: Option<&Value>, base: Option<u32>) -> Value {
     }
 }
 
-fn float(value: &Value, otherwise: Option<f64>) -> f64 {
+fn float(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Value {
+    let otherwise = || argument(&args, &kwargs, 0, "default").unwrap_or(Value::from(0.0));
     match value.kind() {
-        ValueKind::Bool => f64::from(u8::from(value.is_true())),
-        ValueKind::Number => float_of(value),
-        ValueKind::String => str_of(value)
-            .trim_matches(is_space)
-            .parse()
-            .unwrap_or(otherwise.unwrap_or(0.0)),
-        _ => otherwise.unwrap_or(0.0),
+        ValueKind::Bool => Value::from(f64::from(u8::from(value.is_true()))),
+        ValueKind::Number => Value::from(float_of(value)),
+        ValueKind::String => match str_of(value).trim_matches(is_space).parse::<f64>() {
+            Ok(number) => Value::from(number),
+            Err(_) => otherwise(),
+        },
+        _ => otherwise(),
     }
 }
 
 /// Python's round: to the nearest decimal of the exact binary value; ties go to even.
-fn round(value: &Value, precision: Option<i32>, method: Option<&str>) -> Result<Value, Error> {
+fn round(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     if !value.is_number() {
         return Err(invalid(format!(
             "cannot round a value of type {}",
             value.kind()
         )));
     }
-    if value.is_integer() {
+    let method = argument(&args, &kwargs, 1, "method").map_or(String::new(), |name| str_of(&name));
+    if value.is_integer() && !matches!(method.as_str(), "ceil" | "floor") {
         return Ok(value.clone());
     }
     let number = float_of(value);
-    let precision = precision.unwrap_or(0).clamp(-300, 300);
+    let precision = match argument(&args, &kwargs, 0, "precision") {
+        Some(precision) => i32::try_from(precision)?.clamp(-300, 300),
+        None => 0,
+    };
     let scale = 10f64.powi(precision);
-    Ok(Value::from(match method.unwrap_or("common") {
+    Ok(Value::from(match method.as_str() {
         "ceil" => (number * scale).ceil() / scale,
         "floor" => (number * scale).floor() / scale,
         _ if precision >= 0 => format!("{number:.*}", precision as usize)

@@ -10,7 +10,27 @@ mod source;
 mod template;
 mod tokenizer;
 
+use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Once;
+
+thread_local! {
+    /// Whether this thread is inside `guarded`, which reports panics itself.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics inside `guarded` become errors of the caller; nothing about them is printed.
+fn silence_guarded_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.with(Cell::get) {
+                before(panic);
+            }
+        }));
+    });
+}
 
 /// UTF-8 text given to the caller, who frees it with `weft_text_free`.
 #[repr(C)]
@@ -67,7 +87,11 @@ pub unsafe fn guarded<T>(
     error: *mut WeftText,
     work: impl FnOnce() -> Result<T, String>,
 ) -> Option<T> {
-    let message = match catch_unwind(AssertUnwindSafe(work)) {
+    silence_guarded_panics();
+    GUARDED.with(|flag| flag.set(true));
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.with(|flag| flag.set(false));
+    let message = match outcome {
         Ok(Ok(value)) => return Some(value),
         Ok(Err(message)) => message,
         Err(panic) => format!("internal failure: {}", panic_text(panic.as_ref())),

@@ -1,12 +1,15 @@
 //! Prepares a template's source for minijinja: line ends as Jinja2 reads them, `{% generation %}`
-//! blocks as call blocks, which is what transformers' extension makes of them, and loops that refuse
-//! to go over None or a number, as Python's do.
+//! blocks as call blocks, which is what transformers' extension makes of them, loops that refuse to
+//! go over None or a number, as Python's do, and `[::-1]`, which the crate cannot do to an empty list.
 
 /// What a `{% generation %}` block calls; the template cannot name it by accident.
 pub const GENERATION: &str = "__weft_generation";
 
 /// The filter around what a loop goes over.
 pub const ITERABLE: &str = "__weft_iterable";
+
+/// The filter that `[::-1]` becomes.
+pub const REVERSED: &str = "__weft_reversed";
 
 pub struct Prepared {
     pub source: String,
@@ -24,7 +27,12 @@ pub fn prepare(source: &str) -> Prepared {
         rest = &rest[at..];
         let length = match &rest[..2] {
             "{#" => rest.find("#}").map_or(rest.len(), |end| end + 2),
-            "{{" => expression_length(rest, "}}"),
+            "{{" => {
+                let length = expression_length(rest, "}}");
+                out.push_str(&reverse_slices(&rest[..length]));
+                rest = &rest[length..];
+                continue;
+            }
             _ => {
                 let length = expression_length(rest, "%}");
                 match block_name(&rest[..length]) {
@@ -45,12 +53,10 @@ pub fn prepare(source: &str) -> Prepared {
                         continue;
                     }
                     _ => {
-                        if let Some(guarded) = guard_loop(&rest[..length]) {
-                            out.push_str(&guarded);
-                            rest = &rest[length..];
-                            continue;
-                        }
-                        length
+                        let block = reverse_slices(&rest[..length]);
+                        out.push_str(&guard_loop(&block).unwrap_or(block));
+                        rest = &rest[length..];
+                        continue;
                     }
                 }
             }
@@ -140,6 +146,43 @@ fn guard_loop(block: &str) -> Option<String> {
         items,
         &block[end..]
     ))
+}
+
+/// `x[::-1]` as `x|__weft_reversed`, where nothing follows that a filter cannot take.
+fn reverse_slices(block: &str) -> String {
+    let bytes = block.as_bytes();
+    let mut out = String::with_capacity(block.len());
+    let mut copied = 0;
+    let mut at = 2;
+    while at < bytes.len() {
+        match bytes[at] {
+            quote @ (b'"' | b'\'') => at = string_end(bytes, at, quote),
+            b'[' => {
+                let end = bytes[at..].iter().position(|&byte| byte == b']');
+                let end = end.map_or(bytes.len(), |length| at + length + 1);
+                let slice: Vec<u8> = bytes[at..end]
+                    .iter()
+                    .copied()
+                    .filter(|byte| !byte.is_ascii_whitespace())
+                    .collect();
+                let next = block
+                    .get(end..)
+                    .and_then(|rest| rest.trim_start().chars().next());
+                if slice == b"[::-1]" && !matches!(next, Some('[' | '.' | '(')) {
+                    out.push_str(&block[copied..at]);
+                    out.push('|');
+                    out.push_str(REVERSED);
+                    copied = end;
+                    at = end;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    out.push_str(&block[copied..]);
+    out
 }
 
 /// The names of a block that stand outside strings and brackets.
