@@ -25,4 +25,6 @@ const std::atomic<bool>& catch_interrupts() {
   return interrupted;
 }
 
+void clear_interrupt() noexcept { interrupted.store(false); }
+
 }  // namespace weft::cli

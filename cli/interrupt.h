@@ -8,4 +8,7 @@ namespace weft::cli {
 /// once (exit status 130). Returns the flag; call it once per program.
 const std::atomic<bool>& catch_interrupts();
 
+/// Lowers the flag, for programs that go on after an interrupt (a chat whose answer was stopped).
+void clear_interrupt() noexcept;
+
 }  // namespace weft::cli

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <memory>
 
+#include "cli/adapter_argument.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "core/error.h"
@@ -26,20 +27,6 @@ struct Options {
   bool json = false;
   int threads = 0;
 };
-
-/// "DIR" or "DIR:WEIGHT"; a folder whose own name ends in ":0.5" is taken as it is.
-merge::MergeRequest::Adapter parse_adapter(const std::string& text) {
-  const std::size_t colon = text.rfind(':');
-  if (colon == std::string::npos || std::filesystem::exists(text)) return {text, 1};
-  const std::string number = text.substr(colon + 1);
-  double weight = 0;
-  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), weight);
-  if (error != std::errc() || end != number.data() + number.size() || !std::isfinite(weight)) {
-    throw ConfigError("--adapter {}: '{}' is no weight (DIR:WEIGHT, such as {}:0.5)", text, number,
-                      text.substr(0, colon));
-  }
-  return {text.substr(0, colon), weight};
-}
 
 std::optional<core::DType> parse_type(const std::string& text) {
   if (text == "keep") return std::nullopt;
@@ -67,7 +54,8 @@ merge::MergeRequest request_of(const Options& options) {
   merge::MergeRequest request;
   request.model = options.model;
   for (const std::string& adapter : options.adapters) {
-    request.adapters.push_back(parse_adapter(adapter));
+    const AdapterArgument parsed = parse_adapter(adapter);
+    request.adapters.push_back({parsed.directory, parsed.weight});
   }
   request.out = options.out;
   request.dtype = parse_type(options.dtype);

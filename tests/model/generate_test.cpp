@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "model/answer.h"
 #include "tests/model/tiny.h"
 #include "tests/support/throws.h"
 
@@ -155,6 +156,29 @@ TEST(Sampler, GreedyHeedsThePenaltyOnly) {
   const std::vector<std::int32_t> seen{1};
   EXPECT_EQ(Sampler({}).next(logits, seen), 1);
   EXPECT_EQ(Sampler({.top_k = 1, .repetition_penalty = 1.1}).next(logits, seen), 2);
+}
+
+TEST(StopStrings, CutBeforeTheFirstAndHoldBackWhatMayBecomeOne) {
+  model::StopStrings stops({"\n\n", "END", "ENOUGH"});
+  EXPECT_EQ(stops.push("one"), "one");
+  EXPECT_EQ(stops.push(" two\n"), " two");
+  EXPECT_EQ(stops.push("three E"), "\nthree ");
+  EXPECT_EQ(stops.push("N"), "");
+  EXPECT_EQ(stops.push("T EN"), "ENT ");
+  EXPECT_FALSE(stops.found());
+  EXPECT_EQ(stops.push("DLESS"), "");
+  EXPECT_TRUE(stops.found());
+  EXPECT_EQ(stops.push("more"), "");
+  EXPECT_EQ(stops.finish(), "");
+
+  model::StopStrings open({"abc", ""});
+  EXPECT_EQ(open.push("xab"), "x");
+  EXPECT_EQ(open.finish(), "ab");
+  EXPECT_FALSE(open.found());
+  model::StopStrings none({});
+  EXPECT_EQ(none.push("anything"), "anything");
+  model::StopStrings whole({"stop"});
+  EXPECT_EQ(whole.push("do not stop here, nor stop there"), "do not ");
 }
 
 TEST(Sampler, RefusesValuesOutOfRange) {

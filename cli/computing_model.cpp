@@ -1,0 +1,58 @@
+#include "cli/computing_model.h"
+
+#include <utility>
+
+#include "cli/adapter_argument.h"
+#include "core/error.h"
+#include "lora/adapter.h"
+#include "model/runtime.h"
+#include "train/memory.h"
+
+namespace weft::cli {
+namespace {
+
+model::Compute compute_of(const std::string& dtype, const core::Log& log) {
+  const model::Compute best = model::best_compute();
+  if (dtype == "auto") return best;
+  if (dtype == "f32") return model::Compute::kF32;
+  if (best == model::Compute::kF32) {
+    core::tell(log, core::Level::kWarning,
+               "this processor does not multiply bf16 natively: --dtype bf16 will be far slower than f32");
+  }
+  return model::Compute::kBF16;
+}
+
+}  // namespace
+
+void declare_model(CLI::App& app, ModelArguments& arguments) {
+  app.add_option("--model", arguments.model, "Hugging Face directory or GGUF file")->required();
+  app.add_option("--adapter", arguments.adapters, "PEFT directory, DIR or DIR:WEIGHT; repeated: they add up")
+      ->allow_extra_args(false);
+  app.add_option("--dtype", arguments.dtype, "numbers to compute in: f32, bf16, or auto (bf16 where the processor has it)")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--threads", arguments.threads, "threads; 0: all cores")->check(CLI::NonNegativeNumber);
+  app.add_flag("--allow-other-base", arguments.allow_other_base, "accept an adapter that was trained on other weights");
+}
+
+ComputingModel open_model(const ModelArguments& arguments, std::int64_t tokens, const core::Log& log) {
+  model::prepare_runtime(arguments.threads);
+  checkpoint::Checkpoint checkpoint = checkpoint::Checkpoint::open(arguments.model);
+  std::vector<std::pair<lora::Adapter, double>> adapters;
+  for (const std::string& text : arguments.adapters) {
+    const AdapterArgument argument = parse_adapter(text);
+    adapters.emplace_back(lora::read_peft(argument.directory, log), argument.weight);
+    if (!arguments.allow_other_base) lora::check_base(adapters.back().first, checkpoint);
+  }
+  const model::Compute compute = compute_of(arguments.dtype, log);
+  const model::Spec spec = model::read_spec(checkpoint.config(), checkpoint.path().string());
+  const auto need = model::Decoder::estimate(spec, compute, tokens, 0);
+  train::require_memory({{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
+                         {"activations", need.activations, "fewer tokens"}},
+                        train::available_memory());
+  model::Decoder decoder = model::Decoder::load(checkpoint, compute);
+  for (const auto& [adapter, weight] : adapters) decoder.attach(adapter, model::Decoder::Use::kInference, weight);
+  return {std::move(checkpoint), std::move(decoder)};
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "core/log.h"
+#include "model/decoder.h"
+
+namespace weft::cli {
+
+/// The options of commands that compute with one model and adapters on top of it.
+struct ModelArguments {
+  std::string model{};
+  std::vector<std::string> adapters{};  ///< DIR or DIR:WEIGHT
+  std::string dtype;                  ///< "f32", "bf16", "auto": bf16 where the processor has it
+  int threads = 0;
+  bool allow_other_base = false;
+};
+
+/// Declares --model, --adapter, --dtype (with the default already in `arguments`), --threads,
+/// --allow-other-base.
+void declare_model(CLI::App& app, ModelArguments& arguments);
+
+struct ComputingModel {
+  checkpoint::Checkpoint checkpoint;
+  model::Decoder decoder;
+};
+
+/// Sets up LibTorch, checks that the weights and `tokens` at once fit into memory, loads the model and
+/// attaches the adapters for inference. Errors of checkpoint, adapter and model reading.
+[[nodiscard]] ComputingModel open_model(const ModelArguments& arguments, std::int64_t tokens, const core::Log& log);
+
+}  // namespace weft::cli
