@@ -11,6 +11,7 @@ namespace {
 TEST(PythonRegex, FullMatchNeedsTheWholeTextAndBacktracksToGetIt) {
   EXPECT_TRUE(PythonRegex("a|ab").full_match("ab"));
   EXPECT_FALSE(PythonRegex("q_proj").full_match("self_attn.q_proj"));
+  EXPECT_FALSE(PythonRegex("self_attn").full_match("self_attn.q_proj"));
   EXPECT_TRUE(PythonRegex(R"(.*\.(q|v)_proj)").full_match("model.layers.0.self_attn.v_proj"));
 }
 
