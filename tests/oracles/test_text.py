@@ -435,7 +435,7 @@ SNIPPETS = [
     # statements
     "{% for m in messages %}{{ loop.index }}{{ loop.index0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.revindex }}{{ loop.previtem.role if not loop.first }}{{ loop.nextitem.role if loop.nextitem is defined }}{{ loop.cycle('a', 'b') }}{% else %}none{% endfor %}",
     "{% for i in range(10) if i is odd %}{% if i == 3 %}{% continue %}{% endif %}{% if i > 7 %}{% break %}{% endif %}{{ i }}{% else %}e{% endfor %}{% for i in [] %}x{% else %}empty{% endfor %}{% for i in missing %}x{% else %}undef{% endfor %}",
-    "{% set ns = namespace(n=0, s='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.s = ns.s ~ m.role %}{% set lost = 1 %}{% endfor %}{{ ns.n }}{{ ns.s }}{{ lost is defined }}",
+    "{% set ns = namespace(n=0, s='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.s = ns.s ~ m.role %}{% set lost = 1 %}{% endfor %}{{ ns.n }}{{ ns.s }}{{ lost is defined }}{% set ns.list = [] %}{% for m in messages %}{% set ns.list = ns.list + [m.role] %}{% endfor %}{{ ns.list|join }}{% set ns.b %}block{% endset %}{{ ns.b }}{% set ns.t=messages[0].content if true else '=' %}{{ ns.t }}{%- set ns.l, k = [1, {'a': 2}], 3 -%}{{ ns.l }}{{ k }}",
     "{% macro f(a, b='d', c=none) %}{{ a }}{{ b }}{{ c }}{{ caller() if caller else '' }}{% endmacro %}{{ f(1) }}{{ f(1, c=2) }}{{ f(1, 'x', 3)|upper }}{% call f(9) %}in{% endcall %}",
     "{% set a, b = 1, 2 %}{{ a }}{{ b }}{% set t %}  block {{ a }}{% endset %}[{{ t }}]{% filter upper %}abc{% endfilter %}{% with q = 3 %}{{ q }}{% endwith %}{{ q is defined }}",
     "{% for item in [[1, [2, 3]], [4, []]] recursive %}{% if item is sequence and item is not string %}({{ loop(item) }}){% else %}{{ item }}{% endif %}{% endfor %}",

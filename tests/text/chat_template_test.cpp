@@ -80,6 +80,11 @@ TEST(ChatTemplate, HostileTemplatesEnd) {
   EXPECT_THROWS_WITH((void)busy.render(kHello, false), InputError, "fuel");
   const ChatTemplate deep("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", {});
   EXPECT_THROWS_WITH((void)deep.render(kHello, false), InputError, "recursion");
+  const ChatTemplate cycle("{% set ns = namespace(a=1) %}{% set ns.a = [ns] %}{{ ns ~ '' }}", {});
+  EXPECT_THROWS_WITH((void)cycle.render(kHello, false), InputError, "cannot hold a namespace");
+  const ChatTemplate nested("{% set ns = namespace(a=[]) %}{% for a in range(99999) %}"
+                            "{% set ns.a = [ns.a] %}{% endfor %}", {});
+  EXPECT_THROWS_WITH((void)nested.render(kHello, false), InputError, "nested over 100 deep");
 }
 
 std::vector<std::string> spans(const std::string& source) {

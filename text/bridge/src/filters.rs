@@ -2,14 +2,15 @@
 
 use crate::json::{dumps, Style};
 use crate::methods::{capitalize, strip, Side};
-use crate::python::{float_of, is_space, str_of};
-use crate::source::{ITERABLE, REVERSED};
+use crate::python::{float_of, is_space, str_of, PyDict, PyList};
+use crate::source::{ITERABLE, REVERSED, STORABLE};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 pub fn install(env: &mut Environment<'static>) {
     env.add_filter(ITERABLE, iterable);
     env.add_filter(REVERSED, reversed);
+    env.add_filter(STORABLE, storable);
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| str_of(value));
     env.add_filter("trim", trim);
@@ -75,6 +76,37 @@ fn iterable(value: Value) -> Result<Value, Error> {
         )),
         _ => Ok(value),
     }
+}
+
+/// What a namespace may hold: no namespace (it could hold itself), and nothing nested without end.
+fn storable(value: Value) -> Result<Value, Error> {
+    check_depth(&value, 0)?;
+    Ok(value)
+}
+
+fn check_depth(value: &Value, depth: usize) -> Result<(), Error> {
+    const MAX_DEPTH: usize = 100;
+    let Some(object) = value.as_object() else {
+        return Ok(());
+    };
+    if object.is::<PyDict>() || object.is::<PyList>() {
+        return Ok(()); // the variables of the rendering, which are bounded
+    }
+    if object.type_name().ends_with("::Namespace") || depth > MAX_DEPTH {
+        return Err(invalid(
+            "a namespace cannot hold a namespace, or values nested over 100 deep".to_string(),
+        ));
+    }
+    if value.kind() == ValueKind::Map {
+        for (_, item) in object.try_iter_pairs().into_iter().flatten() {
+            check_depth(&item, depth + 1)?;
+        }
+    } else if matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        for item in object.try_iter().into_iter().flatten() {
+            check_depth(&item, depth + 1)?;
+        }
+    }
+    Ok(())
 }
 
 /// `value[::-1]`.

@@ -1,6 +1,8 @@
 //! Prepares a template's source for minijinja: line ends as Jinja2 reads them, `{% generation %}`
 //! blocks as call blocks, which is what transformers' extension makes of them, loops that refuse to
-//! go over None or a number, as Python's do, and `[::-1]`, which the crate cannot do to an empty list.
+//! go over None or a number, as Python's do, `[::-1]`, which the crate cannot do to an empty list, and
+//! a bound on what is stored in namespaces, without which a template could nest values until the
+//! stack overflows.
 
 /// What a `{% generation %}` block calls; the template cannot name it by accident.
 pub const GENERATION: &str = "__weft_generation";
@@ -10,6 +12,9 @@ pub const ITERABLE: &str = "__weft_iterable";
 
 /// The filter that `[::-1]` becomes.
 pub const REVERSED: &str = "__weft_reversed";
+
+/// The filter around what is stored in a namespace.
+pub const STORABLE: &str = "__weft_storable";
 
 pub struct Prepared {
     pub source: String,
@@ -54,7 +59,8 @@ pub fn prepare(source: &str) -> Prepared {
                     }
                     _ => {
                         let block = reverse_slices(&rest[..length]);
-                        out.push_str(&guard_loop(&block).unwrap_or(block));
+                        let guarded = guard_loop(&block).or_else(|| guard_set(&block));
+                        out.push_str(&guarded.unwrap_or(block));
                         rest = &rest[length..];
                         continue;
                     }
@@ -135,10 +141,7 @@ fn guard_loop(block: &str) -> Option<String> {
     let begin = words[at].end;
     let end = (at + 1..words.len())
         .find(|&index| matches!(word(index), Some("if" | "recursive")))
-        .map_or_else(
-            || Some(block.strip_suffix("%}")?.trim_end_matches(['-', '+']).len()),
-            |index| Some(words[index].start),
-        )?;
+        .map_or_else(|| content_end(block), |index| Some(words[index].start))?;
     let items = block.get(begin..end)?;
     Some(format!(
         "{} ({})|{ITERABLE} {}",
@@ -146,6 +149,27 @@ fn guard_loop(block: &str) -> Option<String> {
         items,
         &block[end..]
     ))
+}
+
+/// `{% set a.b = c %}` as `{% set a.b = (c)|__weft_storable %}`; nothing for other blocks.
+fn guard_set(block: &str) -> Option<String> {
+    let words = outer_words(block);
+    if block.get(words.first()?.clone()) != Some("set") {
+        return None;
+    }
+    let equals = block.find('=')?;
+    let target = &block[..equals];
+    if !target.contains('.') || target.contains('|') {
+        return None;
+    }
+    let end = content_end(block)?;
+    let value = block.get(equals + 1..end)?;
+    Some(format!("{target}= ({value})|{STORABLE} {}", &block[end..]))
+}
+
+/// Where a block's closing delimiter begins.
+fn content_end(block: &str) -> Option<usize> {
+    Some(block.strip_suffix("%}")?.trim_end_matches(['-', '+']).len())
 }
 
 /// `x[::-1]` as `x|__weft_reversed`, where nothing follows that a filter cannot take.
