@@ -3,9 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
+#include <iterator>
+#include <mutex>
 #include <numeric>
 
 #include "core/error.h"
+#include "core/parallel.h"
 
 namespace weft::data {
 namespace {
@@ -35,6 +39,51 @@ std::int64_t content_bytes(const Json& message) {
   return content != message.end() && content->is_string()
              ? static_cast<std::int64_t>(content->get_ref<const std::string&>().size())
              : 0;
+}
+
+void add(PromptStatistics& sum, const PromptStatistics& part) {
+  sum.samples += part.samples;
+  sum.examples += part.examples;
+  sum.dropped += part.dropped;
+  sum.truncated += part.truncated;
+  sum.split += part.split;
+  sum.answerless += part.answerless;
+  sum.unmerged += part.unmerged;
+  sum.straddled += part.straddled;
+  sum.appended_end += part.appended_end;
+  sum.longest = std::max(sum.longest, part.longest);
+}
+
+/// Builds on all threads; examples keep the order of their samples, and of several errors the one of
+/// the first sample is thrown, however the threads ran.
+void build_all(const std::vector<Sample>& samples, const PromptBuilder& builder, Examples& all) {
+  constexpr std::int64_t kGrain = 64;
+  std::vector<std::vector<Example>> built(samples.size());
+  std::mutex mutex;
+  std::size_t failed_at = samples.size();
+  std::exception_ptr failure;
+  core::parallel_for(
+      static_cast<std::int64_t>(samples.size()), kGrain, [&](std::int64_t begin, std::int64_t end) {
+        PromptStatistics statistics;
+        for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+          try {
+            built[i] = builder.build(samples[i], statistics);
+          } catch (...) {
+            const std::lock_guard lock(mutex);
+            if (i < failed_at) {
+              failed_at = i;
+              failure = std::current_exception();
+            }
+            break;
+          }
+        }
+        const std::lock_guard lock(mutex);
+        add(all.prompts, statistics);
+      });
+  if (failure) std::rethrow_exception(failure);
+  for (std::vector<Example>& examples : built) {
+    std::move(examples.begin(), examples.end(), std::back_inserter(all.examples));
+  }
 }
 
 }  // namespace
@@ -365,11 +414,7 @@ Examples load_examples(const std::vector<DatasetConfig>& datasets, const PromptB
   Examples all;
   for (const DatasetConfig& dataset : datasets) {
     ReadStatistics rows;
-    for (const Sample& sample : load_samples(dataset, log, &rows)) {
-      for (Example& example : builder.build(sample, all.prompts)) {
-        all.examples.push_back(std::move(example));
-      }
-    }
+    build_all(load_samples(dataset, log, &rows), builder, all);
     all.rows.rows += rows.rows;
     all.rows.bad_rows += rows.bad_rows;
     std::move(rows.faults.begin(), rows.faults.end(), std::back_inserter(all.rows.faults));

@@ -81,7 +81,8 @@ class PromptBuilder {
                 PromptOptions options = {});
 
   /// The examples of one sample: one, none (left out and counted), or pieces of a long text.
-  /// InputError with file and line for a sample that cannot be used.
+  /// InputError with file and line for a sample that cannot be used. Thread-safe, each thread with
+  /// its own `statistics`.
   [[nodiscard]] std::vector<Example> build(const Sample& sample, PromptStatistics& statistics) const;
 
   /// The tokens to generate from, and the answer to compare with: the last assistant turn or the
@@ -121,13 +122,16 @@ class PromptBuilder {
   std::vector<std::int32_t> stop_ids_;
 };
 
-/// Everything of several datasets as examples, in order.
+/// Everything of several datasets as examples.
 struct Examples {
   std::vector<Example> examples;
   PromptStatistics prompts;
   ReadStatistics rows;
 };
 
+/// Reads and builds all datasets, in order, on the threads of core/parallel.h. What was dropped, cut
+/// or left out goes to `log`. Throws what load_samples() and build() throw; of several bad samples,
+/// the first.
 [[nodiscard]] Examples load_examples(const std::vector<DatasetConfig>& datasets,
                                      const PromptBuilder& builder, const core::Log& log = {});
 

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "core/error.h"
+#include "data/preflight.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 
@@ -201,6 +204,17 @@ TEST(DatasetConfig, MistakesHaveTheirPlace) {
   EXPECT_THAT(problems("{path: a, header: false}"), HasSubstr("needs columns"));
   EXPECT_THAT(problems("{path: a, delimiter: ';;'}"), HasSubstr("expected one character"));
   EXPECT_THAT(problems("{path: a, type: alpaca}"), HasSubstr("expected one of instruction"));
+}
+
+TEST(DataDocument, ListsTheKeysAsTheSchemaHasThem) {
+  const char* source = std::getenv("WEFT_SOURCE_DIR");
+  if (source == nullptr) GTEST_SKIP() << "WEFT_SOURCE_DIR is set by ctest";
+  const std::string page = weft::tests::slurp(std::filesystem::path(source) / "docs/data.md");
+  for (const std::string& reference : {core::config_reference<DatasetConfig>(),
+                                       core::config_reference<PreflightLimits>()}) {
+    const std::string table = reference.substr(reference.find("| key"));
+    EXPECT_THAT(page, HasSubstr(table.substr(0, table.find("\n\n") + 1)));
+  }
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
 #include <cstdlib>
 
 #include "core/error.h"
@@ -324,6 +326,37 @@ TEST(Preflight, SeesDoubledBosAndMissingEnds) {
   EXPECT_THAT(p.violations, testing::Contains(HasSubstr("learn where to stop")));
   EXPECT_THAT(inspect_examples({}, bench.tiny.tokenizer).violations,
               testing::Contains(HasSubstr("0 examples")));
+}
+
+TEST(LoadExamples, KeepsOrderAndReportsTheFirstBadSampleOnAnyNumberOfThreads) {
+  Bench bench({.merges = {}, .add_bos = true}, kPlainTemplate, {.sequence_len = 12});
+  const weft::tests::TempDir dir;
+  std::string lines;
+  for (int i = 0; i < 1000; ++i) lines += fmt::format("{{\"text\": \"{}\"}}\n", i);
+  DatasetConfig good;
+  good.path = {dir.write("good.jsonl", lines + "{\"text\": \"much too long\"}\n")};
+  std::vector<std::string> log;
+  const Examples data = load_examples({good, good}, bench.builder,
+                                      [&](core::Level, std::string_view line) {
+                                        log.emplace_back(line);
+                                      });
+  ASSERT_EQ(data.examples.size(), 2000U);
+  for (std::size_t i = 0; i < 2000; ++i) {
+    EXPECT_EQ(data.examples[i].origin.line, static_cast<std::int64_t>(i % 1000) + 1);
+  }
+  EXPECT_EQ(data.prompts.samples, 2002);
+  EXPECT_EQ(data.prompts.dropped, 2);
+  EXPECT_EQ(data.prompts.longest, 15);
+  EXPECT_THAT(log.back(), HasSubstr("2 of 2002 examples are longer than sequence_len"));
+
+  const PromptBuilder strict(bench.tiny.tokenizer, nullptr,
+                             {.sequence_len = 5, .over_length = OverLength::kRaise});
+  EXPECT_THROWS_WITH((void)load_examples({good}, strict), InputError, "good.jsonl:1001: ");
+  DatasetConfig chats;
+  std::string rows;
+  for (int i = 0; i < 500; ++i) rows += "{\"instruction\": \"q\", \"output\": \"a\"}\n";
+  chats.path = {dir.write("chats.jsonl", rows)};
+  EXPECT_THROWS_WITH((void)load_examples({chats}, strict), InputError, "chats.jsonl:1: ");
 }
 
 std::filesystem::path cache() {
