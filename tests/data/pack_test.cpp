@@ -101,6 +101,22 @@ TEST(PlanEpoch, IsTheSameOnEveryMachineAndNewInEveryEpoch) {
             "[[0],[1],[2],[3],[4],[5]]");
 }
 
+TEST(PlanEpoch, LongExamplesDoNotComeFirst) {
+  // Packing takes the longest first; the rows must not come in that order.
+  const auto lengths = lengths_of(many(2000));
+  const auto plan = plan_epoch(lengths, {.sequence_len = 128, .seed = 4}, 0);
+  const auto longest_share = [&](std::size_t begin, std::size_t end) {
+    std::int64_t with_longest = 0;
+    for (std::size_t row = begin; row < end; ++row) {
+      with_longest += std::any_of(plan[row].begin(), plan[row].end(),
+                                  [&](std::uint32_t index) { return lengths[index] >= 28; });
+    }
+    return static_cast<double>(with_longest) / static_cast<double>(end - begin);
+  };
+  const std::size_t half = plan.size() / 2;
+  EXPECT_NEAR(longest_share(0, half), longest_share(half, plan.size()), 0.2);
+}
+
 TEST(PlanEpoch, RefusesWhatFitsNoRow) {
   const std::vector<std::int64_t> lengths{3, 11};
   EXPECT_THROWS_WITH((void)plan_epoch(lengths, {.sequence_len = 10}, 0), InputError,
