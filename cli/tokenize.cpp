@@ -83,9 +83,8 @@ void decode_lines(const text::Tokenizer& tokenizer, bool skip_special, bool json
       if (!id.is_number_integer() || id < 0 || id >= tokenizer.vocabulary_size()) reject();
       ids.push_back(id.get<std::int32_t>());
     }
-    const std::string text =
-        tokenizer.decode(ids, skip_special ? text::Tokenizer::Specials::kSkip
-                                           : text::Tokenizer::Specials::kKeep);
+    const std::string text = tokenizer.decode(
+        ids, skip_special ? text::Tokenizer::Specials::kSkip : text::Tokenizer::Specials::kKeep);
     fmt::print("{}\n", json ? line_of(text) : text);
   });
 }
@@ -124,8 +123,8 @@ void report(const text::Tokenizer& tokenizer, bool json) {
   fmt::print("longest token     {}\n", line_of(fertility.longest_token));
 }
 
-/// Lines of {"messages": [...], "add_generation_prompt": bool, and other variables}: what the model's
-/// chat template makes of each, as a JSON string.
+/// Lines of {"messages": [...], "add_generation_prompt": bool, and other variables}: what the
+/// model's chat template makes of each, as a JSON string.
 void render_lines(const std::string& model) {
   const std::optional<text::ChatTemplate> chat = text::ChatTemplate::open(model);
   if (!chat) throw InputError("{} has no chat template", model);
@@ -150,15 +149,15 @@ Run add_tokenize(CLI::App& app) {
       "Text to token ids: one JSON array a line of standard input.\n"
       "Special tokens in the text are recognised, as transformers does.");
   app.add_option("--model", options->model, "a Hugging Face folder or a GGUF file")->required();
-  app.add_flag("--special", options->special,
-               "add BOS and EOS by the tokenizer's own rule");
+  app.add_flag("--special", options->special, "add BOS and EOS by the tokenizer's own rule");
   auto* decode = app.add_flag("--decode", options->decode, "the way back: JSON arrays to text");
   app.add_flag("--skip-special", options->skip_special, "with --decode: leave special tokens out")
       ->needs(decode);
   auto* stats = app.add_flag("--stats", options->stats,
                              "a report of how finely the text is cut instead of its ids");
-  auto* chat = app.add_flag("--chat", options->chat,
-                            "JSON lines with \"messages\" to the text of the model's chat template");
+  auto* chat =
+      app.add_flag("--chat", options->chat,
+                   "JSON lines with \"messages\" to the text of the model's chat template");
   app.add_flag("--json", options->json,
                "texts are JSON strings, going in and coming out; the report is a JSON object");
   decode->excludes(stats)->excludes(chat);
@@ -175,8 +174,7 @@ Run add_tokenize(CLI::App& app) {
     } else if (options->stats) {
       report(tokenizer, options->json);
     } else {
-      encode_lines(tokenizer,
-                   options->special ? text::AddSpecial::kYes : text::AddSpecial::kNo,
+      encode_lines(tokenizer, options->special ? text::AddSpecial::kYes : text::AddSpecial::kNo,
                    options->json);
     }
     return 0;

@@ -77,7 +77,8 @@ Json with_reasoning(const Json& messages) {
 /// output is what the template put there.
 std::string unused_mark(const std::string& source, const std::string& variables) {
   for (int i = 0;; ++i) {
-    std::string mark = fmt::format("\xEF\xB7\x90{}\xEF\xB7\x91", i);  // noncharacters U+FDD0, U+FDD1
+    std::string mark =
+        fmt::format("\xEF\xB7\x90{}\xEF\xB7\x91", i);  // noncharacters U+FDD0, U+FDD1
     if (source.find(mark) == std::string::npos && variables.find(mark) == std::string::npos) {
       return mark;
     }
@@ -134,8 +135,7 @@ ChatTemplate::ChatTemplate(std::string source, nlohmann::json special_tokens)
   state_->special_tokens = std::move(special_tokens);
   state_->digest = core::sha256(state_->source);
   WeftText error{};
-  state_->handle.reset(
-      weft_template_new(state_->source.data(), state_->source.size(), &error));
+  state_->handle.reset(weft_template_new(state_->source.data(), state_->source.size(), &error));
   if (!state_->handle) throw InputError("the chat template cannot be read: {}", take(error));
   state_->marks_generation = weft_template_marks_generation(state_->handle.get());
 }
@@ -196,8 +196,9 @@ Rendered ChatTemplate::render(const Json& messages, bool add_generation_prompt,
   const std::string mark = unused_mark(state_->source, document);
   Rendered marked = unmark(state_->render(document, mark), mark);
   if (marked.text != plain.text) {
-    throw InputError("the chat template changes the text of its {{% generation %}} blocks after "
-                     "they end (trim, length, ...): what the model is to learn cannot be told");
+    throw InputError(
+        "the chat template changes the text of its {{% generation %}} blocks after "
+        "they end (trim, length, ...): what the model is to learn cannot be told");
   }
   return marked;
 }

@@ -20,11 +20,10 @@ CrateVocabulary::CrateVocabulary(std::string_view tokenizer_json,
                      {"single_word", token.single_word},
                      {"replaces", token.id.has_value()}});
   }
-  const std::string document =
-      added.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const std::string document = added.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   WeftText error{};
-  tokenizer_.reset(weft_tokenizer_new(tokenizer_json.data(), tokenizer_json.size(),
-                                      document.data(), document.size(), &error));
+  tokenizer_.reset(weft_tokenizer_new(tokenizer_json.data(), tokenizer_json.size(), document.data(),
+                                      document.size(), &error));
   if (!tokenizer_) throw InputError("{}: the tokenizer cannot be read: {}", where_, take(error));
 }
 

@@ -58,9 +58,8 @@ const Pre& find_pre(std::string_view name, const std::string& where) {
     if (std::ranges::find(pre.aliases, name) != pre.aliases.end()) return pre;
     names.insert(names.end(), pre.aliases.begin(), pre.aliases.end());
   }
-  throw InputError(
-      "{}: the pre-tokenizer '{}' (tokenizer.ggml.pre) is not supported; known are {}", where, name,
-      fmt::join(names, ", "));
+  throw InputError("{}: the pre-tokenizer '{}' (tokenizer.ggml.pre) is not supported; known are {}",
+                   where, name, fmt::join(names, ", "));
 }
 
 /// The arrays of a file's vocabulary, checked against each other.
@@ -92,7 +91,8 @@ Entries read_entries(const Gguf& gguf) {
   for (std::size_t id = 0; id < tokens->size(); ++id) {
     const std::string_view token = (*tokens)[id];
     if (replace_invalid_utf8(token) != token) {
-      throw InputError("{}: token {} (tokenizer.ggml.tokens) is not valid UTF-8", entries.where, id);
+      throw InputError("{}: token {} (tokenizer.ggml.tokens) is not valid UTF-8", entries.where,
+                       id);
     }
     if (const auto [same, is_new] = entries.ids.try_emplace(token, id); !is_new) {
       throw InputError("{}: tokens {} and {} (tokenizer.ggml.tokens) are both '{}'", entries.where,
@@ -212,7 +212,8 @@ Json post_processor(const Gguf& gguf, const Entries& entries, bool bos_by_defaul
           {"special_tokens", specials}};
 }
 
-/// The model's part of tokenizer.json, written by hand: objects of this size are slow as JSON values.
+/// The model's part of tokenizer.json, written by hand: objects of this size are slow as JSON
+/// values.
 std::string bpe_model(const Entries& entries, const Json& settings,
                       const std::vector<std::pair<std::string, std::string>>& merges) {
   std::string text = settings.dump();
@@ -238,7 +239,9 @@ std::string tokenizer_json(const Gguf& gguf, const Entries& entries, const Json&
     token.update(added_token(entries, id));
     added.push_back(std::move(token));
   }
-  Json document = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr},
+  Json document = {{"version", "1.0"},
+                   {"truncation", nullptr},
+                   {"padding", nullptr},
                    {"added_tokens", std::move(added)}};
   document.update(rest);
   std::string text = document.dump();
@@ -251,7 +254,8 @@ std::string byte_level_json(const Gguf& gguf, const Entries& entries) {
   if (!name) {
     throw InputError(
         "{} does not say how its text is split (no tokenizer.ggml.pre): it was written by an old "
-        "converter; convert the model again", entries.where);
+        "converter; convert the model again",
+        entries.where);
   }
   const Pre& pre = find_pre(*name, entries.where);
   const auto lines = gguf.strings("tokenizer.ggml.merges");
@@ -266,9 +270,13 @@ std::string byte_level_json(const Gguf& gguf, const Entries& entries) {
     }
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
-  const Json settings = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr},
-                         {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr},
-                         {"fuse_unk", false}, {"byte_fallback", false},
+  const Json settings = {{"type", "BPE"},
+                         {"dropout", nullptr},
+                         {"unk_token", nullptr},
+                         {"continuing_subword_prefix", nullptr},
+                         {"end_of_word_suffix", nullptr},
+                         {"fuse_unk", false},
+                         {"byte_fallback", false},
                          {"ignore_merges", pre.ignore_merges}};
   const Json rest = {{"normalizer", pre.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
                      {"pre_tokenizer", pre_tokenizer(pre)},
@@ -288,11 +296,14 @@ std::string sentencepiece_json(const Gguf& gguf, const Entries& entries) {
   }
   const bool prefix = gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
   const auto unknown = token_id(gguf, entries, "tokenizer.ggml.unknown_token_id");
-  const Json settings = {
-      {"type", "BPE"}, {"dropout", nullptr},
-      {"unk_token", unknown ? Json(entries.tokens[*unknown]) : Json(nullptr)},
-      {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr},
-      {"fuse_unk", true}, {"byte_fallback", true}, {"ignore_merges", false}};
+  const Json settings = {{"type", "BPE"},
+                         {"dropout", nullptr},
+                         {"unk_token", unknown ? Json(entries.tokens[*unknown]) : Json(nullptr)},
+                         {"continuing_subword_prefix", nullptr},
+                         {"end_of_word_suffix", nullptr},
+                         {"fuse_unk", true},
+                         {"byte_fallback", true},
+                         {"ignore_merges", false}};
   // Llama's own tokenizer.json: a space before every piece of text, also after a special token,
   // which is what llama.cpp does too.
   Json normalizers = Json::array();
@@ -366,8 +377,10 @@ std::string_view model_of(const Gguf& gguf) {
     throw InputError("{} embeds no vocabulary (tokenizer.ggml.model)", gguf.path().string());
   }
   if (*model != "gpt2" && *model != "llama") {
-    throw InputError("{}: the vocabulary kind '{}' (tokenizer.ggml.model) is not supported; known "
-                     "are gpt2, llama", gguf.path().string(), *model);
+    throw InputError(
+        "{}: the vocabulary kind '{}' (tokenizer.ggml.model) is not supported; known "
+        "are gpt2, llama",
+        gguf.path().string(), *model);
   }
   return *model;
 }

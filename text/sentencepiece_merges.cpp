@@ -37,10 +37,9 @@ std::vector<std::pair<std::string, std::string>> merges_of_pieces(
       if (!ids.contains(left) || !ids.contains(right)) continue;
       merges.push_back({left, right, scores[id], count_characters(left), count_characters(right)});
     }
-    std::ranges::stable_sort(merges.begin() + static_cast<std::ptrdiff_t>(begin), merges.end(), {},
-                             [&](const Merge& merge) {
-                               return std::pair(ids.at(merge.left), ids.at(merge.right));
-                             });
+    std::ranges::stable_sort(
+        merges.begin() + static_cast<std::ptrdiff_t>(begin), merges.end(), {},
+        [&](const Merge& merge) { return std::pair(ids.at(merge.left), ids.at(merge.right)); });
   }
   std::ranges::stable_sort(merges, std::ranges::greater{}, [](const Merge& merge) {
     return std::tuple(merge.score, merge.left_characters, merge.right_characters);

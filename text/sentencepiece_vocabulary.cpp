@@ -46,9 +46,12 @@ class Wire {
     if (bytes_.empty() || !varint(tag)) return std::nullopt;
     Field field{tag >> 3, 0, {}};
     switch (tag & 7) {
-      case 0: return varint(field.value) ? std::optional(field) : std::nullopt;
-      case 1: return take(8) ? std::optional(field) : std::nullopt;
-      case 5: return take(4) ? std::optional(field) : std::nullopt;
+      case 0:
+        return varint(field.value) ? std::optional(field) : std::nullopt;
+      case 1:
+        return take(8) ? std::optional(field) : std::nullopt;
+      case 5:
+        return take(4) ? std::optional(field) : std::nullopt;
       case 2: {
         std::uint64_t size = 0;
         if (!varint(size) || size > bytes_.size()) return std::nullopt;
@@ -56,7 +59,8 @@ class Wire {
         bytes_.remove_prefix(size);
         return field;
       }
-      default: return std::nullopt;
+      default:
+        return std::nullopt;
     }
   }
 
@@ -139,12 +143,12 @@ struct SentencePieceVocabulary::State {
   sentencepiece::SentencePieceProcessor with_prefix;
   sentencepiece::SentencePieceProcessor without_prefix;
   std::vector<Added> added;
-  std::unordered_map<std::int32_t, std::size_t> by_id;        // into `added`
+  std::unordered_map<std::int32_t, std::size_t> by_id;         // into `added`
   std::unordered_map<char, std::vector<std::size_t>> by_char;  // first byte -> longest first
   std::int32_t size = 0;
-  bool prefix = true;      ///< A space goes before the text.
-  bool legacy = false;     ///< And after each added token.
-  bool llama_rule = true;  ///< But not where the text begins with one.
+  bool prefix = true;                ///< A space goes before the text.
+  bool legacy = false;               ///< And after each added token.
+  bool llama_rule = true;            ///< But not where the text begins with one.
   std::vector<std::int32_t> before;  ///< BOS and EOS by the tokenizer's own rule.
   std::vector<std::int32_t> after;
 
@@ -170,8 +174,10 @@ std::optional<std::int32_t> SentencePieceVocabulary::State::find(std::string_vie
 void SentencePieceVocabulary::State::add(AddedToken token) {
   if (token.content.empty()) return;
   if (token.single_word) {
-    throw InputError("{}: the added token '{}' is \"single_word\", which is supported only with a "
-                     "tokenizer.json", where, token.content);
+    throw InputError(
+        "{}: the added token '{}' is \"single_word\", which is supported only with a "
+        "tokenizer.json",
+        where, token.content);
   }
   const auto same = std::ranges::find_if(
       added, [&](const Added& other) { return other.token.content == token.content; });
@@ -284,16 +290,20 @@ SentencePieceVocabulary::SentencePieceVocabulary(std::string_view model, Tokeniz
   own("unk_token", state.with_prefix.unk_id());
   for (std::int32_t id = 0; id < state.with_prefix.GetPieceSize(); ++id) {
     if (!state.with_prefix.IsControl(id)) continue;
-    state.add({.content = state.with_prefix.IdToPiece(id), .special = true, .normalized = false,
+    state.add({.content = state.with_prefix.IdToPiece(id),
+               .special = true,
+               .normalized = false,
                .id = std::nullopt});
   }
   for (const std::string_view piece : user_defined_pieces(model)) {
-    state.add({.content = std::string(piece), .special = false, .normalized = false,
-               .id = std::nullopt});
+    state.add(
+        {.content = std::string(piece), .special = false, .normalized = false, .id = std::nullopt});
   }
   for (const AddedToken& token : config.added_tokens) state.add(token);
   for (const auto& [name, token] : config.special_tokens.items()) {
-    state.add({.content = token.get<std::string>(), .special = true, .normalized = false,
+    state.add({.content = token.get<std::string>(),
+               .special = true,
+               .normalized = false,
                .id = std::nullopt});
   }
   state.index();

@@ -28,9 +28,13 @@ struct Tokenizer::State {
 
 namespace {
 
-constexpr std::array kFileNames{"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                                "special_tokens_map.json", "added_tokens.json",
-                                "generation_config.json", "config.json"};
+constexpr std::array kFileNames{"tokenizer.json",
+                                "tokenizer.model",
+                                "tokenizer_config.json",
+                                "special_tokens_map.json",
+                                "added_tokens.json",
+                                "generation_config.json",
+                                "config.json"};
 
 FileTexts read_files(const std::filesystem::path& folder) {
   FileTexts files;

@@ -26,7 +26,8 @@ enum class AddSpecial { kNo, kYes };
 class Tokenizer {
  public:
   /// The tokenizer of a model: tokenizer.json, else tokenizer.model, else what a GGUF file embeds.
-  /// InputError when there is none or its kind is not supported (an unknown `.pre` lists the known).
+  /// InputError when there is none or its kind is not supported (an unknown `.pre` lists the
+  /// known).
   [[nodiscard]] static Tokenizer load(const checkpoint::Checkpoint& model);
   /// The same without a model: a folder that holds tokenizer files, or a GGUF file (its vocabulary
   /// is enough).
@@ -62,8 +63,8 @@ class Tokenizer {
   [[nodiscard]] const std::string& description() const;
   /// Whether decode() leaves this id out with Specials::kSkip.
   [[nodiscard]] bool is_special(std::int32_t id) const;
-  /// SHA-256 of what determines the ids: the vocabulary file and the special tokens. A GGUF file and
-  /// the Hugging Face files made from it have the same.
+  /// SHA-256 of what determines the ids: the vocabulary file and the special tokens. A GGUF file
+  /// and the Hugging Face files made from it have the same.
   [[nodiscard]] const std::string& digest() const;
 
  private:
@@ -78,8 +79,8 @@ class Tokenizer {
 /// Decodes ids one by one for display: emits text as soon as it cannot change any more, never half
 /// a character; finish() gives what is left. The concatenation equals decode() of all ids.
 ///
-/// Bytes that are tokens of their own wait for the end of their run, because one invalid byte spoils
-/// the whole run (the ByteFallback decoder).
+/// Bytes that are tokens of their own wait for the end of their run, because one invalid byte
+/// spoils the whole run (the ByteFallback decoder).
 class StreamDecoder {
  public:
   /// `tokenizer` must outlive this.

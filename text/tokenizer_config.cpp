@@ -36,8 +36,10 @@ std::optional<AddedToken> token_of(const Json& value, std::string_view key, bool
                                    const std::string& where) {
   if (value.is_null()) return std::nullopt;
   if (value.is_string()) {
-    return AddedToken{.content = value.get<std::string>(), .special = special,
-                      .normalized = !special, .id = std::nullopt};
+    return AddedToken{.content = value.get<std::string>(),
+                      .special = special,
+                      .normalized = !special,
+                      .id = std::nullopt};
   }
   if (!value.is_object() || !value.contains("content") || !value["content"].is_string()) {
     reject(where, key, "a string or an object with \"content\"", value);

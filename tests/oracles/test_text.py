@@ -225,9 +225,9 @@ def trained_model(cache, tmp_path_factory):
 
 def published_model(cache, name):
     """One of Mistral's, from the wheel mistral-common 1.13.1 (script/setup --oracles)."""
-    wheels = sorted((cache / "oracle-data/wheels").glob("mistral_common-*.whl"))
+    wheels = sorted(path for folder in ["wheels", "oracle-data/wheels"] for path in (cache / folder).glob("mistral_common-*.whl"))
     if not wheels:
-        pytest.skip("no mistral_common wheel in the cache's oracle-data/wheels")
+        pytest.skip("no mistral_common wheel in the cache (wheels, oracle-data/wheels)")
     with zipfile.ZipFile(wheels[0]) as wheel:
         return wheel.read(f"mistral_common/data/{name}")
 

@@ -11,17 +11,21 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const Json kHello = {{{"role", "user"}, {"content", "hi"}}, {{"role", "assistant"}, {"content", "ho"}}};
+const Json kHello = {{{"role", "user"}, {"content", "hi"}},
+                     {{"role", "assistant"}, {"content", "ho"}}};
 
 /// The template's output for two messages and the variables of a JSON text.
 std::string render(const std::string& source, const std::string& extra = "{}") {
-  return ChatTemplate(source, {{"eos_token", "</s>"}}).render(kHello, true, Json::parse(extra)).text;
+  return ChatTemplate(source, {{"eos_token", "</s>"}})
+      .render(kHello, true, Json::parse(extra))
+      .text;
 }
 
 TEST(ChatTemplate, SeesMessagesTokensAndPrompt) {
-  EXPECT_EQ(render("{% for m in messages %}{{ m.role }}={{ m['content'] }}{{ eos_token }}\n{% endfor %}"
-                   "{% if add_generation_prompt %}assistant={% endif %}"),
-            "user=hi</s>\nassistant=ho</s>\nassistant=");
+  EXPECT_EQ(
+      render("{% for m in messages %}{{ m.role }}={{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+             "{% if add_generation_prompt %}assistant={% endif %}"),
+      "user=hi</s>\nassistant=ho</s>\nassistant=");
   EXPECT_EQ(render("{{ tools is defined }} {{ tools is none }} {{ documents }}"), "True True None");
 }
 
@@ -40,9 +44,11 @@ TEST(ChatTemplate, WritesJsonAsTransformers) {
   EXPECT_EQ(render("{{ x|tojson }}", extra),
             R"({"b": "<ñ&'>", "a": [1, 1.0, null, true], "e": {}})");
   EXPECT_EQ(render("{{ x|tojson(indent=2) }}", extra),
-            "{\n  \"b\": \"<ñ&'>\",\n  \"a\": [\n    1,\n    1.0,\n    null,\n    true\n  ],\n  \"e\": {}\n}");
-  EXPECT_EQ(render("{{ x|tojson(separators=(',', ':'), ensure_ascii=true, sort_keys=true) }}", extra),
-            R"({"a":[1,1.0,null,true],"b":"<\u00f1&'>","e":{}})");
+            "{\n  \"b\": \"<ñ&'>\",\n  \"a\": [\n    1,\n    1.0,\n    null,\n    true\n  ],\n  "
+            "\"e\": {}\n}");
+  EXPECT_EQ(
+      render("{{ x|tojson(separators=(',', ':'), ensure_ascii=true, sort_keys=true) }}", extra),
+      R"({"a":[1,1.0,null,true],"b":"<\u00f1&'>","e":{}})");
 }
 
 TEST(ChatTemplate, TrimsBlocksAndKeepsLineEndsAsJinja) {
@@ -58,11 +64,15 @@ TEST(ChatTemplate, HasPythonsStringMethods) {
 }
 
 TEST(ChatTemplate, RaisedMessagesAreTheError) {
-  const ChatTemplate strict("{{ raise_exception('roles must alternate') }}", nlohmann::json::object());
+  const ChatTemplate strict("{{ raise_exception('roles must alternate') }}",
+                            nlohmann::json::object());
   EXPECT_THROWS_WITH((void)strict.render(kHello, false), InputError, "roles must alternate");
-  const ChatTemplate deep("{% macro m(x) %}{{ raise_exception('no ' ~ x) }}{% endmacro %}"
-                          "{% for x in messages %}{{ m(x.role) }}{% endfor %}", {});
-  EXPECT_THROWS_WITH((void)deep.render(kHello, false), InputError, "refuses the conversation: no user");
+  const ChatTemplate deep(
+      "{% macro m(x) %}{{ raise_exception('no ' ~ x) }}{% endmacro %}"
+      "{% for x in messages %}{{ m(x.role) }}{% endfor %}",
+      {});
+  EXPECT_THROWS_WITH((void)deep.render(kHello, false), InputError,
+                     "refuses the conversation: no user");
 }
 
 TEST(ChatTemplate, FaultsNameTheLine) {
@@ -76,14 +86,17 @@ TEST(ChatTemplate, FaultsNameTheLine) {
 }
 
 TEST(ChatTemplate, HostileTemplatesEnd) {
-  const ChatTemplate busy("{% for a in range(99999) %}{% for b in range(99999) %}{{ b }}{% endfor %}{% endfor %}", {});
+  const ChatTemplate busy(
+      "{% for a in range(99999) %}{% for b in range(99999) %}{{ b }}{% endfor %}{% endfor %}", {});
   EXPECT_THROWS_WITH((void)busy.render(kHello, false), InputError, "fuel");
   const ChatTemplate deep("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", {});
   EXPECT_THROWS_WITH((void)deep.render(kHello, false), InputError, "recursion");
   const ChatTemplate cycle("{% set ns = namespace(a=1) %}{% set ns.a = [ns] %}{{ ns ~ '' }}", {});
   EXPECT_THROWS_WITH((void)cycle.render(kHello, false), InputError, "cannot hold a namespace");
-  const ChatTemplate nested("{% set ns = namespace(a=[]) %}{% for a in range(99999) %}"
-                            "{% set ns.a = [ns.a] %}{% endfor %}", {});
+  const ChatTemplate nested(
+      "{% set ns = namespace(a=[]) %}{% for a in range(99999) %}"
+      "{% set ns.a = [ns.a] %}{% endfor %}",
+      {});
   EXPECT_THROWS_WITH((void)nested.render(kHello, false), InputError, "nested over 100 deep");
 }
 
@@ -103,30 +116,37 @@ TEST(ChatTemplate, TellsWhatGenerationBlocksGave) {
   using Parts = std::vector<std::string>;
   const std::string loop =
       "{%- for m in messages -%}\n[{{ m.role }}]"
-      "{% if m.role == 'assistant' %}{%- generation -%} {{ m.content }}é{% endgeneration %}{% endif %};"
+      "{% if m.role == 'assistant' %}{%- generation -%} {{ m.content }}é{% endgeneration %}{% "
+      "endif %};"
       "{%- endfor -%}";
   EXPECT_EQ(spans(loop), (Parts{"ho\xC3\xA9", "[user];[assistant]ho\xC3\xA9;"}));
-  EXPECT_EQ(spans("{% macro say(m) %}{% generation %}{{ m.content }}{% endgeneration %}!{% endmacro %}"
-                  "{% for m in messages %}{{ say(m) }}{% endfor %}"),
-            (Parts{"hi", "ho", "hi!ho!"}));
+  EXPECT_EQ(
+      spans("{% macro say(m) %}{% generation %}{{ m.content }}{% endgeneration %}!{% endmacro %}"
+            "{% for m in messages %}{{ say(m) }}{% endfor %}"),
+      (Parts{"hi", "ho", "hi!ho!"}));
   EXPECT_EQ(spans("{% set x %}a{% generation %}b{% endgeneration %}{% endset %}{{ x }}c{{ x }}"),
             (Parts{"b", "b", "abcab"}));
   EXPECT_FALSE(ChatTemplate("{# {% generation %} #}{% raw %}{% generation %}{% endraw %}"
-                            "{{ '{% generation %}' }}", {}).marks_generation());
+                            "{{ '{% generation %}' }}",
+                            {})
+                   .marks_generation());
 }
 
 TEST(ChatTemplate, RefusesMarksThatCannotBePlaced) {
-  const ChatTemplate chat("{% set x %}{% generation %} b {% endgeneration %}{% endset %}{{ x|trim }}", {});
+  const ChatTemplate chat(
+      "{% set x %}{% generation %} b {% endgeneration %}{% endset %}{{ x|trim }}", {});
   EXPECT_THROWS_WITH((void)chat.render(kHello, false), InputError, "generation");
 }
 
 TEST(ChatTemplate, IsFoundInEachOfItsPlaces) {
   const tests::TempDir dir;
   EXPECT_FALSE(ChatTemplate::open(dir.path()).has_value());
-  dir.write("tokenizer_config.json", R"({"eos_token": {"content": "</s>"}, "chat_template": "one{{ eos_token }}"})");
-  EXPECT_EQ(ChatTemplate::open(dir.path())->render(kHello, false).text, "one</s>");
   dir.write("tokenizer_config.json",
-            R"({"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "two"}]})");
+            R"({"eos_token": {"content": "</s>"}, "chat_template": "one{{ eos_token }}"})");
+  EXPECT_EQ(ChatTemplate::open(dir.path())->render(kHello, false).text, "one</s>");
+  dir.write(
+      "tokenizer_config.json",
+      R"({"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "two"}]})");
   EXPECT_EQ(ChatTemplate::open(dir.path())->source(), "two");
   dir.write("chat_template.jinja", "three");
   const auto chat = ChatTemplate::open(dir.path());

@@ -24,8 +24,10 @@ GgufWriter small(const std::string& pre) {
       .text("general.architecture", "llama")
       .text("tokenizer.ggml.model", "gpt2")
       .text("tokenizer.ggml.pre", pre)
-      .texts("tokenizer.ggml.tokens",
-             {"<|end|>", "a", "b", "1", "2", "\xC4\xA0", "ab", "\xC4\xA0" "1", "12", "<tool>"})
+      .texts("tokenizer.ggml.tokens", {"<|end|>", "a", "b", "1", "2", "\xC4\xA0", "ab",
+                                       "\xC4\xA0"
+                                       "1",
+                                       "12", "<tool>"})
       .numbers("tokenizer.ggml.token_type", {3, 1, 1, 1, 1, 1, 1, 1, 1, 4})
       .texts("tokenizer.ggml.merges", {"a b", "\xC4\xA0 1", "1 2"})
       .number("tokenizer.ggml.eos_token_id", 0)
@@ -74,7 +76,8 @@ TEST(GgufVocabulary, AddsBosAndEosByTheFilesOwnRule) {
 TEST(GgufVocabulary, WrittenFilesGiveTheSameTokenizer) {
   const TempDir dir;
   GgufWriter writer = small("llama-bpe");
-  writer.text("tokenizer.chat_template", "{{ eos_token }}").number("tokenizer.ggml.eot_token_id", 9);
+  writer.text("tokenizer.chat_template", "{{ eos_token }}")
+      .number("tokenizer.ggml.eot_token_id", 9);
   const Tokenizer embedded = open(writer, dir);
   for (const auto& [name, text] : tokenizer_files(checkpoint::Gguf::open(dir / "v.gguf"))) {
     dir.write("out/" + name, text);
@@ -108,29 +111,28 @@ TEST(GgufVocabulary, RefusesArraysThatDoNotFitTogether) {
   EXPECT_THROWS_WITH((void)open(base().texts("tokenizer.ggml.tokens", {"a"}), dir), InputError,
                      "no merges");
   EXPECT_THROWS_WITH((void)open(base()
-                              .texts("tokenizer.ggml.tokens", {"a", "b"})
-                              .numbers("tokenizer.ggml.token_type", {1}),
-                          dir),
+                                    .texts("tokenizer.ggml.tokens", {"a", "b"})
+                                    .numbers("tokenizer.ggml.token_type", {1}),
+                                dir),
                      InputError, "token_type has 1 entries", "2");
   EXPECT_THROWS_WITH((void)open(base().texts("tokenizer.ggml.tokens", {"a", "a"}), dir), InputError,
                      "tokens 0 and 1", "'a'");
-  EXPECT_THROWS_WITH((void)open(base().texts("tokenizer.ggml.tokens", {"a", "\xFF"}), dir), InputError,
-                     "token 1", "UTF-8");
-  EXPECT_THROWS_WITH((void)open(base()
-                              .texts("tokenizer.ggml.tokens", {"a"})
-                              .texts("tokenizer.ggml.merges", {"a"}),
-                          dir),
-                     InputError, "merge 0", "not two tokens");
-  EXPECT_THROWS_WITH((void)open(base()
-                              .texts("tokenizer.ggml.tokens", {"a"})
-                              .texts("tokenizer.ggml.merges", {"a x"}),
-                          dir),
-                     InputError, "cannot be read");
-  EXPECT_THROWS_WITH((void)open(base()
-                              .texts("tokenizer.ggml.tokens", {"a"})
-                              .number("tokenizer.ggml.eos_token_id", 7),
-                          dir),
-                     InputError, "eos_token_id is 7", "1 tokens");
+  EXPECT_THROWS_WITH((void)open(base().texts("tokenizer.ggml.tokens", {"a", "\xFF"}), dir),
+                     InputError, "token 1", "UTF-8");
+  EXPECT_THROWS_WITH(
+      (void)open(base().texts("tokenizer.ggml.tokens", {"a"}).texts("tokenizer.ggml.merges", {"a"}),
+                 dir),
+      InputError, "merge 0", "not two tokens");
+  EXPECT_THROWS_WITH(
+      (void)open(
+          base().texts("tokenizer.ggml.tokens", {"a"}).texts("tokenizer.ggml.merges", {"a x"}),
+          dir),
+      InputError, "cannot be read");
+  EXPECT_THROWS_WITH(
+      (void)open(
+          base().texts("tokenizer.ggml.tokens", {"a"}).number("tokenizer.ggml.eos_token_id", 7),
+          dir),
+      InputError, "eos_token_id is 7", "1 tokens");
 }
 
 /// Pieces whose best merges come from their scores; byte pieces for what has none.
@@ -144,7 +146,10 @@ GgufWriter pieces() {
     scores.push_back(0);
   }
   float score = -1;
-  for (const char* piece : {"ab", "bc", "\xE2\x96\x81" "a", "\xE2\x96\x81", "a", "b", "c"}) {
+  for (const char* piece : {"ab", "bc",
+                            "\xE2\x96\x81"
+                            "a",
+                            "\xE2\x96\x81", "a", "b", "c"}) {
     tokens.emplace_back(piece);
     types.push_back(1);
     scores.push_back(score--);
@@ -181,8 +186,8 @@ TEST(SentencePieceMerges, AreSortedByScoreThenLengthsThenIds) {
   using Merge = std::pair<std::string, std::string>;
   // Printed by transformers' generate_merges.
   EXPECT_EQ(merges_of_pieces(tokens, scores),
-            (std::vector<Merge>{{"a", "b"}, {"aba", "b"}, {"ab", "ab"}, {"ab", "a"}, {"a", "ba"},
-                                {"b", "a"}}));
+            (std::vector<Merge>{
+                {"a", "b"}, {"aba", "b"}, {"ab", "ab"}, {"ab", "a"}, {"a", "ba"}, {"b", "a"}}));
 }
 
 }  // namespace

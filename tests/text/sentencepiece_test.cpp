@@ -24,8 +24,8 @@ class SentencePiece : public ::testing::Test {
     }
     dir_->write("text.txt", text);
     const auto status = sentencepiece::SentencePieceTrainer::Train(
-        "--input=" + (*dir_ / "text.txt").string() + " --model_prefix=" +
-        (*dir_ / "tokenizer").string() +
+        "--input=" + (*dir_ / "text.txt").string() +
+        " --model_prefix=" + (*dir_ / "tokenizer").string() +
         " --vocab_size=330 --model_type=bpe --byte_fallback=true "
         "--normalization_rule_name=identity --remove_extra_whitespaces=false "
         "--user_defined_symbols=<tool> --minloglevel=3 --num_threads=1");
@@ -54,7 +54,10 @@ class SentencePiece : public ::testing::Test {
 TEST_F(SentencePiece, GivesSentencePiecesIds) {
   const Tokenizer llama = open(R"({"tokenizer_class": "LlamaTokenizer"})");
   const Tokenizer other = open(R"({"tokenizer_class": "XGLMTokenizer"})");
-  for (const std::string text : {"in tlakatl", "palabra  2024 ", "\xC3\xB1" "and\xC3\xBA \xF0\x9F\x8E\x89", "a\nb\t", ""}) {
+  for (const std::string text : {"in tlakatl", "palabra  2024 ",
+                                 "\xC3\xB1"
+                                 "and\xC3\xBA \xF0\x9F\x8E\x89",
+                                 "a\nb\t", ""}) {
     EXPECT_EQ(llama.encode(text), reference(text)) << text;
     EXPECT_EQ(other.encode(text), reference(text)) << text;
     EXPECT_EQ(llama.decode(reference(text)), text);
@@ -70,8 +73,8 @@ TEST_F(SentencePiece, CutsTheTextAtAddedTokensFirst) {
       "added_tokens_decoder": {"330": {"content": "<|im_end|>", "special": true, "rstrip": true}}})");
   EXPECT_EQ(tokenizer.vocabulary_size(), 331);
   const Ids ids = tokenizer.encode("<s>in</s><|im_end|>  in<tool>");
-  const Ids bare = open(R"({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": false})")
-                       .encode("in");
+  const Ids bare =
+      open(R"({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": false})").encode("in");
   Ids expected{1};
   expected.insert(expected.end(), bare.begin(), bare.end());
   expected.insert(expected.end(), {2, 330});
@@ -97,8 +100,9 @@ TEST_F(SentencePiece, AddsBosAndEosAsTheConfigurationSays) {
   Ids both{1};
   both.insert(both.end(), in.begin(), in.end());
   both.push_back(2);
-  EXPECT_EQ(open(R"({"add_bos_token": true, "add_eos_token": true})").encode("in", AddSpecial::kYes),
-            both);
+  EXPECT_EQ(
+      open(R"({"add_bos_token": true, "add_eos_token": true})").encode("in", AddSpecial::kYes),
+      both);
   EXPECT_EQ(open("{}").encode("in", AddSpecial::kYes), in);
   const Tokenizer tokenizer = open("{}");
   EXPECT_EQ(tokenizer.bos(), 1);
@@ -119,8 +123,9 @@ TEST_F(SentencePiece, OffsetsCoverTheTextInOrder) {
 }
 
 TEST_F(SentencePiece, RefusesWholeWordTokens) {
-  EXPECT_THROWS_WITH((void)open(R"({"added_tokens_decoder": {"330": {"content": "x", "single_word": true}}})"),
-                     InputError, "single_word", "'x'");
+  EXPECT_THROWS_WITH(
+      (void)open(R"({"added_tokens_decoder": {"330": {"content": "x", "single_word": true}}})"),
+      InputError, "single_word", "'x'");
 }
 
 }  // namespace

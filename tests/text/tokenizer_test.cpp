@@ -22,46 +22,69 @@ std::string byte_level_json() {
   for (int byte = 0; byte < 256; ++byte) {
     const bool plain = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
     const int code = plain ? byte : 256 + next++;  // GPT-2's bytes_to_unicode
-    const std::string sign = code < 0x80
-                                 ? std::string(1, static_cast<char>(code))
-                                 : std::string{static_cast<char>(0xC0 | (code >> 6)),
-                                               static_cast<char>(0x80 | (code & 0x3F))};
+    const std::string sign = code < 0x80 ? std::string(1, static_cast<char>(code))
+                                         : std::string{static_cast<char>(0xC0 | (code >> 6)),
+                                                       static_cast<char>(0x80 | (code & 0x3F))};
     vocab[sign] = byte;
   }
   return nlohmann::json{
       {"version", "1.0"},
-      {"added_tokens", {{{"id", 256}, {"content", "<|end|>"}, {"special", true},
-                         {"normalized", false}, {"lstrip", false}, {"rstrip", false},
-                         {"single_word", false}}}},
-      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false},
-                         {"trim_offsets", true}, {"use_regex", true}}},
-      {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true},
-                   {"use_regex", true}}},
+      {"added_tokens",
+       {{{"id", 256},
+         {"content", "<|end|>"},
+         {"special", true},
+         {"normalized", false},
+         {"lstrip", false},
+         {"rstrip", false},
+         {"single_word", false}}}},
+      {"pre_tokenizer",
+       {{"type", "ByteLevel"},
+        {"add_prefix_space", false},
+        {"trim_offsets", true},
+        {"use_regex", true}}},
+      {"decoder",
+       {{"type", "ByteLevel"},
+        {"add_prefix_space", true},
+        {"trim_offsets", true},
+        {"use_regex", true}}},
       {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}}
       .dump();
 }
 
 /// SentencePiece's kind: pieces, and byte tokens with the ByteFallback decoder.
 std::string byte_fallback_json() {
-  nlohmann::json vocab{{"<unk>", 0}, {"\xE2\x96\x81", 257}, {"a", 258}, {"b", 259}, {"\xC3\xA9", 260}};
+  nlohmann::json vocab{
+      {"<unk>", 0}, {"\xE2\x96\x81", 257}, {"a", 258}, {"b", 259}, {"\xC3\xA9", 260}};
   for (int byte = 0; byte < 256; ++byte) vocab[fmt::format("<0x{:02X}>", byte)] = byte + 1;
   return nlohmann::json{
       {"version", "1.0"},
-      {"added_tokens", {{{"id", 261}, {"content", "<end>"}, {"special", true},
-                         {"normalized", false}, {"lstrip", false}, {"rstrip", false},
-                         {"single_word", false}}}},
-      {"normalizer", {{"type", "Sequence"},
-                      {"normalizers", {{{"type", "Prepend"}, {"prepend", "\xE2\x96\x81"}},
-                                       {{"type", "Replace"}, {"pattern", {{"String", " "}}},
-                                        {"content", "\xE2\x96\x81"}}}}}},
-      {"decoder", {{"type", "Sequence"},
-                   {"decoders", {{{"type", "Replace"}, {"pattern", {{"String", "\xE2\x96\x81"}}},
-                                  {"content", " "}},
-                                 {{"type", "ByteFallback"}},
-                                 {{"type", "Fuse"}},
-                                 {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
-      {"model", {{"type", "BPE"}, {"unk_token", "<unk>"}, {"fuse_unk", true},
-                 {"byte_fallback", true}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}}
+      {"added_tokens",
+       {{{"id", 261},
+         {"content", "<end>"},
+         {"special", true},
+         {"normalized", false},
+         {"lstrip", false},
+         {"rstrip", false},
+         {"single_word", false}}}},
+      {"normalizer",
+       {{"type", "Sequence"},
+        {"normalizers",
+         {{{"type", "Prepend"}, {"prepend", "\xE2\x96\x81"}},
+          {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\xE2\x96\x81"}}}}}},
+      {"decoder",
+       {{"type", "Sequence"},
+        {"decoders",
+         {{{"type", "Replace"}, {"pattern", {{"String", "\xE2\x96\x81"}}}, {"content", " "}},
+          {{"type", "ByteFallback"}},
+          {{"type", "Fuse"}},
+          {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
+      {"model",
+       {{"type", "BPE"},
+        {"unk_token", "<unk>"},
+        {"fuse_unk", true},
+        {"byte_fallback", true},
+        {"vocab", vocab},
+        {"merges", nlohmann::json::array()}}}}
       .dump();
 }
 
@@ -165,13 +188,15 @@ TEST(Tokenizer, BadFilesAreErrorsThatNameThem) {
   broken.add("tokenizer.json", "{");
   EXPECT_THROWS_WITH((void)broken.open(), InputError, "cannot be read");
   Folder hostile;
-  hostile.add("tokenizer.json", R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a","z"]]}})");
+  hostile.add("tokenizer.json",
+              R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a","z"]]}})");
   EXPECT_THROWS_WITH((void)hostile.open(), InputError, "cannot be read");
   Folder config;
   config.add("tokenizer.json", byte_level_json()).add("tokenizer_config.json", "[]");
   EXPECT_THROWS_WITH((void)config.open(), InputError, "tokenizer_config.json", "not a JSON object");
   Folder token;
-  token.add("tokenizer.json", byte_level_json()).add("tokenizer_config.json", R"({"eos_token": 3})");
+  token.add("tokenizer.json", byte_level_json())
+      .add("tokenizer_config.json", R"({"eos_token": 3})");
   EXPECT_THROWS_WITH((void)token.open(), InputError, "eos_token", "found number");
   Folder model;
   model.add("tokenizer.model", "no protobuf");
