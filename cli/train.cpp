@@ -25,6 +25,7 @@ struct TrainOptions {
   std::vector<std::string> overrides;
   std::string dump;
   bool json_schema = false;
+  bool config_reference = false;
   bool check = false;
   bool resume = false;
   bool force = false;
@@ -56,6 +57,10 @@ int check(const train::Prepared& prepared) {
 int run_train(const TrainOptions& options) {
   if (options.json_schema) {
     fmt::print("{}\n", core::json_schema<train::TrainConfig>("weft train").dump(2));
+    return static_cast<int>(ExitCode::kDone);
+  }
+  if (options.config_reference) {
+    fmt::print("{}", core::config_reference<train::TrainConfig>());
     return static_cast<int>(ExitCode::kDone);
   }
   if (options.config.empty()) {
@@ -100,8 +105,7 @@ Run add_train(CLI::App& app) {
   app.add_option("CONFIG.yaml", options->config, "Description of the run");
   app.add_option("--set", options->overrides, "Changes a key: adapter.r=16; may be repeated")
       ->type_name("PATH=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->allow_extra_args(false);  // one each, so that it may stand before CONFIG.yaml
   auto* resume = app.add_flag("--resume", options->resume,
                               "Goes on from the last checkpoint of output_dir, exactly");
   app.add_flag("--force", options->force, "Replaces the run in output_dir")->excludes(resume);
@@ -111,6 +115,8 @@ Run add_train(CLI::App& app) {
       ->check(CLI::IsMember({"minimal", "full"}));
   app.add_flag("--json-schema", options->json_schema,
                "Prints the JSON Schema of the configuration, for editors");
+  app.add_flag("--config-reference", options->config_reference,
+               "Prints every key as Markdown (docs/config.md)");
   return [options] { return run_train(*options); };
 }
 

@@ -1,7 +1,7 @@
 // Cleans a corpus of sentence pairs and splits it into train.csv, valid.csv and test.csv by source
 // document, so that no book is on both sides. The first step of script/demo.
 //
-//   split_pairs axolotl.csv --columns es,nah,variant,document --source es --target nah --out data/
+//   split_pairs axolotl.csv --columns es,nah,variant,document,iso --source es --target nah --out data/
 
 #include <fmt/format.h>
 

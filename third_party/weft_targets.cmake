@@ -15,6 +15,18 @@ if(WEFT_BUILD_FUZZERS)
   target_compile_options(weft_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# Headers that nearly every file reads, compiled once: for the libraries, and with GoogleTest for
+# their tests. Targets with LibTorch share weft_torch_pch instead (weft_torch.cmake).
+function(weft_precompiled_header name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HEADERS;DEPENDS")
+  set(source ${CMAKE_BINARY_DIR}/weft_${name}_pch.cpp)
+  file(CONFIGURE OUTPUT ${source} CONTENT "// Exists so that the precompiled header has an owner.\n")
+  add_library(weft_${name}_pch STATIC ${source})
+  target_compile_features(weft_${name}_pch PUBLIC cxx_std_20)
+  target_link_libraries(weft_${name}_pch PRIVATE weft_flags ${arg_DEPENDS})
+  target_precompile_headers(weft_${name}_pch PRIVATE ${arg_HEADERS})
+endfunction()
+
 # weft_library(NAME SOURCES ... [DEPENDS ...] [PRIVATE_DEPENDS ...] [TORCH])
 # The library of one folder: target weft_NAME, alias weft::NAME. DEPENDS are what its headers
 # include; TORCH adds LibTorch and the shared precompiled header.
@@ -31,9 +43,15 @@ function(weft_library name)
   if(arg_TORCH)
     target_link_libraries(weft_${name} PUBLIC weft::torch)
     target_precompile_headers(weft_${name} REUSE_FROM weft_torch_pch)
+  else()
+    target_link_libraries(weft_${name} PUBLIC fmt::fmt)
+    target_precompile_headers(weft_${name} REUSE_FROM weft_plain_pch)
   endif()
   set_property(GLOBAL APPEND PROPERTY WEFT_INSTALLED_TARGETS weft_${name})
 endfunction()
+
+# Tests spend their time in the libraries: compiling them fast matters more.
+set(weft_test_options $<$<CONFIG:Release>:-O1>)
 
 # weft_test(NAME SOURCES ... DEPENDS ... [LABELS ...] [TORCH])
 # One GoogleTest program per folder, target test_NAME; ctest runs it as NAME.
