@@ -7,7 +7,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from sacrebleu.metrics import CHRF
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -79,18 +79,18 @@ def tiny(smollm2_dir, tmp_path_factory):
 
 
 def test_text_file_is_one_document_in_rolling_windows(weft, smollm2, smollm2_dir, tmp_path):
-    document = "\n".join(NAHUATL * 5 + HARD)
+    document = "\n".join(NAHUATL * 2 + HARD)
     (tmp_path / "corpus.txt").write_bytes(document.encode())
     model, tokenizer = smollm2
-    expected, lm = rolling(model, tokenizer, [document], 128)
+    expected, lm = rolling(model, tokenizer, [document], 64)
     result = weft.json("eval", "--model", smollm2_dir, "--text", tmp_path / "corpus.txt",
-                       "--sequence-len", "128", "--dtype", "f32")
+                       "--sequence-len", "64", "--dtype", "f32")
     assert result["stages"][0]["name"] == "base"
     check_rolling(suites(result)["corpus"], [document], expected, lm)
 
 
 def test_jsonl_is_one_document_a_line_from_the_gguf_file(weft, smollm2, smollm2_gguf, tmp_path):
-    documents = NAHUATL + HARD + ["<|im_start|>special tokens in the text<|im_end|>"] * 2 + NAHUATL
+    documents = NAHUATL + HARD + ["<|im_start|>special tokens in the text<|im_end|>"] * 2
     corpus = jsonl(tmp_path / "corpus.jsonl",
                    [{"text": d, "id": i} for i, d in enumerate(documents)])
     model, tokenizer = smollm2
@@ -148,7 +148,6 @@ def test_stages_equal_peft_and_the_merged_model(weft, tiny, tmp_path):
     assert [s["name"] for s in result["stages"]] == ["base", "base+adapter", "merged"]
     tokenizer = AutoTokenizer.from_pretrained(tiny / "base")
     base = AutoModelForCausalLM.from_pretrained(tiny / "base", dtype=torch.float32)
-    from peft import PeftModel
     adapted = PeftModel.from_pretrained(base, tiny / "adapter").merge_and_unload().eval()
     expected, lm = rolling(adapted, tokenizer, NAHUATL, 64)
     check_rolling(suites(result, 1)["corpus"], NAHUATL, expected, lm)
@@ -172,7 +171,7 @@ data:
   - path: pairs.csv
     type: instruction
     fields: {{instruction: "Translate to Spanish: {{en}}", output: "{{es}}"}}
-generate: {{examples: 4, max_tokens: 24}}
+generate: {{examples: 4, max_tokens: 12}}
 """)
     out = tmp_path / "result.json"
     result = weft.json("eval", tmp_path / "eval.yaml", "--out", out)
@@ -193,7 +192,7 @@ generate: {{examples: 4, max_tokens: 24}}
         with torch.no_grad():
             log_p = torch.log_softmax(model(torch.tensor([text])).logits[0].float(), -1)
             total -= sum(log_p[t - 1, text[t]].item() for t in range(len(prompt), len(text)))
-            generated = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24,
+            generated = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12,
                                        pad_token_id=tokenizer.eos_token_id)[0][len(prompt):]
         count += len(text) - len(prompt)
         outputs.append(tokenizer.decode(generated, skip_special_tokens=True))
