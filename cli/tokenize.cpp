@@ -75,12 +75,14 @@ void decode_lines(const text::Tokenizer& tokenizer, bool skip_special, bool json
   each_line([&](const std::string& line, std::size_t number) {
     const Json value = parse_line(line, number);
     std::vector<std::int32_t> ids;
-    const auto reject = [&] {
+    if (!value.is_array()) {
       throw InputError("standard input:{}: expected a JSON array of token ids", number);
-    };
-    if (!value.is_array()) reject();
+    }
     for (const Json& id : value) {
-      if (!id.is_number_integer() || id < 0 || id >= tokenizer.vocabulary_size()) reject();
+      if (!id.is_number_integer() || id < 0 || id >= tokenizer.vocabulary_size()) {
+        throw InputError("standard input:{}: {} is no token id; they go from 0 to {}", number,
+                         line_of(id), tokenizer.vocabulary_size() - 1);
+      }
       ids.push_back(id.get<std::int32_t>());
     }
     const std::string text = tokenizer.decode(
