@@ -82,14 +82,12 @@ RunFolder::RunFolder(fs::path path, Start start) : path_(std::move(path)), start
     throw InputError("{} holds a run already: continue it with --resume, replace it with --force, or "
                      "choose another output_dir", path_.string());
   }
-  const bool is_empty = std::ranges::all_of(
-      fs::directory_iterator(path_, error), [](const fs::directory_entry& entry) {
-        const std::string name = entry.path().filename().string();
-        return is_leftover(name) || is_run_entry(name);
-      });
-  if (!has_run && !is_empty) {
-    throw InputError("output_dir {} holds files that belong to no run; choose another folder",
-                     path_.string());
+  // Other files may lie in the folder, but nothing of the names that this run would write.
+  for (const auto& entry : fs::directory_iterator(path_, error)) {
+    const std::string name = entry.path().filename().string();
+    if (has_run || !is_run_entry(name) || fs::is_empty(entry.path(), error)) continue;
+    throw InputError("output_dir {} holds no run, but '{}', which a run would write; move it away, or "
+                     "choose another folder", path_.string(), name);
   }
   continues_ = has_run && start == Start::kResume;
 }

@@ -17,7 +17,8 @@ enum class Start : std::uint8_t {
 class RunFolder {
  public:
   /// Looks at the folder without changing anything. InputError when `start` does not fit: kFresh on
-  /// a folder that holds a run, or any start on a folder that holds only other things.
+  /// a folder that holds a run, or any start where a file that is no run's has the name of one that a
+  /// run writes. Other files may be there.
   RunFolder(std::filesystem::path path, Start start);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;

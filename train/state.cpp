@@ -20,38 +20,36 @@ constexpr const char* kAdapter = "adapter";
 constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kState = "state.json";
 
-/// One moment of one factor under the name it has in optimizer.safetensors.
-struct NamedMoment {
+/// Where one moment of one factor is: in optimizer.safetensors, and in TrainState::moments.
+struct MomentPlace {
   std::string name;
   std::vector<std::int64_t> shape;
-  std::vector<float>* values;
+  std::size_t index;
+  std::vector<float> Moments::*which;
 };
 
-/// `moments` in the order A, B of every factor, as TrainState says.
-std::vector<NamedMoment> named_moments(const lora::Adapter& adapter, std::vector<Moments>& moments) {
-  std::vector<NamedMoment> named;
+std::vector<MomentPlace> moment_places(const lora::Adapter& adapter) {
+  std::vector<MomentPlace> places;
   for (std::size_t i = 0; i < adapter.factors.size(); ++i) {
     const lora::Target& target = adapter.factors[i].target;
-    const std::vector<std::int64_t> shapes[2] = {{target.rank, target.module.in},
-                                                 {target.module.out, target.rank}};
-    for (std::size_t side = 0; side < 2; ++side) {
-      Moments& both = moments[2 * i + side];
-      const std::string stem = fmt::format("{}.lora_{}", target.module.path, side == 0 ? 'A' : 'B');
-      named.push_back({stem + ".first_moment", shapes[side], &both.first});
-      named.push_back({stem + ".second_moment", shapes[side], &both.second});
-    }
+    const auto add = [&](const char* side, std::size_t index, std::vector<std::int64_t> shape) {
+      const std::string stem = target.module.path + side;
+      places.push_back({stem + ".first_moment", shape, index, &Moments::first});
+      places.push_back({stem + ".second_moment", std::move(shape), index, &Moments::second});
+    };
+    add(".lora_A", 2 * i, {target.rank, target.module.in});
+    add(".lora_B", 2 * i + 1, {target.module.out, target.rank});
   }
-  return named;
+  return places;
 }
 
 void write_moments(const TrainState& state, const fs::path& path) {
   if (state.moments.empty()) return;
-  auto moments = state.moments;
   std::vector<checkpoint::TensorPlan> plans;
   std::unordered_map<std::string, const std::vector<float>*> by_name;
-  for (const NamedMoment& one : named_moments(state.adapter, moments)) {
-    plans.push_back({one.name, "F32", one.shape});
-    by_name[one.name] = one.values;
+  for (MomentPlace& place : moment_places(state.adapter)) {
+    by_name[place.name] = &(state.moments[place.index].*place.which);
+    plans.push_back({std::move(place.name), "F32", std::move(place.shape)});
   }
   checkpoint::SafetensorsWriter writer(path, std::move(plans));
   for (const auto& plan : writer.order()) {
@@ -64,18 +62,19 @@ void read_moments(TrainState& state, const fs::path& path) {
   if (state.optimizer_updates == 0) return;
   const auto file = checkpoint::Safetensors::open(path);
   state.moments.resize(2 * state.adapter.factors.size());
-  for (const NamedMoment& one : named_moments(state.adapter, state.moments)) {
-    const checkpoint::SafetensorsEntry* entry = file.find(one.name);
-    if (entry == nullptr || entry->dtype != "F32" || entry->shape != one.shape) {
+  for (const MomentPlace& place : moment_places(state.adapter)) {
+    const checkpoint::SafetensorsEntry* entry = file.find(place.name);
+    if (entry == nullptr || entry->dtype != "F32" || entry->shape != place.shape) {
       throw InputError("{}: expected F32 tensor '{}' of shape [{}], {}; the checkpoint is damaged",
-                       path.string(), one.name, fmt::join(one.shape, ", "),
+                       path.string(), place.name, fmt::join(place.shape, ", "),
                        entry == nullptr ? std::string("found none")
                                         : fmt::format("found {} [{}]", entry->dtype,
                                                       fmt::join(entry->shape, ", ")));
     }
     const auto bytes = file.bytes(*entry);
-    one.values->resize(bytes.size() / sizeof(float));
-    std::memcpy(one.values->data(), bytes.data(), bytes.size());
+    std::vector<float>& values = state.moments[place.index].*place.which;
+    values.resize(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
   }
 }
 

@@ -1,7 +1,11 @@
 #include "train/config.h"
 
+#include <cstdlib>
+#include <filesystem>
+
 #include "core/error.h"
 #include "core/terminal.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 #include "train/progress.h"
 
@@ -66,6 +70,12 @@ TEST(Flatten, SeesEveryKeyButNoInputPath) {
   EXPECT_EQ(a, flatten(parse("adapter: {rank_pattern: {q_proj: 4}}\n", {"base_model=elsewhere"})));
   EXPECT_EQ(difference(a, flatten(parse("seed: 1\nadapter: {rank_pattern: {q_proj: 4}}\n")), {}),
             "seed was 42 and is 1");
+}
+
+TEST(Documents, ReferenceOfTheKeysIsThatOfTheCode) {
+  // Made by: weft train --config-reference > docs/config.md
+  const std::filesystem::path source = std::getenv("WEFT_SOURCE_DIR");
+  EXPECT_EQ(tests::slurp(source / "docs/config.md"), core::config_reference<TrainConfig>());
 }
 
 TEST(Progress, BarIsNeverWiderThanTheTerminal) {

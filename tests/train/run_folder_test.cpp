@@ -36,13 +36,15 @@ TEST(RunFolder, ReplacingRemovesTheRunAndNothingElse) {
   EXPECT_EQ(tests::slurp(temp / "run/notes.txt"), "mine");
 }
 
-TEST(RunFolder, RefusesAFolderOfOtherThingsEvenByForce) {
+TEST(RunFolder, LeavesOtherFilesAloneAndRefusesToOverwriteThem) {
   const tests::TempDir temp;
-  temp.write("photos/cat.jpg", "x");
+  temp.write("work/data/train.csv", "x");
+  EXPECT_NO_THROW(RunFolder(temp / "work", Start::kFresh));
+  temp.write("work/adapter/adapter_config.json", "{}");
   for (const Start start : {Start::kFresh, Start::kResume, Start::kReplace}) {
-    EXPECT_THROWS_WITH(RunFolder(temp / "photos", start), InputError, "belong to no run");
+    EXPECT_THROWS_WITH(RunFolder(temp / "work", start), InputError, "'adapter'", "no run");
   }
-  EXPECT_THROWS_WITH(RunFolder(temp / "photos/cat.jpg", Start::kFresh), InputError, "is a file");
+  EXPECT_THROWS_WITH(RunFolder(temp / "work/data/train.csv", Start::kFresh), InputError, "is a file");
 }
 
 TEST(RunFolder, UnwritablePlaceIsTheUsersMistake) {

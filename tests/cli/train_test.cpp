@@ -1,0 +1,219 @@
+// weft train as users run it: signals, full disks, wrong input, exit codes.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <functional>
+#include <random>
+#include <thread>
+
+#include "tests/support/process.h"
+#include "tests/train/tiny_job.h"
+#include "train/state.h"
+
+namespace weft {
+namespace {
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using tests::Finished;
+
+const char* const kChanges =
+    "validation: {path: valid.jsonl}\neval: {every: 7u}\nsave: {every: 5u}\nlog_every: 1\n"
+    "threads: 2\n";
+
+class TrainCommand : public ::testing::Test {
+ protected:
+  void SetUp() override { write_config(kChanges); }
+
+  void write_config(const std::string& changes) {
+    job_.folder().write("tiny.yaml", job_.yaml(changes));
+  }
+
+  [[nodiscard]] std::vector<std::string> command(const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> all{tests::weft_program(), "train", (job_ / "tiny.yaml").string()};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+
+  Finished train(const std::vector<std::string>& more = {}) const {
+    return tests::run_process(command(more));
+  }
+
+  /// Starts a training, calls `act` with its process id once it has done `updates` updates, and
+  /// returns its status as run_process does.
+  int train_and(std::int64_t updates, const std::function<void(pid_t)>& act) const {
+    const std::vector<std::string> arguments = command({"--force"});
+    fs::remove_all(job_ / "run");
+    const pid_t child = ::fork();
+    if (child == 0) {
+      const int null = ::open("/dev/null", O_WRONLY);
+      ::dup2(null, STDOUT_FILENO);
+      ::dup2(null, STDERR_FILENO);
+      std::vector<char*> argv;
+      for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+      argv.push_back(nullptr);
+      ::execv(argv[0], argv.data());
+      ::_exit(127);
+    }
+    const std::string sought = "{\"update\":" + std::to_string(updates) + ",";
+    int status = 0;
+    bool acted = false;
+    while (::waitpid(child, &status, WNOHANG) == 0) {
+      if (!acted && fs::exists(job_ / "run/metrics.jsonl") &&
+          tests::slurp(job_ / "run/metrics.jsonl").find(sought) != std::string::npos) {
+        act(child);
+        acted = true;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_TRUE(acted) << "the run ended before update " << updates;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+
+  tests::TinyJob job_;
+};
+
+TEST_F(TrainCommand, KilledAtAnyMomentAndResumedEqualsTheUninterruptedRunBitForBit) {
+  ASSERT_EQ(train().status, 0);
+  const auto metrics = job_.metrics();
+  const std::string adapter = job_.adapter_bytes();
+  const auto total = metrics.back().at("update").get<std::int64_t>();
+  std::mt19937 random(std::random_device{}());
+  for (int trial = 0; trial < 4; ++trial) {
+    const auto update = std::uniform_int_distribution<std::int64_t>(1, total - 2)(random);
+    const auto delay = std::uniform_int_distribution<int>(0, 30)(random);
+    const int status = train_and(update, [&](pid_t child) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(delay));
+      ::kill(child, SIGKILL);
+    });
+    // The last updates can be over before the signal arrives.
+    ASSERT_TRUE(status == 128 + SIGKILL || status == 0) << status;
+    const Finished resumed = train({"--resume"});
+    ASSERT_EQ(resumed.status, 0) << resumed.err;
+    EXPECT_EQ(job_.metrics(), metrics) << "killed " << delay << " ms after update " << update;
+    EXPECT_EQ(job_.adapter_bytes(), adapter) << "killed " << delay << " ms after update " << update;
+  }
+}
+
+TEST_F(TrainCommand, InterruptAndTerminationSaveAndExit130) {
+  ASSERT_EQ(train().status, 0);
+  const auto metrics = job_.metrics();
+  const std::string adapter = job_.adapter_bytes();
+  for (const int signal : {SIGINT, SIGTERM}) {
+    EXPECT_EQ(train_and(3, [&](pid_t child) { ::kill(child, signal); }), 130);
+    // The running update is finished and saved, whatever save.every says.
+    const auto last = train::Checkpoints(job_ / "run/checkpoints").list().back();
+    EXPECT_EQ(last, job_.metrics().back().at("update").get<std::int64_t>());
+    const Finished resumed = train({"--resume"});
+    EXPECT_EQ(resumed.status, 0) << resumed.err;
+    EXPECT_THAT(resumed.err, HasSubstr("resuming after update " + std::to_string(last)));
+    EXPECT_EQ(job_.metrics(), metrics);
+    EXPECT_EQ(job_.adapter_bytes(), adapter);
+  }
+}
+
+TEST_F(TrainCommand, FullDiskEndsTheRunWithTheLastCheckpointIntact) {
+  // A small file system of its own; where mounting is not allowed a limit on files stands for it.
+  fs::create_directory(job_ / "run");
+  const bool mounted = ::mount("tmpfs", (job_ / "run").c_str(), "tmpfs", 0, "size=420k") == 0;
+  const std::string program = mounted ? "exec \"$@\"" : "trap '' XFSZ; ulimit -f 55; exec \"$@\"";
+  std::vector<std::string> limited{"bash", "-c", program, "limited"};
+  const auto plain = command({"--set", "num_epochs=200", "--set", "save.every=20u", "--set", "save.keep=1"});
+  limited.insert(limited.end(), plain.begin(), plain.end());
+  const Finished full = tests::run_process(limited);
+  const auto checkpoints = train::Checkpoints(job_ / "run/checkpoints");
+  const auto last = checkpoints.load_last();
+  if (mounted) ::umount2((job_ / "run").c_str(), MNT_DETACH);
+  EXPECT_EQ(full.status, 1) << full.err;
+  EXPECT_THAT(full.err, HasSubstr(mounted ? "No space left on device" : "File too large"));
+  ASSERT_TRUE(last);
+  EXPECT_GT(last->update, 0);
+}
+
+TEST_F(TrainCommand, DivergenceExitsWith1AndTheNumbers) {
+  const Finished run = train({"--set", "learning_rate=1e30", "--set", "max_grad_norm=0"});
+  EXPECT_EQ(run.status, 1);
+  EXPECT_THAT(run.err, HasSubstr("the loss is "));
+  EXPECT_THAT(run.err, HasSubstr("learning_rate"));
+}
+
+TEST_F(TrainCommand, WrongInputExitsWith2InOneLineAndWritesNothing) {
+  const auto refused = [&](const std::vector<std::string>& more, const char* text) {
+    const Finished run = train(more);
+    EXPECT_EQ(run.status, 2) << run.err;
+    EXPECT_THAT(run.err, HasSubstr(text));
+    EXPECT_FALSE(fs::exists(job_ / "run")) << text;
+  };
+  refused({"--set", "output_dir=/proc/weft"}, "cannot be written");
+  refused({"--set", "memory_limit=64KiB"}, "needs about");
+  refused({"--set", "base_model=/nowhere"}, "/nowhere");
+  refused({"--set", "adapter.target_modules=q_prj"}, "q_proj");
+  refused({"--set", "learnin_rate=1"}, "learning_rate");
+  refused({"--set", "datasets.0.path=missing.jsonl"}, "missing.jsonl");
+  job_.folder().write("train.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n{broken\n");
+  refused({}, "train.jsonl:2");
+}
+
+TEST_F(TrainCommand, YamlFaultsHaveTheirPlace) {
+  write_config("adapters: {r: 3}\nlearning_rate: fast\n");
+  const Finished run = train();
+  EXPECT_EQ(run.status, 2);
+  EXPECT_THAT(run.err, HasSubstr("tiny.yaml:"));
+  EXPECT_THAT(run.err, HasSubstr("adapter"));
+}
+
+TEST_F(TrainCommand, ExistingRunWantsResumeOrForce) {
+  ASSERT_EQ(train({"--set", "max_updates=2"}).status, 0);
+  const Finished again = train({"--set", "max_updates=2"});
+  EXPECT_EQ(again.status, 2);
+  EXPECT_THAT(again.err, HasSubstr("--resume"));
+  EXPECT_THAT(again.err, HasSubstr("--force"));
+  EXPECT_EQ(train({"--set", "max_updates=2", "--force"}).status, 0);
+  EXPECT_EQ(train({"--resume", "--force"}).status, 2);
+}
+
+TEST_F(TrainCommand, CheckShowsThePlanAndWritesNothing) {
+  const Finished check = train({"--check"});
+  EXPECT_EQ(check.status, 0) << check.err;
+  for (const char* part : {"rank 4", "updates", "memory", "learned", "⟦", "⟧"}) {
+    EXPECT_THAT(check.out, HasSubstr(part));
+  }
+  EXPECT_FALSE(fs::exists(job_ / "run"));
+  const Finished refused = train({"--check", "--set", "preflight.min_examples=1000"});
+  EXPECT_EQ(refused.status, 3);
+  EXPECT_THAT(refused.out, HasSubstr("learned"));
+}
+
+TEST_F(TrainCommand, PlainLinesWithoutATerminalAndResultsOnStandardOutput) {
+  const Finished run = train({"--set", "max_updates=3"});
+  EXPECT_EQ(run.status, 0);
+  for (const char* part : {"update 3/3", "loss", "tok/s", "supervised", "validation loss", "left"}) {
+    EXPECT_THAT(run.err, HasSubstr(part));
+  }
+  EXPECT_THAT(run.err, Not(HasSubstr("\r")));
+  EXPECT_THAT(run.out, HasSubstr("adapter " + (job_ / "run/adapter").string()));
+}
+
+TEST_F(TrainCommand, DumpedConfigurationTrainsTheSame) {
+  ASSERT_EQ(train({"--set", "max_updates=2"}).status, 0);
+  const std::string adapter = job_.adapter_bytes();
+  const Finished dump = train({"--set", "max_updates=2", "--dump-config", "full"});
+  ASSERT_EQ(dump.status, 0);
+  job_.folder().write("elsewhere/dumped.yaml", dump.out);
+  const Finished again = tests::run_process(
+      {tests::weft_program(), "train", (job_ / "elsewhere/dumped.yaml").string(), "--force"});
+  EXPECT_EQ(again.status, 0) << again.err;
+  EXPECT_EQ(job_.adapter_bytes(), adapter);
+  const Finished schema = tests::run_process({tests::weft_program(), "train", "--json-schema"});
+  EXPECT_TRUE(nlohmann::json::parse(schema.out).at("properties").contains("base_model"));
+}
+
+}  // namespace
+}  // namespace weft
