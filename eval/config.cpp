@@ -9,6 +9,10 @@ void describe(core::Schema<GenerateSection>& s) {
           "answers generated (greedily) per data set, spread evenly over it")
       .at_least(1);
   s.field("max_tokens", &GenerateSection::max_tokens, "tokens of an answer at most").at_least(1);
+  s.field("repetition_penalty", &GenerateSection::repetition_penalty,
+          "logits of tokens seen, prompt included, are divided by it if positive, else multiplied; "
+          "1: plain greedy; small models seldom leave a loop without it")
+      .positive();
   s.field("show", &GenerateSection::show, "answers printed below the table, of every stage")
       .at_least(0);
 }

@@ -17,6 +17,7 @@ namespace weft::eval {
 struct GenerateSection {
   std::int64_t examples = 50;
   std::int64_t max_tokens = 128;
+  double repetition_penalty = 1;
   std::int64_t show = 5;
 };
 

@@ -153,7 +153,10 @@ class StageRunner {
   void answer(const std::vector<Question>& questions, const text::Tokenizer& tokenizer,
               model::Decoder& decoder, SuiteResult& suite) const {
     model::GenerateOptions options;  // greedy
-    if (config_.generate) options.max_tokens = config_.generate->max_tokens;
+    if (config_.generate) {
+      options.max_tokens = config_.generate->max_tokens;
+      options.sampling.repetition_penalty = config_.generate->repetition_penalty;
+    }
     options.stop_ids = tokenizer.stop_ids();
     for (const Question& question : questions) {
       model::KvCache cache;

@@ -61,7 +61,7 @@ TEST(Program, AnswersHelpWithoutLoadingLibTorch) {
   // The loader's own trace names every library that a start opens.
   const Finished done = run_process({"env", "LD_DEBUG=files", weft_program(), "--help"});
   EXPECT_EQ(done.status, 0);
-  EXPECT_THAT(done.err, HasSubstr("libyaml-cpp") );
+  EXPECT_THAT(done.err, HasSubstr("libfmt"));
   EXPECT_THAT(done.err, Not(HasSubstr("libtorch_cpu")));
 }
 
