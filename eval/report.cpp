@@ -170,16 +170,19 @@ nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
     entry["suites"] = suites;
     stages.push_back(entry);
   }
-  return {{"stages", stages},
-          {"settings",
-           {{"sequence_len", evaluation.sequence_len},
-            {"dtype", evaluation.dtype},
-            {"bootstrap",
-             {{"resamples", options.resamples},
-              {"seed", options.seed},
-              {"confidence", options.confidence}}},
-            {"chrf", "nc:6 nw:0 (chrf) or nw:2 (chrf++), beta:2, mixed case, effective order"},
-            {"weft", core::kVersion}}}};
+  Json settings{{"sequence_len", evaluation.sequence_len},
+                {"dtype", evaluation.dtype},
+                {"bootstrap",
+                 {{"resamples", options.resamples},
+                  {"seed", options.seed},
+                  {"confidence", options.confidence}}},
+                {"chrf", "nc:6 nw:0 (chrf) or nw:2 (chrf++), beta:2, mixed case, effective order"},
+                {"weft", core::kVersion}};
+  if (evaluation.decoding) {
+    settings["generate"] = {{"max_tokens", evaluation.decoding->max_tokens},
+                            {"repetition_penalty", evaluation.decoding->repetition_penalty}};
+  }
+  return {{"stages", stages}, {"settings", settings}};
 }
 
 std::string to_table(const Evaluation& evaluation, const BootstrapOptions& options) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,10 +47,17 @@ struct StageResult {
   std::vector<SuiteResult> suites{};
 };
 
+/// How answers were generated: greedily, with these limits.
+struct Decoding {
+  std::int64_t max_tokens = 0;
+  double repetition_penalty = 1;
+};
+
 /// Everything that was measured; the suites of all stages hold the same items in the same order.
 struct Evaluation {
   std::int64_t sequence_len = 0;
   std::string dtype{};  ///< "float32" or "bfloat16"
+  std::optional<Decoding> decoding{};
   std::vector<StageResult> stages{};
 };
 

@@ -225,6 +225,9 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   Evaluation evaluation;
   evaluation.sequence_len = choose_sequence_len(config, base.spec, hooks);
   evaluation.dtype = compute == model::Compute::kF32 ? "float32" : "bfloat16";
+  if (config.generate) {
+    evaluation.decoding = {config.generate->max_tokens, config.generate->repetition_penalty};
+  }
   StageRunner runner(config, inputs, hooks, evaluation.sequence_len);
   {
     model::Decoder decoder = load(base, "the base", compute, evaluation.sequence_len, hooks);
