@@ -26,7 +26,7 @@ PAIRS = [
 ]
 
 
-def set_up(folder, model, tokenizer, **changes):
+def set_up(folder, model, **changes):
     """Writes an initial adapter with both factors random, the pairs, and the configuration."""
     torch.manual_seed(11)
     adapted = get_peft_model(model, LoraConfig(
@@ -97,8 +97,8 @@ def metrics(folder, key="loss"):
     return [line[key] for line in lines if key in line]
 
 
-def check_against_peft(weft, folder, model, tokenizer):
-    adapted, config = set_up(folder, model, tokenizer)
+def check_against_peft(weft, folder, model, tokenizer, **changes):
+    adapted, config = set_up(folder, model, **changes)
     weft("train", folder / "config.yaml")
     losses, norms = train_with_peft(adapted, tokenizer, config)
     assert metrics(folder / "run") == pytest.approx(losses, rel=1e-4)
@@ -150,7 +150,9 @@ def test_twenty_updates_equal_peft_on_a_random_model(trained):
 def test_twenty_updates_equal_peft_on_smollm2(weft, smollm2_dir, tmp_path):
     (tmp_path / "base").symlink_to(smollm2_dir)
     model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
-    check_against_peft(weft, tmp_path, model, AutoTokenizer.from_pretrained(smollm2_dir))
+    # Small updates: the real size matters here, and its reference takes a second an example.
+    check_against_peft(weft, tmp_path, model, AutoTokenizer.from_pretrained(smollm2_dir),
+                       tokens_per_update=50)
 
 
 def test_peft_loads_the_adapter_and_gives_our_logits(weft, trained, tmp_path):
