@@ -28,7 +28,8 @@ def prepare(cache: Path):
         subprocess.run([WEFT, "merge", "--model", gguf, "--out", model, "--dtype", "f32"], check=True)
     if not (WORK / "pairs" / "train.csv").exists():
         subprocess.run([ROOT / "build/release/bin/split_pairs", cache / "data/elotl/axolotl.csv",
-                        WORK / "pairs"], check=True, stdout=subprocess.DEVNULL)
+                        "--out", WORK / "pairs", "--columns", "es,nah,variant,document,iso", "--seed", "42"],
+                       check=True, stdout=subprocess.DEVNULL)
     shutil.copy(ROOT / "bench" / "train.yaml", WORK / "train.yaml")
 
 

@@ -10,6 +10,7 @@
 
 #include "checkpoint/printable.h"
 #include "core/error.h"
+#include "core/utf8.h"
 
 namespace weft::checkpoint {
 namespace {
@@ -170,7 +171,7 @@ GgufArray read_array(Cursor& cursor, std::string_view what) {
 
 GgufEntry read_entry(Cursor& cursor) {
   const std::string_view key = cursor.string("a metadata key");
-  if (key.empty() || key.size() > kMaxKeyBytes || !is_utf8(key)) {
+  if (key.empty() || key.size() > kMaxKeyBytes || !core::is_utf8(key)) {
     cursor.fail("{} is no metadata key", printable(key));
   }
   GgufEntry entry;
@@ -192,7 +193,7 @@ GgufEntry read_entry(Cursor& cursor) {
 GgufTensor read_tensor(Cursor& cursor) {
   GgufTensor tensor;
   const std::string_view name = cursor.string("a tensor's name");
-  if (name.empty() || name.size() > kMaxNameBytes || !is_utf8(name)) {
+  if (name.empty() || name.size() > kMaxNameBytes || !core::is_utf8(name)) {
     cursor.fail("{} is no tensor name (1 to {} bytes of UTF-8)", printable(name), kMaxNameBytes);
   }
   tensor.name = name;

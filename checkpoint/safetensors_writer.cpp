@@ -6,6 +6,7 @@
 #include "checkpoint/printable.h"
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
+#include "core/utf8.h"
 
 namespace weft::checkpoint {
 namespace {
@@ -21,7 +22,7 @@ void check_plan(std::span<const TensorPlan> tensors, const std::filesystem::path
   std::vector<std::string_view> names;
   names.reserve(tensors.size());
   for (const TensorPlan& tensor : tensors) {
-    if (tensor.name == "__metadata__" || !is_utf8(tensor.name)) {
+    if (tensor.name == "__metadata__" || !core::is_utf8(tensor.name)) {
       throw InputError("{}: a tensor cannot be called {}", path.string(), printable(tensor.name));
     }
     names.push_back(tensor.name);

@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "core/schema_tree.h"
 #include "core/suggest.h"
+#include "core/utf8.h"
 
 namespace weft::core {
 namespace {
@@ -165,16 +166,37 @@ class Reader {
   throw ConfigError("{}", fmt::join(lines, "\n"));
 }
 
+/// YAML text is UTF-8 without control characters but for tab and line ends (YAML 1.2, 5.1). yaml-cpp
+/// takes more, and ends the text at some of them.
+void check_bytes(std::string_view yaml, Problems& problems) {
+  const std::size_t good = well_formed_prefix(yaml);
+  const auto is_control = [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return (byte < 0x20 && c != '\t' && c != '\n' && c != '\r') || byte == 0x7F;
+  };
+  const auto control = std::find_if(yaml.begin(), yaml.begin() + static_cast<std::ptrdiff_t>(good),
+                                    is_control);
+  const auto at = static_cast<std::size_t>(control - yaml.begin());
+  if (at == yaml.size()) return;
+  const std::string_view before = yaml.substr(0, at);
+  const auto line = static_cast<int>(std::count(before.begin(), before.end(), '\n')) + 1;
+  const auto column = static_cast<int>(count_characters(before.substr(before.rfind('\n') + 1))) + 1;
+  problems.emplace_back(
+      Place{line, column, {}},
+      at == good ? "the file is not UTF-8 text; save it as UTF-8"
+                 : fmt::format("a control character (byte 0x{:02x}); remove it, or write \"\\x{:02x}\" "
+                               "in quotes", static_cast<unsigned char>(yaml[at]),
+                               static_cast<unsigned char>(yaml[at])));
+}
+
 }  // namespace
 
 void read_config(const SectionInfo& info, std::string_view yaml, const ConfigSource& source,
                  const std::vector<std::string>& overrides, const Log& log, Origins* origins,
                  void* object) {
   Problems problems;
-  if (const auto bad = invalid_utf8_line(yaml)) {
-    problems.emplace_back(Place{*bad, 1, {}}, "the file is not UTF-8 text; save it as UTF-8");
-    fail(std::move(problems), source.name);
-  }
+  check_bytes(yaml, problems);
+  if (!problems.empty()) fail(std::move(problems), source.name);
   ConfigNode tree = parse_yaml(yaml, problems);
   // A file that YAML cannot read says nothing certain about the keys in it.
   if (tree.entries.empty() && !problems.empty()) fail(std::move(problems), source.name);

@@ -10,6 +10,8 @@
 #include <sstream>
 #include <utility>
 
+#include "core/utf8.h"
+
 namespace weft::core {
 namespace {
 
@@ -265,11 +267,7 @@ std::string ConfigNode::what() const {
   constexpr std::size_t kShown = 60;
   std::string shown = text.substr(0, kShown);
   if (text.size() > kShown) {
-    // No half characters: drop the trailing bytes of a cut UTF-8 sequence.
-    while (!shown.empty() && (static_cast<unsigned char>(shown.back()) & 0xC0U) == 0x80U) {
-      shown.pop_back();
-    }
-    if (!shown.empty() && static_cast<unsigned char>(shown.back()) >= 0xC0U) shown.pop_back();
+    shown.resize(well_formed_prefix(shown));  // no half characters
     shown += "...";
   }
   for (char& c : shown) {

@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "core/suggest.h"
+#include "core/utf8.h"
 
 namespace weft::core {
 namespace {
@@ -317,6 +318,11 @@ void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& 
 void apply_override(const SectionInfo& info, const std::string& text, ConfigNode& tree,
                     Problems& problems, const Renamed& renamed) {
   const std::size_t before = problems.size();
+  if (!is_utf8(text)) {
+    problems.emplace_back(Place{0, 0, text.substr(0, well_formed_prefix(text)) + "..."},
+                          "the override is not UTF-8 text");
+    return;
+  }
   ConfigNode changed = tree;
   Override(info, text, problems, renamed).apply(changed);
   // A --set that cannot be applied leaves nothing half-made behind to complain about.
@@ -344,22 +350,6 @@ Place place_below(const ConfigNode& node, std::string_view key) {
     at = next;
   }
   return place;
-}
-
-std::optional<int> invalid_utf8_line(std::string_view text) {
-  int line = 1;
-  for (std::size_t i = 0; i < text.size();) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    if (c == '\n') ++line;
-    const std::size_t length = c < 0x80 ? 1 : c < 0xC2 ? 0 : c < 0xE0 ? 2 : c < 0xF0 ? 3
-                               : c < 0xF5 ? 4 : 0;
-    if (length == 0 || i + length > text.size()) return line;
-    for (std::size_t k = 1; k < length; ++k) {
-      if ((static_cast<unsigned char>(text[i + k]) & 0xC0U) != 0x80U) return line;
-    }
-    i += length;
-  }
-  return std::nullopt;
 }
 
 }  // namespace weft::core

@@ -34,7 +34,4 @@ void apply_override(const SectionInfo& info, const std::string& text, ConfigNode
 /// Where the dotted `key` below `node` was written; the nearest enclosing place if it was not.
 [[nodiscard]] Place place_below(const ConfigNode& node, std::string_view key);
 
-/// The line (from 1) of the first byte that is not UTF-8.
-[[nodiscard]] std::optional<int> invalid_utf8_line(std::string_view text);
-
 }  // namespace weft::core

@@ -78,9 +78,6 @@ class RecordReader {
                                                          const RecordOptions& options,
                                                          RecordReader::OnFault on_fault);
 
-/// True when `text` is well-formed UTF-8 (no surrogates, nothing overlong).
-[[nodiscard]] bool is_utf8(std::string_view text) noexcept;
-
 /// One CSV line: fields quoted where RFC 4180 wants it, ended by "\n".
 [[nodiscard]] std::string csv_line(const std::vector<std::string>& fields, char delimiter = ',');
 

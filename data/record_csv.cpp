@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "data/record_readers.h"
 
 namespace weft::data {
@@ -97,7 +98,7 @@ class CsvReader : public RecordReader {
       problem = quoted ? read_quoted(field) : read_plain(field);
       bytes += field.size() + 1;
       if (problem.empty() && bytes > kMaxRowBytes) problem = too_long();
-      if (problem.empty() && !is_utf8(field)) bad_bytes_ = true;
+      if (problem.empty() && !core::is_utf8(field)) bad_bytes_ = true;
       fields.push_back(std::move(field));
       if (!problem.empty() || cursor.peek() != delimiter_) break;
       cursor.get();

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "data/record_readers.h"
 
 namespace weft::data {
@@ -38,7 +39,7 @@ std::string parse_row(const std::string& text, Json& row) {
     std::string what = error.what();
     if (const std::size_t end = what.find("] "); end != std::string::npos) what.erase(0, end + 2);
     for (char& c : what) c = static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    return "not valid JSON: " + (is_utf8(what) ? what : "bytes that are not UTF-8");
+    return "not valid JSON: " + (core::is_utf8(what) ? what : "bytes that are not UTF-8");
   }
   if (problem.empty() && !row.is_object()) {
     problem = fmt::format("expected an object ({{...}}), found a JSON {}", row.type_name());

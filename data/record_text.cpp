@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "core/utf8.h"
 #include "data/record_readers.h"
 
 namespace weft::data {
@@ -19,7 +20,7 @@ class TextReader : public RecordReader {
     while (read(text, line)) {
       if (text.size() > limit()) {
         input_.fault(line, fmt::format("longer than {} MiB", limit() >> 20));
-      } else if (!is_utf8(text)) {
+      } else if (!core::is_utf8(text)) {
         input_.fault(line, "bytes that are not UTF-8");
       } else {
         return Record{{{"text", std::move(text)}}, {input_.name, line}};

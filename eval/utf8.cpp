@@ -2,14 +2,14 @@
 
 #include <cstdint>
 
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace weft::eval {
 
 std::u32string decode_utf8(std::string_view text) {
-  const std::string valid = text::replace_invalid_utf8(text);
+  const std::string valid = core::replace_invalid_utf8(text);
   std::u32string codes;
-  codes.reserve(text::count_characters(valid));
+  codes.reserve(core::count_characters(valid));
   for (std::size_t at = 0; at < valid.size();) {
     const auto lead = static_cast<std::uint8_t>(valid[at]);
     const std::size_t length = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;

@@ -5,7 +5,7 @@
 
 namespace weft::eval {
 
-/// Code points of UTF-8 text; invalid bytes become U+FFFD (text/utf8.h).
+/// Code points of UTF-8 text; invalid bytes become U+FFFD (core/utf8.h).
 [[nodiscard]] std::u32string decode_utf8(std::string_view text);
 
 /// What Python's str.isspace() and str.split() take for whitespace.

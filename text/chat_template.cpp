@@ -10,10 +10,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/utf8.h"
 #include "text/bridge_text.h"
 #include "text/gguf_vocabulary.h"
 #include "text/tokenizer_config.h"
-#include "text/utf8.h"
 
 namespace weft::text {
 namespace {
@@ -131,7 +131,7 @@ std::string ChatTemplate::State::render(const std::string& variables,
 
 ChatTemplate::ChatTemplate(std::string source, nlohmann::json special_tokens)
     : state_(std::make_unique<State>()) {
-  state_->source = replace_invalid_utf8(source);
+  state_->source = core::replace_invalid_utf8(source);
   state_->special_tokens = std::move(special_tokens);
   state_->digest = core::sha256(state_->source);
   WeftText error{};

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
-#include "text/utf8.h"
+#include "core/utf8.h"
+#include "text/white_space.h"
+
 
 namespace weft::text {
 namespace {
@@ -26,17 +28,17 @@ bool is_part_of_character(const Tokenizer& tokenizer, std::int32_t id) {
   if (!token) return false;
   if (byte_token(*token)) return true;
   const std::string text = tokenizer.decode(std::span(&id, 1));
-  return text.find(kReplacement) != std::string::npos && text != *token;
+  return text.find(core::kReplacement) != std::string::npos && text != *token;
 }
 
 }  // namespace
 
 void Fertility::add(const Tokenizer& tokenizer, std::string_view line) {
-  const std::string text = replace_invalid_utf8(line);
+  const std::string text = core::replace_invalid_utf8(line);
   const Tokenizer::Encoding encoding = tokenizer.encode_with_offsets(text);
   ++lines;
   bytes += text.size();
-  characters += count_characters(text);
+  characters += core::count_characters(text);
   words += count_words(text);
   tokens += encoding.ids.size();
   longest_line = std::max<std::uint64_t>(longest_line, encoding.ids.size());

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "text/sentencepiece_merges.h"
-#include "text/utf8.h"
 
 namespace weft::text {
 namespace {
@@ -90,7 +90,7 @@ Entries read_entries(const Gguf& gguf) {
   entries.ids.reserve(tokens->size());
   for (std::size_t id = 0; id < tokens->size(); ++id) {
     const std::string_view token = (*tokens)[id];
-    if (replace_invalid_utf8(token) != token) {
+    if (core::replace_invalid_utf8(token) != token) {
       throw InputError("{}: token {} (tokenizer.ggml.tokens) is not valid UTF-8", entries.where,
                        id);
     }

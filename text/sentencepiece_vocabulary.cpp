@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "text/utf8.h"
+#include "core/utf8.h"
+#include "text/white_space.h"
 
 namespace weft::text {
 namespace {
@@ -107,10 +108,10 @@ std::vector<std::string_view> user_defined_pieces(std::string_view model) {
 /// Bytes that were tokens of their own: the text they spell, or one U+FFFD each when they spell
 /// none (the ByteFallback decoder of the `tokenizers` crate).
 void flush(std::string& bytes, std::string& out) {
-  if (replace_invalid_utf8(bytes) == bytes) {
+  if (core::replace_invalid_utf8(bytes) == bytes) {
     out += bytes;
   } else {
-    for (std::size_t i = 0; i < bytes.size(); ++i) out += kReplacement;
+    for (std::size_t i = 0; i < bytes.size(); ++i) out += core::kReplacement;
   }
   bytes.clear();
 }

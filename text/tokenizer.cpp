@@ -9,11 +9,12 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/utf8.h"
 #include "text/crate_vocabulary.h"
 #include "text/gguf_vocabulary.h"
 #include "text/sentencepiece_vocabulary.h"
 #include "text/tokenizer_config.h"
-#include "text/utf8.h"
+#include "text/white_space.h"
 
 namespace weft::text {
 
@@ -111,13 +112,13 @@ Tokenizer Tokenizer::open(const std::filesystem::path& path) {
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, AddSpecial special) const {
   return state_->vocabulary
-      ->encode(replace_invalid_utf8(text), special == AddSpecial::kYes, /*with_offsets=*/false)
+      ->encode(core::replace_invalid_utf8(text), special == AddSpecial::kYes, /*with_offsets=*/false)
       .ids;
 }
 
 Tokenizer::Encoding Tokenizer::encode_with_offsets(std::string_view text,
                                                    AddSpecial special) const {
-  Tokens tokens = state_->vocabulary->encode(replace_invalid_utf8(text),
+  Tokens tokens = state_->vocabulary->encode(core::replace_invalid_utf8(text),
                                              special == AddSpecial::kYes, /*with_offsets=*/true);
   return {std::move(tokens.ids), std::move(tokens.offsets)};
 }
@@ -170,7 +171,7 @@ std::string StreamDecoder::push(std::int32_t id) {
 
   const std::string before = decode_from(context_, settled_);
   const std::string now = decode_from(context_, ids_.size());
-  if (now.ends_with(kReplacement) || !now.starts_with(before)) return {};
+  if (now.ends_with(core::kReplacement) || !now.starts_with(before)) return {};
   std::string fresh = now.substr(before.size());
   if (!fresh.empty()) {
     // The last settled stretch stays as context: a decoder may treat the first token differently.

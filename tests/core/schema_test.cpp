@@ -399,7 +399,10 @@ TEST(Schema, HostileYamlIsAnErrorWithALine) {
   EXPECT_THAT(wrong("? [a, b]\n: c"), HasSubstr("a key must be a word"));
   EXPECT_THAT(wrong("seed: !!python/object 3"), HasSubstr("is not supported"));
   EXPECT_THAT(wrong("--- \nseed: 1"), HasSubstr("more than one document"));
-  EXPECT_THAT(wrong("output_dir: \xff"), HasSubstr("c.yaml:2:1: the file is not UTF-8"));
+  EXPECT_THAT(wrong("output_dir: \xff"), HasSubstr("c.yaml:2:13: the file is not UTF-8"));
+  EXPECT_THAT(wrong(std::string("output_dir: a\0b", 15)), HasSubstr("c.yaml:2:14: a control character"));
+  // yaml-cpp would take this byte for the end of the file and drop the rest unseen.
+  EXPECT_THAT(wrong("seed: 1 #\x04\nsede: 2"), HasSubstr("(byte 0x04)"));
   EXPECT_THAT(wrong("output_dir: \"a\\0b\""), HasSubstr("zero byte"));
   const std::string deep(100'000, '[');
   EXPECT_THAT(wrong("seed: " + deep), HasSubstr("64 levels"));

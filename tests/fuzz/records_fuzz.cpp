@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "data/record.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -27,11 +28,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const auto reader = read_records(bytes, "fuzz", options, [&](const Fault& fault) {
       check(fault.origin);
-      if (!is_utf8(fault.what)) std::abort();
+      if (!weft::core::is_utf8(fault.what)) std::abort();
     });
     while (const auto record = reader->next()) {
       check(record->origin);
-      if (!is_utf8(record->values.dump())) std::abort();  // dump() throws on what is not UTF-8.
+      if (!weft::core::is_utf8(record->values.dump())) std::abort();  // dump() throws on what is not UTF-8.
     }
   } catch (const weft::InputError&) {
   } catch (const weft::ConfigError&) {

@@ -1,4 +1,4 @@
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 #include <gtest/gtest.h>
 
@@ -6,10 +6,18 @@
 #include <utility>
 #include <vector>
 
-namespace weft::text {
+namespace weft::core {
 namespace {
 
 const std::string kR(kReplacement);
+
+TEST(Utf8, KnowsWhatIsWellFormed) {
+  EXPECT_TRUE(is_utf8("a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80"));
+  for (const char* bad : {"\xC3", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80", "\xE2\x82",
+                          "\xF5\x80\x80\x80", "\xE0\x80\x80", "\xF0\x80\x80\x80"}) {
+    EXPECT_FALSE(is_utf8(bad));
+  }
+}
 
 // Each pair was printed by Python: bytes.decode("utf-8", errors="replace").
 TEST(Utf8, ReplacesEachMaximalSubpartAsPythonDoes) {
@@ -38,22 +46,11 @@ TEST(Utf8, CountsCharactersNotBytes) {
   EXPECT_EQ(count_characters("n\xCC\x83\xF0\x9F\x8E\x89"), 3U);
 }
 
-TEST(Utf8, FindsUnicodeWhiteSpaceAtTheEnds) {
-  const std::string text = " \t\xC2\xA0\xE2\x80\xA8x y\xE3\x80\x80\n";
-  EXPECT_EQ(leading_white_space(text), 7U);
-  EXPECT_EQ(trailing_white_space(text), 4U);
-  EXPECT_EQ(leading_white_space("\xE2\x80\x8B"), 0U);  // a zero-width space is none
-  EXPECT_EQ(leading_white_space("  "), 2U);
-  EXPECT_EQ(trailing_white_space(""), 0U);
-}
-
-TEST(Utf8, KnowsByteTokens) {
-  EXPECT_EQ(byte_token("<0x0A>"), 0x0A);
-  EXPECT_EQ(byte_token("<0xff>"), 0xFF);
-  EXPECT_EQ(byte_token("<0xFG>"), std::nullopt);
-  EXPECT_EQ(byte_token("<0x0A"), std::nullopt);
-  EXPECT_EQ(byte_token("<0x0A> "), std::nullopt);
+TEST(Utf8, FindsWhereTheGoodPartEnds) {
+  EXPECT_EQ(well_formed_prefix(""), 0U);
+  EXPECT_EQ(well_formed_prefix("n\xC3\xA9"), 3U);
+  EXPECT_EQ(well_formed_prefix("n\xC3\xA9\xE2\x82z"), 3U);
 }
 
 }  // namespace
-}  // namespace weft::text
+}  // namespace weft::core

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace weft::core {
+
+/// The character that `text`, which is not empty, begins with. Well-formed as in Unicode 15, table
+/// 3-7: nothing overlong, no surrogates, at most U+10FFFF.
+struct Utf8Character {
+  std::size_t bytes = 1;       ///< Malformed: those of the longest beginning of a character, 1 to 3.
+  bool is_well_formed = true;
+};
+[[nodiscard]] Utf8Character first_character(std::string_view text) noexcept;
+
+/// Whether all of `text` is well-formed UTF-8.
+[[nodiscard]] bool is_utf8(std::string_view text) noexcept;
+
+/// Bytes before the first malformed one; text.size() where there is none.
+[[nodiscard]] std::size_t well_formed_prefix(std::string_view text) noexcept;
+
+/// `text` with each maximal invalid subpart replaced by U+FFFD, as Python's
+/// bytes.decode("utf-8", errors="replace") does (Unicode 15, section 3.9, "best practice").
+/// Valid text comes back as it is.
+[[nodiscard]] std::string replace_invalid_utf8(std::string_view text);
+
+/// Characters in valid UTF-8.
+[[nodiscard]] std::size_t count_characters(std::string_view text) noexcept;
+
+inline constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+
+}  // namespace weft::core
