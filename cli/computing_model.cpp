@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "lora/adapter.h"
 #include "model/runtime.h"
+#include "model/memory.h"
 #include "train/memory.h"
 
 namespace weft::cli {
@@ -46,9 +47,9 @@ ComputingModel open_model(const ModelArguments& arguments, std::int64_t tokens, 
   }
   const model::Compute compute = compute_of(arguments.dtype, log);
   const model::Spec spec = model::read_spec(checkpoint.config(), checkpoint.path().string());
-  const auto need = model::Decoder::estimate(spec, compute, tokens, 0);
+  const model::MemoryNeed need = model::memory_need(spec, {}, {.compute = compute, .row_tokens = tokens});
   train::require_memory({{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
-                         {"activations", need.activations, "fewer tokens"}},
+                         {"activations", need.working, "fewer tokens"}},
                         train::available_memory());
   model::Decoder decoder = model::Decoder::load(checkpoint, compute);
   for (const auto& [adapter, weight] : adapters) decoder.attach(adapter, model::Decoder::Use::kInference, weight);

@@ -12,6 +12,7 @@
 #include "lora/adapter.h"
 #include "model/decoder.h"
 #include "model/generate.h"
+#include "model/memory.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -187,8 +188,9 @@ class StageRunner {
 model::Decoder load(const Source& source, const char* what, model::Compute compute,
                     std::int64_t sequence_len, const Hooks& hooks) {
   if (hooks.before_load) {
-    const auto need = model::Decoder::estimate(source.spec, compute, sequence_len, 0);
-    hooks.before_load(what, need.weights, need.activations);
+    const model::MemoryNeed need =
+        model::memory_need(source.spec, {}, {.compute = compute, .row_tokens = sequence_len});
+    hooks.before_load(what, need.weights, need.working);
   }
   return model::Decoder::load(source.checkpoint, compute);
 }

@@ -19,10 +19,6 @@ using kernel::narrow;
 using kernel::Wide;
 using kernel::widen;
 
-/// Queries whose probabilities exist at once. Beyond it a longer block computes more masked scores
-/// than its larger products save.
-constexpr std::int64_t kQueryBlock = 256;
-
 /// Scores of one block of queries: matrix [groups * queries, keys], row r of query r mod queries.
 struct Block {
   std::int64_t first_query = 0;  // among the n queries

@@ -19,6 +19,10 @@ struct AttentionShape {
   std::int64_t window = 0;    ///< i sees j with i - window < j <= i; 0: all j <= i
 };
 
+/// Queries whose probabilities exist at once. Beyond it a longer block computes more masked scores
+/// than its larger products save.
+inline constexpr std::int64_t kQueryBlock = 256;
+
 /// softmax(q k^T / sqrt(head_dim)) v with the causal mask, for the last n of m positions.
 /// q [heads, n, head_dim]; k, v [kv_heads, m, head_dim], n <= m (strided over heads where they lie in
 /// a cache). Returns [n, heads * head_dim].

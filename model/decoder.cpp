@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "core/error.h"
@@ -135,14 +136,45 @@ struct Decoder::State {
   }
 
   /// Hidden states [T, D] before the final norm; `states` for the layers from `lowest` on.
-  [[nodiscard]] at::Tensor forward(const data::Row& row, const RowContext& context,
-                                   std::vector<LayerState>* states, std::size_t lowest) const {
+  [[nodiscard]] at::Tensor forward(const data::Row& row, const RowContext& context) const {
+    at::Tensor x = embed(weights.embedding, row.tokens);
+    for (const Layer& layer : weights.layers) x = layer.forward(x, context, nullptr);
+    return x;
+  }
+
+  /// The layers that a backward goes through: [lowest, kept) have states with their input alone,
+  /// those from `kept` on whole ones.
+  struct Trained {
+    std::size_t lowest = 0;
+    std::size_t kept = 0;
+  };
+  [[nodiscard]] at::Tensor forward(const data::Row& row, const RowContext& context, Trained trained,
+                                   std::vector<LayerState>& states) const {
     at::Tensor x = embed(weights.embedding, row.tokens);
     for (std::size_t i = 0; i < weights.layers.size(); ++i) {
-      LayerState* const state = states != nullptr && i >= lowest ? &(*states)[i] : nullptr;
-      x = weights.layers[i].forward(x, context, state);
+      if (i >= trained.lowest && i < trained.kept) states[i].x = x;
+      x = weights.layers[i].forward(x, context, i >= trained.kept ? &states[i] : nullptr);
     }
     return x;
+  }
+
+  /// Losses of the supervised positions of hidden states x [T, D], and the gradient of x where
+  /// `gradient_scale` is given.
+  [[nodiscard]] at::Tensor head(const at::Tensor& x, const Supervised& supervised, std::span<double> losses,
+                                std::optional<double> gradient_scale) {
+    const at::Tensor index = supervised.index();
+    const at::Tensor last = at::index_select(x, 0, index);
+    at::Tensor inverse_rms;
+    const at::Tensor h = rms_norm(last, weights.final_norm, spec.norm_eps, &inverse_rms);
+    at::Tensor d_h;
+    weights.head.cross_entropy(h, supervised.targets, losses, gradient_scale.value_or(0),
+                               gradient_scale ? &d_h : nullptr);
+    if (!gradient_scale) return {};
+    const at::Tensor d_last = at::zeros_like(last);
+    rms_norm_backward_(d_last, d_h, last, weights.final_norm, inverse_rms);
+    at::Tensor d = at::zeros_like(x);
+    d.index_copy_(0, index, d_last);
+    return d;
   }
 
   [[nodiscard]] std::vector<double> losses(const data::Row& row) {
@@ -150,9 +182,7 @@ struct Decoder::State {
     const Supervised supervised(row);
     std::vector<double> result(supervised.targets.size());
     if (result.empty()) return result;
-    const at::Tensor x = forward(row, context(row), nullptr, 0);
-    const at::Tensor h = rms_norm(at::index_select(x, 0, supervised.index()), weights.final_norm, spec.norm_eps);
-    weights.head.cross_entropy(h, supervised.targets, result, 0, nullptr);
+    (void)head(forward(row, context(row)), supervised, result, std::nullopt);
     return result;
   }
 };
@@ -266,32 +296,24 @@ LossSum Decoder::train(const data::Row& row, const TrainPass& pass) {
   check_row(row, s.spec.vocabulary);
   const Supervised supervised(row);
   if (supervised.targets.empty()) return {};
-  const auto lowest = static_cast<std::size_t>(
-      std::ranges::find_if(s.weights.layers, &Layer::trains) - s.weights.layers.begin());
+  const std::vector<Layer>& layers = s.weights.layers;
+  State::Trained trained;
+  trained.lowest = static_cast<std::size_t>(std::ranges::find_if(layers, &Layer::trains) - layers.begin());
+  trained.kept = trained.lowest + std::min(static_cast<std::size_t>(pass.recomputed_layers),
+                                           layers.size() - trained.lowest);
   const RowContext context = s.context(row, {.p = pass.dropout, .seed = pass.dropout_seed});
-  std::vector<LayerState> states(s.weights.layers.size());
-  const at::Tensor x = s.forward(row, context, &states, lowest);
-
-  const at::Tensor index = supervised.index();
-  const at::Tensor last = at::index_select(x, 0, index);
-  at::Tensor inverse_rms;
-  const at::Tensor h = rms_norm(last, s.weights.final_norm, s.spec.norm_eps, &inverse_rms);
-  const bool any = lowest < s.weights.layers.size();
+  std::vector<LayerState> states(layers.size());
+  at::Tensor x = s.forward(row, context, trained, states);
+  const bool any = trained.lowest < layers.size();
   std::vector<double> losses(supervised.targets.size());
-  at::Tensor d_h;
-  s.weights.head.cross_entropy(h, supervised.targets, losses, pass.gradient_scale, any ? &d_h : nullptr);
-  const LossSum sum{std::accumulate(losses.begin(), losses.end(), 0.0), static_cast<std::int64_t>(losses.size())};
-  if (!any) return sum;
-
-  const at::Tensor d_last = at::zeros_like(last);
-  rms_norm_backward_(d_last, d_h, last, s.weights.final_norm, inverse_rms);
-  const at::Tensor d = at::zeros_like(x);
-  d.index_copy_(0, index, d_last);
-  for (std::size_t i = s.weights.layers.size(); i-- > lowest;) {
-    s.weights.layers[i].backward(d, context, states[i], i == lowest);
+  const at::Tensor d = s.head(x, supervised, losses, any ? std::optional(pass.gradient_scale) : std::nullopt);
+  x.reset();
+  for (std::size_t i = layers.size(); i-- > trained.lowest;) {
+    if (i < trained.kept) states[i] = layers[i].recompute(states[i].x, context);
+    layers[i].backward(d, context, states[i], i == trained.lowest);
     states[i] = {};
   }
-  return sum;
+  return {std::accumulate(losses.begin(), losses.end(), 0.0), static_cast<std::int64_t>(losses.size())};
 }
 
 LossSum Decoder::loss(const data::Row& row) {
@@ -312,7 +334,7 @@ at::Tensor Decoder::logits(std::span<const std::int32_t> tokens) {
   check_tokens(tokens, s.spec.vocabulary);
   const data::Row row = plain_row(tokens, 0);
   const at::Tensor x = tokens.empty() ? at::empty({0, s.spec.hidden}, s.weights.embedding.options())
-                                      : s.forward(row, s.context(row), nullptr, 0);
+                                      : s.forward(row, s.context(row));
   return s.weights.head.logits(rms_norm(x, s.weights.final_norm, s.spec.norm_eps));
 }
 
@@ -331,28 +353,6 @@ at::Tensor Decoder::next_logits(std::span<const std::int32_t> tokens, KvCache& c
   cache.length += static_cast<std::int64_t>(tokens.size());
   const at::Tensor last = x.narrow(0, x.size(0) - 1, 1);
   return s.weights.head.logits(rms_norm(last, s.weights.final_norm, s.spec.norm_eps)).squeeze(0);
-}
-
-Decoder::MemoryEstimate Decoder::estimate(const Spec& spec, Compute compute, std::int64_t row_tokens,
-                                          std::int64_t adapter_parameters) {
-  const std::int64_t element = compute == Compute::kBF16 ? 2 : 4;
-  std::int64_t weights = 0;
-  for (const WeightShape& w : weight_shapes(spec)) {
-    weights += std::accumulate(w.shape.begin(), w.shape.end(), std::int64_t{1}, std::multiplies<>());
-  }
-  // What LayerState keeps of a token, once per layer; what one layer's backward has at work; the
-  // logits of a chunk.
-  const std::int64_t kept = 2 * spec.hidden + 2 * (spec.q_width() + spec.kv_width()) + 2 * spec.intermediate;
-  const std::int64_t at_work = 5 * spec.hidden + 3 * (spec.q_width() + 2 * spec.kv_width()) + 4 * spec.intermediate;
-  const std::int64_t scores = 2 * std::min<std::int64_t>(row_tokens, 256) * row_tokens * spec.heads;
-  const std::int64_t logits = std::min(Head::chunk_rows(spec.vocabulary), row_tokens) * spec.vocabulary;
-  const std::int64_t activations = row_tokens * (spec.layers * kept + at_work) + scores + logits;
-  MemoryEstimate estimate;
-  estimate.weights = static_cast<std::uint64_t>(weights * element);
-  estimate.activations = static_cast<std::uint64_t>(activations * element);
-  // Master, gradient and Adam's two moments in fp32, and the copy for computing.
-  estimate.adapter = static_cast<std::uint64_t>(adapter_parameters * (4 * 4 + element));
-  return estimate;
 }
 
 }  // namespace weft::model

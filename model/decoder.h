@@ -37,6 +37,9 @@ struct TrainPass {
   double gradient_scale = 1;       ///< d(objective)/d(sum of token losses): 1 / supervised tokens of the update
   double dropout = 0;              ///< Share of an adapter's inputs dropped
   std::uint64_t dropout_seed = 0;  ///< With the module's index it determines the dropped places
+  /// So many layers, from the lowest trained one up, keep their input only and are computed again in
+  /// the backward: less memory for time, the same bits. More than there are means all.
+  std::int64_t recomputed_layers = 0;
 };
 
 /// Sum of the cross-entropy (natural logarithm) over supervised positions, and their number.
@@ -97,12 +100,6 @@ class Decoder {
   [[nodiscard]] at::Tensor logits(std::span<const std::int32_t> tokens);
   /// Logits [V] fp32 of the last of `tokens`, which continue what `cache` holds and are added to it.
   [[nodiscard]] at::Tensor next_logits(std::span<const std::int32_t> tokens, KvCache& cache);
-
-  /// Bytes that weights, one row of `row_tokens` and training state will take; for the memory check
-  /// before loading.
-  struct MemoryEstimate { std::uint64_t weights = 0, activations = 0, adapter = 0; };
-  [[nodiscard]] static MemoryEstimate estimate(const Spec& spec, Compute compute,
-                                               std::int64_t row_tokens, std::int64_t adapter_parameters);
 
  private:
   struct State;

@@ -53,6 +53,10 @@ struct Layer {
   /// x [T, D] -> [T, D]. Fills `state` where not null.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const RowContext& row, LayerState* state) const;
 
+  /// What forward() would put into a state, from its input alone: for layers whose states are not kept.
+  /// The same bits; costs the forward without the down product.
+  [[nodiscard]] LayerState recompute(const at::Tensor& x, const RowContext& row) const;
+
   /// The next n tokens x [n, D] after `past` cached ones; their keys and values are added to `cache`,
   /// whose capacity suffices.
   [[nodiscard]] at::Tensor forward_cached(const at::Tensor& x, const RowContext& row, LayerCache& cache,
@@ -66,7 +70,9 @@ struct Layer {
   [[nodiscard]] bool trains() const;
 
  private:
-  [[nodiscard]] at::Tensor mlp(const at::Tensor& y, const RowContext& row, LayerState* state) const;
+  /// Up to and with the sum after attention, which is returned.
+  [[nodiscard]] at::Tensor attention_half(const at::Tensor& x, const RowContext& row, LayerState& state) const;
+  [[nodiscard]] at::Tensor gate_up_of(const at::Tensor& y, const RowContext& row, LayerState& state) const;
 };
 
 }  // namespace weft::model

@@ -75,6 +75,10 @@ at::Tensor Linear::forward(const at::Tensor& x, const at::Tensor& residual, cons
   return y;
 }
 
+at::Tensor Linear::middle(const at::Tensor& x, const Dropout& drop) const {
+  return slots_.empty() ? at::Tensor() : ranks(x, drop);
+}
+
 void Linear::accumulate_a(const at::Tensor& d_middle, const at::Tensor& x, const Dropout& drop) const {
   const auto add = [](const Slot& slot, const at::Tensor& gradient) {
     if (slot.grad_a.defined()) slot.grad_a.add_(gradient);

@@ -54,6 +54,9 @@ class Linear {
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const at::Tensor& residual = {},
                                    const Dropout& dropout = {}, at::Tensor* middle = nullptr) const;
 
+  /// The ranks' outputs alone, as forward() gives them; undefined without adapters.
+  [[nodiscard]] at::Tensor middle(const at::Tensor& x, const Dropout& dropout) const;
+
   /// dy [T, out] -> dx [T, in] where `want_input`, else undefined; adds to the gradients of trained
   /// slots. `x` is the input of forward() and may be undefined when nothing is trained here.
   [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& middle,

@@ -6,6 +6,7 @@
 #endif
 
 #include "core/parallel.h"
+#include "model/arena.h"
 
 namespace weft::model {
 
@@ -16,6 +17,7 @@ void prepare_runtime(int threads) {
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
   ::mallopt(M_TOP_PAD, 64 << 20);
 #endif
+  install_arena();
   core::set_thread_count(threads);
   at::set_num_threads(core::thread_count());
 }

@@ -98,7 +98,16 @@ void describe_running(core::Schema<TrainConfig>& s) {
           "threads that compute; 0: the machine's cores. The same number gives the same bits")
       .range(0, 1024);
   s.field("memory_limit", &C::memory_limit,
-          "memory the run may take, checked before the model is loaded; absent: what is available");
+          "memory the run may take: sets the length of rows and what is computed twice; absent: what "
+          "is available, with rows of sequence_len");
+  s.choice("gradient_checkpointing", &C::gradient_checkpointing,
+           {{"auto", Checkpointing::kAuto},
+            {"all", Checkpointing::kAll},
+            {"none", Checkpointing::kNone},
+            {"true", Checkpointing::kAll},
+            {"false", Checkpointing::kNone}},
+           "computes activations again in the backward instead of keeping them: the same bits in a "
+           "third more time; auto: in as many layers as the memory asks for");
 }
 
 }  // namespace
@@ -238,9 +247,9 @@ data::PromptOptions prompt_options(const TrainConfig& config) {
   return options;
 }
 
-UpdateStreamOptions update_options(const TrainConfig& config) {
+UpdateStreamOptions update_options(const TrainConfig& config, std::int64_t row_tokens) {
   UpdateStreamOptions options;
-  options.rows.sequence_len = config.sequence_len;
+  options.rows.sequence_len = row_tokens;
   options.rows.packing = config.packing;
   options.rows.shuffle = config.shuffle;
   options.rows.seed = static_cast<std::uint64_t>(config.seed);
@@ -276,7 +285,8 @@ Fingerprint flatten(const TrainConfig& config) {
 
 const std::vector<std::string>& resumable_keys() {
   static const std::vector<std::string> kKeys{"output_dir", "num_epochs", "max_updates", "eval",
-                                              "save", "log_every", "memory_limit", "threads",
+                                              "save", "log_every", "memory_limit", "gradient_checkpointing",
+                                              "threads",
                                               "early_stopping", "preflight"};
   return kKeys;
 }

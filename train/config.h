@@ -51,6 +51,9 @@ struct EarlyStoppingSection {
   double min_delta = 0;
 };
 
+/// Which layers keep only their input for the backward and are computed again.
+enum class Checkpointing { kAuto, kAll, kNone };
+
 enum class DTypeChoice { kAuto, kFloat32, kBFloat16 };
 
 struct TrainConfig {
@@ -88,6 +91,7 @@ struct TrainConfig {
   std::int64_t log_every = 10;
   std::int64_t threads = 0;
   std::optional<core::Bytes> memory_limit;
+  Checkpointing gradient_checkpointing = Checkpointing::kAuto;
 };
 
 void describe(core::Schema<AdapterSection>& schema);
@@ -101,9 +105,9 @@ void describe(core::Schema<TrainConfig>& schema);
 /// is a regular expression.
 [[nodiscard]] lora::AdapterConfig adapter_config(const TrainConfig& config);
 
-/// How samples become tokens, and how these become updates.
+/// How samples become tokens, and how these become updates of rows of at most `row_tokens`.
 [[nodiscard]] data::PromptOptions prompt_options(const TrainConfig& config);
-[[nodiscard]] UpdateStreamOptions update_options(const TrainConfig& config);
+[[nodiscard]] UpdateStreamOptions update_options(const TrainConfig& config, std::int64_t row_tokens);
 
 /// What `dtype` means on this machine.
 [[nodiscard]] model::Compute compute_of(DTypeChoice dtype);

@@ -83,7 +83,9 @@ nlohmann::ordered_json preflight_json(const Prepared& prepared) {
     json["validation"] = data::to_json(*prepared.data.validation_preflight);
   }
   json["updates"] = prepared.total_updates;
-  for (const MemoryPart& part : prepared.memory) json["memory"][part.what] = part.bytes;
+  for (const MemoryPart& part : prepared.plan.parts) json["memory"][part.what] = part.bytes;
+  json["row_tokens"] = prepared.plan.row_tokens;
+  json["recomputed_layers"] = prepared.plan.recomputed_layers;
   return json;
 }
 
@@ -102,7 +104,8 @@ std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint&
                      "start anew with --force or another output_dir", folder.path().string(), changed);
   }
   const std::string noted = difference(state->fingerprint, now, {"output_dir", "save", "log_every",
-                                                                "memory_limit", "preflight"});
+                                                                "memory_limit", "gradient_checkpointing",
+                                                                "preflight"});
   const bool affects_numbers = !difference(state->fingerprint, now, {}).empty() && !noted.empty();
   if (affects_numbers) {
     core::tell(log, core::Level::kWarning,
@@ -116,7 +119,7 @@ std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint&
 std::vector<data::Row> validation_rows(const Prepared& prepared) {
   std::vector<data::Row> rows;
   if (prepared.data.validation.examples.empty()) return rows;
-  data::RowStreamOptions options = update_options(prepared.config).rows;
+  data::RowStreamOptions options = update_options(prepared.config, prepared.plan.row_tokens).rows;
   options.shuffle = false;
   options.epochs = 1;
   data::RowStream stream(prepared.data.validation.examples, options);
@@ -140,7 +143,7 @@ Outcome train(const Prepared& prepared, RunFolder& folder, Observer& observer,
   auto decoder = model::Decoder::load(prepared.base, prepared.compute);
   decoder.attach(prepared.initial, model::Decoder::Use::kTraining);
   const std::vector<data::Row> validation = validation_rows(prepared);
-  UpdateStream updates(prepared.data.train.examples, update_options(prepared.config));
+  UpdateStream updates(prepared.data.train.examples, update_options(prepared.config, prepared.plan.row_tokens));
 
   folder.begin();
   Checkpoints(folder.checkpoints()).remove_leftovers();
@@ -153,6 +156,7 @@ Outcome train(const Prepared& prepared, RunFolder& folder, Observer& observer,
                    .decoder = decoder,
                    .updates = updates,
                    .validation = validation,
+                   .recomputed_layers = prepared.plan.recomputed_layers,
                    .folder = folder,
                    .adapter = {.config = prepared.initial.config, .factors = {},
                                .provenance = provenance},

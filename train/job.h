@@ -17,7 +17,7 @@
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 #include "train/config.h"
-#include "train/memory.h"
+#include "train/plan.h"
 #include "train/run_folder.h"
 #include "train/trainer.h"
 
@@ -45,8 +45,7 @@ struct Prepared {
   lora::Adapter initial;  ///< What training starts from.
   LoadedData data;
   std::int64_t total_updates = 0;
-  std::vector<MemoryPart> memory;
-  std::uint64_t available_memory = 0;
+  MemoryPlan plan;
 };
 
 /// Reads everything but the weights. `given` tells which keys the user wrote (core::load_config).

@@ -133,35 +133,23 @@ LoadedData load_data(const TrainConfig& config, const text::Tokenizer& tokenizer
   return loaded;
 }
 
-std::int64_t longest_row(const Prepared& prepared) {
-  const data::Preflight& preflight = prepared.data.preflight;
-  std::int64_t longest = preflight.longest;
-  if (prepared.config.packing) {
-    longest = std::min(prepared.config.sequence_len, preflight.tokens);
-  }
-  if (prepared.data.validation_preflight) {
-    longest = std::max(longest, prepared.data.validation_preflight->longest);
-  }
-  return longest;
-}
-
 std::int64_t parameters_of(const lora::Adapter& adapter) {
   std::int64_t parameters = 0;
   for (const lora::Factors& factors : adapter.factors) parameters += factors.target.parameters();
   return parameters;
 }
 
-std::vector<MemoryPart> memory_parts(const Prepared& prepared) {
-  const auto estimate =
-      model::Decoder::estimate(prepared.spec, prepared.compute, longest_row(prepared),
-                               parameters_of(prepared.initial));
-  return {{"weights", estimate.weights,
-           prepared.compute == model::Compute::kF32 ? "dtype: bfloat16 halves the weights" : ""},
-          {"activations", estimate.activations,
-           fmt::format("a smaller sequence_len (now {})", prepared.config.sequence_len)},
-          {"adapter and optimiser", estimate.adapter,
-           fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
-                       prepared.config.adapter.r)}};
+MemoryPlan plan_of(const Prepared& prepared) {
+  std::vector<lora::Target> targets;
+  for (const lora::Factors& factors : prepared.initial.factors) targets.push_back(factors.target);
+  const LoadedData& data = prepared.data;
+  std::int64_t longest = data.preflight.longest;
+  if (data.validation_preflight) longest = std::max(longest, data.validation_preflight->longest);
+  return plan_memory(prepared.config, {.spec = prepared.spec,
+                                       .targets = targets,
+                                       .compute = prepared.compute,
+                                       .longest_example = longest,
+                                       .data_tokens = data.preflight.tokens});
 }
 
 }  // namespace
@@ -188,14 +176,12 @@ Prepared prepare(TrainConfig config, const core::Origins& given, const core::Log
                     .chat_template = std::move(chat_template),
                     .initial = std::move(initial),
                     .data = std::move(data),
-                    .memory = {}};
+                    .plan = {}};
+  prepared.plan = plan_of(prepared);
   if (!prepared.data.train.examples.empty()) {
     prepared.total_updates =
-        UpdateStream(prepared.data.train.examples, update_options(prepared.config)).total();
+        UpdateStream(prepared.data.train.examples, update_options(prepared.config, prepared.plan.row_tokens)).total();
   }
-  prepared.memory = memory_parts(prepared);
-  prepared.available_memory =
-      prepared.config.memory_limit ? prepared.config.memory_limit->count : available_memory();
   return prepared;
 }
 
@@ -209,22 +195,23 @@ std::string describe_plan(const Prepared& prepared) {
   }
   std::uint64_t need = 0;
   std::string parts;
-  for (const MemoryPart& part : prepared.memory) {
+  for (const MemoryPart& part : prepared.plan.parts) {
     need += part.bytes;
     parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part.what,
                          core::human_bytes(part.bytes));
   }
+  const std::string savings = describe_savings(prepared.plan, config, prepared.spec.layers);
   std::string text = fmt::format(
       "base        {} ({}, {} parameters as {}, computed in {})\n"
       "adapter     rank {}, {} layers, {} parameters\n"
       "updates     {}, of at most {} tokens each\n"
-      "memory      about {} ({}); {} available\n",
+      "memory      about {} ({}); {} available{}\n",
       config.base_model.string(), prepared.spec.architecture, core::human_count(base_parameters),
       fmt::join(storage, ", "), prepared.compute == model::Compute::kBF16 ? "bfloat16" : "float32",
       config.adapter.r, prepared.initial.factors.size(),
       core::human_count(static_cast<std::uint64_t>(parameters_of(prepared.initial))),
       prepared.total_updates, config.tokens_per_update, core::human_bytes(need), parts,
-      core::human_bytes(prepared.available_memory));
+      core::human_bytes(prepared.plan.available), savings.empty() ? "" : "\n            " + savings);
   text += "\ntraining data\n" + data::to_text(prepared.data.preflight);
   if (prepared.data.validation_preflight) {
     text += "\nvalidation data\n" + data::to_text(*prepared.data.validation_preflight);
@@ -243,7 +230,7 @@ void require_sound(const Prepared& prepared) {
     throw Refused("the data breaks limits of `preflight`: {}", fmt::join(violations, "; "));
   }
   if (prepared.total_updates == 0) throw InputError("datasets: no example is left to learn from");
-  require_memory(prepared.memory, prepared.available_memory);
+  require_memory(prepared.plan.parts, prepared.plan.available);
 }
 
 }  // namespace weft::train

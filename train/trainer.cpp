@@ -160,7 +160,8 @@ void Trainer::apply(const Update& update) {
     const model::TrainPass pass{
         .gradient_scale = 1.0 / static_cast<double>(update.supervised_tokens),
         .dropout = parts_.config.adapter.lora_dropout,
-        .dropout_seed = dropout_seed(parts_.config.seed, update_, i)};
+        .dropout_seed = dropout_seed(parts_.config.seed, update_, i),
+        .recomputed_layers = parts_.recomputed_layers};
     const model::LossSum one = parts_.decoder.train(update.rows[i], pass);
     sum.loss += one.loss;
     sum.tokens += one.tokens;

@@ -53,6 +53,7 @@ struct TrainerParts {
   model::Decoder& decoder;  ///< With the adapter attached for training.
   UpdateStream& updates;
   const std::vector<data::Row>& validation;  ///< Empty: none.
+  std::int64_t recomputed_layers = 0;        ///< model::TrainPass::recomputed_layers
   const RunFolder& folder;                   ///< Claimed and begun.
   lora::Adapter adapter;     ///< Configuration and provenance; factors are taken from the decoder.
   Fingerprint fingerprint;

@@ -276,6 +276,28 @@ TEST(Decoder, BackwardEndsAtTheLowestTrainedModule) {
   }
 }
 
+TEST(Decoder, RecomputedLayersGiveTheSameBits) {
+  const Spec spec = tiny_spec();
+  const TensorMap weights = random_weights(spec, 1);
+  const data::Row row = random_row(spec, {9, 5, 14}, 3);
+  for (const char* only : {"", "layers.1.", "v_proj", "down_proj"}) {
+    const auto wanted = [&](const std::string& path) { return path.find(only) != std::string::npos; };
+    std::vector<std::vector<at::Tensor>> gradients;
+    std::vector<double> losses;
+    for (const std::int64_t recomputed : {0, 1, 2, 99}) {
+      Decoder decoder = Decoder::from_weights(spec, weights, at::kBFloat16);
+      decoder.attach(random_adapter(spec, 3, 0.7, 2, wanted), Decoder::Use::kTraining);
+      losses.push_back(decoder.train(row, {.dropout = 0.2, .dropout_seed = 5, .recomputed_layers = recomputed}).loss);
+      auto& these = gradients.emplace_back();
+      for (const model::AdapterParameter& p : decoder.parameters()) these.insert(these.end(), {p.grad_a, p.grad_b});
+    }
+    for (std::size_t i = 1; i < gradients.size(); ++i) {
+      EXPECT_EQ(losses[i], losses[0]);
+      for (std::size_t k = 0; k < gradients[0].size(); ++k) EXPECT_TRUE(gradients[i][k].equal(gradients[0][k]));
+    }
+  }
+}
+
 TEST(Decoder, SameSeedAndDataGiveTheSameBits) {
   const Spec spec = tiny_spec();
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {

@@ -184,7 +184,7 @@ TEST(Trainer, StartsFromAnExistingAdapterAndTakesItsShape) {
 TEST(Prepare, MemoryLimitIsCheckedBeforeTheWeightsAreRead) {
   TinyRun job;
   const Prepared prepared = job.prepare("memory_limit: 64KiB\n");
-  EXPECT_THROWS_WITH(require_sound(prepared), InputError, "64.0 KiB", "sequence_len", "needs about");
+  EXPECT_THROWS_WITH(require_sound(prepared), InputError, "64.0 KiB", "program and data", "needs about");
 }
 
 TEST(Prepare, DataThatBreaksALimitIsRefused) {

@@ -1,0 +1,106 @@
+#include "train/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "model/memory.h"
+
+namespace weft::train {
+namespace {
+
+using testing::HasSubstr;
+
+/// Of the shape of a model of 8 G parameters; nothing is allocated.
+model::Spec large_spec() {
+  model::Spec spec;
+  spec.vocabulary = 128'256;
+  spec.hidden = 4096;
+  spec.layers = 32;
+  spec.heads = 32;
+  spec.kv_heads = 8;
+  spec.head_dim = 128;
+  spec.intermediate = 14'336;
+  spec.windows.assign(32, 0);
+  return spec;
+}
+
+class Plan : public testing::Test {
+ protected:
+  Plan() {
+    lora::AdapterConfig adapter;
+    adapter.r = 16;
+    adapter.target_modules.pattern = "all-linear";
+    targets_ = lora::resolve_targets(adapter, model::linear_modules(spec_));
+    config_.sequence_len = 4096;
+  }
+
+  MemoryPlan with_limit(double gib) {
+    config_.memory_limit = core::Bytes{static_cast<std::uint64_t>(gib * (1ULL << 30))};
+    return plan_memory(config_, {.spec = spec_,
+                                 .targets = targets_,
+                                 .compute = model::Compute::kBF16,
+                                 .longest_example = 100,
+                                 .data_tokens = 1'000'000});
+  }
+
+  static std::uint64_t total(const MemoryPlan& plan) {
+    std::uint64_t sum = 0;
+    for (const MemoryPart& part : plan.parts) sum += part.bytes;
+    return sum;
+  }
+
+  model::Spec spec_ = large_spec();
+  std::vector<lora::Target> targets_;
+  TrainConfig config_;
+};
+
+TEST_F(Plan, GivesUpRowsThenKeptLayersThenShortRowsAndFits) {
+  const MemoryPlan roomy = with_limit(64);
+  EXPECT_EQ(roomy.row_tokens, 4096);
+  EXPECT_EQ(roomy.recomputed_layers, 0);
+  MemoryPlan last = roomy;
+  bool halved = false, partly = false, shortest = false;
+  for (double gib = 40; gib > 15.5; gib -= gib > 18 ? 0.25 : 0.01) {
+    const MemoryPlan plan = with_limit(gib);
+    if (total(plan) > plan.available) break;
+    EXPECT_LE(plan.row_tokens, last.row_tokens) << gib;
+    EXPECT_GE(plan.recomputed_layers, last.recomputed_layers) << gib;
+    // Rows of 256 tokens come before anything is computed twice, shorter ones after everything is.
+    EXPECT_TRUE(plan.recomputed_layers == 0 || plan.row_tokens <= 256) << gib;
+    EXPECT_TRUE(plan.row_tokens >= 256 || plan.recomputed_layers == 32) << gib;
+    halved |= plan.row_tokens == 2048;
+    partly |= plan.recomputed_layers > 0 && plan.recomputed_layers < 32;
+    shortest |= plan.row_tokens == 100;
+    last = plan;
+  }
+  EXPECT_TRUE(halved && partly && shortest) << halved << partly << shortest;
+}
+
+TEST_F(Plan, TheSmallestIsRefusedWithWhatItNeeds) {
+  const MemoryPlan plan = with_limit(4);
+  EXPECT_EQ(plan.row_tokens, 100);
+  EXPECT_EQ(plan.recomputed_layers, 32);
+  EXPECT_THROW(require_memory(plan.parts, plan.available), InputError);
+}
+
+TEST_F(Plan, CheckpointingIsAsTheUserSays) {
+  config_.gradient_checkpointing = Checkpointing::kNone;
+  EXPECT_EQ(with_limit(16).recomputed_layers, 0);
+  config_.gradient_checkpointing = Checkpointing::kAll;
+  EXPECT_EQ(with_limit(64).recomputed_layers, 32);
+  EXPECT_EQ(with_limit(64).row_tokens, 4096);
+  EXPECT_THAT(describe_savings(with_limit(64), config_, 32), HasSubstr("32 of 32 layers"));
+}
+
+TEST_F(Plan, WithoutALimitRowsAreOfTheWantedLength) {
+  const MemoryPlan plan = plan_memory(config_, {.spec = spec_,
+                                                .targets = targets_,
+                                                .compute = model::Compute::kBF16,
+                                                .longest_example = 100,
+                                                .data_tokens = 1'000'000});
+  EXPECT_EQ(plan.row_tokens, 4096);
+}
+
+}  // namespace
+}  // namespace weft::train

@@ -1,0 +1,117 @@
+#include "train/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "model/memory.h"
+
+namespace weft::train {
+namespace {
+
+/// LibTorch's code as it is paged in, the programs that oneDNN makes, its and OpenMP's buffers, and
+/// what the heap loses between its blocks: measured at 60 to 90 MiB on models of 135 M to 360 M.
+constexpr std::uint64_t kRuntime = std::uint64_t{96} << 20;
+/// Below it products get slower.
+constexpr std::int64_t kShortRow = 256;
+
+class Planner {
+ public:
+  Planner(const TrainConfig& config, const MemoryDemand& demand)
+      : config_(config), demand_(demand), resident_(resident_memory()) {
+    plan_.available = config.memory_limit ? config.memory_limit->count
+                                          : available_memory() + resident_;
+    std::int64_t longest = demand.longest_example;
+    if (config.packing) longest = std::max(longest, std::min(config.sequence_len, demand.data_tokens));
+    full_row_ = longest;
+    shortest_row_ = config.packing && config.memory_limit ? demand.longest_example : full_row_;
+  }
+
+  MemoryPlan make() {
+    const std::int64_t all = demand_.spec.layers;
+    const bool may_recompute = config_.gradient_checkpointing != Checkpointing::kNone;
+    const std::int64_t least = config_.gradient_checkpointing == Checkpointing::kAll ? all : 0;
+    const std::int64_t most = may_recompute ? all : 0;
+    const std::int64_t fast_row = std::max(shortest_row_, std::min(full_row_, kShortRow));
+    for (std::int64_t row = full_row_;; row = std::max(row / 2, fast_row)) {
+      if (fits(row, least)) return take(row, least);
+      if (row == fast_row) break;
+    }
+    if (fits(fast_row, most)) {
+      // The fewest layers that suffice.
+      std::int64_t low = least, high = most;
+      while (low < high) {
+        const std::int64_t middle = low + (high - low) / 2;
+        if (fits(fast_row, middle)) high = middle; else low = middle + 1;
+      }
+      return take(fast_row, low);
+    }
+    for (std::int64_t row = fast_row; row > shortest_row_;) {
+      row = std::max(row / 2, shortest_row_);
+      if (fits(row, most)) return take(row, most);
+    }
+    return take(shortest_row_, most);
+  }
+
+ private:
+  [[nodiscard]] model::MemoryNeed need(std::int64_t row, std::int64_t recomputed) const {
+    return model::memory_need(demand_.spec, demand_.targets,
+                              {.compute = demand_.compute,
+                               .row_tokens = row,
+                               .longest_segment = std::min(row, demand_.longest_example),
+                               .training = true,
+                               .recomputed_layers = recomputed});
+  }
+
+  [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed) const {
+    return need(row, recomputed).total() + resident_ + kRuntime <= plan_.available;
+  }
+
+  MemoryPlan take(std::int64_t row, std::int64_t recomputed) {
+    const model::MemoryNeed n = need(row, recomputed);
+    std::string knob = fmt::format("a smaller sequence_len (now {})", config_.sequence_len);
+    if (config_.gradient_checkpointing == Checkpointing::kNone) {
+      knob += " or gradient_checkpointing: auto";
+    }
+    if (config_.packing && !config_.memory_limit) knob += " or a memory_limit, which shortens rows";
+    plan_.row_tokens = row;
+    plan_.recomputed_layers = recomputed;
+    plan_.parts = {
+        {"weights", n.weights,
+         demand_.compute == model::Compute::kF32 ? "dtype: bfloat16 halves the weights" : ""},
+        {"activations", n.kept + n.working, knob},
+        {"adapter and optimiser", n.adapter,
+         fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
+                     config_.adapter.r)},
+        {"program and data", resident_ + kRuntime, ""}};
+    return plan_;
+  }
+
+  const TrainConfig& config_;
+  const MemoryDemand& demand_;
+  std::uint64_t resident_;
+  std::int64_t full_row_ = 0;
+  std::int64_t shortest_row_ = 0;
+  MemoryPlan plan_;
+};
+
+}  // namespace
+
+MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand) {
+  return Planner(config, demand).make();
+}
+
+std::string describe_savings(const MemoryPlan& plan, const TrainConfig& config,
+                             std::int64_t layers) {
+  std::string text;
+  if (config.memory_limit && config.packing && plan.row_tokens < config.sequence_len) {
+    text = fmt::format("rows of {} tokens", plan.row_tokens);
+  }
+  if (plan.recomputed_layers > 0) {
+    text += fmt::format("{}{} of {} layers computed again in the backward", text.empty() ? "" : ", ",
+                        plan.recomputed_layers, layers);
+  }
+  return text;
+}
+
+}  // namespace weft::train

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "lora/adapter.h"
+#include "model/decoder.h"
+#include "model/spec.h"
+#include "train/config.h"
+#include "train/memory.h"
+
+namespace weft::train {
+
+/// What a plan is made for.
+struct MemoryDemand {
+  const model::Spec& spec;
+  std::span<const lora::Target> targets;
+  model::Compute compute = model::Compute::kF32;
+  std::int64_t longest_example = 0;  ///< Tokens, of training and validation
+  std::int64_t data_tokens = 0;      ///< A row cannot hold more
+};
+
+/// How a run keeps within its memory: chosen before it starts, kept to the end.
+struct MemoryPlan {
+  std::int64_t row_tokens = 0;         ///< Examples are packed into rows of at most so many
+  std::int64_t recomputed_layers = 0;  ///< model::TrainPass::recomputed_layers
+  std::vector<MemoryPart> parts;       ///< What it will take
+  std::uint64_t available = 0;         ///< memory_limit, or what the machine has to give
+};
+
+/// The fastest way that fits. Rows of sequence_len and nothing computed twice where there is room;
+/// otherwise, with a `memory_limit`, shorter rows down to 256 tokens, which cost next to nothing, then
+/// layers that are computed again in the backward (a third more time for all of them), then rows as
+/// short as the longest example. Without a `memory_limit` rows stay as they are, so that results do
+/// not depend on what else the machine is doing; recomputation does not touch them.
+/// Where nothing fits the smallest plan comes back, for require_memory() to refuse.
+[[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand);
+
+/// "12 of 30 layers computed again", "rows of 256 tokens"; empty where nothing was given up.
+[[nodiscard]] std::string describe_savings(const MemoryPlan& plan, const TrainConfig& config,
+                                           std::int64_t layers);
+
+}  // namespace weft::train
