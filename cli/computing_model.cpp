@@ -49,7 +49,7 @@ ComputingModel open_model(const ModelArguments& arguments, std::int64_t tokens, 
   const model::Spec spec = model::read_spec(checkpoint.config(), checkpoint.path().string());
   const model::MemoryNeed need = model::memory_need(spec, {}, {.compute = compute, .row_tokens = tokens});
   train::require_memory({{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
-                         {"activations", need.working, "fewer tokens"}},
+                         {"activations", need.activations, "fewer tokens"}},
                         train::available_memory());
   model::Decoder decoder = model::Decoder::load(checkpoint, compute);
   for (const auto& [adapter, weight] : adapters) decoder.attach(adapter, model::Decoder::Use::kInference, weight);

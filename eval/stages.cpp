@@ -190,7 +190,7 @@ model::Decoder load(const Source& source, const char* what, model::Compute compu
   if (hooks.before_load) {
     const model::MemoryNeed need =
         model::memory_need(source.spec, {}, {.compute = compute, .row_tokens = sequence_len});
-    hooks.before_load(what, need.weights, need.working);
+    hooks.before_load(what, need.weights, need.activations);
   }
   return model::Decoder::load(source.checkpoint, compute);
 }

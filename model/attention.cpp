@@ -1,245 +1,614 @@
 #include "model/attention.h"
 
-#include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "model/kernel_math.h"
+#include "model/tile_product.h"
 
 namespace weft::model {
 namespace {
 
+using kernel::kLanes;
 using kernel::narrow;
+using kernel::Operand;
+using kernel::round_up;
 using kernel::Wide;
 using kernel::widen;
 
-/// Scores of one block of queries: matrix [groups * queries, keys], row r of query r mod queries.
-struct Block {
-  std::int64_t first_query = 0;  // among the n queries
-  std::int64_t queries = 0;
-  std::int64_t first_key = 0;
-  std::int64_t keys = 0;
-  std::int64_t offset = 0;  // position of query 0
-  std::int64_t window = 0;
-  double scale = 1;
+constexpr std::int64_t kKeys = 64;     ///< Keys of a tile
+constexpr std::int64_t kQueries = 64;  ///< Tokens of a block of queries, at most
+/// Rows of a block: its tokens times the heads that share keys. Beyond it the sums leave the cache.
+constexpr std::int64_t kRows = 192;
 
-  /// Keys [begin, end) that the query of a row sees, counted from first_key.
-  WEFT_INLINE std::int64_t begin(std::int64_t row) const {
-    const std::int64_t position = offset + first_query + row % queries;
-    return window == 0 ? 0 : std::max<std::int64_t>(0, position - window + 1 - first_key);
-  }
-  WEFT_INLINE std::int64_t end(std::int64_t row) const {
-    return offset + first_query + row % queries + 1 - first_key;
+/// Tokens of a block of queries.
+std::int64_t block_tokens(const AttentionShape& shape) {
+  return std::clamp<std::int64_t>(kRows / (shape.heads / shape.kv_heads), 1, kQueries);
+}
+
+/// Vectors of head_dim elements, by head and row.
+template <typename T>
+struct Rows {
+  T* data = nullptr;
+  std::int64_t head_stride = 0;
+  std::int64_t row_stride = 0;
+  std::int64_t first = 0;  ///< Token that row 0 is
+
+  WEFT_INLINE T* at(std::int64_t head, std::int64_t token) const {
+    return data + head * head_stride + (token - first) * row_stride;
   }
 };
 
+/// What all tasks of one call share. T: element type of tensors, W: of sums.
 template <typename T>
-WEFT_INLINE void softmax_rows_of(T* scores, Wide<T>* buffer, const Block& block, std::int64_t first,
-                                 std::int64_t last) {
-  const auto scale = static_cast<Wide<T>>(block.scale);
-  for (std::int64_t row = first; row < last; ++row) {
-    T* s = scores + row * block.keys;
-    const std::int64_t begin = block.begin(row);
-    const std::int64_t end = block.end(row);
-    Wide<T> most = -std::numeric_limits<Wide<T>>::infinity();
-#pragma omp simd reduction(max : most)
-    for (std::int64_t j = begin; j < end; ++j) most = std::max(most, widen(s[j]));
-    Wide<T> sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = begin; j < end; ++j) {
-      buffer[j] = kernel::exponential((widen(s[j]) - most) * scale);
-      sum += buffer[j];
+struct Job {
+  using W = Wide<T>;
+  const Visibility& visible;
+  AttentionShape shape;
+  W scale;
+  std::int64_t tokens;  ///< Columns of log_sums and delta
+  Rows<const T> q{}, k{}, v{};
+  Rows<T> out{};          ///< Of the forward
+  Rows<const T> d_out{};  ///< Of the backward: gradient of the result
+  Rows<T> dq{}, dk{}, dv{};
+  W* log_sums = nullptr;   ///< [heads, tokens]
+  const W* delta = nullptr;  ///< [heads, tokens]: sum over head_dim of d_out * out
+
+  [[nodiscard]] std::int64_t group() const { return shape.heads / shape.kv_heads; }
+};
+
+/// Buffers of one thread. E: element type of operands.
+template <typename T, typename E>
+struct Scratch {
+  using W = Wide<T>;
+  std::int64_t depth;    ///< head_dim, filled up to whole pairs
+  std::int64_t columns;  ///< head_dim, filled up to whole registers
+  std::int64_t rows;     ///< of a block of queries, filled up
+  std::vector<E> left, left_gradient;              // [max(rows, kKeys), depth]
+  std::vector<E> across, across_gradient;          // packed [depth, max(rows, kKeys)]
+  std::vector<E> along, along_gradient;            // packed [max(rows, kKeys), columns]
+  std::vector<E> weights, weights_gradient;        // [rows, kKeys] or [kKeys, rows]
+  std::vector<W> scores, scores_gradient;          // the same
+  std::vector<W> sums, sums_gradient;              // [max(rows, kKeys), columns]
+  std::vector<W> most, total;                      // [rows]
+
+  static std::int64_t elements(const AttentionShape& shape, std::int64_t& operands) {
+    const std::int64_t tall = tall_of(shape);
+    const std::int64_t wide = round_up(shape.head_dim, kLanes);
+    operands = 6 * tall * wide + 2 * tall * kKeys;
+    return 2 * tall * kKeys + 2 * tall * wide + 2 * tall;
+  }
+  static std::int64_t tall_of(const AttentionShape& shape) {
+    return round_up(std::max(block_tokens(shape) * (shape.heads / shape.kv_heads), kKeys), kLanes);
+  }
+
+  explicit Scratch(const AttentionShape& shape)
+      : depth(round_up(shape.head_dim, Operand<E>::kPair)),
+        columns(round_up(shape.head_dim, kLanes)),
+        rows(tall_of(shape)) {
+    const auto make = [](auto& buffer, std::int64_t count) { buffer.resize(static_cast<std::size_t>(count)); };
+    for (auto* b : {&left, &left_gradient}) make(*b, rows * depth);
+    for (auto* b : {&across, &across_gradient}) make(*b, depth * rows);
+    for (auto* b : {&along, &along_gradient}) make(*b, rows * columns);
+    for (auto* b : {&weights, &weights_gradient}) make(*b, rows * kKeys);
+    for (auto* b : {&scores, &scores_gradient}) make(*b, rows * kKeys);
+    for (auto* b : {&sums, &sums_gradient}) make(*b, rows * columns);
+    for (auto* b : {&most, &total}) make(*b, rows);
+  }
+};
+
+template <typename E, typename T>
+WEFT_INLINE E operand(T value) {
+  if constexpr (std::is_same_v<E, T>) {
+    return value;
+  } else {
+    return static_cast<E>(widen(value));
+  }
+}
+
+/// A head's row as left operand.
+template <typename E, typename T>
+WEFT_INLINE void load(E* to, const T* from, std::int64_t count, std::int64_t depth) {
+  for (std::int64_t d = 0; d < count; ++d) to[d] = operand<E>(from[d]);
+  for (std::int64_t d = count; d < depth; ++d) to[d] = E(0);
+}
+
+/// Packs rows of head_dim elements as the right operand of a product over head_dim: columns are rows.
+template <typename E, typename T>
+WEFT_INLINE void pack_across_row(E* packed, const T* row, std::int64_t column, std::int64_t columns,
+                                 std::int64_t count, std::int64_t depth) {
+  constexpr std::int64_t kPair = Operand<E>::kPair;
+  E* to = packed + column * kPair;
+  if constexpr (kPair == 2 && std::is_same_v<E, T>) {  // a pair is one word
+    for (std::int64_t d = 0; d + 1 < count; d += 2) std::memcpy(to + d * columns, row + d, 2 * sizeof(E));
+    if (count < depth) {
+      to[count / 2 * 2 * columns] = row[count - 1];
+      to[count / 2 * 2 * columns + 1] = E(0);
     }
-    const Wide<T> inverse = 1 / sum;
-    for (std::int64_t j = 0; j < begin; ++j) s[j] = narrow<T>(Wide<T>(0));
-    for (std::int64_t j = begin; j < end; ++j) s[j] = narrow<T>(buffer[j] * inverse);
-    for (std::int64_t j = end; j < block.keys; ++j) s[j] = narrow<T>(Wide<T>(0));
+    return;
+  }
+  for (std::int64_t d = 0; d < depth; ++d) {
+    to[d / kPair * columns * kPair + d % kPair] = d < count ? operand<E>(row[d]) : E(0);
+  }
+}
+template <typename E>
+WEFT_INLINE void fill_across(E* packed, std::int64_t from, std::int64_t columns, std::int64_t depth) {
+  constexpr std::int64_t kPair = Operand<E>::kPair;
+  for (std::int64_t d = 0; d < depth / kPair; ++d) {
+    for (std::int64_t c = from * kPair; c < columns * kPair; ++c) packed[d * columns * kPair + c] = E(0);
   }
 }
 
-/// Gradient of the probabilities to that of q k^T, in place: p (dp - sum(p dp)) scale.
-template <typename T>
-WEFT_INLINE void softmax_backward_rows_of(const T* probabilities, T* gradient, const Block& block,
-                                          std::int64_t first, std::int64_t last) {
-  const auto scale = static_cast<Wide<T>>(block.scale);
-  for (std::int64_t row = first; row < last; ++row) {
-    const T* p = probabilities + row * block.keys;
-    T* d = gradient + row * block.keys;
-    const std::int64_t begin = block.begin(row);
-    const std::int64_t end = block.end(row);
-    Wide<T> dot = 0;
-#pragma omp simd reduction(+ : dot)
-    for (std::int64_t j = begin; j < end; ++j) dot += widen(p[j]) * widen(d[j]);
-    for (std::int64_t j = 0; j < begin; ++j) d[j] = narrow<T>(Wide<T>(0));
-    for (std::int64_t j = begin; j < end; ++j) d[j] = narrow<T>(widen(p[j]) * (widen(d[j]) - dot) * scale);
-    for (std::int64_t j = end; j < block.keys; ++j) d[j] = narrow<T>(Wide<T>(0));
+/// Packs rows of head_dim elements as the right operand of a product over rows: columns are elements.
+template <typename E, typename T>
+WEFT_INLINE void pack_along_row(E* packed, const T* row, std::int64_t index, std::int64_t count,
+                                std::int64_t columns) {
+  constexpr std::int64_t kPair = Operand<E>::kPair;
+  E* to = packed + index / kPair * columns * kPair + index % kPair;
+  for (std::int64_t d = 0; d < count; ++d) to[d * kPair] = operand<E>(row[d]);
+  for (std::int64_t d = count; d < columns; ++d) to[d * kPair] = E(0);
+}
+template <typename E>
+WEFT_INLINE void fill_along(E* packed, std::int64_t from, std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t kPair = Operand<E>::kPair;
+  for (std::int64_t r = from; r < rows; ++r) {
+    E* to = packed + r / kPair * columns * kPair + r % kPair;
+    for (std::int64_t c = 0; c < columns; ++c) to[c * kPair] = E(0);
   }
 }
 
-#define WEFT_SOFTMAX_KERNELS(T)                                                                      \
-  WEFT_CLONES void softmax_rows(T* scores, Wide<T>* buffer, const Block& block, std::int64_t first,  \
-                                std::int64_t last) {                                                 \
-    softmax_rows_of(scores, buffer, block, first, last);                                             \
-  }                                                                                                  \
-  WEFT_CLONES void softmax_backward_rows(const T* probabilities, T* gradient, const Block& block,    \
-                                         std::int64_t first, std::int64_t last) {                    \
-    softmax_backward_rows_of(probabilities, gradient, block, first, last);                           \
+/// Part of a tile that a query sees: keys [first, last) of it.
+struct Seen {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+};
+
+/// Keys [begin, begin + count) of `keys` that the query at `position`, token `token`, sees.
+WEFT_INLINE Seen seen_by_query(const Visibility::Range& keys, bool own, std::int64_t begin, std::int64_t count,
+                               std::int64_t token, std::int64_t position, std::int64_t window) {
+  Seen seen{0, count};
+  if (own) seen.last = std::clamp<std::int64_t>(token + 1 - begin, 0, count);
+  if (window > 0) {
+    const std::int64_t key_position = keys.position + (begin - keys.begin);
+    seen.first = std::clamp<std::int64_t>(position - window + 1 - key_position, 0, count);
   }
-WEFT_SOFTMAX_KERNELS(float)
-WEFT_SOFTMAX_KERNELS(double)
-WEFT_SOFTMAX_KERNELS(c10::BFloat16)
-
-void softmax_(const at::Tensor& scores, const Block& block) {
-  const std::int64_t rows = scores.size(0) * scores.size(1);
-  kernel::for_type(scores.scalar_type(), [&]<typename T>(T) {
-    T* data = kernel::mutable_data<T>(scores);
-    at::parallel_for(0, rows, kernel::grain(block.keys), [&](std::int64_t first, std::int64_t last) {
-      std::vector<Wide<T>> buffer(static_cast<std::size_t>(block.keys));
-      softmax_rows(data, buffer.data(), block, first, last);
-    });
-  });
+  return seen;
 }
 
-void softmax_backward_(const at::Tensor& gradient, const at::Tensor& probabilities, const Block& block) {
-  const std::int64_t rows = gradient.size(0) * gradient.size(1);
-  kernel::for_type(gradient.scalar_type(), [&]<typename T>(T) {
-    const T* p = kernel::data<T>(probabilities);
-    T* d = kernel::mutable_data<T>(gradient);
-    at::parallel_for(0, rows, kernel::grain(block.keys), [&](std::int64_t first, std::int64_t last) {
-      softmax_backward_rows(p, d, block, first, last);
-    });
-  });
-}
-
-/// Calls body(block) for blocks that cover n queries over m keys.
+/// Calls body(range, own, begin, count) for the tiles of keys that some token of `block` sees.
 template <typename Body>
-void for_blocks(std::int64_t n, std::int64_t m, const AttentionShape& shape, const Body& body) {
-  for (std::int64_t first = 0; first < n; first += kQueryBlock) {
-    Block block;
-    block.first_query = first;
-    block.queries = std::min(kQueryBlock, n - first);
-    block.offset = m - n;
-    block.window = shape.window;
-    const std::int64_t position = block.offset + first;
-    block.first_key = shape.window == 0 ? 0 : std::max<std::int64_t>(0, position - shape.window + 1);
-    block.keys = position + block.queries - block.first_key;
-    block.scale = 1 / std::sqrt(static_cast<double>(shape.head_dim));
-    body(block);
+WEFT_INLINE void for_key_tiles(const Visibility& visible, const Visibility::Block& block, std::int64_t window,
+                               const Body& body) {
+  const Visibility::Range& own = visible.own(block.segment);
+  const std::int64_t first_position = own.position + (block.begin - own.begin);
+  const auto tiles = [&](const Visibility::Range& range, bool is_own, std::int64_t end) WEFT_INLINED {
+    std::int64_t begin = range.begin;
+    if (window > 0) {  // the first key that the first query sees
+      begin = std::max(begin, range.begin + (first_position - window + 1 - range.position));
+    }
+    for (; begin < end; begin += kKeys) body(range, is_own, begin, std::min(kKeys, end - begin));
+  };
+  for (const std::int64_t above : visible.ancestors(block.segment)) {
+    tiles(visible.own(above), false, visible.own(above).end);
+  }
+  tiles(own, true, block.end);
+}
+
+/// Output of one block of queries in the heads that read one head of keys.
+template <typename T, typename E>
+WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, std::int64_t kv_head,
+                            Scratch<T, E>& s) {
+  using W = Wide<T>;
+  const std::int64_t dim = job.shape.head_dim;
+  const std::int64_t group = job.group();
+  const std::int64_t n = block.end - block.begin;
+  const std::int64_t rows = group * n;
+  const Visibility::Range& own = job.visible.own(block.segment);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    load(s.left.data() + row * s.depth, job.q.at(kv_head * group + row / n, block.begin + row % n), dim, s.depth);
+    s.most[static_cast<std::size_t>(row)] = -std::numeric_limits<W>::infinity();
+    s.total[static_cast<std::size_t>(row)] = 0;
+  }
+  std::fill_n(s.sums.data(), rows * s.columns, W(0));
+  for_key_tiles(job.visible, block, job.shape.window, [&](const Visibility::Range& range, bool is_own,
+                                                          std::int64_t begin, std::int64_t count) WEFT_INLINED {
+    const std::int64_t keys = round_up(count, kLanes);
+    for (std::int64_t j = 0; j < count; ++j) {
+      pack_across_row(s.across.data(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
+      pack_along_row(s.along.data(), job.v.at(kv_head, begin + j), j, dim, s.columns);
+    }
+    fill_across(s.across.data(), count, keys, s.depth);
+    fill_along(s.along.data(), count, keys, s.columns);
+    kernel::multiply(s.scores.data(), keys, s.left.data(), s.depth, s.across.data(), {rows, keys, s.depth}, false);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t token = block.begin + row % n;
+      const Seen seen = seen_by_query(range, is_own, begin, count, token, own.position + (token - own.begin),
+                                      job.shape.window);
+      W* const score = s.scores.data() + row * keys;
+      E* const weight = s.weights.data() + row * keys;
+      if (seen.first >= seen.last) {
+        std::fill_n(weight, keys, E(0));
+        continue;
+      }
+      W most = s.most[static_cast<std::size_t>(row)];
+      const W before = most;
+#pragma omp simd reduction(max : most)
+      for (std::int64_t j = seen.first; j < seen.last; ++j) most = std::max(most, score[j] * job.scale);
+      W total = 0;
+#pragma omp simd reduction(+ : total)
+      for (std::int64_t j = seen.first; j < seen.last; ++j) {
+        score[j] = kernel::exponential(score[j] * job.scale - most);
+        total += score[j];
+      }
+      for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
+      for (std::int64_t j = seen.first; j < seen.last; ++j) weight[j] = narrow<E>(score[j]);
+      for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = E(0);
+      if (most > before) {
+        // The first time it multiplies by e^-infinity what is zero.
+        const W shrink = kernel::exponential(before - most);
+        s.total[static_cast<std::size_t>(row)] *= shrink;
+        W* const sum = s.sums.data() + row * s.columns;
+        for (std::int64_t d = 0; d < s.columns; ++d) sum[d] *= shrink;
+        s.most[static_cast<std::size_t>(row)] = most;
+      }
+      s.total[static_cast<std::size_t>(row)] += total;
+    }
+    kernel::multiply(s.sums.data(), s.columns, s.weights.data(), keys, s.along.data(), {rows, s.columns, keys}, true);
+  });
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t head = kv_head * group + row / n;
+    const std::int64_t token = block.begin + row % n;
+    const W total = s.total[static_cast<std::size_t>(row)];
+    const W inverse = 1 / total;
+    const W* const sum = s.sums.data() + row * s.columns;
+    T* const out = job.out.at(head, token);
+    for (std::int64_t d = 0; d < dim; ++d) out[d] = narrow<T>(sum[d] * inverse);
+    if (job.log_sums != nullptr) {
+      job.log_sums[head * job.tokens + token] = s.most[static_cast<std::size_t>(row)] + std::log(total);
+    }
   }
 }
 
-/// The block's rows of x [heads, n, dim] as [kv_heads, groups * queries, dim]: the queries that share
-/// keys are one matrix, so that keys need not be repeated.
-at::Tensor grouped(const at::Tensor& x, const Block& block, std::int64_t kv_heads) {
-  const at::Tensor part = x.narrow(1, block.first_query, block.queries);
-  return part.reshape({kv_heads, x.size(0) / kv_heads * block.queries, x.size(2)});
+/// Gradient of one block of queries.
+template <typename T, typename E>
+WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block& block, std::int64_t kv_head,
+                                     Scratch<T, E>& s) {
+  using W = Wide<T>;
+  const std::int64_t dim = job.shape.head_dim;
+  const std::int64_t group = job.group();
+  const std::int64_t n = block.end - block.begin;
+  const std::int64_t rows = group * n;
+  const Visibility::Range& own = job.visible.own(block.segment);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t head = kv_head * group + row / n;
+    const std::int64_t token = block.begin + row % n;
+    load(s.left.data() + row * s.depth, job.q.at(head, token), dim, s.depth);
+    load(s.left_gradient.data() + row * s.depth, job.d_out.at(head, token), dim, s.depth);
+  }
+  std::fill_n(s.sums.data(), rows * s.columns, W(0));
+  for_key_tiles(job.visible, block, job.shape.window, [&](const Visibility::Range& range, bool is_own,
+                                                          std::int64_t begin, std::int64_t count) WEFT_INLINED {
+    const std::int64_t keys = round_up(count, kLanes);
+    for (std::int64_t j = 0; j < count; ++j) {
+      pack_across_row(s.across.data(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
+      pack_across_row(s.across_gradient.data(), job.v.at(kv_head, begin + j), j, keys, dim, s.depth);
+      pack_along_row(s.along.data(), job.k.at(kv_head, begin + j), j, dim, s.columns);
+    }
+    fill_across(s.across.data(), count, keys, s.depth);
+    fill_across(s.across_gradient.data(), count, keys, s.depth);
+    fill_along(s.along.data(), count, keys, s.columns);
+    const kernel::Extent extent{rows, keys, s.depth};
+    kernel::multiply(s.scores.data(), keys, s.left.data(), s.depth, s.across.data(), extent, false);
+    kernel::multiply(s.scores_gradient.data(), keys, s.left_gradient.data(), s.depth, s.across_gradient.data(), extent,
+                     false);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t token = block.begin + row % n;
+      const std::int64_t place = (kv_head * group + row / n) * job.tokens + token;
+      const Seen seen = seen_by_query(range, is_own, begin, count, token, own.position + (token - own.begin),
+                                      job.shape.window);
+      const W log_sum = job.log_sums[place];
+      const W delta = job.delta[place];
+      const W* const score = s.scores.data() + row * keys;
+      const W* const gradient = s.scores_gradient.data() + row * keys;
+      E* const weight = s.weights.data() + row * keys;
+      for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
+      for (std::int64_t j = seen.first; j < seen.last; ++j) {
+        const W p = kernel::exponential(score[j] * job.scale - log_sum);
+        weight[j] = narrow<E>(p * (gradient[j] - delta) * job.scale);
+      }
+      for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j) weight[j] = E(0);
+    }
+    kernel::multiply(s.sums.data(), s.columns, s.weights.data(), keys, s.along.data(), {rows, s.columns, keys}, true);
+  });
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const W* const sum = s.sums.data() + row * s.columns;
+    T* const dq = job.dq.at(kv_head * group + row / n, block.begin + row % n);
+    for (std::int64_t d = 0; d < dim; ++d) dq[d] = narrow<T>(sum[d]);
+  }
 }
 
-at::Tensor probabilities(const at::Tensor& queries, const at::Tensor& keys, const Block& block) {
-  const at::Tensor scores = at::bmm(queries, keys.transpose(1, 2)).contiguous();
-  softmax_(scores, block);
-  return scores;
+/// Adds to the gradients of a tile of keys what `block`, some of whose queries may see it, has to say.
+/// Scores are transposed: a row for each key.
+template <typename T, typename E>
+WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& tile, const Visibility::Block& block,
+                                   std::int64_t kv_head, Scratch<T, E>& s) {
+  using W = Wide<T>;
+  const std::int64_t dim = job.shape.head_dim;
+  const std::int64_t group = job.group();
+  const std::int64_t count = tile.end - tile.begin;
+  const std::int64_t n = block.end - block.begin;
+  const std::int64_t queries = group * n;
+  const std::int64_t columns = round_up(queries, kLanes);
+  for (std::int64_t c = 0; c < queries; ++c) {
+    const T* const q = job.q.at(kv_head * group + c / n, block.begin + c % n);
+    const T* const d_out = job.d_out.at(kv_head * group + c / n, block.begin + c % n);
+    pack_across_row(s.across.data(), q, c, columns, dim, s.depth);
+    pack_across_row(s.across_gradient.data(), d_out, c, columns, dim, s.depth);
+    pack_along_row(s.along.data(), q, c, dim, s.columns);
+    pack_along_row(s.along_gradient.data(), d_out, c, dim, s.columns);
+  }
+  fill_across(s.across.data(), queries, columns, s.depth);
+  fill_across(s.across_gradient.data(), queries, columns, s.depth);
+  fill_along(s.along.data(), queries, columns, s.columns);
+  fill_along(s.along_gradient.data(), queries, columns, s.columns);
+  const kernel::Extent extent{count, columns, s.depth};
+  kernel::multiply(s.scores.data(), columns, s.left.data(), s.depth, s.across.data(), extent, false);
+  kernel::multiply(s.scores_gradient.data(), columns, s.left_gradient.data(), s.depth, s.across_gradient.data(),
+                   extent, false);
+
+  const Visibility::Range& keys = job.visible.own(tile.segment);
+  const Visibility::Range& own = job.visible.own(block.segment);
+  const bool is_own = tile.segment == block.segment;
+  for (std::int64_t j = 0; j < count; ++j) {
+    // Queries [first, last) of the block see key j.
+    std::int64_t first = 0;
+    std::int64_t last = n;
+    if (is_own) first = std::clamp<std::int64_t>(tile.begin + j - block.begin, 0, n);
+    if (job.shape.window > 0) {
+      const std::int64_t key_position = keys.position + (tile.begin + j - keys.begin);
+      const std::int64_t query_position = own.position + (block.begin - own.begin);
+      last = std::clamp<std::int64_t>(key_position + job.shape.window - query_position, 0, n);
+    }
+    const W* const score = s.scores.data() + j * columns;
+    const W* const gradient = s.scores_gradient.data() + j * columns;
+    E* const weight = s.weights.data() + j * columns;
+    E* const weight_gradient = s.weights_gradient.data() + j * columns;
+    std::fill_n(weight, columns, E(0));
+    std::fill_n(weight_gradient, columns, E(0));
+    for (std::int64_t g = 0; g < group; ++g) {
+      const std::int64_t place = (kv_head * group + g) * job.tokens + block.begin;
+      const W* const log_sum = job.log_sums + place;
+      const W* const delta = job.delta + place;
+      for (std::int64_t i = first; i < last; ++i) {
+        const std::int64_t c = g * n + i;
+        const W p = kernel::exponential(score[c] * job.scale - log_sum[i]);
+        weight[c] = narrow<E>(p);
+        weight_gradient[c] = narrow<E>(p * (gradient[c] - delta[i]) * job.scale);
+      }
+    }
+  }
+  const kernel::Extent sums{count, s.columns, columns};
+  kernel::multiply(s.sums.data(), s.columns, s.weights_gradient.data(), columns, s.along.data(), sums, true);
+  kernel::multiply(s.sums_gradient.data(), s.columns, s.weights.data(), columns, s.along_gradient.data(), sums, true);
 }
 
-void attend_into(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionShape& shape,
-                 const at::Tensor& out) {
-  const std::int64_t n = q.size(1);
-  const at::Tensor rows = out.view({n, shape.heads, shape.head_dim});
-  for_blocks(n, k.size(1), shape, [&](const Block& block) {
-    const at::Tensor p = probabilities(grouped(q, block, shape.kv_heads),
-                                       k.narrow(1, block.first_key, block.keys), block);
-    const at::Tensor sums = at::bmm(p, v.narrow(1, block.first_key, block.keys));
-    rows.narrow(0, block.first_query, block.queries)
-        .copy_(sums.view({shape.heads, block.queries, shape.head_dim}).transpose(0, 1));
+/// Gradients of one tile of keys and values.
+template <typename T, typename E>
+WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& tile, std::int64_t kv_head,
+                                  Scratch<T, E>& s) {
+  using W = Wide<T>;
+  const std::int64_t dim = job.shape.head_dim;
+  const std::int64_t count = tile.end - tile.begin;
+  const std::int64_t step = block_tokens(job.shape);
+  for (std::int64_t j = 0; j < count; ++j) {
+    load(s.left.data() + j * s.depth, job.k.at(kv_head, tile.begin + j), dim, s.depth);
+    load(s.left_gradient.data() + j * s.depth, job.v.at(kv_head, tile.begin + j), dim, s.depth);
+  }
+  std::fill_n(s.sums.data(), count * s.columns, W(0));
+  std::fill_n(s.sums_gradient.data(), count * s.columns, W(0));
+  const Visibility::Range& keys = job.visible.own(tile.segment);
+  const auto add = [&](std::int64_t segment, std::int64_t first) WEFT_INLINED {
+    const Visibility::Range& own = job.visible.own(segment);
+    std::int64_t end = own.end;
+    if (job.shape.window > 0) {  // beyond it no query sees even the tile's last key
+      const std::int64_t last_position = keys.position + (tile.end - 1 - keys.begin);
+      end = std::min(end, own.begin + (last_position + job.shape.window - own.position));
+    }
+    for (std::int64_t begin = first; begin < end; begin += step) {
+      add_key_gradients(job, tile, {segment, begin, std::min(begin + step, end)}, kv_head, s);
+    }
+  };
+  add(tile.segment, tile.begin);
+  for (const std::int64_t below : job.visible.descendants(tile.segment)) add(below, job.visible.own(below).begin);
+  for (std::int64_t j = 0; j < count; ++j) {
+    const W* const d_key = s.sums.data() + j * s.columns;
+    const W* const d_value = s.sums_gradient.data() + j * s.columns;
+    T* const dk = job.dk.at(kv_head, tile.begin + j);
+    T* const dv = job.dv.at(kv_head, tile.begin + j);
+    for (std::int64_t d = 0; d < dim; ++d) {
+      dk[d] = narrow<T>(d_key[d]);
+      dv[d] = narrow<T>(d_value[d]);
+    }
+  }
+}
+
+#define WEFT_ATTENTION_KERNELS(T, E)                                                                            \
+  WEFT_CLONES void forward(const Job<T>& job, const Visibility::Block& block, std::int64_t kv_head,             \
+                           Scratch<T, E>& scratch) {                                                            \
+    forward_of(job, block, kv_head, scratch);                                                                   \
+  }                                                                                                             \
+  WEFT_CLONES void backward_queries(const Job<T>& job, const Visibility::Block& block, std::int64_t kv_head,    \
+                                    Scratch<T, E>& scratch) {                                                   \
+    backward_queries_of(job, block, kv_head, scratch);                                                          \
+  }                                                                                                             \
+  WEFT_CLONES void backward_keys(const Job<T>& job, const Visibility::Block& tile, std::int64_t kv_head,        \
+                                 Scratch<T, E>& scratch) {                                                      \
+    backward_keys_of(job, tile, kv_head, scratch);                                                              \
+  }
+WEFT_ATTENTION_KERNELS(float, float)
+WEFT_ATTENTION_KERNELS(double, double)
+WEFT_ATTENTION_KERNELS(c10::BFloat16, float)
+WEFT_ATTENTION_KERNELS(c10::BFloat16, c10::BFloat16)
+
+template <typename T>
+WEFT_INLINE void delta_rows_of(const T* output, const T* gradient, Wide<T>* delta, const AttentionShape& shape,
+                               std::int64_t tokens, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t token = begin; token < end; ++token) {
+    for (std::int64_t head = 0; head < shape.heads; ++head) {
+      const std::int64_t place = (token * shape.heads + head) * shape.head_dim;
+      Wide<T> sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (std::int64_t d = 0; d < shape.head_dim; ++d) sum += widen(output[place + d]) * widen(gradient[place + d]);
+      delta[head * tokens + token] = sum;
+    }
+  }
+}
+#define WEFT_DELTA_KERNEL(T)                                                                                     \
+  WEFT_CLONES void delta_rows(const T* output, const T* gradient, Wide<T>* delta, const AttentionShape& shape,   \
+                              std::int64_t tokens, std::int64_t begin, std::int64_t end) {                       \
+    delta_rows_of(output, gradient, delta, shape, tokens, begin, end);                                           \
+  }
+WEFT_DELTA_KERNEL(float)
+WEFT_DELTA_KERNEL(double)
+WEFT_DELTA_KERNEL(c10::BFloat16)
+
+/// Calls run(scratch, task) for every task, each once, on all threads; whoever is free takes the next.
+/// Tasks write to places of their own, so who takes which does not matter.
+template <typename T, typename E, typename Run>
+void run_tasks(const AttentionShape& shape, std::int64_t tasks, const Run& run) {
+  std::atomic<std::int64_t> next = 0;
+  const std::int64_t workers = std::min<std::int64_t>(tasks, at::get_num_threads());
+  at::parallel_for(0, workers, 1, [&](std::int64_t, std::int64_t) {
+    Scratch<T, E> scratch(shape);
+    for (std::int64_t task = next++; task < tasks; task = next++) run(scratch, task);
   });
 }
 
-/// A segment's block as [heads, length, dim].
-at::Tensor block_view(const at::Tensor& flat, data::Segment segment, std::int64_t heads, std::int64_t dim) {
-  const std::int64_t length = segment.end - segment.begin;
-  return flat.narrow(0, segment.begin * heads * dim, length * heads * dim).view({heads, length, dim});
+/// Tasks over blocks and heads of keys; the later blocks of a segment, which see more, come first.
+template <typename T, typename E, typename Run>
+void run_blocks(const Job<T>& job, const std::vector<Visibility::Block>& blocks, const Run& run) {
+  const auto count = std::ssize(blocks);
+  run_tasks<T, E>(job.shape, count * job.shape.kv_heads, [&](Scratch<T, E>& scratch, std::int64_t task) {
+    const auto block = static_cast<std::size_t>(count - 1 - task / job.shape.kv_heads);
+    run(job, blocks[block], task % job.shape.kv_heads, scratch);
+  });
 }
 
-struct Views {
-  at::Tensor q, k, v;
-};
-
-Views views_of(const HeadBlocks& blocks, data::Segment segment, const AttentionShape& shape) {
-  return {block_view(blocks.q, segment, shape.heads, shape.head_dim),
-          block_view(blocks.k, segment, shape.kv_heads, shape.head_dim),
-          block_view(blocks.v, segment, shape.kv_heads, shape.head_dim)};
-}
-
-/// `gradient` [heads, n, dim]; the sums over several blocks of queries are kept in fp32.
-void attend_backward(const at::Tensor& gradient, const Views& in, const AttentionShape& shape,
-                     const Views& out) {
-  const std::int64_t n = in.q.size(1);
-  const bool one_block = n <= kQueryBlock;
-  const auto sum_type = in.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  at::Tensor dk = one_block ? out.k : at::zeros(out.k.sizes(), out.k.options().dtype(sum_type));
-  at::Tensor dv = one_block ? out.v : at::zeros(out.v.sizes(), out.v.options().dtype(sum_type));
-  for_blocks(n, n, shape, [&](const Block& block) {
-    const at::Tensor keys = in.k.narrow(1, block.first_key, block.keys);
-    const at::Tensor values = in.v.narrow(1, block.first_key, block.keys);
-    const at::Tensor queries = grouped(in.q, block, shape.kv_heads);
-    const at::Tensor dy = grouped(gradient, block, shape.kv_heads);
-    const at::Tensor p = probabilities(queries, keys, block);
-    const at::Tensor ds = at::bmm(dy, values.transpose(1, 2)).contiguous();
-    softmax_backward_(ds, p, block);
-    out.q.narrow(1, block.first_query, block.queries)
-        .copy_(at::bmm(ds, keys).view({shape.heads, block.queries, shape.head_dim}));
-    if (one_block) {
-      at::bmm_out(dk, ds.transpose(1, 2), queries);
-      at::bmm_out(dv, p.transpose(1, 2), dy);
+/// Calls body(T{}, E{}) for the tensor's type and the operands that its products take.
+template <typename Body>
+void for_operands(at::ScalarType type, const Body& body) {
+  kernel::for_type(type, [&]<typename T>(T) {
+    if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      if (kernel::has_bf16_pairs()) return body(T{}, c10::BFloat16{});
+      return body(T{}, float{});
     } else {
-      dk.narrow(1, block.first_key, block.keys).add_(at::bmm(ds.transpose(1, 2), queries));
-      dv.narrow(1, block.first_key, block.keys).add_(at::bmm(p.transpose(1, 2), dy));
+      return body(T{}, T{});
     }
   });
-  if (!one_block) {
-    out.k.copy_(dk);
-    out.v.copy_(dv);
-  }
+}
+
+template <typename T>
+Job<T> make_job(const AttentionShape& shape, const Visibility& visible, std::int64_t tokens) {
+  return {.visible = visible,
+          .shape = shape,
+          .scale = static_cast<Wide<T>>(1 / std::sqrt(static_cast<double>(shape.head_dim))),
+          .tokens = tokens};
+}
+
+/// Heads [first, ...) of rows that hold `width` elements.
+template <typename T>
+Rows<T> heads_of(T* data, std::int64_t first, std::int64_t width, const AttentionShape& shape) {
+  return {.data = data + first * shape.head_dim, .head_stride = shape.head_dim, .row_stride = width};
+}
+
+template <typename T>
+void set_qkv(Job<T>& job, const at::Tensor& qkv) {
+  const T* const data = kernel::data<T>(qkv);
+  const AttentionShape& s = job.shape;
+  job.q = heads_of(data, 0, qkv.size(1), s);
+  job.k = heads_of(data, s.heads, qkv.size(1), s);
+  job.v = heads_of(data, s.heads + s.kv_heads, qkv.size(1), s);
+}
+
+at::ScalarType sum_type(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
 }  // namespace
 
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const AttentionShape& shape) {
-  at::Tensor out = at::empty({q.size(1), shape.heads * shape.head_dim}, q.options());
-  attend_into(q, k, v, shape, out);
+at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape, const Visibility& visible,
+                      at::Tensor* log_sums) {
+  const std::int64_t tokens = qkv.size(0);
+  at::Tensor out = at::empty({tokens, shape.heads * shape.head_dim}, qkv.options());
+  if (log_sums != nullptr) *log_sums = at::empty({shape.heads, tokens}, qkv.options().dtype(sum_type(qkv)));
+  const std::vector<Visibility::Block> blocks = visible.blocks(block_tokens(shape));
+  for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
+    Job<T> job = make_job<T>(shape, visible, tokens);
+    set_qkv(job, qkv);
+    job.out = heads_of(kernel::mutable_data<T>(out), 0, out.size(1), shape);
+    if (log_sums != nullptr) job.log_sums = kernel::mutable_data<Wide<T>>(*log_sums);
+    run_blocks<T, E>(job, blocks, [](auto&&... arguments) { forward(arguments...); });
+  });
   return out;
 }
 
-at::Tensor attend_row(const HeadBlocks& blocks, const AttentionShape& shape,
-                      std::span<const data::Segment> segments) {
-  const std::int64_t width = shape.heads * shape.head_dim;
-  at::Tensor out = at::empty({blocks.q.numel() / width, width}, blocks.q.options());
-  for (const data::Segment segment : segments) {
-    const Views views = views_of(blocks, segment, shape);
-    attend_into(views.q, views.k, views.v, shape, out.narrow(0, segment.begin, segment.end - segment.begin));
-  }
-  return out;
-}
-
-HeadBlocks attend_row_backward(const at::Tensor& gradient, const HeadBlocks& blocks,
-                               const AttentionShape& shape, std::span<const data::Segment> segments) {
-  HeadBlocks result{at::empty_like(blocks.q), at::empty_like(blocks.k), at::empty_like(blocks.v)};
-  for (const data::Segment segment : segments) {
-    const std::int64_t length = segment.end - segment.begin;
-    const at::Tensor heads_first = gradient.narrow(0, segment.begin, length)
-                                       .view({length, shape.heads, shape.head_dim})
-                                       .transpose(0, 1)
-                                       .contiguous();
-    attend_backward(heads_first, views_of(blocks, segment, shape), shape, views_of(result, segment, shape));
-  }
+at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& output, const at::Tensor& qkv,
+                               const at::Tensor& log_sums, const AttentionShape& shape, const Visibility& visible) {
+  const std::int64_t tokens = qkv.size(0);
+  at::Tensor result = at::empty_like(qkv);
+  const at::Tensor delta = at::empty_like(log_sums);
+  const std::vector<Visibility::Block> query_blocks = visible.blocks(block_tokens(shape));
+  const std::vector<Visibility::Block> key_tiles = visible.blocks(kKeys);
+  for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
+    at::parallel_for(0, tokens, kernel::grain(gradient.size(1)), [&](std::int64_t begin, std::int64_t end) {
+      delta_rows(kernel::data<T>(output), kernel::data<T>(gradient), kernel::mutable_data<Wide<T>>(delta), shape,
+                 tokens, begin, end);
+    });
+    Job<T> job = make_job<T>(shape, visible, tokens);
+    set_qkv(job, qkv);
+    job.d_out = heads_of(kernel::data<T>(gradient), 0, gradient.size(1), shape);
+    job.log_sums = const_cast<Wide<T>*>(kernel::data<Wide<T>>(log_sums));  // only read
+    job.delta = kernel::data<Wide<T>>(delta);
+    T* const data = kernel::mutable_data<T>(result);
+    job.dq = heads_of(data, 0, result.size(1), shape);
+    job.dk = heads_of(data, shape.heads, result.size(1), shape);
+    job.dv = heads_of(data, shape.heads + shape.kv_heads, result.size(1), shape);
+    run_blocks<T, E>(job, query_blocks, [](auto&&... arguments) { backward_queries(arguments...); });
+    run_blocks<T, E>(job, key_tiles, [](auto&&... arguments) { backward_keys(arguments...); });
+  });
   return result;
+}
+
+at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values, std::int64_t m,
+                         const AttentionShape& shape) {
+  const std::int64_t n = qkv.size(0);
+  at::Tensor out = at::empty({n, shape.heads * shape.head_dim}, qkv.options());
+  const Visibility visible(m);
+  const std::vector<Visibility::Block> blocks = visible.blocks(block_tokens(shape), m - n);
+  for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
+    Job<T> job = make_job<T>(shape, visible, m);
+    set_qkv(job, qkv);
+    job.q.first = m - n;
+    job.k = {.data = kernel::data<T>(keys), .head_stride = keys.stride(0), .row_stride = shape.head_dim};
+    job.v = {.data = kernel::data<T>(values), .head_stride = values.stride(0), .row_stride = shape.head_dim};
+    job.out = heads_of(kernel::mutable_data<T>(out), 0, out.size(1), shape);
+    job.out.first = m - n;
+    run_blocks<T, E>(job, blocks, [](auto&&... arguments) { forward(arguments...); });
+  });
+  return out;
+}
+
+std::int64_t attention_scratch_bytes(const AttentionShape& shape, std::int64_t element_bytes) {
+  std::int64_t operands = 0;
+  const std::int64_t sums = Scratch<float, float>::elements(shape, operands);
+  return operands * element_bytes + sums * 4;
 }
 
 }  // namespace weft::model

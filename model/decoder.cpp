@@ -92,7 +92,7 @@ data::Row plain_row(std::span<const std::int32_t> tokens, std::int64_t first) {
   row.tokens.assign(tokens.begin(), tokens.end());
   row.positions.resize(tokens.size());
   std::iota(row.positions.begin(), row.positions.end(), static_cast<std::int32_t>(first));
-  row.segments = {{0, static_cast<std::int32_t>(tokens.size())}};
+  row.segments.push_back({.end = static_cast<std::int32_t>(tokens.size())});
   return row;
 }
 
@@ -132,7 +132,7 @@ struct Decoder::State {
   }
 
   [[nodiscard]] RowContext context(const data::Row& row, const Dropout& dropout = {}) const {
-    return {spec, row.segments, rotary_table(spec, row.positions, row.segments, type), dropout};
+    return {spec, Visibility(row.segments, row.positions), rotary_table(spec, row.positions, row.segments, type), dropout};
   }
 
   /// Hidden states [T, D] before the final norm; `states` for the layers from `lowest` on.

@@ -24,6 +24,8 @@
 #define WEFT_CLONES
 #endif
 #define WEFT_INLINE [[gnu::always_inline]] inline
+// For lambdas inside kernels: one that is not inlined is compiled for the oldest processor only.
+#define WEFT_INLINED __attribute__((always_inline))
 
 namespace weft::model::kernel {
 

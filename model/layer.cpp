@@ -5,11 +5,9 @@
 namespace weft::model {
 
 at::Tensor Layer::attention_half(const at::Tensor& x, const RowContext& row, LayerState& s) const {
-  at::Tensor packed =
-      qkv.forward(rms_norm(x, input_norm, row.spec.norm_eps, &s.x_inverse_rms), {}, row.dropout, &s.middle_qkv);
-  s.blocks = rotate_split(packed, row.spec, row.table, row.segments);
-  packed.reset();
-  s.attended = attend_row(s.blocks, shape, row.segments);
+  s.qkv = qkv.forward(rms_norm(x, input_norm, row.spec.norm_eps, &s.x_inverse_rms), {}, row.dropout, &s.middle_qkv);
+  rotate_(s.qkv, row.spec, row.table);
+  s.attended = attend_row(s.qkv, shape, row.visible, &s.log_sums);
   return o.forward(s.attended, x, row.dropout, &s.middle_o);
 }
 
@@ -47,11 +45,13 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const RowContext& row, Lay
                                  std::int64_t past) const {
   const std::int64_t n = x.size(0);
   const at::Tensor packed = qkv.forward(rms_norm(x, input_norm, row.spec.norm_eps));
-  const HeadBlocks blocks = rotate_split(packed, row.spec, row.table, row.segments);
-  cache.keys.narrow(1, past, n).copy_(blocks.k.view({shape.kv_heads, n, shape.head_dim}));
-  cache.values.narrow(1, past, n).copy_(blocks.v.view({shape.kv_heads, n, shape.head_dim}));
-  const at::Tensor attended = attend(blocks.q.view({shape.heads, n, shape.head_dim}),
-                                     cache.keys.narrow(1, 0, past + n), cache.values.narrow(1, 0, past + n), shape);
+  rotate_(packed, row.spec, row.table);
+  const auto heads = [&](std::int64_t first) {  // [kv_heads, n, head_dim] of the rows' heads from `first` on
+    return packed.view({n, -1, shape.head_dim}).narrow(1, first, shape.kv_heads).transpose(0, 1);
+  };
+  cache.keys.narrow(1, past, n).copy_(heads(shape.heads));
+  cache.values.narrow(1, past, n).copy_(heads(shape.heads + shape.kv_heads));
+  const at::Tensor attended = attend_cached(packed, cache.keys, cache.values, past + n, shape);
   LayerState unused;
   const at::Tensor y = o.forward(attended, x);
   return down.forward(swiglu(gate_up_of(y, row, unused)), y);
@@ -80,16 +80,15 @@ void Layer::backward(const at::Tensor& d, const RowContext& row, LayerState& s, 
   d_y_normed.reset();
 
   at::Tensor d_attended = o.backward(d, s.attended, s.middle_o, row.dropout, below_o);
-  s.attended.reset();
   if (!below_o) return;
-  HeadBlocks d_blocks = attend_row_backward(d_attended, s.blocks, shape, row.segments);
+  at::Tensor d_qkv = attend_row_backward(d_attended, s.attended, s.qkv, s.log_sums, shape, row.visible);
   d_attended.reset();
-  s.blocks = {};
-  at::Tensor d_packed = rotate_join(d_blocks, row.spec, row.table, row.segments);
-  d_blocks = {};
+  s.attended.reset();
+  s.qkv.reset();
+  rotate_back_(d_qkv, row.spec, row.table);
   const at::Tensor x_normed = qkv.trains() ? rms_norm(s.x, input_norm, row.spec.norm_eps) : at::Tensor();
-  const at::Tensor d_x_normed = qkv.backward(d_packed, x_normed, s.middle_qkv, row.dropout, !lowest);
-  d_packed.reset();
+  const at::Tensor d_x_normed = qkv.backward(d_qkv, x_normed, s.middle_qkv, row.dropout, !lowest);
+  d_qkv.reset();
   if (!lowest) rms_norm_backward_(d, d_x_normed, s.x, input_norm, s.x_inverse_rms);
 }
 

@@ -16,7 +16,7 @@ namespace weft::model {
 /// What a row's layers share.
 struct RowContext {
   const Spec& spec;
-  std::span<const data::Segment> segments;
+  Visibility visible;
   RotaryTable table;
   Dropout dropout;
 };
@@ -26,7 +26,8 @@ struct RowContext {
 struct LayerState {
   at::Tensor x;        ///< [T, D] input
   at::Tensor x_inverse_rms;
-  HeadBlocks blocks;   ///< turned q and k, and v
+  at::Tensor qkv;      ///< [T, (heads + 2 kv_heads) head_dim], q and k turned
+  at::Tensor log_sums; ///< see attend_row()
   at::Tensor attended; ///< [T, heads * head_dim]
   at::Tensor y;        ///< [T, D] after attention
   at::Tensor y_inverse_rms;

@@ -6,19 +6,10 @@
 #include <numeric>
 #include <string>
 
-#include "model/attention.h"
 #include "model/head.h"
 
 namespace weft::model {
 namespace {
-
-/// Elements of one token in the tensors of a layer.
-struct Widths {
-  std::int64_t d;     // hidden
-  std::int64_t q;     // all heads
-  std::int64_t qkv;   // q, k and v
-  std::int64_t f;     // intermediate
-};
 
 /// The joined matrix that a module is part of: "model.layers.0.self_attn.qkv" for q_proj.
 std::string joined(const std::string& path) {
@@ -63,16 +54,41 @@ std::int64_t lowest_layer(const Spec& spec, std::span<const lora::Target> target
   return first * spec.layers / std::max<std::int64_t>(1, std::ssize(modules));
 }
 
+/// Bytes that a token takes on its way, at most, and for which the order of layer.cpp is followed.
+class Activations {
+ public:
+  Activations(const Spec& spec, const Workload& load, std::int64_t ranks)
+      : d_(spec.hidden), q_(spec.q_width()), qkv_(spec.q_width() + 2 * spec.kv_width()), f_(spec.intermediate),
+        element_(load.compute == Compute::kBF16 ? 2 : 4), ranks_(ranks), statistics_(4 * (2 + spec.heads)) {}
+
+  /// A layer's forward that keeps nothing: input, sum after attention, and the widest of what follows.
+  [[nodiscard]] std::int64_t forward() const {
+    return element_ * (2 * d_ + std::max(d_ + qkv_ + q_, 2 * f_ + std::max(d_, f_)));
+  }
+  /// LayerState: x, y, qkv, attended, gate and up, ranks; the norms' and attention's statistics.
+  [[nodiscard]] std::int64_t state() const {
+    return element_ * (2 * d_ + qkv_ + q_ + 2 * f_ + ranks_) + statistics_;
+  }
+  [[nodiscard]] std::int64_t input() const { return element_ * d_; }
+  /// The end of a forward that keeps its state: the last activation and the output.
+  [[nodiscard]] std::int64_t forward_end() const { return element_ * (f_ + d_); }
+  /// Last hidden states and their gradient, and for the supervised positions both norms' sides with
+  /// gradients.
+  [[nodiscard]] std::int64_t head() const { return element_ * 6 * d_; }
+  /// The residual stream's gradient and the widest of a layer's others, beside its state.
+  [[nodiscard]] std::int64_t backward() const {
+    return element_ * (d_ + 2 * ranks_ + std::max({2 * f_, 2 * d_, q_ + qkv_ - 2 * f_}));
+  }
+
+ private:
+  std::int64_t d_, q_, qkv_, f_, element_, ranks_, statistics_;
+};
+
 }  // namespace
 
-MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets,
-                       const Workload& load) {
+MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets, const Workload& load) {
   const std::int64_t element = load.compute == Compute::kBF16 ? 2 : 4;
   constexpr std::int64_t kMaster = 4;
-  const Widths w{.d = spec.hidden, .q = spec.q_width(), .qkv = spec.q_width() + 2 * spec.kv_width(),
-                 .f = spec.intermediate};
-  const std::int64_t rows = load.row_tokens;
-
   MemoryNeed need;
   for (const WeightShape& one : weight_shapes(spec)) {
     need.weights += bytes(std::accumulate(one.shape.begin(), one.shape.end(), std::int64_t{1},
@@ -88,33 +104,22 @@ MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets,
   need.adapter = bytes(parameters, kMaster * (load.training ? kMasterGradientAndMoments : 1)) +
                  bytes(computed_elements(spec, targets), element);
 
-  // The scores of one block of queries: softmax, and in the backward their gradient as well.
-  const std::int64_t segment = load.longest_segment > 0 ? load.longest_segment : rows;
-  const std::int64_t scores = std::min(kQueryBlock, segment) * segment * spec.heads;
-  const std::int64_t logits = std::min(Head::chunk_rows(spec.vocabulary), rows) * spec.vocabulary;
-  const std::int64_t layer = 2 * w.d + w.q + w.qkv + 2 * w.f;  // LayerState without the ranks
-  const std::int64_t forward = rows * (2 * w.d + std::max(w.d + 2 * w.qkv + w.q, w.d + 3 * w.f)) + scores;
-  if (!load.training) {
-    need.working = bytes(std::max(forward, rows * 2 * w.d) + logits, element);
-    return need;
+  const std::int64_t trained = spec.layers - lowest_layer(spec, targets);
+  const Activations token(spec, load, trained > 0 ? (ranks + trained - 1) / trained : 0);
+  std::int64_t most = token.forward();
+  if (load.training) {
+    const std::int64_t again = std::min(load.recomputed_layers, trained);
+    const std::int64_t kept = (trained - again) * token.state() + again * token.input();
+    // The layers that are computed again are the lowest: when their turn comes, the others are done.
+    const std::int64_t last = again * token.input() + token.state() + token.backward();
+    most = std::max({kept + token.forward_end(), kept + token.head(), kept + token.backward(),
+                     again > 0 ? last : 0, again * token.input() + token.forward()});
+  } else {
+    most = std::max(most, token.head() / 2);
   }
-  const std::int64_t trained_layers = spec.layers - lowest_layer(spec, targets);
-  const std::int64_t again_layers = std::min(load.recomputed_layers, trained_layers);
-  const std::int64_t kept_layers = trained_layers - again_layers;
-  const std::int64_t statistics = 2 * kMaster;  // the norms' of a token, fp32
-  need.kept = bytes(rows * (kept_layers * layer + ranks * kept_layers / std::max<std::int64_t>(1, spec.layers) +
-                            again_layers * w.d), element) +
-              bytes(rows * kept_layers, statistics);
-  // Backward: the gradient of the residual stream and the last hidden states are there throughout;
-  // the rest is the widest of an MLP's, attention's and the head's.
-  const std::int64_t down = 2 * w.f;
-  const std::int64_t gate_up = 2 * w.d;
-  const std::int64_t attention = w.q + 2 * w.qkv + 2 * w.d;
-  const std::int64_t again = again_layers > 0 ? rows * (layer + ranks / std::max<std::int64_t>(1, spec.layers)) : 0;
-  const std::int64_t backward =
-      rows * (2 * w.d + std::max({down, gate_up, attention})) + 3 * scores + again;
-  const std::int64_t head = rows * (2 * w.d + 4 * w.d);
-  need.working = bytes(std::max({forward, backward, head}) + logits, element);
+  const std::int64_t logits = std::min(Head::chunk_rows(spec.vocabulary), load.row_tokens) * spec.vocabulary;
+  const std::int64_t angles = 2 * kMaster * spec.head_dim / 2;  // cosines and sines
+  need.activations = bytes(load.row_tokens, most + angles) + bytes(logits, element);
   return need;
 }
 

@@ -13,7 +13,6 @@ namespace weft::model {
 struct Workload {
   Compute compute = Compute::kF32;
   std::int64_t row_tokens = 0;       ///< Of the longest row
-  std::int64_t longest_segment = 0;  ///< Of any row; 0: a row may be one segment
   bool training = false;             ///< Backward as well
   std::int64_t recomputed_layers = 0;  ///< TrainPass::recomputed_layers
 };
@@ -21,10 +20,9 @@ struct Workload {
 /// Bytes of tensors (model/arena.h); what the program, its data and LibTorch's code take comes on top.
 struct MemoryNeed {
   std::uint64_t weights = 0;
-  std::uint64_t kept = 0;     ///< Between the forward and the backward of a row
-  std::uint64_t working = 0;  ///< While one operation runs, at most
+  std::uint64_t activations = 0;  ///< Of one row, at most
   std::uint64_t adapter = 0;  ///< Masters, gradients, Adam's two moments, and the copy for computing
-  [[nodiscard]] std::uint64_t total() const { return weights + kept + working + adapter; }
+  [[nodiscard]] std::uint64_t total() const { return weights + activations + adapter; }
 };
 
 /// An upper bound that is near: tests hold it to at most 10 % above the measured peak.

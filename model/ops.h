@@ -49,24 +49,12 @@ struct RotaryFrequencies {
 };
 [[nodiscard]] RotaryFrequencies rotary_frequencies(const Spec& spec, std::int64_t length);
 
-/// q, k, v in the layout that attention's products want: for each segment [begin, end) a block at
-/// element begin * heads * head_dim, and in it [heads, end - begin, head_dim].
-struct HeadBlocks {
-  at::Tensor q;  ///< T * heads * head_dim elements
-  at::Tensor k;  ///< T * kv_heads * head_dim
-  at::Tensor v;
-};
-
-/// Splits qkv [T, (heads + 2 kv_heads) head_dim] and turns q and k: (x1, x2) of a plane becomes
+/// Turns q and k of qkv_ [T, (heads + 2 kv_heads) head_dim] in place: (x1, x2) of a plane becomes
 /// (x1 cos - x2 sin, x2 cos + x1 sin), planes pairing element i with i + head_dim / 2.
-[[nodiscard]] HeadBlocks rotate_split(const at::Tensor& qkv, const Spec& spec,
-                                      const RotaryTable& table,
-                                      std::span<const data::Segment> segments);
+void rotate_(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table);
 
-/// Its backward: gradients of the blocks to the gradient of qkv, turned back.
-[[nodiscard]] at::Tensor rotate_join(const HeadBlocks& gradients, const Spec& spec,
-                                     const RotaryTable& table,
-                                     std::span<const data::Segment> segments);
+/// Its backward: turns the gradients of q and k back, in place.
+void rotate_back_(const at::Tensor& gradient, const Spec& spec, const RotaryTable& table);
 
 /// silu(gate) * up with gate_up = [gate | up], [T, 2F]: [T, F].
 [[nodiscard]] at::Tensor swiglu(const at::Tensor& gate_up);

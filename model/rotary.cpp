@@ -3,7 +3,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/cos.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/outer.h>
@@ -89,102 +88,62 @@ double dynamic_theta(const Spec& spec, std::int64_t length) {
   return spec.rope.theta * std::pow(factor * reach / context - (factor - 1), dim / (dim - 2));
 }
 
+/// The heads of q and k, which lie before v in each row.
 template <typename T>
-struct SplitRows {
-  T* packed;  // [T, (heads + 2 kv_heads) dim]
-  T* q;
-  T* k;
-  T* v;
-  const float* cos;  // [T, dim / 2]
+struct TurnRows {
+  T* qkv;
+  std::int64_t width;  // of a row
+  std::int64_t heads;  // of q and k together
+  std::int64_t half;   // of head_dim
+  const float* cos;    // [T, half]
   const float* sin;
-  std::int64_t heads;
-  std::int64_t kv_heads;
-  std::int64_t dim;
 };
 
-/// One head of one token: turned forward from `in` to `out`, with transformers' roundings.
-template <typename T>
-WEFT_INLINE void turn(const T* in, T* out, const float* cos, const float* sin, std::int64_t half) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < half; ++i) {
-    const Wide<T> x1 = widen(in[i]);
-    const Wide<T> x2 = widen(in[i + half]);
-    out[i] = narrow<T>(rounded<T>(x1 * cos[i]) - rounded<T>(x2 * sin[i]));
-    out[i + half] = narrow<T>(rounded<T>(x2 * cos[i]) + rounded<T>(x1 * sin[i]));
-  }
-}
-
-template <typename T>
-WEFT_INLINE void turn_back(const T* in, T* out, const float* cos, const float* sin, std::int64_t half) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < half; ++i) {
-    const Wide<T> x1 = widen(in[i]);
-    const Wide<T> x2 = widen(in[i + half]);
-    out[i] = narrow<T>(x1 * cos[i] + x2 * sin[i]);
-    out[i + half] = narrow<T>(x2 * cos[i] - x1 * sin[i]);
-  }
-}
-
-template <typename T>
-WEFT_INLINE void copy(const T* in, T* out, std::int64_t dim) {
-  for (std::int64_t i = 0; i < dim; ++i) out[i] = in[i];
-}
-
-/// Tokens [begin, end) of a segment that begins at `origin` and is `length` long.
 template <bool kForward, typename T>
-WEFT_INLINE void split_rows_of(const SplitRows<T>& a, data::Segment segment, std::int64_t begin,
-                               std::int64_t end) {
-  const std::int64_t length = segment.end - segment.begin;
-  const std::int64_t half = a.dim / 2;
+WEFT_INLINE void turn_rows_of(const TurnRows<T>& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t t = begin; t < end; ++t) {
-    T* row = a.packed + t * (a.heads + 2 * a.kv_heads) * a.dim;
-    const float* cos = a.cos + t * half;
-    const float* sin = a.sin + t * half;
-    const auto place = [&](T* blocks, std::int64_t heads, std::int64_t head) {
-      return blocks + (segment.begin * heads + head * length + t - segment.begin) * a.dim;
-    };
-    for (std::int64_t head = 0; head < a.heads + a.kv_heads; ++head) {
-      T* block = head < a.heads ? place(a.q, a.heads, head) : place(a.k, a.kv_heads, head - a.heads);
-      if constexpr (kForward) {
-        turn(row + head * a.dim, block, cos, sin, half);
-      } else {
-        turn_back(block, row + head * a.dim, cos, sin, half);
-      }
-    }
-    for (std::int64_t head = 0; head < a.kv_heads; ++head) {
-      T* block = place(a.v, a.kv_heads, head);
-      T* packed = row + (a.heads + a.kv_heads + head) * a.dim;
-      if constexpr (kForward) {
-        copy(packed, block, a.dim);
-      } else {
-        copy(block, packed, a.dim);
+    const float* cos = a.cos + t * a.half;
+    const float* sin = a.sin + t * a.half;
+    for (std::int64_t head = 0; head < a.heads; ++head) {
+      T* const first = a.qkv + t * a.width + head * 2 * a.half;
+      T* const second = first + a.half;
+#pragma omp simd
+      for (std::int64_t i = 0; i < a.half; ++i) {
+        const Wide<T> x1 = widen(first[i]);
+        const Wide<T> x2 = widen(second[i]);
+        if constexpr (kForward) {  // rounded where transformers rounds
+          first[i] = narrow<T>(rounded<T>(x1 * cos[i]) - rounded<T>(x2 * sin[i]));
+          second[i] = narrow<T>(rounded<T>(x2 * cos[i]) + rounded<T>(x1 * sin[i]));
+        } else {
+          first[i] = narrow<T>(x1 * cos[i] + x2 * sin[i]);
+          second[i] = narrow<T>(x2 * cos[i] - x1 * sin[i]);
+        }
       }
     }
   }
 }
 
-#define WEFT_ROTARY_KERNELS(T)                                                                       \
-  WEFT_CLONES void split_rows(const SplitRows<T>& a, data::Segment segment, std::int64_t begin,      \
-                              std::int64_t end) {                                                    \
-    split_rows_of<true>(a, segment, begin, end);                                                     \
-  }                                                                                                  \
-  WEFT_CLONES void join_rows(const SplitRows<T>& a, data::Segment segment, std::int64_t begin,       \
-                             std::int64_t end) {                                                     \
-    split_rows_of<false>(a, segment, begin, end);                                                    \
+#define WEFT_ROTARY_KERNELS(T)                                                                  \
+  WEFT_CLONES void turn_rows(const TurnRows<T>& a, std::int64_t begin, std::int64_t end) {      \
+    turn_rows_of<true>(a, begin, end);                                                          \
+  }                                                                                             \
+  WEFT_CLONES void turn_rows_back(const TurnRows<T>& a, std::int64_t begin, std::int64_t end) { \
+    turn_rows_of<false>(a, begin, end);                                                         \
   }
 WEFT_ROTARY_KERNELS(float)
 WEFT_ROTARY_KERNELS(double)
 WEFT_ROTARY_KERNELS(c10::BFloat16)
 
-/// Calls body(segment, begin, end) for the part of each segment in [first, last).
-template <typename Body>
-void for_segments(std::span<const data::Segment> segments, std::int64_t first, std::int64_t last,
-                  const Body& body) {
-  for (const data::Segment segment : segments) {
-    const std::int64_t begin = std::max<std::int64_t>(first, segment.begin);
-    const std::int64_t end = std::min<std::int64_t>(last, segment.end);
-    if (begin < end) body(segment, begin, end);
-  }
+/// Calls turn(rows, begin, end) over all tokens.
+template <typename Turn>
+void for_rows(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table, const Turn& turn) {
+  kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
+    const TurnRows<T> rows{kernel::mutable_data<T>(qkv),    qkv.size(1),
+                           spec.heads + spec.kv_heads,      spec.head_dim / 2,
+                           kernel::data<float>(table.cos),  kernel::data<float>(table.sin)};
+    at::parallel_for(0, qkv.size(0), kernel::grain(qkv.size(1)),
+                     [&](std::int64_t begin, std::int64_t end) { turn(rows, begin, end); });
+  });
 }
 
 }  // namespace
@@ -230,43 +189,13 @@ RotaryTable rotary_table(const Spec& spec, std::span<const std::int32_t> positio
   return table;
 }
 
-HeadBlocks rotate_split(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table,
-                        std::span<const data::Segment> segments) {
-  const std::int64_t tokens = qkv.size(0);
-  HeadBlocks blocks{at::empty({tokens * spec.q_width()}, qkv.options()),
-                    at::empty({tokens * spec.kv_width()}, qkv.options()),
-                    at::empty({tokens * spec.kv_width()}, qkv.options())};
-  kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
-    const SplitRows<T> rows{const_cast<T*>(kernel::data<T>(qkv)),  // only read
-                            kernel::mutable_data<T>(blocks.q), kernel::mutable_data<T>(blocks.k),
-                            kernel::mutable_data<T>(blocks.v), kernel::data<float>(table.cos),
-                            kernel::data<float>(table.sin), spec.heads, spec.kv_heads, spec.head_dim};
-    at::parallel_for(0, tokens, kernel::grain(qkv.size(1)), [&](std::int64_t first, std::int64_t last) {
-      for_segments(segments, first, last, [&](data::Segment segment, std::int64_t begin, std::int64_t end) {
-        split_rows(rows, segment, begin, end);
-      });
-    });
-  });
-  return blocks;
+void rotate_(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table) {
+  for_rows(qkv, spec, table, [](const auto& rows, std::int64_t begin, std::int64_t end) { turn_rows(rows, begin, end); });
 }
 
-at::Tensor rotate_join(const HeadBlocks& gradients, const Spec& spec, const RotaryTable& table,
-                       std::span<const data::Segment> segments) {
-  const std::int64_t width = spec.q_width() + 2 * spec.kv_width();
-  const std::int64_t tokens = gradients.q.numel() / spec.q_width();
-  at::Tensor packed = at::empty({tokens, width}, gradients.q.options());
-  kernel::for_type(packed.scalar_type(), [&]<typename T>(T) {
-    const auto in = [](const at::Tensor& tensor) { return const_cast<T*>(kernel::data<T>(tensor)); };
-    const SplitRows<T> rows{kernel::mutable_data<T>(packed), in(gradients.q), in(gradients.k),
-                            in(gradients.v), kernel::data<float>(table.cos),
-                            kernel::data<float>(table.sin), spec.heads, spec.kv_heads, spec.head_dim};
-    at::parallel_for(0, tokens, kernel::grain(width), [&](std::int64_t first, std::int64_t last) {
-      for_segments(segments, first, last, [&](data::Segment segment, std::int64_t begin, std::int64_t end) {
-        join_rows(rows, segment, begin, end);
-      });
-    });
-  });
-  return packed;
+void rotate_back_(const at::Tensor& gradient, const Spec& spec, const RotaryTable& table) {
+  for_rows(gradient, spec, table,
+           [](const auto& rows, std::int64_t begin, std::int64_t end) { turn_rows_back(rows, begin, end); });
 }
 
 }  // namespace weft::model

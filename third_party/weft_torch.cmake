@@ -27,6 +27,14 @@ foreach(library c10 torch_cpu)
     IMPORTED_NO_SONAME OFF)
 endforeach()
 
+# at::parallel_for is a template: it runs on LibTorch's threads only where it is compiled with OpenMP,
+# and linked with the OpenMP library that LibTorch itself uses (a wheel brings its own copy; a second
+# runtime would double the threads). Otherwise every kernel of ours would silently use one thread.
+file(GLOB weft_openmp_library "${WEFT_TORCH_ROOT}/lib/libgomp*.so*")
+if(NOT weft_openmp_library)
+  set(weft_openmp_library gomp)  # a LibTorch that was built with the system's
+endif()
+
 add_library(weft_torch_interface INTERFACE)
 add_library(weft::torch ALIAS weft_torch_interface)
 # The wheel has headers of its own, newer fmt among LibTorch's; those of the fmt that weft links must
@@ -38,7 +46,9 @@ target_include_directories(weft_torch_interface SYSTEM INTERFACE
   $<BUILD_INTERFACE:${CMAKE_BINARY_DIR}/include_first>
   $<BUILD_INTERFACE:${WEFT_TORCH_ROOT}/include>)
 target_link_libraries(weft_torch_interface INTERFACE
-  $<BUILD_INTERFACE:weft_torch_cpu> $<BUILD_INTERFACE:weft_c10>)
+  $<BUILD_INTERFACE:weft_torch_cpu> $<BUILD_INTERFACE:weft_c10>
+  $<BUILD_INTERFACE:${weft_openmp_library}>)
+target_compile_options(weft_torch_interface INTERFACE $<BUILD_INTERFACE:-fopenmp>)
 # The wheel's libtorch_cpu names CUDA's small runtime libraries, which its own RPATH finds.
 target_link_options(weft_torch_interface INTERFACE -Wl,--allow-shlib-undefined)
 list(APPEND CMAKE_BUILD_RPATH "${WEFT_TORCH_ROOT}/lib")

@@ -58,7 +58,6 @@ class Planner {
     return model::memory_need(demand_.spec, demand_.targets,
                               {.compute = demand_.compute,
                                .row_tokens = row,
-                               .longest_segment = std::min(row, demand_.longest_example),
                                .training = true,
                                .recomputed_layers = recomputed});
   }
@@ -79,7 +78,7 @@ class Planner {
     plan_.parts = {
         {"weights", n.weights,
          demand_.compute == model::Compute::kF32 ? "dtype: bfloat16 halves the weights" : ""},
-        {"activations", n.kept + n.working, knob},
+        {"activations", n.activations, knob},
         {"adapter and optimiser", n.adapter,
          fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
                      config_.adapter.r)},

@@ -262,7 +262,7 @@ TEST(Decoder, BackwardEndsAtTheLowestTrainedModule) {
   layer.down.attach({.a = a, .b = b, .grad_a = at::zeros_like(a), .grad_b = at::zeros_like(b)});
 
   const data::Row row = random_row(spec, {5}, 1);
-  const model::RowContext context{spec, row.segments,
+  const model::RowContext context{spec, model::Visibility(row.segments, row.positions),
                                   model::rotary_table(spec, row.positions, row.segments, at::kDouble), {}};
   std::mt19937_64 random(2);
   const at::Tensor x = random_tensor({5, spec.hidden}, 1, random);

@@ -13,7 +13,6 @@ namespace weft::tests {
 namespace {
 
 using model::AttentionShape;
-using model::HeadBlocks;
 
 constexpr double kExact = 1e-12;
 
@@ -73,97 +72,162 @@ TEST(Swiglu, FloatIsExactToItsPrecisionOverTheWholeRange) {
   EXPECT_LT(difference.max().item<double>(), 1e-5);
 }
 
-/// The blocks of a row as [heads, length, dim] per segment, made with plain views.
-at::Tensor blocks_of(const at::Tensor& packed, std::int64_t heads, std::int64_t dim,
-                     const std::vector<data::Segment>& segments) {
-  std::vector<at::Tensor> parts;
-  for (const data::Segment s : segments) {
-    parts.push_back(packed.narrow(0, s.begin, s.end - s.begin).reshape({-1, heads, dim}).transpose(0, 1).flatten());
-  }
-  return at::cat(parts);
-}
-
-TEST(Rotary, SplitAndJoinAgreeWithAutograd) {
+TEST(Rotary, TurningAndTurningBackAgreeWithAutograd) {
   const model::Spec spec = tiny_spec();
   const data::Row row = random_row(spec, {5, 1, 8}, 1);
   std::mt19937_64 random(4);
-  const std::int64_t q_width = spec.q_width();
-  const std::int64_t kv_width = spec.kv_width();
-  const at::Tensor packed = random_tensor({14, q_width + 2 * kv_width}, 1, random);
+  const std::int64_t turned = spec.q_width() + spec.kv_width();
+  const at::Tensor qkv = random_tensor({14, turned + spec.kv_width()}, 1, random);
+  const at::Tensor gradient = random_tensor(qkv.sizes(), 1, random);
   const model::RotaryTable table = model::rotary_table(spec, row.positions, row.segments, at::kDouble);
 
-  const at::Tensor x = leaf(packed);
-  const auto turn = [&](const at::Tensor& part, std::int64_t heads) {
-    const std::vector<at::Tensor> half = part.view({14, heads, spec.head_dim}).chunk(2, 2);
-    const at::Tensor cos = table.cos.to(at::kDouble).unsqueeze(1);
-    const at::Tensor sin = table.sin.to(at::kDouble).unsqueeze(1);
-    return at::cat({half[0] * cos - half[1] * sin, half[1] * cos + half[0] * sin}, 2).reshape({14, -1});
-  };
-  const at::Tensor q = blocks_of(turn(x.narrow(1, 0, q_width), spec.heads), spec.heads, spec.head_dim, row.segments);
-  const at::Tensor k = blocks_of(turn(x.narrow(1, q_width, kv_width), spec.kv_heads), spec.kv_heads, spec.head_dim,
-                                 row.segments);
-  const at::Tensor v = blocks_of(x.narrow(1, q_width + kv_width, kv_width), spec.kv_heads, spec.head_dim, row.segments);
-  const HeadBlocks gradients{random_tensor(q.sizes(), 1, random), random_tensor(k.sizes(), 1, random),
-                             random_tensor(v.sizes(), 1, random)};
-  ((q * gradients.q).sum() + (k * gradients.k).sum() + (v * gradients.v).sum()).backward();
+  const at::Tensor x = leaf(qkv);
+  const std::vector<at::Tensor> half = x.narrow(1, 0, turned).view({14, -1, spec.head_dim}).chunk(2, 2);
+  const at::Tensor cos = table.cos.to(at::kDouble).unsqueeze(1);
+  const at::Tensor sin = table.sin.to(at::kDouble).unsqueeze(1);
+  const at::Tensor wanted = at::cat(
+      {at::cat({half[0] * cos - half[1] * sin, half[1] * cos + half[0] * sin}, 2).reshape({14, -1}),
+       x.narrow(1, turned, spec.kv_width())}, 1);
+  wanted.backward(gradient);
 
-  const HeadBlocks blocks = model::rotate_split(packed, spec, table, row.segments);
-  EXPECT_LT(relative_difference(blocks.q, q.detach()), kExact);
-  EXPECT_LT(relative_difference(blocks.k, k.detach()), kExact);
-  EXPECT_LT(relative_difference(blocks.v, v.detach()), kExact);
-  EXPECT_LT(relative_difference(model::rotate_join(gradients, spec, table, row.segments), x.grad()), kExact);
+  model::rotate_(qkv, spec, table);
+  EXPECT_LT(relative_difference(qkv, wanted.detach()), kExact);
+  model::rotate_back_(gradient, spec, table);
+  EXPECT_LT(relative_difference(gradient, x.grad()), kExact);
 }
 
-at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionShape& shape) {
-  const std::int64_t n = q.size(1);
-  const std::int64_t m = k.size(1);
-  const std::int64_t groups = shape.heads / shape.kv_heads;
-  const at::Tensor i = at::arange(m - n, m).unsqueeze(1);
-  const at::Tensor j = at::arange(m).unsqueeze(0);
-  at::Tensor visible = j.le(i);
-  if (shape.window > 0) visible = visible.logical_and(j.gt(i - shape.window));
+/// Attention by whole matrices: query i of the last n of m tokens sees key j where mask[i][j].
+at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask) {
+  const std::int64_t groups = q.size(0) / k.size(0);
   const at::Tensor scores = at::matmul(q, k.repeat_interleave(groups, 0).transpose(1, 2)) /
-                            std::sqrt(static_cast<double>(shape.head_dim));
-  const at::Tensor p = at::softmax(scores.masked_fill(visible.logical_not(), -1e300), -1);
-  return at::matmul(p, v.repeat_interleave(groups, 0)).transpose(0, 1).reshape({n, -1});
+                            std::sqrt(static_cast<double>(q.size(2)));
+  const at::Tensor p = at::softmax(scores.masked_fill(mask.logical_not(), -1e300), -1);
+  return at::matmul(p, v.repeat_interleave(groups, 0)).transpose(0, 1).reshape({q.size(1), -1});
 }
 
-TEST(Attention, BackwardAgreesWithAutogradInEverySegment) {
-  for (const std::int64_t window : {0, 3, 400}) {
-    const AttentionShape shape{.heads = 6, .kv_heads = 2, .head_dim = 5, .window = window};
-    const std::vector<data::Segment> segments{{0, 9}, {9, 10}, {10, 560}};
-    std::mt19937_64 random(5);
-    const HeadBlocks blocks{random_tensor({560 * 30}, 1, random), random_tensor({560 * 10}, 1, random),
-                            random_tensor({560 * 10}, 1, random)};
-    const at::Tensor gradient = random_tensor({560, 30}, 1, random);
-    const HeadBlocks leaves{leaf(blocks.q), leaf(blocks.k), leaf(blocks.v)};
-    std::vector<at::Tensor> parts;
-    for (const data::Segment s : segments) {
-      const std::int64_t length = s.end - s.begin;
-      const auto view = [&](const at::Tensor& flat, std::int64_t heads) {
-        return flat.narrow(0, s.begin * heads * 5, length * heads * 5).view({heads, length, 5});
-      };
-      parts.push_back(plain_attention(view(leaves.q, 6), view(leaves.k, 2), view(leaves.v, 2), shape));
+/// What each token of the row sees, by the definition: token by token.
+at::Tensor mask_of(const data::Row& row, std::int64_t window) {
+  const auto length = static_cast<std::int64_t>(row.tokens.size());
+  at::Tensor mask = at::zeros({length, length}, at::kBool);
+  for (const data::Segment& segment : row.segments) {
+    for (std::int64_t i = segment.begin; i < segment.end; ++i) {
+      for (std::int64_t j = segment.begin; j <= i; ++j) mask[i][j] = true;
+      for (std::int32_t above = segment.parent; above != data::kNoParent;) {
+        const data::Segment& parent = row.segments[static_cast<std::size_t>(above)];
+        for (std::int64_t j = parent.begin; j < parent.end; ++j) mask[i][j] = true;
+        above = parent.parent;
+      }
+      for (std::int64_t j = 0; window > 0 && j < length; ++j) {
+        const auto at = [&](std::int64_t t) { return row.positions[static_cast<std::size_t>(t)]; };
+        if (at(i) - at(j) >= window) mask[i][j] = false;
+      }
     }
-    const at::Tensor wanted = at::cat(parts);
+  }
+  return mask;
+}
+
+/// A row of segments of the given lengths and parents; only places matter.
+data::Row segmented(const std::vector<std::pair<int, int>>& lengths_and_parents) {
+  data::Row row;
+  for (const auto& [length, parent] : lengths_and_parents) {
+    const auto begin = static_cast<std::int32_t>(row.tokens.size());
+    const std::int32_t first =
+        parent < 0 ? 0 : row.positions[static_cast<std::size_t>(row.segments[static_cast<std::size_t>(parent)].end) - 1] + 1;
+    for (std::int32_t i = 0; i < length; ++i) {
+      row.tokens.push_back(0);
+      row.positions.push_back(first + i);
+    }
+    row.segments.push_back({begin, begin + length, parent});
+  }
+  return row;
+}
+
+struct AttentionCase {
+  AttentionShape shape;
+  data::Row row;
+};
+
+std::vector<AttentionCase> attention_cases() {
+  const data::Row plain = segmented({{9, -1}, {1, -1}, {230, -1}, {64, -1}, {65, -1}});
+  // Two trees; the first with branches that have branches of their own, and one that is a single token.
+  const data::Row trees = segmented({{33, -1}, {20, 0}, {70, 0}, {1, 2}, {140, 2}, {5, 4}, {70, -1}, {3, 6}, {90, 6}});
+  std::vector<AttentionCase> cases;
+  for (const data::Row& row : {plain, trees}) {
+    for (const std::int64_t window : {0, 3, 70, 400}) {
+      cases.push_back({{.heads = 6, .kv_heads = 2, .head_dim = 6, .window = window}, row});
+    }
+    cases.push_back({{.heads = 4, .kv_heads = 4, .head_dim = 17, .window = 0}, row});
+    cases.push_back({{.heads = 9, .kv_heads = 1, .head_dim = 64, .window = 50}, row});
+  }
+  return cases;
+}
+
+/// q, k or v of [T, (heads + 2 kv_heads) dim] as [heads, T, dim].
+at::Tensor heads_of(const at::Tensor& qkv, std::int64_t first, std::int64_t heads, std::int64_t dim) {
+  return qkv.view({qkv.size(0), -1, dim}).narrow(1, first, heads).transpose(0, 1);
+}
+
+TEST(Attention, ForwardAndBackwardAgreeWithAutogradOverTreesOfSegments) {
+  std::mt19937_64 random(5);
+  for (const AttentionCase& c : attention_cases()) {
+    const AttentionShape& s = c.shape;
+    const auto tokens = static_cast<std::int64_t>(c.row.tokens.size());
+    const at::Tensor qkv = random_tensor({tokens, (s.heads + 2 * s.kv_heads) * s.head_dim}, 1, random);
+    const at::Tensor gradient = random_tensor({tokens, s.heads * s.head_dim}, 1, random);
+    const at::Tensor x = leaf(qkv);
+    const at::Tensor wanted = plain_attention(
+        heads_of(x, 0, s.heads, s.head_dim), heads_of(x, s.heads, s.kv_heads, s.head_dim),
+        heads_of(x, s.heads + s.kv_heads, s.kv_heads, s.head_dim), mask_of(c.row, s.window));
     wanted.backward(gradient);
 
-    EXPECT_LT(relative_difference(model::attend_row(blocks, shape, segments), wanted.detach()), kExact);
-    const HeadBlocks result = model::attend_row_backward(gradient, blocks, shape, segments);
-    EXPECT_LT(relative_difference(result.q, leaves.q.grad()), kExact) << window;
-    EXPECT_LT(relative_difference(result.k, leaves.k.grad()), kExact) << window;
-    EXPECT_LT(relative_difference(result.v, leaves.v.grad()), kExact) << window;
+    const model::Visibility visible(c.row.segments, c.row.positions);
+    at::Tensor log_sums;
+    const at::Tensor out = model::attend_row(qkv, s, visible, &log_sums);
+    EXPECT_LT(relative_difference(out, wanted.detach()), kExact) << s.window;
+    const at::Tensor back = model::attend_row_backward(gradient, out, qkv, log_sums, s, visible);
+    EXPECT_LT(relative_difference(back, x.grad()), kExact) << s.window;
+  }
+}
+
+TEST(Attention, FloatAndBFloat16StayNearDouble) {
+  std::mt19937_64 random(8);
+  for (const AttentionCase& c : attention_cases()) {
+    const AttentionShape& s = c.shape;
+    const auto tokens = static_cast<std::int64_t>(c.row.tokens.size());
+    const at::Tensor qkv =
+        random_tensor({tokens, (s.heads + 2 * s.kv_heads) * s.head_dim}, 1, random).to(at::kBFloat16).to(at::kDouble);
+    const at::Tensor gradient =
+        random_tensor({tokens, s.heads * s.head_dim}, 1, random).to(at::kBFloat16).to(at::kDouble);
+    const model::Visibility visible(c.row.segments, c.row.positions);
+    const auto run = [&](at::ScalarType type) {
+      at::Tensor log_sums;
+      const at::Tensor out = model::attend_row(qkv.to(type), s, visible, &log_sums);
+      const at::Tensor back = model::attend_row_backward(gradient.to(type), out, qkv.to(type), log_sums, s, visible);
+      return std::pair{out.to(at::kDouble), back.to(at::kDouble)};
+    };
+    const auto [out, back] = run(at::kDouble);
+    const auto [out_float, back_float] = run(at::kFloat);
+    EXPECT_LT(relative_difference(out_float, out), 2e-6);
+    EXPECT_LT(relative_difference(back_float, back), 2e-6);
+    const auto [out_bf16, back_bf16] = run(at::kBFloat16);
+    EXPECT_LT(relative_difference(out_bf16, out), 2e-2);
+    EXPECT_LT(relative_difference(back_bf16, back), 2e-2);
   }
 }
 
 TEST(Attention, LastQueriesSeeAllCachedKeys) {
+  std::mt19937_64 random(6);
   for (const std::int64_t window : {0, 4}) {
-    const AttentionShape shape{.heads = 4, .kv_heads = 2, .head_dim = 8, .window = window};
-    std::mt19937_64 random(6);
-    const at::Tensor q = random_tensor({4, 3, 8}, 1, random);
-    const at::Tensor k = random_tensor({2, 32, 8}, 1, random).narrow(1, 0, 11);  // in a cache with room
-    const at::Tensor v = random_tensor({2, 32, 8}, 1, random).narrow(1, 0, 11);
-    EXPECT_LT(relative_difference(model::attend(q, k, v, shape), plain_attention(q, k, v, shape)), kExact);
+    for (const std::int64_t m : {3, 11, 150}) {
+      const AttentionShape shape{.heads = 4, .kv_heads = 2, .head_dim = 8, .window = window};
+      const at::Tensor qkv = random_tensor({3, 8 * 8}, 1, random);
+      const at::Tensor keys = random_tensor({2, 160, 8}, 1, random);  // a cache with room
+      const at::Tensor values = random_tensor({2, 160, 8}, 1, random);
+      const at::Tensor mask = mask_of(segmented({{static_cast<int>(m), -1}}), window).narrow(0, m - 3, 3);
+      const at::Tensor wanted =
+          plain_attention(heads_of(qkv, 0, 4, 8), keys.narrow(1, 0, m), values.narrow(1, 0, m), mask);
+      EXPECT_LT(relative_difference(model::attend_cached(qkv, keys, values, m, shape), wanted), kExact);
+    }
   }
 }
 
