@@ -1,34 +1,53 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "data/prefix.h"
 #include "data/prompt.h"
 #include "data/row.h"
 
 namespace weft::data {
 
-/// Puts whole examples one after another into a row: positions restart, targets are shifted inside
-/// each segment, unsupervised targets are kNoTarget.
-[[nodiscard]] Row make_row(std::span<const Example* const> examples);
+/// Puts whole examples into a row: positions restart, targets are shifted inside each segment,
+/// unsupervised targets are kNoTarget. With `share_prefixes` beginnings that several have in common are
+/// there once (data/prefix.h), and the examples are in the order of their tokens.
+[[nodiscard]] Row make_row(std::span<const Example* const> examples, bool share_prefixes = false);
 
 struct RowStreamOptions {
   std::int64_t sequence_len = 1024;    ///< No row is longer.
   bool packing = true;                 ///< Several examples a row; otherwise one.
+  bool share_prefixes = false;         ///< With packing: beginnings in common are in a row once.
+  /// Tokens of a row's examples together, shared ones counted for each of them, at most (one example
+  /// may have more).
+  std::int64_t most_tokens = std::numeric_limits<std::int64_t>::max();
   bool shuffle = true;                 ///< A new order in every epoch.
   std::uint64_t seed = 0;
   std::optional<std::int64_t> epochs = std::nullopt;  ///< End after so many; without it rows never end.
   std::int64_t window = 4096;          ///< Examples that are packed together.
 };
 
+/// A row to be made.
+struct PlannedRow {
+  std::vector<std::uint32_t> examples;
+  std::int64_t tokens = 0;          ///< It holds at most so many.
+  std::int64_t example_tokens = 0;  ///< Tokens of its examples, shared ones counted for each.
+  bool operator==(const PlannedRow&) const = default;
+};
+
 /// Which examples share a row, for one epoch: best-fit decreasing within windows of the shuffled
-/// order, rows in shuffled order. Depends on lengths, options and epoch only. Every index is in
-/// exactly one row. InputError when a length is 0 or exceeds sequence_len.
-[[nodiscard]] std::vector<std::vector<std::uint32_t>> plan_epoch(
-    std::span<const std::int64_t> lengths, const RowStreamOptions& options, std::int64_t epoch);
+/// order, rows in shuffled order. With shared prefixes, examples that begin alike are packed as one
+/// piece where they fit, and into rows of their own where they are many. Depends on the examples'
+/// tokens and marks, options and epoch only. Every index is in exactly one row. InputError when an
+/// example is empty or longer than sequence_len.
+[[nodiscard]] std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples,
+                                                 const RowStreamOptions& options, std::int64_t epoch);
+
+[[nodiscard]] std::vector<Prefix> prefixes_of(std::span<const Example> examples);
 
 /// Rows for training, epoch after epoch, resumable between any two rows.
 ///
@@ -39,6 +58,8 @@ class RowStream {
 
   /// The next row; nothing after the last epoch.
   [[nodiscard]] std::optional<Row> next();
+
+  [[nodiscard]] const RowStreamOptions& options() const noexcept { return options_; }
 
   /// Epochs begun before the next row, from 0, and that row's place in its epoch.
   [[nodiscard]] std::int64_t epoch() const noexcept { return epoch_; }
@@ -60,12 +81,12 @@ class RowStream {
 
   std::span<const Example> examples_;
   RowStreamOptions options_;
-  std::vector<std::int64_t> lengths_;
+  std::vector<Prefix> prefixes_;
   std::string fingerprint_;
   std::int64_t epoch_ = 0;
   std::int64_t position_ = 0;
   std::int64_t planned_ = -1;  ///< The epoch that plan_ is for.
-  std::vector<std::vector<std::uint32_t>> plan_;
+  std::vector<PlannedRow> plan_;
   std::vector<std::uint32_t> last_;
 };
 

@@ -32,6 +32,7 @@ struct Row {
   std::vector<std::int32_t> positions;
   std::vector<std::int32_t> targets;
   std::vector<Segment> segments;  ///< Ascending, without gaps, covering [0, T).
+  std::int64_t example_tokens = 0;  ///< Of its examples, shared ones counted for each
 };
 
 }  // namespace weft::data

@@ -48,7 +48,11 @@ void check_row(const data::Row& row, std::int64_t vocabulary) {
     if (row.targets[i] != data::kNoTarget) check_id("target id", row.targets[i], i, vocabulary);
   }
   std::int32_t covered = 0;
-  for (const data::Segment segment : row.segments) {
+  for (std::size_t i = 0; i < row.segments.size(); ++i) {
+    const data::Segment& segment = row.segments[i];
+    if (segment.parent < data::kNoParent || segment.parent >= static_cast<std::int32_t>(i)) {
+      throw InputError("a row's segment {} continues segment {}, which is not before it", i, segment.parent);
+    }
     if (segment.begin != covered || segment.end <= segment.begin) {
       throw InputError("a row's segment [{}, {}) does not continue the one before, which ends at {}",
                        segment.begin, segment.end, covered);

@@ -173,6 +173,9 @@ void describe(core::Schema<TrainConfig>& s) {
       .alias("cutoff_len").alias("max_length").alias("max_seq_length");
   s.field("packing", &C::packing,
           "several examples in a row; they never see each other").alias("sample_packing");
+  s.field("share_prefixes", &C::share_prefixes,
+          "with packing: what examples of a row have in common at their beginning is computed once; "
+          "losses and gradients are the same");
   s.field("shuffle", &C::shuffle, "a new order of the examples in every epoch");
   s.choice("over_length", &C::over_length, data::kOverLengthChoices,
            "what becomes of an example longer than sequence_len: left out, cut to its end (text: to "
@@ -247,10 +250,14 @@ data::PromptOptions prompt_options(const TrainConfig& config) {
   return options;
 }
 
-UpdateStreamOptions update_options(const TrainConfig& config, std::int64_t row_tokens) {
+UpdateStreamOptions update_options(const TrainConfig& config, const model::Spec& spec,
+                                   std::int64_t row_tokens) {
   UpdateStreamOptions options;
   options.rows.sequence_len = row_tokens;
   options.rows.packing = config.packing;
+  // With dynamic scaling a token's rotation depends on how long its example is.
+  options.rows.share_prefixes =
+      config.share_prefixes && spec.rope.kind != model::RopeKind::kDynamic;
   options.rows.shuffle = config.shuffle;
   options.rows.seed = static_cast<std::uint64_t>(config.seed);
   options.tokens_per_update = config.tokens_per_update;

@@ -64,6 +64,7 @@ struct TrainConfig {
   std::optional<data::DatasetConfig> validation;
   std::int64_t sequence_len = 1024;
   bool packing = true;
+  bool share_prefixes = true;
   bool shuffle = true;
   data::OverLength over_length = data::OverLength::kDrop;
   bool train_on_inputs = false;
@@ -107,7 +108,8 @@ void describe(core::Schema<TrainConfig>& schema);
 
 /// How samples become tokens, and how these become updates of rows of at most `row_tokens`.
 [[nodiscard]] data::PromptOptions prompt_options(const TrainConfig& config);
-[[nodiscard]] UpdateStreamOptions update_options(const TrainConfig& config, std::int64_t row_tokens);
+[[nodiscard]] UpdateStreamOptions update_options(const TrainConfig& config, const model::Spec& spec,
+                                                 std::int64_t row_tokens);
 
 /// What `dtype` means on this machine.
 [[nodiscard]] model::Compute compute_of(DTypeChoice dtype);

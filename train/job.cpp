@@ -84,6 +84,8 @@ nlohmann::ordered_json preflight_json(const Prepared& prepared) {
   }
   json["updates"] = prepared.total_updates;
   for (const MemoryPart& part : prepared.plan.parts) json["memory"][part.what] = part.bytes;
+  json["first_epoch"] = {{"example_tokens", prepared.first_epoch.example_tokens},
+                         {"computed_tokens", prepared.first_epoch.computed_tokens}};
   json["row_tokens"] = prepared.plan.row_tokens;
   json["recomputed_layers"] = prepared.plan.recomputed_layers;
   return json;
@@ -119,7 +121,7 @@ std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint&
 std::vector<data::Row> validation_rows(const Prepared& prepared) {
   std::vector<data::Row> rows;
   if (prepared.data.validation.examples.empty()) return rows;
-  data::RowStreamOptions options = update_options(prepared.config, prepared.plan.row_tokens).rows;
+  data::RowStreamOptions options = prepared.updates().rows;
   options.shuffle = false;
   options.epochs = 1;
   data::RowStream stream(prepared.data.validation.examples, options);
@@ -143,7 +145,7 @@ Outcome train(const Prepared& prepared, RunFolder& folder, Observer& observer,
   auto decoder = model::Decoder::load(prepared.base, prepared.compute);
   decoder.attach(prepared.initial, model::Decoder::Use::kTraining);
   const std::vector<data::Row> validation = validation_rows(prepared);
-  UpdateStream updates(prepared.data.train.examples, update_options(prepared.config, prepared.plan.row_tokens));
+  UpdateStream updates(prepared.data.train.examples, prepared.updates());
 
   folder.begin();
   Checkpoints(folder.checkpoints()).remove_leftovers();

@@ -46,6 +46,12 @@ struct Prepared {
   LoadedData data;
   std::int64_t total_updates = 0;
   MemoryPlan plan;
+  UpdateStream::Tokens first_epoch;
+
+  /// How the examples become updates.
+  [[nodiscard]] UpdateStreamOptions updates() const {
+    return update_options(config, spec, plan.row_tokens);
+  }
 };
 
 /// Reads everything but the weights. `given` tells which keys the user wrote (core::load_config).

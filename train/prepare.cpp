@@ -176,11 +176,13 @@ Prepared prepare(TrainConfig config, const core::Origins& given, const core::Log
                     .chat_template = std::move(chat_template),
                     .initial = std::move(initial),
                     .data = std::move(data),
-                    .plan = {}};
+                    .plan = {},
+                    .first_epoch = {}};
   prepared.plan = plan_of(prepared);
   if (!prepared.data.train.examples.empty()) {
-    prepared.total_updates =
-        UpdateStream(prepared.data.train.examples, update_options(prepared.config, prepared.plan.row_tokens)).total();
+    const UpdateStream updates(prepared.data.train.examples, prepared.updates());
+    prepared.total_updates = updates.total();
+    prepared.first_epoch = updates.first_epoch();
   }
   return prepared;
 }
@@ -200,17 +202,24 @@ std::string describe_plan(const Prepared& prepared) {
     parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part.what,
                          core::human_bytes(part.bytes));
   }
+  const UpdateStream::Tokens& tokens = prepared.first_epoch;
+  const std::int64_t once = tokens.example_tokens - tokens.computed_tokens;
+  const std::string shared =
+      once == 0 ? ""
+                : fmt::format("; {:.0f} % of the tokens are beginnings that are computed once for "
+                              "several examples",
+                              100.0 * static_cast<double>(once) / static_cast<double>(tokens.example_tokens));
   const std::string savings = describe_savings(prepared.plan, config, prepared.spec.layers);
   std::string text = fmt::format(
       "base        {} ({}, {} parameters as {}, computed in {})\n"
       "adapter     rank {}, {} layers, {} parameters\n"
-      "updates     {}, of at most {} tokens each\n"
+      "updates     {}, of at most {} tokens each{}\n"
       "memory      about {} ({}); {} available{}\n",
       config.base_model.string(), prepared.spec.architecture, core::human_count(base_parameters),
       fmt::join(storage, ", "), prepared.compute == model::Compute::kBF16 ? "bfloat16" : "float32",
       config.adapter.r, prepared.initial.factors.size(),
       core::human_count(static_cast<std::uint64_t>(parameters_of(prepared.initial))),
-      prepared.total_updates, config.tokens_per_update, core::human_bytes(need), parts,
+      prepared.total_updates, config.tokens_per_update, shared, core::human_bytes(need), parts,
       core::human_bytes(prepared.plan.available), savings.empty() ? "" : "\n            " + savings);
   text += "\ntraining data\n" + data::to_text(prepared.data.preflight);
   if (prepared.data.validation_preflight) {

@@ -211,6 +211,7 @@ void Trainer::report(const Update& update, double loss, double norm, double rate
                    {"learning_rate", r.learning_rate},
                    {"gradient_norm", r.gradient_norm},
                    {"tokens", r.tokens},
+                   {"computed_tokens", update.computed_tokens},
                    {"supervised_tokens", r.supervised_tokens},
                    {"total_tokens", r.total_tokens},
                    {"seconds", r.seconds},

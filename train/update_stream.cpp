@@ -14,47 +14,65 @@ bool fits(std::int64_t held, std::int64_t row, std::int64_t limit) {
   return held == 0 || held + row <= limit;
 }
 
-std::int64_t updates_in(const std::vector<std::vector<std::uint32_t>>& plan,
-                        std::span<const std::int64_t> lengths, std::int64_t limit) {
+std::int64_t updates_in(const std::vector<data::PlannedRow>& plan, std::int64_t limit) {
   std::int64_t updates = 0;
   std::int64_t held = 0;
-  for (const auto& row : plan) {
-    std::int64_t tokens = 0;
-    for (const std::uint32_t example : row) tokens += lengths[example];
-    if (!fits(held, tokens, limit)) {
+  for (const data::PlannedRow& row : plan) {
+    if (!fits(held, row.example_tokens, limit)) {
       ++updates;
       held = 0;
     }
-    held += tokens;
+    held += row.example_tokens;
   }
   return updates + (held > 0 ? 1 : 0);
 }
 
-data::RowStreamOptions endless(data::RowStreamOptions options) {
-  options.epochs.reset();
-  return options;
+/// Rows as the updates want them: without end, and so that whole ones fill an update. With shared
+/// beginnings a row holds more of the examples' tokens than of its own, and the number that fits into
+/// an update is not known from sequence_len.
+data::RowStreamOptions rows_for(std::span<const data::Prefix> examples,
+                                const UpdateStreamOptions& options) {
+  data::RowStreamOptions rows = options.rows;
+  rows.epochs.reset();
+  if (!rows.packing || !rows.share_prefixes || examples.empty()) return rows;
+  rows.most_tokens = options.tokens_per_update;
+  std::int64_t tokens = 0;
+  const auto plan = data::plan_epoch(examples, rows, 0);
+  for (const data::PlannedRow& row : plan) tokens += row.example_tokens;
+  const auto limit = static_cast<double>(options.tokens_per_update);
+  const double rows_an_update =
+      limit * static_cast<double>(plan.size()) / static_cast<double>(tokens);
+  rows.most_tokens = static_cast<std::int64_t>(limit / std::max(1.0, std::round(rows_an_update)));
+  return rows;
 }
 
 }  // namespace
 
 UpdateStream::UpdateStream(std::span<const data::Example> examples,
                            const UpdateStreamOptions& options)
-    : rows_(examples, endless(options.rows)), limit_(options.tokens_per_update) {
-  if (examples.empty()) throw InputError("there is no example to learn from");
-  count(examples, options);
+    : UpdateStream(examples, data::prefixes_of(examples), options) {}
+
+UpdateStream::UpdateStream(std::span<const data::Example> examples,
+                           const std::vector<data::Prefix>& prefixes,
+                           const UpdateStreamOptions& options)
+    : rows_(examples, rows_for(prefixes, options)), limit_(options.tokens_per_update) {
+  count(prefixes, options);
 }
 
-void UpdateStream::count(std::span<const data::Example> examples,
+void UpdateStream::count(const std::vector<data::Prefix>& prefixes,
                          const UpdateStreamOptions& options) {
-  std::vector<std::int64_t> lengths;
-  for (const data::Example& example : examples) {
-    lengths.push_back(static_cast<std::int64_t>(example.tokens.size()));
-  }
+  const data::RowStreamOptions& rows = rows_.options();
   std::optional<double> epochs = options.num_epochs;
   if (!epochs && !options.max_updates) epochs = 1;
   for (std::int64_t epoch = 0; !epochs || static_cast<double>(epoch) < *epochs; ++epoch) {
-    const auto plan = data::plan_epoch(lengths, endless(options.rows), epoch);
-    const std::int64_t updates = updates_in(plan, lengths, limit_);
+    const auto plan = data::plan_epoch(prefixes, rows, epoch);
+    const std::int64_t updates = updates_in(plan, limit_);
+    if (epoch == 0) {
+      for (const data::PlannedRow& row : plan) {
+        first_epoch_.example_tokens += row.example_tokens;
+        first_epoch_.computed_tokens += row.tokens;
+      }
+    }
     const double part = epochs ? std::min(1.0, *epochs - static_cast<double>(epoch)) : 1.0;
     ends_.push_back((ends_.empty() ? 0 : ends_.back()) + updates);
     total_ += std::max<std::int64_t>(1, std::llround(part * static_cast<double>(updates)));
@@ -85,10 +103,11 @@ std::optional<Update> UpdateStream::next() {
   if (given_ >= total_) return std::nullopt;
   Update update;
   for (look_ahead(); ahead_; look_ahead()) {
-    const auto tokens = static_cast<std::int64_t>(ahead_->tokens.size());
+    const std::int64_t tokens = ahead_->example_tokens;
     const bool is_full = !fits(static_cast<std::int64_t>(update.tokens), tokens, limit_);
     if (!update.rows.empty() && (ahead_starts_epoch_ || is_full)) break;
     update.tokens += static_cast<std::uint64_t>(tokens);
+    update.computed_tokens += ahead_->tokens.size();
     update.supervised_tokens += static_cast<std::uint64_t>(
         std::ranges::count_if(ahead_->targets, [](auto target) { return target != data::kNoTarget; }));
     update.rows.push_back(std::move(*ahead_));

@@ -14,19 +14,21 @@ namespace weft::train {
 /// The rows that one update of the adapter learns from.
 struct Update {
   std::vector<data::Row> rows;
-  std::uint64_t tokens = 0;
+  std::uint64_t tokens = 0;             ///< Of the examples, shared ones counted for each
+  std::uint64_t computed_tokens = 0;    ///< Of the rows
   std::uint64_t supervised_tokens = 0;  ///< Positions with a target; above 0.
 };
 
 struct UpdateStreamOptions {
-  data::RowStreamOptions rows;  ///< Its `epochs` is not used.
+  data::RowStreamOptions rows;  ///< Its `epochs` and `most_tokens` are not used.
   std::int64_t tokens_per_update = 4096;
   std::optional<double> num_epochs;          ///< Neither given: one epoch.
   std::optional<std::int64_t> max_updates;
 };
 
 /// Rows grouped into updates, to the end of the run. An update holds whole rows, in the stream's
-/// order, as many as fit into tokens_per_update, at least one; it never spans two epochs.
+/// order, as many as fit into tokens_per_update, at least one; it never spans two epochs. Tokens are
+/// counted for each example, so that sharing beginnings does not change what an update learns from.
 ///
 /// The stream refers to `examples`, which must outlive it unchanged.
 class UpdateStream {
@@ -35,6 +37,13 @@ class UpdateStream {
 
   /// Updates of the whole run: known before it starts, as schedules need it.
   [[nodiscard]] std::int64_t total() const { return total_; }
+  /// Tokens of the examples in the first epoch, and those of the rows that hold them: fewer where
+  /// examples share their beginnings.
+  struct Tokens {
+    std::int64_t example_tokens = 0;
+    std::int64_t computed_tokens = 0;
+  };
+  [[nodiscard]] const Tokens& first_epoch() const { return first_epoch_; }
   /// Updates that next() has given.
   [[nodiscard]] std::int64_t given() const { return given_; }
   /// Passes over the data that next() has given, 1.25 being a quarter of the second.
@@ -48,13 +57,16 @@ class UpdateStream {
   void restore(const nlohmann::json& state);
 
  private:
-  void count(std::span<const data::Example> examples, const UpdateStreamOptions& options);
+  UpdateStream(std::span<const data::Example> examples, const std::vector<data::Prefix>& prefixes,
+               const UpdateStreamOptions& options);
+  void count(const std::vector<data::Prefix>& prefixes, const UpdateStreamOptions& options);
   void look_ahead();
 
   data::RowStream rows_;
   std::int64_t limit_;
   std::vector<std::int64_t> ends_;  ///< Updates up to the end of each epoch.
   std::int64_t total_ = 0;
+  Tokens first_epoch_;
   std::int64_t given_ = 0;
   std::optional<data::Row> ahead_;  ///< Read, not yet part of an update.
   nlohmann::json before_ahead_;     ///< The rows' position before it.

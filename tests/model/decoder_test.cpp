@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "data/pack.h"
 #include "model/layer.h"
 #include "tests/model/reference.h"
 #include "tests/model/tiny.h"
@@ -128,6 +129,79 @@ TEST_P(Packing, GivesTheLossesAndGradientsOfSeparateRows) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Decoder, Packing, testing::Values(at::kFloat, at::kDouble));
+
+/// Examples whose first tokens are those of the template they belong to, and whose answers are learned.
+std::vector<data::Example> examples_of(const std::vector<std::vector<int>>& beginnings, std::int64_t vocabulary) {
+  std::mt19937_64 random(11);
+  const auto token = [&] { return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(vocabulary)); };
+  // One stock of tokens for each depth: the n-th part of a beginning is the same wherever it is named.
+  std::map<std::pair<std::size_t, int>, std::vector<std::int32_t>> parts;
+  std::vector<data::Example> examples;
+  for (const std::vector<int>& beginning : beginnings) {
+    data::Example& example = examples.emplace_back();
+    for (std::size_t depth = 0; depth < beginning.size(); ++depth) {
+      std::vector<std::int32_t>& part = parts[{depth, beginning[depth]}];
+      while (part.size() < 20 + 3 * depth) part.push_back(token());
+      example.tokens.insert(example.tokens.end(), part.begin(), part.end());
+    }
+    const std::size_t asked = example.tokens.size() + 1 + random() % 5;
+    while (example.tokens.size() < asked) example.tokens.push_back(token());
+    example.supervised.assign(example.tokens.size(), 0);
+    const std::size_t end = asked + 1 + random() % 9;
+    while (example.tokens.size() < end) example.tokens.push_back(token());
+    example.supervised.resize(end, 1);
+  }
+  return examples;
+}
+
+struct SharingCase {
+  const char* name;
+  std::vector<std::vector<int>> beginnings;
+};
+void PrintTo(const SharingCase& c, std::ostream* out) { *out << c.name; }
+
+class Sharing : public testing::TestWithParam<SharingCase> {};
+
+TEST_P(Sharing, GivesTheLossesAndGradientsOfSeparateRows) {
+  for (const std::int64_t window : {0, 25}) {
+    Spec spec = tiny_spec();
+    spec.max_positions = 256;
+    spec.windows.assign(3, window);
+    const std::vector<data::Example> examples = examples_of(GetParam().beginnings, spec.vocabulary);
+    Decoder shared = Decoder::from_weights(spec, random_weights(spec, 4), at::kFloat);
+    Decoder separate = Decoder::from_weights(spec, random_weights(spec, 4), at::kFloat);
+    shared.attach(random_adapter(spec, 2, 1, 5), Decoder::Use::kTraining);
+    separate.attach(random_adapter(spec, 2, 1, 5), Decoder::Use::kTraining);
+
+    std::vector<const data::Example*> all;
+    double loss = 0;
+    std::int64_t tokens = 0;
+    for (const data::Example& example : examples) {
+      all.push_back(&example);
+      const data::Example* const one = &example;
+      const model::LossSum sum = separate.train(data::make_row({&one, 1}), {});
+      loss += sum.loss;
+      tokens += sum.tokens;
+    }
+    const data::Row row = data::make_row(all, true);
+    EXPECT_EQ(std::ssize(row.tokens) < row.example_tokens, examples.size() > 1);
+    const model::LossSum together = shared.train(row, {});
+    EXPECT_EQ(together.tokens, tokens);
+    EXPECT_NEAR(together.loss, loss, 1e-5 * loss);
+    for (std::size_t i = 0; i < shared.parameters().size(); ++i) {
+      EXPECT_LT(relative_difference(shared.parameters()[i].grad_a, separate.parameters()[i].grad_a), 1e-5);
+      EXPECT_LT(relative_difference(shared.parameters()[i].grad_b, separate.parameters()[i].grad_b), 1e-5);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Decoder, Sharing,
+    testing::Values(SharingCase{"one_branch", {{0}}}, SharingCase{"two_branches", {{0}, {0}}},
+                    SharingCase{"fifty_branches", std::vector<std::vector<int>>(50, {0})},
+                    SharingCase{"nested", {{0, 1}, {0, 1}, {0, 2, 3}, {0, 2, 3}, {0, 2, 4}, {0}, {0, 2, 3}}},
+                    SharingCase{"two_trees", {{0, 1}, {5}, {0, 1}, {5}, {7}, {0}}}),
+    [](const testing::TestParamInfo<SharingCase>& tested) { return tested.param.name; });
 
 TEST(Decoder, LongSegmentsGiveTheSameAcrossBlocksOfQueries) {
   // 600 tokens: three blocks of queries, with and without a window that spans them.
