@@ -23,7 +23,10 @@ using kernel::round_up;
 using kernel::Wide;
 using kernel::widen;
 
-constexpr std::int64_t kKeys = 64;     ///< Keys of a tile
+constexpr std::int64_t kKeys = 64;  ///< Keys of a tile in the backward
+/// In the forward: most sequences are one tile, whose weights are rounded to bf16 as transformers'
+/// eager attention rounds them.
+constexpr std::int64_t kForwardKeys = 512;
 constexpr std::int64_t kQueries = 64;  ///< Tokens of a block of queries, at most
 /// Rows of a block: its tokens times the heads that share keys. Beyond it the sums leave the cache.
 constexpr std::int64_t kRows = 192;
@@ -72,9 +75,9 @@ struct Scratch {
   std::int64_t columns;  ///< head_dim, filled up to whole registers
   std::int64_t rows;     ///< of a block of queries, filled up
   std::vector<E> left, left_gradient;              // [max(rows, kKeys), depth]
-  std::vector<E> across, across_gradient;          // packed [depth, max(rows, kKeys)]
-  std::vector<E> along, along_gradient;            // packed [max(rows, kKeys), columns]
-  std::vector<E> weights, weights_gradient;        // [rows, kKeys] or [kKeys, rows]
+  std::vector<E> across, across_gradient;          // packed [depth, rows or kForwardKeys]
+  std::vector<E> along, along_gradient;            // packed [rows or kForwardKeys, columns]
+  std::vector<E> weights, weights_gradient;        // [rows, keys] or [keys, rows]
   std::vector<W> scores, scores_gradient;          // the same
   std::vector<W> sums, sums_gradient;              // [max(rows, kKeys), columns]
   std::vector<W> most, total;                      // [rows]
@@ -82,8 +85,8 @@ struct Scratch {
   static std::int64_t elements(const AttentionShape& shape, std::int64_t& operands) {
     const std::int64_t tall = tall_of(shape);
     const std::int64_t wide = round_up(shape.head_dim, kLanes);
-    operands = 6 * tall * wide + 2 * tall * kKeys;
-    return 2 * tall * kKeys + 2 * tall * wide + 2 * tall;
+    operands = 2 * tall * wide + 4 * wide * std::max(tall, kForwardKeys) + 2 * tall * kForwardKeys;
+    return 2 * tall * kForwardKeys + 2 * tall * wide + 2 * tall;
   }
   static std::int64_t tall_of(const AttentionShape& shape) {
     return round_up(std::max(block_tokens(shape) * (shape.heads / shape.kv_heads), kKeys), kLanes);
@@ -95,10 +98,11 @@ struct Scratch {
         rows(tall_of(shape)) {
     const auto make = [](auto& buffer, std::int64_t count) { buffer.resize(static_cast<std::size_t>(count)); };
     for (auto* b : {&left, &left_gradient}) make(*b, rows * depth);
-    for (auto* b : {&across, &across_gradient}) make(*b, depth * rows);
-    for (auto* b : {&along, &along_gradient}) make(*b, rows * columns);
-    for (auto* b : {&weights, &weights_gradient}) make(*b, rows * kKeys);
-    for (auto* b : {&scores, &scores_gradient}) make(*b, rows * kKeys);
+    const std::int64_t most_keys = std::max(rows, kForwardKeys);
+    for (auto* b : {&across, &across_gradient}) make(*b, depth * most_keys);
+    for (auto* b : {&along, &along_gradient}) make(*b, most_keys * columns);
+    for (auto* b : {&weights, &weights_gradient}) make(*b, rows * kForwardKeys);
+    for (auto* b : {&scores, &scores_gradient}) make(*b, rows * kForwardKeys);
     for (auto* b : {&sums, &sums_gradient}) make(*b, rows * columns);
     for (auto* b : {&most, &total}) make(*b, rows);
   }
@@ -164,6 +168,12 @@ WEFT_INLINE void fill_along(E* packed, std::int64_t from, std::int64_t rows, std
   }
 }
 
+/// A score as the softmax takes it: rounded as the output of transformers' matrix product is, and scaled.
+template <typename T>
+WEFT_INLINE Wide<T> scaled(Wide<T> score, Wide<T> scale) {
+  return kernel::rounded<T>(score) * scale;
+}
+
 /// Part of a tile that a query sees: keys [first, last) of it.
 struct Seen {
   std::int64_t first = 0;
@@ -182,10 +192,10 @@ WEFT_INLINE Seen seen_by_query(const Visibility::Range& keys, bool own, std::int
   return seen;
 }
 
-/// Calls body(range, own, begin, count) for the tiles of keys that some token of `block` sees.
+/// Calls body(range, own, begin, count) for the tiles of `keys` keys that some token of `block` sees.
 template <typename Body>
 WEFT_INLINE void for_key_tiles(const Visibility& visible, const Visibility::Block& block, std::int64_t window,
-                               const Body& body) {
+                               std::int64_t keys, const Body& body) {
   const Visibility::Range& own = visible.own(block.segment);
   const std::int64_t first_position = own.position + (block.begin - own.begin);
   const auto tiles = [&](const Visibility::Range& range, bool is_own, std::int64_t end) WEFT_INLINED {
@@ -193,7 +203,7 @@ WEFT_INLINE void for_key_tiles(const Visibility& visible, const Visibility::Bloc
     if (window > 0) {  // the first key that the first query sees
       begin = std::max(begin, range.begin + (first_position - window + 1 - range.position));
     }
-    for (; begin < end; begin += kKeys) body(range, is_own, begin, std::min(kKeys, end - begin));
+    for (; begin < end; begin += keys) body(range, is_own, begin, std::min(keys, end - begin));
   };
   for (const std::int64_t above : visible.ancestors(block.segment)) {
     tiles(visible.own(above), false, visible.own(above).end);
@@ -211,13 +221,15 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
   const std::int64_t n = block.end - block.begin;
   const std::int64_t rows = group * n;
   const Visibility::Range& own = job.visible.own(block.segment);
+  // Where all keys are in one tile their weights are known before they are rounded, and add up to 1.
+  const bool is_one_tile = job.visible.ancestors(block.segment).empty() && block.end - own.begin <= kForwardKeys;
   for (std::int64_t row = 0; row < rows; ++row) {
     load(s.left.data() + row * s.depth, job.q.at(kv_head * group + row / n, block.begin + row % n), dim, s.depth);
     s.most[static_cast<std::size_t>(row)] = -std::numeric_limits<W>::infinity();
     s.total[static_cast<std::size_t>(row)] = 0;
   }
   std::fill_n(s.sums.data(), rows * s.columns, W(0));
-  for_key_tiles(job.visible, block, job.shape.window, [&](const Visibility::Range& range, bool is_own,
+  for_key_tiles(job.visible, block, job.shape.window, kForwardKeys, [&](const Visibility::Range& range, bool is_own,
                                                           std::int64_t begin, std::int64_t count) WEFT_INLINED {
     const std::int64_t keys = round_up(count, kLanes);
     for (std::int64_t j = 0; j < count; ++j) {
@@ -240,15 +252,19 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
       W most = s.most[static_cast<std::size_t>(row)];
       const W before = most;
 #pragma omp simd reduction(max : most)
-      for (std::int64_t j = seen.first; j < seen.last; ++j) most = std::max(most, score[j] * job.scale);
+      for (std::int64_t j = seen.first; j < seen.last; ++j) {
+        score[j] = scaled<T>(score[j], job.scale);
+        most = std::max(most, score[j]);
+      }
       W total = 0;
 #pragma omp simd reduction(+ : total)
       for (std::int64_t j = seen.first; j < seen.last; ++j) {
-        score[j] = kernel::exponential(score[j] * job.scale - most);
+        score[j] = kernel::exponential(score[j] - most);
         total += score[j];
       }
       for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
-      for (std::int64_t j = seen.first; j < seen.last; ++j) weight[j] = narrow<E>(score[j]);
+      const W share = is_one_tile ? 1 / total : W(1);
+      for (std::int64_t j = seen.first; j < seen.last; ++j) weight[j] = narrow<E>(score[j] * share);
       for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = E(0);
       if (most > before) {
         // The first time it multiplies by e^-infinity what is zero.
@@ -266,7 +282,7 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
     const std::int64_t head = kv_head * group + row / n;
     const std::int64_t token = block.begin + row % n;
     const W total = s.total[static_cast<std::size_t>(row)];
-    const W inverse = 1 / total;
+    const W inverse = is_one_tile ? W(1) : 1 / total;
     const W* const sum = s.sums.data() + row * s.columns;
     T* const out = job.out.at(head, token);
     for (std::int64_t d = 0; d < dim; ++d) out[d] = narrow<T>(sum[d] * inverse);
@@ -293,7 +309,7 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
     load(s.left_gradient.data() + row * s.depth, job.d_out.at(head, token), dim, s.depth);
   }
   std::fill_n(s.sums.data(), rows * s.columns, W(0));
-  for_key_tiles(job.visible, block, job.shape.window, [&](const Visibility::Range& range, bool is_own,
+  for_key_tiles(job.visible, block, job.shape.window, kKeys, [&](const Visibility::Range& range, bool is_own,
                                                           std::int64_t begin, std::int64_t count) WEFT_INLINED {
     const std::int64_t keys = round_up(count, kLanes);
     for (std::int64_t j = 0; j < count; ++j) {
@@ -320,7 +336,7 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
       E* const weight = s.weights.data() + row * keys;
       for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
       for (std::int64_t j = seen.first; j < seen.last; ++j) {
-        const W p = kernel::exponential(score[j] * job.scale - log_sum);
+        const W p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
         weight[j] = narrow<E>(p * (gradient[j] - delta) * job.scale);
       }
       for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j) weight[j] = E(0);
@@ -388,7 +404,7 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
       const W* const delta = job.delta + place;
       for (std::int64_t i = first; i < last; ++i) {
         const std::int64_t c = g * n + i;
-        const W p = kernel::exponential(score[c] * job.scale - log_sum[i]);
+        const W p = kernel::exponential(scaled<T>(score[c], job.scale) - log_sum[i]);
         weight[c] = narrow<E>(p);
         weight_gradient[c] = narrow<E>(p * (gradient[c] - delta[i]) * job.scale);
       }
