@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -54,6 +55,17 @@ int run_command(std::span<const Command> commands, const std::string& name,
   } catch (const std::exception& error) {
     return complain(name, fmt::format("internal error: {}", error.what()), ExitCode::kFailed);
   }
+}
+
+CLI::Validator whole_number_from(std::int64_t least) {
+  const auto check = [least](std::string& text) {
+    std::int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool is_whole = error == std::errc() && end == text.data() + text.size();
+    if (is_whole && value >= least) return std::string();
+    return fmt::format("expected a whole number, at least {}, found '{}'", least, text);
+  };
+  return {check, fmt::format("whole number, at least {}", least)};
 }
 
 core::Log stderr_log(std::string command) {

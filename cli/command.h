@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
@@ -24,6 +25,9 @@ struct Command {
 /// turns every exception into one line on standard error and an exit status.
 int run_command(std::span<const Command> commands, const std::string& name,
                 std::span<char* const> arguments);
+
+/// For --option->check(): a whole number from `least` on, told in words.
+CLI::Validator whole_number_from(std::int64_t least);
 
 /// Prints library messages as lines on standard error: "weft merge: warning: ...".
 core::Log stderr_log(std::string command);

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "cli/adapter_argument.h"
+#include "cli/command.h"
 #include "core/error.h"
-#include "lora/adapter.h"
 #include "model/runtime.h"
 #include "model/memory.h"
 #include "train/memory.h"
@@ -32,28 +32,40 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
   app.add_option("--dtype", arguments.dtype, "numbers to compute in: f32, bf16, or auto (bf16 where the processor has it)")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->capture_default_str();
-  app.add_option("--threads", arguments.threads, "threads; 0: all cores")->check(CLI::NonNegativeNumber);
+  app.add_option("--threads", arguments.threads, "threads; 0: all cores")
+      ->check(whole_number_from(0));
   app.add_flag("--allow-other-base", arguments.allow_other_base, "accept an adapter that was trained on other weights");
 }
 
-ComputingModel open_model(const ModelArguments& arguments, std::int64_t tokens, const core::Log& log) {
+OpenedModel open_model(const ModelArguments& arguments, const core::Log& log) {
   model::prepare_runtime(arguments.threads);
   checkpoint::Checkpoint checkpoint = checkpoint::Checkpoint::open(arguments.model);
-  std::vector<std::pair<lora::Adapter, double>> adapters;
+  model::Spec spec = model::read_spec(checkpoint.config(), checkpoint.path().string());
+  OpenedModel opened{std::move(checkpoint), std::move(spec), {}};
   for (const std::string& text : arguments.adapters) {
     const AdapterArgument argument = parse_adapter(text);
-    adapters.emplace_back(lora::read_peft(argument.directory, log), argument.weight);
-    if (!arguments.allow_other_base) lora::check_base(adapters.back().first, checkpoint);
+    opened.adapters.emplace_back(lora::read_peft(argument.directory, log), argument.weight);
+    if (!arguments.allow_other_base) {
+      lora::check_base(opened.adapters.back().first, opened.checkpoint);
+    }
   }
+  return opened;
+}
+
+ComputingModel load_model(OpenedModel opened, const ModelArguments& arguments, std::int64_t tokens,
+                          const core::Log& log) {
   const model::Compute compute = compute_of(arguments.dtype, log);
-  const model::Spec spec = model::read_spec(checkpoint.config(), checkpoint.path().string());
-  const model::MemoryNeed need = model::memory_need(spec, {}, {.compute = compute, .row_tokens = tokens});
-  train::require_memory({{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
-                         {"activations", need.activations, "fewer tokens"}},
-                        train::available_memory());
-  model::Decoder decoder = model::Decoder::load(checkpoint, compute);
-  for (const auto& [adapter, weight] : adapters) decoder.attach(adapter, model::Decoder::Use::kInference, weight);
-  return {std::move(checkpoint), std::move(decoder)};
+  const model::MemoryNeed need =
+      model::memory_need(opened.spec, {}, {.compute = compute, .row_tokens = tokens});
+  train::require_memory(
+      {{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
+       {"activations", need.activations, "fewer tokens"}},
+      train::available_memory());
+  model::Decoder decoder = model::Decoder::load(opened.checkpoint, compute);
+  for (const auto& [adapter, weight] : opened.adapters) {
+    decoder.attach(adapter, model::Decoder::Use::kInference, weight);
+  }
+  return {std::move(opened.checkpoint), std::move(decoder)};
 }
 
 }  // namespace weft::cli

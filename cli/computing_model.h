@@ -4,11 +4,14 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "core/log.h"
+#include "lora/adapter.h"
 #include "model/decoder.h"
+#include "model/spec.h"
 
 namespace weft::cli {
 
@@ -25,13 +28,25 @@ struct ModelArguments {
 /// --allow-other-base.
 void declare_model(CLI::App& app, ModelArguments& arguments);
 
+/// A model and its adapters, read and checked against each other; no weights are in memory yet.
+struct OpenedModel {
+  checkpoint::Checkpoint checkpoint;
+  model::Spec spec;
+  std::vector<std::pair<lora::Adapter, double>> adapters;  ///< With their weights.
+};
+
+/// Sets up LibTorch and opens what the options name. Errors of checkpoint, adapter and model
+/// reading.
+[[nodiscard]] OpenedModel open_model(const ModelArguments& arguments, const core::Log& log);
+
 struct ComputingModel {
   checkpoint::Checkpoint checkpoint;
   model::Decoder decoder;
 };
 
-/// Sets up LibTorch, checks that the weights and `tokens` at once fit into memory, loads the model and
-/// attaches the adapters for inference. Errors of checkpoint, adapter and model reading.
-[[nodiscard]] ComputingModel open_model(const ModelArguments& arguments, std::int64_t tokens, const core::Log& log);
+/// Checks that the weights and `tokens` at once fit into memory, loads the model and attaches the
+/// adapters for inference.
+[[nodiscard]] ComputingModel load_model(OpenedModel opened, const ModelArguments& arguments,
+                                        std::int64_t tokens, const core::Log& log);
 
 }  // namespace weft::cli

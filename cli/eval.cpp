@@ -3,9 +3,9 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
-#include <optional>
 
 #include "cli/command.h"
+#include "cli/config_question.h"
 #include "cli/interrupt.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -27,6 +27,7 @@ struct EvalArguments {
   std::vector<std::string> text, data, fields;
   std::int64_t sequence_len = 0, limit = 0, generate = 0, threads = -1;
   bool special = false, json = false, allow_other_base = false, force = false;
+  ConfigQuestion question;
 };
 
 /// "instruction=Translate: {es}" -> {"instruction", "Translate: {es}"}
@@ -64,6 +65,9 @@ eval::EvalConfig configuration(const EvalArguments& arguments, const core::Log& 
   config.allow_other_base |= arguments.allow_other_base;
   if (arguments.dtype == "f32") config.dtype = eval::DType::kFloat32;
   if (arguments.dtype == "bf16") config.dtype = eval::DType::kBFloat16;
+  if (!arguments.fields.empty() && arguments.data.empty()) {
+    throw ConfigError("--fields says what the columns of --data are: give --data FILE, too");
+  }
   for (const std::string& file : arguments.text) config.text.emplace_back(file);
   for (const std::string& file : arguments.data) {
     data::DatasetConfig& dataset = config.data.emplace_back();
@@ -89,21 +93,22 @@ void declare(CLI::App& app, EvalArguments& a) {
                  "instruction data (.jsonl, .csv, .tsv) whose answers are scored");
   app.add_option("--fields", a.fields, "NAME=TEMPLATE for --data, e.g. \"output={nah}\"");
   app.add_option("--generate", a.generate, "answers to generate per data set, for chrF")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number_from(1));
   app.add_option("--sequence-len", a.sequence_len,
                  "tokens read at once (default: the smaller of 2048 and the model's limit)")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number_from(1));
   app.add_option("--limit", a.limit, "documents or examples per suite, spread over the file")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number_from(1));
   app.add_flag("--special", a.special, "let the tokenizer add its own BOS/EOS to --text");
   app.add_option("--dtype", a.dtype, "f32 (default) or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--threads", a.threads, "threads; 0: all cores")->check(CLI::NonNegativeNumber);
+  app.add_option("--threads", a.threads, "threads; 0: all cores")->check(whole_number_from(0));
   app.add_flag("--allow-other-base", a.allow_other_base,
                "accept an adapter that was trained on other weights");
   app.add_flag("--json", a.json, "print JSON instead of tables");
   app.add_option("--out", a.out, "JSON file for figures, each item's loss and generated answers");
   app.add_flag("--force", a.force, "overwrite --out");
+  declare_question(app, a.question, "docs/eval.md");
 }
 
 /// Progress on standard error: one line that is redrawn on a terminal, a line per suite elsewhere.
@@ -121,14 +126,14 @@ class ProgressLine {
 };
 
 int run(const EvalArguments& arguments) {
+  if (answer_about_keys<eval::EvalConfig>(arguments.question, "weft eval")) return 0;
   const core::Log log = stderr_log("eval");
   const eval::EvalConfig config = configuration(arguments, log);
-  if (config.output && std::filesystem::exists(*config.output) && !arguments.force) {
-    throw InputError("{} exists; give --force to replace it", config.output->string());
+  if (answer_about_values(arguments.question, config)) return 0;
+  if (config.output) {
+    core::require_writable(*config.output, core::OutputKind::kFile,
+                           arguments.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
   }
-  // Opened first, so that a place that cannot be written to is found before the long work.
-  std::optional<core::AtomicFile> output;
-  if (config.output) output.emplace(*config.output);
   model::prepare_runtime(static_cast<int>(config.threads));
   const eval::Hooks hooks{
       .log = log,
@@ -146,10 +151,7 @@ int run(const EvalArguments& arguments) {
                .dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
            "\n";
   };
-  if (output) {
-    output->write(dump(eval::Detail::kItems));
-    output->commit();
-  }
+  if (config.output) core::write_text(*config.output, dump(eval::Detail::kItems));
   if (arguments.json) {
     fmt::print("{}", dump(eval::Detail::kFigures));
     return 0;

@@ -11,12 +11,14 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/computing_model.h"
 #include "cli/interrupt.h"
 #include "core/error.h"
+#include "lora/adapter.h"
 #include "model/answer.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -62,11 +64,12 @@ std::string read_all(std::FILE* file) {
 /// A model that answers, with what it has read kept between answers.
 class Session {
  public:
-  Session(const GenerateArguments& arguments, const core::Log& log)
+  Session(const GenerateArguments& arguments, ComputingModel model, text::Tokenizer tokenizer,
+          std::optional<text::ChatTemplate> chat_template)
       : arguments_(arguments),
-        model_(open_model(arguments.model, 512, log)),
-        tokenizer_(text::Tokenizer::load(model_.checkpoint)),
-        template_(arguments.raw ? std::nullopt : text::ChatTemplate::load(model_.checkpoint)),
+        model_(std::move(model)),
+        tokenizer_(std::move(tokenizer)),
+        template_(std::move(chat_template)),
         options_(arguments.options) {
     for (const std::int32_t id : tokenizer_.stop_ids()) options_.stop_ids.push_back(id);
   }
@@ -121,6 +124,22 @@ class Session {
   Ids read_;  // the tokens that the cache holds
   bool warned_ = false;
 };
+
+/// Everything that can be wrong with the files is found before the weights are loaded.
+Session open_session(const GenerateArguments& arguments, const core::Log& log) {
+  OpenedModel opened = open_model(arguments.model, log);
+  text::Tokenizer tokenizer = text::Tokenizer::load(opened.checkpoint);
+  std::optional<text::ChatTemplate> chat_template;
+  if (!arguments.raw) chat_template = text::ChatTemplate::load(opened.checkpoint);
+  lora::PromptDigests prompts{.tokenizer = tokenizer.digest()};
+  if (!arguments.raw) prompts.chat_template = chat_template ? chat_template->digest() : "";
+  for (const auto& [adapter, weight] : opened.adapters) {
+    if (arguments.model.allow_other_base) break;
+    lora::check_prompts(adapter.provenance, prompts, opened.checkpoint.path(), log);
+  }
+  return {arguments, load_model(std::move(opened), arguments.model, 512, log), std::move(tokenizer),
+          std::move(chat_template)};
+}
 
 Messages first_messages(const GenerateArguments& arguments) {
   Messages messages = Messages::array();
@@ -202,7 +221,7 @@ int run_generate(const GenerateArguments& arguments) {
   if (arguments.chat && arguments.raw) throw ConfigError("--chat needs the chat template that --raw leaves out");
   if (arguments.raw && arguments.system) throw ConfigError("--system has no place in a --raw prompt; write it there");
   (void)model::Sampler(arguments.options.sampling);  // before a model is loaded
-  Session session(arguments, stderr_log("generate"));
+  Session session = open_session(arguments, stderr_log("generate"));
   if (arguments.system && !session.has_template()) {
     throw InputError("{}: the model has no chat template that could place --system", arguments.model.model);
   }
@@ -223,7 +242,7 @@ Run add_generate(CLI::App& app) {
   app.add_option("--system", arguments->system, "system message");
   app.add_flag("--raw", arguments->raw, "give the prompt as it is, without the chat template");
   app.add_option("--max-tokens", options.max_tokens, "tokens of an answer at most")
-      ->check(CLI::PositiveNumber)->capture_default_str();
+      ->check(whole_number_from(1))->capture_default_str();
   app.add_option("--temperature", sampling.temperature, "0: always the most probable token")->capture_default_str();
   app.add_option("--top-k", sampling.top_k, "choose among the k most probable; 0: all")->capture_default_str();
   app.add_option("--top-p", sampling.top_p, "choose among the most probable that make up p")->capture_default_str();

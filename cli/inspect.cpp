@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 // Asked in this order; the first that matches describes the path.
 constexpr std::array kKinds{
     InspectKind{is_adapter_folder, inspect_adapter},
+    InspectKind{is_run_folder, inspect_run},
     InspectKind{is_model_folder, inspect_model_folder},
     InspectKind{is_gguf, inspect_gguf},
     InspectKind{is_safetensors, inspect_safetensors},
@@ -40,7 +41,8 @@ InspectReport inspect(const fs::path& path, const InspectOptions& options) {
     if (kind.matches(path)) return kind.inspect(path, options);
   }
   throw InputError("{} is nothing that weft knows: a Hugging Face model folder (config.json), an "
-                   "adapter folder (adapter_config.json), a .safetensors or a GGUF file",
+                   "adapter folder (adapter_config.json), the folder of a run (config.yaml and "
+                   "checkpoints), a .safetensors or a GGUF file",
                    path.string());
 }
 
@@ -122,8 +124,9 @@ Run add_inspect(CLI::App& app) {
     bool no_hash = false;
   };
   const auto arguments = std::make_shared<Arguments>();
-  app.description("Says what a model, a weights file or an adapter holds.");
-  app.add_option("path", arguments->path, "Hugging Face folder, GGUF or .safetensors file, adapter")
+  app.description("Says what a model, a weights file, an adapter or a run's folder holds.");
+  app.add_option("path", arguments->path,
+                 "Hugging Face folder, GGUF or .safetensors file, adapter, run's folder")
       ->required();
   app.add_flag("--tensors", arguments->options.tensors, "list every tensor");
   app.add_flag("--no-hash", arguments->no_hash, "skip the digest, which reads all weights");

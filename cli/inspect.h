@@ -69,6 +69,10 @@ struct InspectKind {
 bool is_adapter_folder(const std::filesystem::path& path);
 InspectReport inspect_adapter(const std::filesystem::path& path, const InspectOptions& options);
 
+// inspect_run.cpp
+bool is_run_folder(const std::filesystem::path& path);
+InspectReport inspect_run(const std::filesystem::path& path, const InspectOptions& options);
+
 // inspect_model.cpp
 bool is_model_folder(const std::filesystem::path& path);
 InspectReport inspect_model_folder(const std::filesystem::path& path, const InspectOptions& options);

@@ -111,7 +111,8 @@ Run add_merge(CLI::App& app) {
   app.add_flag("--allow-other-base", options->allow_other_base,
                "fold even if the adapter records other base weights");
   app.add_flag("--json", options->json, "print the report as JSON");
-  app.add_option("--threads", options->threads, "threads; 0 means all cores")->capture_default_str();
+  app.add_option("--threads", options->threads, "threads; 0 means all cores")
+      ->check(whole_number_from(0))->capture_default_str();
   return [options] { return run(*options); };
 }
 

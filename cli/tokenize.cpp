@@ -139,7 +139,11 @@ void render_lines(const std::string& model) {
     const bool prompt = variables.value("add_generation_prompt", false);
     variables.erase("messages");
     variables.erase("add_generation_prompt");
-    fmt::print("{}\n", line_of(chat->render(messages, prompt, variables).text));
+    try {
+      fmt::print("{}\n", line_of(chat->render(messages, prompt, variables).text));
+    } catch (const InputError& error) {
+      throw InputError("standard input:{}: {}", number, error.what());
+    }
   });
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/config_question.h"
 #include "cli/interrupt.h"
 #include "cli/train_progress.h"
 #include "core/error.h"
@@ -23,9 +24,7 @@ namespace {
 struct TrainOptions {
   std::string config;
   std::vector<std::string> overrides;
-  std::string dump;
-  bool json_schema = false;
-  bool config_reference = false;
+  ConfigQuestion question;
   bool check = false;
   bool resume = false;
   bool force = false;
@@ -55,14 +54,7 @@ int check(const train::Prepared& prepared) {
 }
 
 int run_train(const TrainOptions& options) {
-  if (options.json_schema) {
-    fmt::print("{}\n", core::json_schema<train::TrainConfig>("weft train").dump(2));
-    return static_cast<int>(ExitCode::kDone);
-  }
-  if (options.config_reference) {
-    fmt::print("{}", core::config_reference<train::TrainConfig>());
-    return static_cast<int>(ExitCode::kDone);
-  }
+  if (answer_about_keys<train::TrainConfig>(options.question, "weft train")) return 0;
   if (options.config.empty()) {
     throw ConfigError("expected CONFIG.yaml, the description of the run (docs/training.md)");
   }
@@ -70,11 +62,7 @@ int run_train(const TrainOptions& options) {
   core::Origins given;
   auto config =
       core::load_config<train::TrainConfig>(options.config, options.overrides, log, &given);
-  if (!options.dump.empty()) {
-    const bool is_full = options.dump == "full";
-    fmt::print("{}", core::dump_config(config, is_full ? core::Dump::kFull : core::Dump::kMinimal));
-    return static_cast<int>(ExitCode::kDone);
-  }
+  if (answer_about_values(options.question, config)) return 0;
   const std::atomic<bool>& interrupted = catch_interrupts();
   model::prepare_runtime(static_cast<int>(config.threads));
   train::RunFolder folder(config.output_dir, options.resume  ? train::Start::kResume
@@ -111,12 +99,7 @@ Run add_train(CLI::App& app) {
   app.add_flag("--force", options->force, "Replaces the run in output_dir")->excludes(resume);
   app.add_flag("--check", options->check,
                "Reads and counts everything, shows the plan, and does not train");
-  app.add_option("--dump-config", options->dump, "Prints the configuration that results")
-      ->check(CLI::IsMember({"minimal", "full"}));
-  app.add_flag("--json-schema", options->json_schema,
-               "Prints the JSON Schema of the configuration, for editors");
-  app.add_flag("--config-reference", options->config_reference,
-               "Prints every key as Markdown (docs/config.md)");
+  declare_question(app, options->question, "docs/config.md");
   return [options] { return run_train(*options); };
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -27,10 +28,13 @@ int open_to_read(const fs::path& path) {
   fail("cannot open", path, errno);
 }
 
+fs::path folder_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
 /// Makes a rename durable: the folder's own entry must reach the disk too.
 void sync_folder_of(const fs::path& path) {
-  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int descriptor = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) return;
   ::fsync(descriptor);
   ::close(descriptor);
@@ -44,6 +48,18 @@ fs::path sibling_of(const fs::path& target, std::string_view tag) {
 fs::path without_trailing_slash(fs::path path) {
   path = path.lexically_normal();
   return path.has_filename() ? path : path.parent_path();
+}
+
+/// Permission bits do not tell (root, read-only mounts, quotas): a file does.
+void try_file_in(const fs::path& folder, const fs::path& target) {
+  std::string probe = (folder / ".weft-XXXXXX").string();
+  const int descriptor = ::mkostemp(probe.data(), O_CLOEXEC);
+  if (descriptor < 0) {
+    throw InputError("{} cannot be written: {}; choose another place", target.string(),
+                     std::strerror(errno));
+  }
+  ::close(descriptor);
+  ::unlink(probe.c_str());
 }
 
 void make_parent(const fs::path& target) {
@@ -102,6 +118,30 @@ void MappedFile::release(std::span<const std::byte> range) const noexcept {
   if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
+void require_writable(const fs::path& path, OutputKind kind, Overwrite overwrite) {
+  const fs::path target = without_trailing_slash(path);
+  std::error_code error;
+  const bool exists = fs::exists(target, error);
+  const bool is_folder = fs::is_directory(target, error);
+  if (exists && is_folder && kind == OutputKind::kFile) {
+    throw InputError("{} is a folder, and a file is to be written; name a file", target.string());
+  }
+  if (exists && !is_folder && kind != OutputKind::kFile) {
+    throw InputError("{} is a file, and a folder is to be written; name a folder", target.string());
+  }
+  if (exists && overwrite == Overwrite::kRefuse) {
+    throw InputError("{} exists already; choose another place, or add --force to replace it",
+                     target.string());
+  }
+  fs::path folder = kind == OutputKind::kContents ? target : folder_of(target);
+  if (kind == OutputKind::kFile && !fs::is_directory(folder, error)) {
+    throw InputError("{} cannot be written: there is no folder {}; make it, or choose another "
+                     "place", target.string(), folder.string());
+  }
+  while (!fs::exists(folder, error)) folder = folder_of(folder);
+  try_file_in(folder, target);
+}
+
 AtomicFile::AtomicFile(fs::path target)
     : target_(std::move(target)), temporary_(sibling_of(target_, "part")) {
   make_parent(target_);
@@ -142,15 +182,9 @@ void AtomicFile::commit() {
 
 AtomicDirectory::AtomicDirectory(fs::path target, Overwrite overwrite)
     : target_(without_trailing_slash(std::move(target))), staging_(sibling_of(target_, "part")) {
-  std::error_code error;
-  if (overwrite == Overwrite::kRefuse && fs::exists(target_, error)) {
-    throw InputError("{} exists already; choose another folder, or add --force to replace it",
-                     target_.string());
-  }
-  if (fs::exists(target_, error) && !fs::is_directory(target_, error)) {
-    throw InputError("{} is a file, and a folder is to be written", target_.string());
-  }
+  require_writable(target_, OutputKind::kFolder, overwrite);
   make_parent(target_);
+  std::error_code error;
   fs::remove_all(staging_, error);
   fs::create_directory(staging_, error);
   if (error) fail("cannot create folder", target_, error.value());

@@ -59,9 +59,24 @@ class AtomicFile {
 /// What to do when an output already exists.
 enum class Overwrite { kRefuse, kReplace };
 
+/// How an output comes to lie at its path.
+enum class OutputKind {
+  kFile,      ///< A file (AtomicFile); its folder must be there, so that a typo makes no folders.
+  kFolder,    ///< A folder that is made or replaced whole, with those above it (AtomicDirectory).
+  kContents,  ///< Files inside a folder, which is made with those above it.
+};
+
+/// Fails, before any long work, where an output could not be written in the end: InputError when
+/// there is something else at `path`, when it is there and may not be replaced, when the folder of
+/// a file is missing, or when the system refuses a file in the nearest folder that exists. What was
+/// tried leaves nothing behind.
+void require_writable(const std::filesystem::path& path, OutputKind kind,
+                      Overwrite overwrite = Overwrite::kReplace);
+
 /// A folder that appears whole or not at all: files are written to path(), a sibling of the target,
-/// and commit() renames it. With kRefuse an existing target is an InputError at once, before any
-/// work; with kReplace the old folder is moved aside first and removed after the rename.
+/// and commit() renames it. A target that cannot be written, or with kRefuse exists, is an
+/// InputError at once (require_writable); with kReplace the old folder is moved aside first and
+/// removed after the rename.
 class AtomicDirectory {
  public:
   AtomicDirectory(std::filesystem::path target, Overwrite overwrite);

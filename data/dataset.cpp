@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "data/random.h"
+#include "data/record_readers.h"
 
 namespace weft::data {
 namespace {
@@ -111,9 +112,10 @@ class Interpreter {
       for (const std::string& name : slot.text.names()) {
         if (has_column(name) || (name == "messages" && has_column("conversations"))) continue;
         const std::string near = core::nearest(name, columns_);
-        throw InputError("{}: fields.{} needs the column '{}'; the file has {}{}", file,
+        throw InputError("{}: fields.{} needs the column '{}'; the file has {}{}{}", file,
                          slot.part.name, name, fmt::join(columns_, ", "),
-                         near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
+                         near.empty() ? "" : fmt::format("; did you mean '{}'?", near),
+                         delimiter_hint(columns_));
       }
     }
   }
@@ -254,6 +256,7 @@ class Loader {
       if (enough()) break;
     }
     report_faults();
+    require_rows();
     if (config_.shuffle_seed) {
       Random(mix_seed(static_cast<std::uint64_t>(*config_.shuffle_seed), 0)).shuffle(samples_);
     }
@@ -307,6 +310,8 @@ class Loader {
     }
     const std::string& file = *first.origin.file;
     if (!type) {
+      const std::string hint = delimiter_hint(reader.columns());
+      if (!hint.empty()) throw InputError("{}: it has the column {}{}", file, names.front(), hint);
       throw InputError("{}: its columns ({}) do not tell what to learn; set type and fields, for "
                        "example fields: {{instruction: \"Translate: {{{}}}\", output: \"{{{}}}\"}}",
                        file, fmt::join(names, ", "), names.empty() ? "a" : names.front(),
@@ -334,6 +339,15 @@ class Loader {
     core::tell(log_, core::Level::kWarning,
                fmt::format("{} of {} rows were left out as bad", statistics_.bad_rows,
                            statistics_.rows + statistics_.bad_rows));
+  }
+
+  void require_rows() const {
+    if (statistics_.rows > 0) return;
+    const std::size_t more = config_.path.size() - 1;
+    throw InputError("{}{}: {}", config_.path.front().string(),
+                     more > 0 ? fmt::format(" and {} more", more) : "",
+                     statistics_.bad_rows > 0 ? "no row in it can be used; see the warnings above"
+                                              : "there are no rows in it");
   }
 
   const DatasetConfig& config_;

@@ -173,9 +173,10 @@ PromptBuilder::Marked PromptBuilder::mark_chat(const Sample& sample) const {
     const std::string after = last ? marked.text : render(first(messages, i + 1), false);
     if (!marked.text.starts_with(before) || !marked.text.starts_with(after) ||
         after.size() < before.size()) {
-      throw InputError("the chat template writes message {} differently once later messages follow, "
-                       "so where the answer begins and ends cannot be told; {}use a template with "
-                       "{{% generation %}} marks", i, last ? "" : "set train_on_turns: last, or ");
+      throw InputError("{} writes message {} differently once later messages follow, so where the "
+                       "answer begins and ends cannot be told; {}use a template with "
+                       "{{% generation %}} marks", chat_template_->name(), i,
+                       last ? "" : "set train_on_turns: last, or ");
     }
     marked.spans.emplace_back(before.size(), after.size());
   }
@@ -371,8 +372,12 @@ std::vector<Example> PromptBuilder::build(const Sample& sample,
     example.origin = sample.origin;
     if (example.supervised_count() == 0) {
       if (!options_.allow_answerless) {
-        throw InputError("no token of the example is learned; repair the row, or allow such rows to "
-                         "be left out");
+        const std::string writer =
+            marked.with_template
+                ? fmt::format(" or {}, which writes nothing to learn", chat_template_->name())
+                : "";
+        throw InputError("no token of the example is learned; repair the row{}, or set "
+                         "allow_answerless: true to leave such rows out", writer);
       }
       ++statistics.answerless;
       return {};

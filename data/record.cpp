@@ -15,11 +15,21 @@ std::string lower(std::string text) {
   return text;
 }
 
+/// Its byte-order mark; what spreadsheets call "Unicode text".
+void refuse_utf16(ReaderInput& input) {
+  const int first = input.cursor.peek();
+  const int second = input.cursor.peek_second();
+  if ((first == 0xff && second == 0xfe) || (first == 0xfe && second == 0xff)) {
+    throw InputError("{}: the file is UTF-16; save it as UTF-8", *input.name);
+  }
+}
+
 std::unique_ptr<RecordReader> open_as(Format format, std::unique_ptr<ByteStream> stream,
                                       const std::string& name, const RecordOptions& options,
                                       RecordReader::OnFault on_fault) {
   ReaderInput input{TextCursor(std::move(stream)), std::make_shared<const std::string>(name),
                     std::move(on_fault)};
+  refuse_utf16(input);
   switch (format) {
     case Format::kJsonl: return open_jsonl(std::move(input));
     case Format::kJson: return open_json(std::move(input));

@@ -52,8 +52,9 @@ class CsvReader : public RecordReader {
       } else if (is_blank(fields)) {
         continue;
       } else if (fields.size() != columns_.size()) {
-        input_.fault(line, fmt::format("expected {} columns ({}), found {}", columns_.size(),
-                                       fmt::join(columns_, ", "), fields.size()));
+        input_.fault(line, fmt::format("expected {} columns ({}), found {}{}", columns_.size(),
+                                       fmt::join(columns_, ", "), fields.size(),
+                                       delimiter_hint(columns_)));
       } else {
         nlohmann::ordered_json row;
         for (std::size_t i = 0; i < fields.size(); ++i) row[columns_[i]] = std::move(fields[i]);
@@ -164,6 +165,15 @@ class CsvReader : public RecordReader {
 };
 
 }  // namespace
+
+std::string delimiter_hint(const std::vector<std::string>& columns) {
+  if (columns.size() != 1) return "";
+  const std::size_t at = columns[0].find_first_of(";\t|,");
+  if (at == std::string::npos) return "";
+  const std::string character = columns[0][at] == '\t' ? "\\t" : std::string(1, columns[0][at]);
+  return fmt::format("; if '{}' stands between its columns, set delimiter: \"{}\"", character,
+                     character);
+}
 
 std::unique_ptr<RecordReader> open_csv(ReaderInput input, const RecordOptions& options, bool tabs) {
   return std::make_unique<CsvReader>(std::move(input), options, tabs);

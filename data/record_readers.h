@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "data/record.h"
 #include "data/stream.h"
@@ -19,6 +20,10 @@ struct ReaderInput {
     if (on_fault) on_fault({{name, line}, std::move(what)});
   }
 };
+
+/// For messages about columns: a single one with a character in it that other programs put between
+/// columns is told with the key to set; else "".
+[[nodiscard]] std::string delimiter_hint(const std::vector<std::string>& columns);
 
 [[nodiscard]] std::unique_ptr<RecordReader> open_jsonl(ReaderInput input);
 [[nodiscard]] std::unique_ptr<RecordReader> open_json(ReaderInput input);

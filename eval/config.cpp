@@ -48,13 +48,18 @@ void describe(core::Schema<EvalConfig>& s) {
           "documents or examples per suite at most, spread evenly over the file")
       .at_least(1);
   s.choice("dtype", &EvalConfig::dtype,
-           {{"float32", DType::kFloat32}, {"bfloat16", DType::kBFloat16}},
+           {{"float32", DType::kFloat32},
+            {"bfloat16", DType::kBFloat16},
+            {"f32", DType::kFloat32},
+            {"fp32", DType::kFloat32},
+            {"bf16", DType::kBFloat16}},
            "precision of weights and matrix products");
   s.section("bootstrap", &EvalConfig::bootstrap, "how the intervals are made");
   s.field("output", &EvalConfig::output,
           "JSON file for the figures, each item's loss and the generated answers");
   s.field("allow_other_base", &EvalConfig::allow_other_base,
-          "measure an adapter on a base with other weights than it was trained on");
+          "measure an adapter on a base with other weights or another tokenizer than it was "
+          "trained with");
   s.field("threads", &EvalConfig::threads, "threads; 0: all cores").at_least(0);
 }
 
@@ -65,6 +70,10 @@ void validate(const EvalConfig& config) {
   if (config.text.empty() && config.data.empty()) {
     throw ConfigError(
         "nothing to measure: give text (--text FILE) or instruction data (--data FILE)");
+  }
+  if (config.generate && config.data.empty()) {
+    throw ConfigError("generate (--generate) needs instruction data: give data (--data FILE), or "
+                      "leave it out");
   }
 }
 

@@ -49,7 +49,8 @@ void describe(core::Schema<GenerateSection>& schema);
 void describe(core::Schema<BootstrapSection>& schema);
 void describe(core::Schema<EvalConfig>& schema);
 
-/// Throws ConfigError when there is no base model, or neither text nor data.
+/// Throws ConfigError when there is no base model, neither text nor data, or no data to generate
+/// for.
 void validate(const EvalConfig& config);
 
 [[nodiscard]] BootstrapOptions bootstrap_options(const EvalConfig& config);

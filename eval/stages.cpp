@@ -19,8 +19,7 @@
 namespace weft::eval {
 namespace {
 
-constexpr const char* kBase = "base";
-constexpr std::int64_t kDefaultSequenceLen = 2048;  // of the issue, and lm-eval's fallback
+constexpr std::int64_t kDefaultSequenceLen = 2048;  // lm-eval's fallback
 
 /// A model file without its weights in memory.
 struct Source {
@@ -49,48 +48,87 @@ std::string suite_name(const std::filesystem::path& path, std::set<std::string>&
   return name;
 }
 
-/// What is the same for all stages.
+/// What is the same for all stages: items are made once, by the base's tokenizer and chat template,
+/// so that the differences between stages are of pairs.
 struct Inputs {
   struct Text {
     std::string name;
-    std::vector<std::string> documents;
+    RollingText rolling;
   };
   struct Data {
     std::string name;
-    const data::DatasetConfig* config = nullptr;
+    InstructionData examples;
   };
   std::vector<Text> texts;
   std::vector<Data> data;
 };
 
-Inputs read_inputs(const EvalConfig& config) {
+Inputs read_inputs(const EvalConfig& config, const Source& base, std::int64_t sequence_len,
+                   const core::Log& log) {
   Inputs inputs;
   std::set<std::string> taken;
+  const auto special = config.special_tokens ? text::AddSpecial::kYes : text::AddSpecial::kNo;
   for (const std::filesystem::path& path : config.text) {
-    inputs.texts.push_back({suite_name(path, taken), read_documents(path, config.limit)});
+    const std::vector<std::string> documents = read_documents(path, config.limit);
+    inputs.texts.push_back({suite_name(path, taken),
+                            rolling_text(documents, base.tokenizer, sequence_len, special)});
   }
+  const InstructionLimits limits{.max_tokens = sequence_len,
+                                 .limit = config.limit,
+                                 .generate = config.generate ? config.generate->examples : 0};
+  const text::ChatTemplate* chat_template = base.chat_template ? &*base.chat_template : nullptr;
   for (const data::DatasetConfig& dataset : config.data) {
-    inputs.data.push_back({suite_name(dataset.path.front(), taken), &dataset});
+    inputs.data.push_back(
+        {suite_name(dataset.path.front(), taken),
+         instruction_data(dataset, base.tokenizer, chat_template, limits, log)});
   }
   return inputs;
+}
+
+std::string template_digest(const Source& source) {
+  return source.chat_template ? source.chat_template->digest() : "none";
+}
+
+/// The items are the base's; a model that reads text otherwise would be measured on what its users
+/// never see.
+void require_same_prompts(const Source& base, const Source& merged, const EvalConfig& config) {
+  const auto differ = [&](const char* what, const char* files, const std::string& of_base,
+                          const std::string& of_merged) {
+    throw InputError("'{}' ({} {}) and '{}' ({} {}) differ in their {}, so that their figures "
+                     "could not be compared; copy the base's {} into the merged model",
+                     base.checkpoint.path().string(), what, of_base,
+                     merged.checkpoint.path().string(), what, of_merged, what, files);
+  };
+  if (base.tokenizer.digest() != merged.tokenizer.digest()) {
+    differ("tokenizer", "tokenizer files", base.tokenizer.digest(), merged.tokenizer.digest());
+  }
+  // Plain text goes through no template.
+  if (!config.data.empty() && template_digest(base) != template_digest(merged)) {
+    differ("chat template", "chat_template.jinja or tokenizer_config.json", template_digest(base),
+           template_digest(merged));
+  }
 }
 
 /// Runs the suites of one stage after another on models that the caller holds.
 class StageRunner {
  public:
-  StageRunner(const EvalConfig& config, const Inputs& inputs, const Hooks& hooks,
-              std::int64_t sequence_len)
-      : config_(config), inputs_(inputs), hooks_(hooks), sequence_len_(sequence_len) {}
+  StageRunner(const EvalConfig& config, const Inputs& inputs, const text::Tokenizer& tokenizer,
+              const Hooks& hooks, std::int64_t sequence_len)
+      : config_(config),
+        inputs_(inputs),
+        tokenizer_(tokenizer),
+        hooks_(hooks),
+        sequence_len_(sequence_len) {}
 
-  StageResult run(std::string name, const Source& source, model::Decoder& decoder) {
-    StageResult stage{.name = std::move(name), .model = source.checkpoint.path()};
+  StageResult run(std::string name, const std::filesystem::path& model, model::Decoder& decoder) {
+    StageResult stage{.name = std::move(name), .model = model};
     stage_ = stage.name;
     const auto begun = std::chrono::steady_clock::now();
     for (const Inputs::Text& text : inputs_.texts) {
-      stage.suites.push_back(text_suite(text, source, decoder));
+      stage.suites.push_back(text_suite(text, decoder));
     }
     for (const Inputs::Data& data : inputs_.data) {
-      stage.suites.push_back(instruction_suite(data, source, decoder));
+      stage.suites.push_back(instruction_suite(data, decoder));
     }
     stage.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
     return stage;
@@ -119,46 +157,36 @@ class StageRunner {
         [&](std::int64_t done) { report(suite, "scored", done, passes.size()); });
   }
 
-  SuiteResult text_suite(const Inputs::Text& text, const Source& source,
-                         model::Decoder& decoder) const {
-    const auto special = config_.special_tokens ? text::AddSpecial::kYes : text::AddSpecial::kNo;
-    const RollingText rolling =
-        rolling_text(text.documents, source.tokenizer, sequence_len_, special);
+  SuiteResult text_suite(const Inputs::Text& text, model::Decoder& decoder) const {
+    const RollingText& rolling = text.rolling;
     return {.name = text.name,
             .kind = SuiteKind::kText,
             .unit = rolling.unit,
             .items = items_with_losses(rolling, losses(text.name, rolling.passes, decoder))};
   }
 
-  SuiteResult instruction_suite(const Inputs::Data& data, const Source& source,
-                                model::Decoder& decoder) const {
-    const InstructionData examples = instruction_data(
-        *data.config, source.tokenizer, source.chat_template ? &*source.chat_template : nullptr,
-        {.max_tokens = sequence_len_,
-         .limit = config_.limit,
-         .generate = config_.generate ? config_.generate->examples : 0},
-        stage_ == kBase ? hooks_.log : core::Log{});
+  SuiteResult instruction_suite(const Inputs::Data& data, model::Decoder& decoder) const {
     SuiteResult suite{.name = data.name,
                       .kind = SuiteKind::kInstruction,
                       .unit = Unit::kExample,
-                      .items = examples.items};
-    const std::vector<PassLoss> scored = losses(data.name, examples.passes, decoder);
+                      .items = data.examples.items};
+    const std::vector<PassLoss> scored = losses(data.name, data.examples.passes, decoder);
     for (std::size_t i = 0; i < scored.size(); ++i) {
       suite.items[i].tokens = scored[i].tokens;
       suite.items[i].loss = scored[i].loss;
     }
-    answer(examples.questions, source.tokenizer, decoder, suite);
+    answer(data.examples.questions, decoder, suite);
     return suite;
   }
 
-  void answer(const std::vector<Question>& questions, const text::Tokenizer& tokenizer,
-              model::Decoder& decoder, SuiteResult& suite) const {
+  void answer(const std::vector<Question>& questions, model::Decoder& decoder,
+              SuiteResult& suite) const {
     model::GenerateOptions options;  // greedy
     if (config_.generate) {
       options.max_tokens = config_.generate->max_tokens;
       options.sampling.repetition_penalty = config_.generate->repetition_penalty;
     }
-    options.stop_ids = tokenizer.stop_ids();
+    options.stop_ids = tokenizer_.stop_ids();
     for (const Question& question : questions) {
       model::KvCache cache;
       const auto ids =
@@ -169,7 +197,7 @@ class StageRunner {
       const std::vector<std::string> references{question.reference};
       Generation generation{.prompt = question.text,
                             .reference = question.reference,
-                            .output = tokenizer.decode(ids, text::Tokenizer::Specials::kSkip)};
+                            .output = tokenizer_.decode(ids, text::Tokenizer::Specials::kSkip)};
       generation.chrf = chrf_statistics(generation.output, references, kChrf);
       generation.chrf_plus_plus = chrf_statistics(generation.output, references, kChrfPlusPlus);
       suite.generations.push_back(std::move(generation));
@@ -180,10 +208,25 @@ class StageRunner {
 
   const EvalConfig& config_;
   const Inputs& inputs_;
+  const text::Tokenizer& tokenizer_;
   const Hooks& hooks_;
   std::int64_t sequence_len_;
   std::string stage_;
 };
+
+lora::Adapter read_adapter(const EvalConfig& config, const Source& base, const core::Log& log) {
+  lora::Adapter adapter = lora::read_peft(*config.adapter, log);
+  if (config.allow_other_base) return adapter;
+  const std::filesystem::path& path = base.checkpoint.path();
+  lora::PromptDigests prompts{.tokenizer = base.tokenizer.digest()};
+  // Plain text goes through no template.
+  if (!config.data.empty()) {
+    prompts.chat_template = base.chat_template ? base.chat_template->digest() : "";
+  }
+  lora::check_prompts(adapter.provenance, prompts, path, log);
+  lora::check_base(adapter, base.checkpoint);
+  return adapter;
+}
 
 model::Decoder load(const Source& source, const char* what, model::Compute compute,
                     std::int64_t sequence_len, const Hooks& hooks) {
@@ -214,36 +257,36 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   const auto compute =
       config.dtype == DType::kBFloat16 ? model::Compute::kBF16 : model::Compute::kF32;
   // Everything that can be wrong with the files is found before the first long computation.
-  const Inputs inputs = read_inputs(config);
   const Source base = open_source(config.base_model);
-  std::optional<lora::Adapter> adapter;
-  if (config.adapter) {
-    adapter = lora::read_peft(*config.adapter, hooks.log);
-    if (!config.allow_other_base) lora::check_base(*adapter, base.checkpoint);
-  }
   std::optional<Source> merged;
-  if (config.merged) merged = open_source(*config.merged);
+  if (config.merged) {
+    merged = open_source(*config.merged);
+    require_same_prompts(base, *merged, config);
+  }
+  const std::int64_t sequence_len = choose_sequence_len(config, base.spec, hooks);
+  const Inputs inputs = read_inputs(config, base, sequence_len, hooks.log);
+  std::optional<lora::Adapter> adapter;
+  if (config.adapter) adapter = read_adapter(config, base, hooks.log);
 
   Evaluation evaluation;
-  evaluation.sequence_len = choose_sequence_len(config, base.spec, hooks);
+  evaluation.sequence_len = sequence_len;
   evaluation.dtype = compute == model::Compute::kF32 ? "float32" : "bfloat16";
   if (config.generate) {
     evaluation.decoding = {config.generate->max_tokens, config.generate->repetition_penalty};
   }
-  StageRunner runner(config, inputs, hooks, evaluation.sequence_len);
+  StageRunner runner(config, inputs, base.tokenizer, hooks, sequence_len);
   {
-    model::Decoder decoder = load(base, "the base", compute, evaluation.sequence_len, hooks);
-    evaluation.stages.push_back(runner.run(kBase, base, decoder));
+    model::Decoder decoder = load(base, "the base", compute, sequence_len, hooks);
+    evaluation.stages.push_back(runner.run("base", base.checkpoint.path(), decoder));
     if (adapter) {
       decoder.attach(*adapter, model::Decoder::Use::kInference);
-      evaluation.stages.push_back(runner.run("base+adapter", base, decoder));
+      evaluation.stages.push_back(runner.run("base+adapter", base.checkpoint.path(), decoder));
       evaluation.stages.back().adapter = *config.adapter;
     }
   }
   if (merged) {
-    model::Decoder decoder =
-        load(*merged, "the merged model", compute, evaluation.sequence_len, hooks);
-    evaluation.stages.push_back(runner.run("merged", *merged, decoder));
+    model::Decoder decoder = load(*merged, "the merged model", compute, sequence_len, hooks);
+    evaluation.stages.push_back(runner.run("merged", merged->checkpoint.path(), decoder));
   }
   return evaluation;
 }

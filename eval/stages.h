@@ -37,9 +37,11 @@ struct Hooks {
 /// attached (the same weights in memory), then the merged model after the base has been freed.
 ///
 /// A suite of plain text is named after its file, one of instruction data likewise; a name that is
-/// taken gets "-2", "-3", ... The tokenizer and template are those of the stage's own model.
+/// taken gets "-2", "-3", ... Items are made once, by the base's tokenizer and chat template, so
+/// that every stage is measured on the same ones.
 /// Throws InputError for files and models that are not what they should be (an adapter trained on
-/// other weights included), NumericError for losses that are not finite, and Interrupted.
+/// other weights, a merged model with another tokenizer or template), NumericError for losses that
+/// are not finite, and Interrupted.
 [[nodiscard]] Evaluation evaluate(const EvalConfig& config, const Hooks& hooks);
 
 }  // namespace weft::eval

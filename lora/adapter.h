@@ -126,6 +126,19 @@ void check_base(const std::optional<Provenance>& provenance, std::string_view di
 /// The same, computing the digest (one pass over the weights) only when the adapter records one.
 void check_base(const Adapter& adapter, const checkpoint::Checkpoint& base);
 
+/// What turns text into a model's tokens, by digest.
+struct PromptDigests {
+  std::string tokenizer{};
+  /// Empty: the model has no template. Nothing: no template is used, so that any will do.
+  std::optional<std::string> chat_template{};
+};
+
+/// Fails when the adapter was trained with another tokenizer than that of `base`: InputError with
+/// both digests. Another chat template is a warning to `log` with both, because it may be meant.
+/// Passes what the provenance does not record.
+void check_prompts(const std::optional<Provenance>& provenance, const PromptDigests& now,
+                   const std::filesystem::path& base, const core::Log& log);
+
 /// Reads a PEFT directory (adapter_config.json, adapter_model.safetensors in F32, F16 or BF16).
 /// Validates every key, shape, pair and number; anything unmatched or unsupported is an InputError
 /// that names it. `log` hears of pattern keys that match nothing, which PEFT ignores too.

@@ -12,6 +12,7 @@ namespace weft::lora {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
+constexpr const char* kAllowOther = "allow_other_base (--allow-other-base)";
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -71,15 +72,32 @@ void check_base(const std::optional<Provenance>& provenance, std::string_view di
                 const std::filesystem::path& base) {
   if (!provenance || provenance->base_weights.empty() || provenance->base_weights == digest) return;
   throw InputError("the adapter was trained on weights with digest {} (stored as {}), '{}' has {}; "
-                   "use that base, or --allow-other-base if you know that it fits",
+                   "use that base, or {} if you know that it fits",
                    provenance->base_weights,
                    provenance->base_storage.empty() ? "?" : provenance->base_storage, base.string(),
-                   digest);
+                   digest, kAllowOther);
 }
 
 void check_base(const Adapter& adapter, const checkpoint::Checkpoint& base) {
   if (!adapter.provenance || adapter.provenance->base_weights.empty()) return;
   check_base(adapter.provenance, base.weights_digest(), base.path());
+}
+
+void check_prompts(const std::optional<Provenance>& provenance, const PromptDigests& now,
+                   const std::filesystem::path& base, const core::Log& log) {
+  if (!provenance) return;
+  if (!provenance->tokenizer.empty() && provenance->tokenizer != now.tokenizer) {
+    throw InputError("the adapter was trained with the tokenizer of digest {}, '{}' has {}; use "
+                     "that base, or {} if you know that it fits",
+                     provenance->tokenizer, base.string(), now.tokenizer, kAllowOther);
+  }
+  const std::string& trained = provenance->chat_template;
+  if (trained.empty() || !now.chat_template || trained == *now.chat_template) return;
+  core::tell(log, core::Level::kWarning,
+             fmt::format("the adapter was trained with the chat template of digest {}, '{}' has "
+                         "{}: it sees other prompts than it learned",
+                         trained, base.string(),
+                         now.chat_template->empty() ? "none" : *now.chat_template));
 }
 
 }  // namespace weft::lora

@@ -154,6 +154,7 @@ double retained(const std::vector<FoldedTensor>& folded) {
 MergeReport merge_model(const MergeRequest& request, const FoldControl& control, const core::Log& log) {
   const auto start = std::chrono::steady_clock::now();
   refuse_to_replace_input(request);
+  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
   const Inputs inputs = open_inputs(request, log);
   const FoldPlan plan =
       plan_fold(inputs.base, inputs.adapters, request.dtype, request.max_shard_bytes);

@@ -108,6 +108,7 @@ Rendered unmark(const std::string& text, const std::string& mark) {
 
 struct ChatTemplate::State {
   std::unique_ptr<WeftTemplate, FreeTemplate> handle;
+  std::string name;
   std::string source;
   Json special_tokens;
   std::string digest;
@@ -123,20 +124,22 @@ std::string ChatTemplate::State::render(const std::string& variables,
   bool raised = false;
   if (!weft_template_render(handle.get(), variables.data(), variables.size(), mark.data(),
                             mark.size(), kFuel, &out, &raised, &error)) {
-    if (raised) throw InputError("the chat template refuses the conversation: {}", take(error));
-    throw InputError("the chat template fails: {}", take(error));
+    if (raised) throw InputError("{} refuses the conversation: {}", name, take(error));
+    throw InputError("{} fails: {}", name, take(error));
   }
   return take(out);
 }
 
-ChatTemplate::ChatTemplate(std::string source, nlohmann::json special_tokens)
+ChatTemplate::ChatTemplate(std::string source, nlohmann::json special_tokens,
+                           const std::string& file)
     : state_(std::make_unique<State>()) {
+  state_->name = file.empty() ? "the chat template" : fmt::format("the chat template {}", file);
   state_->source = core::replace_invalid_utf8(source);
   state_->special_tokens = std::move(special_tokens);
   state_->digest = core::sha256(state_->source);
   WeftText error{};
   state_->handle.reset(weft_template_new(state_->source.data(), state_->source.size(), &error));
-  if (!state_->handle) throw InputError("the chat template cannot be read: {}", take(error));
+  if (!state_->handle) throw InputError("{} cannot be read: {}", state_->name, take(error));
   state_->marks_generation = weft_template_marks_generation(state_->handle.get());
 }
 
@@ -151,13 +154,15 @@ std::optional<ChatTemplate> ChatTemplate::load(const checkpoint::Checkpoint& mod
 std::optional<ChatTemplate> ChatTemplate::open(const std::filesystem::path& path) {
   const std::string where = path.string();
   FileTexts files;
+  std::string file = where;
   std::optional<std::string> source;
   if (std::filesystem::is_directory(path)) {
     for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
       if (std::filesystem::is_regular_file(path / name)) files[name] = core::read_text(path / name);
     }
     if (std::filesystem::is_regular_file(path / "chat_template.jinja")) {
-      source = core::read_text(path / "chat_template.jinja");
+      file = (path / "chat_template.jinja").string();
+      source = core::read_text(file);
     }
   } else {
     files = tokenizer_files(checkpoint::Gguf::open(path));
@@ -165,11 +170,7 @@ std::optional<ChatTemplate> ChatTemplate::open(const std::filesystem::path& path
   const Json config = parse_object(files, "tokenizer_config.json", where);
   if (!source && config.contains("chat_template")) source = pick(config["chat_template"], where);
   if (!source) return std::nullopt;
-  try {
-    return ChatTemplate(*source, TokenizerConfig::parse(files, where).special_tokens);
-  } catch (const InputError& error) {
-    throw InputError("{}: {}", where, error.what());
-  }
+  return ChatTemplate(*source, TokenizerConfig::parse(files, where).special_tokens, file);
 }
 
 Rendered ChatTemplate::render(const Json& messages, bool add_generation_prompt,
@@ -196,13 +197,14 @@ Rendered ChatTemplate::render(const Json& messages, bool add_generation_prompt,
   const std::string mark = unused_mark(state_->source, document);
   Rendered marked = unmark(state_->render(document, mark), mark);
   if (marked.text != plain.text) {
-    throw InputError(
-        "the chat template changes the text of its {{% generation %}} blocks after "
-        "they end (trim, length, ...): what the model is to learn cannot be told");
+    throw InputError("{} changes the text of its {{% generation %}} blocks after they end (trim, "
+                     "length, ...): what the model is to learn cannot be told",
+                     state_->name);
   }
   return marked;
 }
 
+const std::string& ChatTemplate::name() const { return state_->name; }
 const std::string& ChatTemplate::source() const { return state_->source; }
 const std::string& ChatTemplate::digest() const { return state_->digest; }
 bool ChatTemplate::marks_generation() const { return state_->marks_generation; }

@@ -27,9 +27,9 @@ class ChatTemplate {
   [[nodiscard]] static std::optional<ChatTemplate> load(const checkpoint::Checkpoint& model);
   /// The same without a model: a folder that holds tokenizer files, or a GGUF file.
   [[nodiscard]] static std::optional<ChatTemplate> open(const std::filesystem::path& path);
-  /// From source. `special_tokens`: bos_token, eos_token ... visible to the template.
-  /// InputError with the line of a syntax error.
-  ChatTemplate(std::string source, nlohmann::json special_tokens);
+  /// From source. `special_tokens`: bos_token, eos_token ... visible to the template. `file`: where
+  /// it was read, for messages. InputError with the line of a syntax error.
+  ChatTemplate(std::string source, nlohmann::json special_tokens, const std::string& file = "");
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
   ~ChatTemplate();
@@ -40,6 +40,8 @@ class ChatTemplate {
   [[nodiscard]] Rendered render(
       const nlohmann::ordered_json& messages, bool add_generation_prompt,
       const nlohmann::ordered_json& extra = nlohmann::ordered_json::object()) const;
+  /// "the chat template FILE", for messages.
+  [[nodiscard]] const std::string& name() const;
   [[nodiscard]] const std::string& source() const;
   [[nodiscard]] const std::string& digest() const;  ///< SHA-256 of the source.
   [[nodiscard]] bool marks_generation() const;      ///< Has {% generation %} blocks.

@@ -131,6 +131,8 @@ void describe(core::Schema<AdapterSection>& s) {
           "numbers of the layers that get an adapter; empty: all");
   s.field("init_from", &A::init_from,
           "an adapter (PEFT directory) to start from; its rank, alpha and targets are used");
+  s.field("allow_other_base", &A::allow_other_base,
+          "start from an adapter that was trained on other weights or with another tokenizer");
 }
 
 void describe(core::Schema<EvalSection>& s) {
@@ -194,6 +196,7 @@ void describe(core::Schema<TrainConfig>& s) {
            {{"auto", DTypeChoice::kAuto},
             {"float32", DTypeChoice::kFloat32},
             {"bfloat16", DTypeChoice::kBFloat16},
+            {"f32", DTypeChoice::kFloat32},
             {"fp32", DTypeChoice::kFloat32},
             {"bf16", DTypeChoice::kBFloat16}},
            "numbers of the base and of the products; auto: bfloat16 where the processor has it");
@@ -285,7 +288,8 @@ Fingerprint flatten(const TrainConfig& config) {
   // Where files lie may change; what they hold is compared by digest.
   std::erase_if(flat, [](const auto& entry) {
     return entry.first == "base_model" || entry.first == "adapter.init_from" ||
-           entry.first == "chat_template" || entry.first.ends_with(".path");
+           entry.first == "adapter.allow_other_base" || entry.first == "chat_template" ||
+           entry.first.ends_with(".path");
   });
   return flat;
 }

@@ -34,6 +34,7 @@ struct AdapterSection {
   std::map<std::string, double> alpha_pattern;
   std::vector<std::int64_t> layers_to_transform;
   std::filesystem::path init_from;
+  bool allow_other_base = false;
 };
 
 struct EvalSection {

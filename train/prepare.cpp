@@ -66,8 +66,8 @@ void take_over(const lora::AdapterConfig& from, AdapterSection& into) {
 }
 
 lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint& base,
-                              const model::Spec& spec, const core::Origins& given,
-                              const core::Log& log) {
+                              const model::Spec& spec, const lora::PromptDigests& prompts,
+                              const core::Origins& given, const core::Log& log) {
   const std::vector<lora::Module> modules = model::linear_modules(spec);
   if (config.adapter.init_from.empty()) {
     lora::AdapterConfig adapter = adapter_config(config);
@@ -76,7 +76,10 @@ lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint&
                               static_cast<std::uint64_t>(config.seed));
   }
   lora::Adapter adapter = lora::read_peft(config.adapter.init_from, log);
-  lora::check_base(adapter, base);
+  if (!config.adapter.allow_other_base) {
+    lora::check_base(adapter, base);
+    lora::check_prompts(adapter.provenance, prompts, base.path(), log);
+  }
   require_agreement(config, adapter, modules, given);
   take_over(adapter.config, config.adapter);
   adapter.config.lora_dropout = config.adapter.lora_dropout;
@@ -88,7 +91,8 @@ std::optional<text::ChatTemplate> load_template(const TrainConfig& config,
                                                 const checkpoint::Checkpoint& base,
                                                 const text::Tokenizer& tokenizer) {
   if (config.chat_template.empty()) return text::ChatTemplate::load(base);
-  return text::ChatTemplate(core::read_text(config.chat_template), tokenizer.special_tokens());
+  return text::ChatTemplate(core::read_text(config.chat_template), tokenizer.special_tokens(),
+                            config.chat_template.string());
 }
 
 void add_files(const data::DatasetConfig& dataset, const std::string& place,
@@ -162,9 +166,11 @@ Prepared prepare(TrainConfig config, const core::Origins& given, const core::Log
                       given.contains("sequence_len") ? given.at("sequence_len") + ": " : "",
                       config.sequence_len, spec.max_positions, config.base_model.string());
   }
-  lora::Adapter initial = initial_adapter(config, base, spec, given, log);
   auto tokenizer = text::Tokenizer::load(base);
   auto chat_template = load_template(config, base, tokenizer);
+  const lora::PromptDigests prompts{.tokenizer = tokenizer.digest(),
+                                    .chat_template = chat_template ? chat_template->digest() : ""};
+  lora::Adapter initial = initial_adapter(config, base, spec, prompts, given, log);
   LoadedData data = load_data(config, tokenizer, chat_template ? &*chat_template : nullptr,
                               spec.vocabulary, log);
   const model::Compute compute = compute_of(config.dtype);

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/file.h"
 
 namespace weft::train {
 namespace {
@@ -71,12 +72,9 @@ void bring_back(const fs::path& target) {
 }  // namespace
 
 RunFolder::RunFolder(fs::path path, Start start) : path_(std::move(path)), start_(start) {
+  core::require_writable(path_, core::OutputKind::kContents);
   std::error_code error;
-  const fs::file_status status = fs::status(path_, error);
-  if (!fs::exists(status)) return;
-  if (!fs::is_directory(status)) {
-    throw InputError("output_dir {} is a file; a folder is wanted", path_.string());
-  }
+  if (!fs::exists(path_, error)) return;
   const bool has_run = fs::exists(config(), error);
   if (has_run && start == Start::kFresh) {
     throw InputError("{} holds a run already: continue it with --resume, replace it with --force, or "
@@ -108,12 +106,6 @@ void RunFolder::claim() {
     throw InputError("another weft is writing to {}; wait for it, or choose another output_dir",
                      path_.string());
   }
-  // Permission bits do not tell (root, read-only mounts, quotas): a file does.
-  const fs::path probe = path_ / fmt::format(".log.txt.part-{}", ::getpid());
-  const int descriptor = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-  if (descriptor < 0) refuse_unwritable(path_, std::strerror(errno));
-  ::close(descriptor);
-  ::unlink(probe.c_str());
 }
 
 void RunFolder::begin() {

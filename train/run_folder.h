@@ -16,9 +16,10 @@ enum class Start : std::uint8_t {
 /// The folder of one run (docs/run_folder.md): where its files are, who may write them.
 class RunFolder {
  public:
-  /// Looks at the folder without changing anything. InputError when `start` does not fit: kFresh on
-  /// a folder that holds a run, or any start where a file that is no run's has the name of one that a
-  /// run writes. Other files may be there.
+  /// Looks at the folder without changing anything. InputError when it cannot be written
+  /// (core::require_writable), and when `start` does not fit: kFresh on a folder that holds a run,
+  /// or any start where a file that is no run's has the name of one that a run writes. Other files
+  /// may be there.
   RunFolder(std::filesystem::path path, Start start);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -27,8 +28,8 @@ class RunFolder {
   /// A run is there and is to be continued.
   [[nodiscard]] bool continues() const { return continues_; }
 
-  /// Makes the folder if needed and claims it until destruction. InputError when it cannot be
-  /// written, or when another process has claimed it. A folder made here and not begun is removed.
+  /// Makes the folder if needed and claims it until destruction. InputError when it cannot be made,
+  /// or when another process has claimed it. A folder made here and not begun is removed.
   void claim();
   /// The run starts: with kReplace, the files of the old one are removed (others stay).
   void begin();

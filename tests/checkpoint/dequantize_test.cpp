@@ -4,19 +4,18 @@
 
 #include <bit>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "checkpoint/gguf.h"
 #include "core/number.h"
+#include "tests/support/source_dir.h"
 
 namespace weft::checkpoint {
 namespace {
 
 std::filesystem::path data_folder() {
-  const char* source = std::getenv("WEFT_SOURCE_DIR");
-  return std::filesystem::path(source == nullptr ? "." : source) / "tests/checkpoint/data";
+  return tests::source_dir() / "tests/checkpoint/data";
 }
 
 /// Floats as bits: equality must hold for the sign of zero and for NaN too.

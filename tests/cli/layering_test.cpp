@@ -3,13 +3,14 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <regex>
 #include <set>
 #include <string>
+
+#include "tests/support/source_dir.h"
 
 namespace weft::tests {
 namespace {
@@ -30,11 +31,6 @@ const std::map<std::string, std::set<std::string>>& allowed() {
       {"cli", {"core", "checkpoint", "text", "lora", "data", "model", "train", "merge", "eval"}},
   };
   return kTable;
-}
-
-fs::path source_dir() {
-  const char* path = std::getenv("WEFT_SOURCE_DIR");
-  return path != nullptr ? path : ".";
 }
 
 bool is_source(const fs::path& path) {

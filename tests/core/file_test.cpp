@@ -61,6 +61,37 @@ TEST(MappedFile, ADirectoryIsNoFile) {
   EXPECT_THROWS_WITH(MappedFile(dir.path()), InputError, "found a directory");
 }
 
+TEST(RequireWritable, LetsPassWhatCanBeWrittenAndLeavesNothing) {
+  const TempDir dir;
+  dir.write("file", "old");
+  EXPECT_NO_THROW(require_writable(dir / "new", OutputKind::kFile, Overwrite::kRefuse));
+  EXPECT_NO_THROW(require_writable(dir / "file", OutputKind::kFile));
+  EXPECT_NO_THROW(require_writable(dir / "a/b/out/", OutputKind::kFolder, Overwrite::kRefuse));
+  EXPECT_NO_THROW(require_writable(dir.path(), OutputKind::kContents));
+  EXPECT_NO_THROW(require_writable("name", OutputKind::kFile, Overwrite::kRefuse));
+  EXPECT_EQ(1U, entries(dir.path()));
+  EXPECT_EQ("old", slurp(dir / "file"));
+}
+
+TEST(RequireWritable, NamesWhatIsInTheWay) {
+  const TempDir dir;
+  dir.write("file", "old");
+  const auto refused = [&](const fs::path& path, OutputKind kind, const char* text) {
+    EXPECT_THROWS_WITH(require_writable(path, kind), InputError, path.c_str(), text);
+  };
+  refused(dir.path(), OutputKind::kFile, "is a folder");
+  refused(dir / "file", OutputKind::kFolder, "is a file");
+  refused(dir / "file", OutputKind::kContents, "is a file");
+  refused(dir / "file/below", OutputKind::kFolder, "cannot be written");
+  refused(dir / "missing/out", OutputKind::kFile, "there is no folder");
+  EXPECT_FALSE(fs::exists(dir / "missing"));
+  for (const OutputKind kind : {OutputKind::kFile, OutputKind::kFolder, OutputKind::kContents}) {
+    refused("/proc/weft-out", kind, "cannot be written");
+  }
+  EXPECT_THROWS_WITH(require_writable(dir / "file", OutputKind::kFile, Overwrite::kRefuse),
+                     InputError, "exists already", "--force");
+}
+
 TEST(AtomicFile, AppearsOnCommitOnly) {
   const TempDir dir;
   AtomicFile file(dir / "out");

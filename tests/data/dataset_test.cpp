@@ -3,10 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 #include "core/error.h"
 #include "data/preflight.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 
@@ -126,6 +125,30 @@ TEST(LoadSamples, BadRowsAreSkippedAndCountedWhenAsked) {
   EXPECT_THAT(log.back(), HasSubstr("5 of 6 rows were left out"));
 }
 
+TEST(LoadSamples, AFileWithoutRowsIsNamed) {
+  const Files files;
+  EXPECT_THROWS_WITH((void)load_samples(files.config("a.csv", "prompt,completion\n")), InputError,
+                     "a.csv: there are no rows");
+  DatasetConfig c = files.config("b.jsonl", "nonsense\n");
+  c.on_bad_row = OnBadRow::kSkip;
+  EXPECT_THROWS_WITH((void)load_samples(c), InputError, "b.jsonl: no row in it can be used");
+}
+
+TEST(LoadSamples, AnotherDelimiterIsToldWithTheKeyToSet) {
+  const Files files;
+  DatasetConfig c = files.config("a.csv", "es;nah\nagua;atl\n");
+  EXPECT_THROWS_WITH((void)load_samples(c), InputError, "a.csv", "es;nah", "delimiter: \";\"");
+  c.fields = {{"instruction", "{es}"}, {"output", "{nah}"}};
+  EXPECT_THROWS_WITH((void)load_samples(c), InputError, "a.csv", "column 'es'", "delimiter: \";\"");
+  // Commas in every row: no row tells the columns.
+  c.path = {files.dir.write("b.csv", "es;nah\nagua, por favor;atl\n")};
+  EXPECT_THROWS_WITH((void)load_samples(c), InputError, "b.csv:2", "delimiter: \";\"");
+  c.path = {files.dir.write("c.csv", "es\tnah\nagua\tatl\n")};
+  EXPECT_THROWS_WITH((void)load_samples(c), InputError, "delimiter: \"\\t\"");
+  c.delimiter = "\t";
+  EXPECT_EQ(load_samples(c).size(), 1U);
+}
+
 TEST(LoadSamples, ATemplateForAColumnThatIsNotThereStopsAtOnce) {
   const Files files;
   DatasetConfig c = files.config("a.csv", "es,nah\nagua,atl\n");
@@ -207,9 +230,7 @@ TEST(DatasetConfig, MistakesHaveTheirPlace) {
 }
 
 TEST(DataDocument, ListsTheKeysAsTheSchemaHasThem) {
-  const char* source = std::getenv("WEFT_SOURCE_DIR");
-  if (source == nullptr) GTEST_SKIP() << "WEFT_SOURCE_DIR is set by ctest";
-  const std::string page = weft::tests::slurp(std::filesystem::path(source) / "docs/data.md");
+  const std::string page = tests::slurp(tests::source_dir() / "docs/data.md");
   for (const std::string& reference : {core::config_reference<DatasetConfig>(),
                                        core::config_reference<PreflightLimits>()}) {
     const std::string table = reference.substr(reference.find("| key"));

@@ -57,7 +57,7 @@ struct Bench {
   explicit Bench(const TinyTokenizer::Options& tokens, const char* source = kPlainTemplate,
                  PromptOptions options = {})
       : tiny(tokens),
-        chat_template(source, tiny.tokenizer.special_tokens()),
+        chat_template(source, tiny.tokenizer.special_tokens(), "t.jinja"),
         builder(tiny.tokenizer, &chat_template, std::move(options)) {}
 
   Example one(const Sample& sample) {
@@ -278,7 +278,8 @@ TEST(Prompt, NothingToLearnIsAnErrorUnlessAllowed) {
       "{% endgeneration %}{% endif %}{% endfor %}";
   Bench strict(ending("<|end|>"), kMarksNothing);
   EXPECT_THROWS_WITH((void)strict.builder.build(turns({"q", "a"}), strict.statistics), InputError,
-                     "f.jsonl:3: no token of the example is learned");
+                     "f.jsonl:3: no token of the example is learned", "the chat template t.jinja",
+                     "allow_answerless: true");
   Bench lenient(ending("<|end|>"), kMarksNothing, {.allow_answerless = true});
   EXPECT_TRUE(lenient.builder.build(turns({"q", "a"}), lenient.statistics).empty());
   EXPECT_EQ(lenient.statistics.answerless, 1);
@@ -370,7 +371,7 @@ TEST(RealData, NahuatlPairsThroughSmolLM2) {
   const auto model = cache() / "models/SmolLM2-135M-Instruct.Q4_1.gguf";
   const auto pairs = cache() / "data/elotl/axolotl.csv";
   if (!std::filesystem::exists(model) || !std::filesystem::exists(pairs)) {
-    GTEST_SKIP() << "script/setup --oracles fetches " << model << " and " << pairs;
+    GTEST_SKIP() << "script/setup --tests fetches " << model << " and " << pairs;
   }
   const text::Tokenizer tokenizer = text::Tokenizer::open(model);
   const auto chat_template = text::ChatTemplate::open(model);

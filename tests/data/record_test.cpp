@@ -41,6 +41,15 @@ Read read(const std::string& bytes, const RecordOptions& options) {
 
 RecordOptions as(Format format) { return {.format = format}; }
 
+TEST(Records, Utf16IsToldAsSuch) {
+  using namespace std::string_literals;
+  for (const std::string& bytes : {"\xFF\xFE" "e\0s\0"s, "\xFE\xFF\0e\0s"s}) {
+    for (const Format format : {Format::kCsv, Format::kJsonl, Format::kText}) {
+      EXPECT_THROWS_WITH((void)read(bytes, as(format)), InputError, "f: ", "UTF-16", "UTF-8");
+    }
+  }
+}
+
 std::string gzip(const std::string& text) {
   z_stream state{};
   deflateInit2(&state, Z_BEST_COMPRESSION, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY);

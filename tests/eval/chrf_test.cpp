@@ -2,12 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "eval/utf8.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/throws.h"
 
 namespace weft::eval {
@@ -16,8 +16,7 @@ namespace {
 using nlohmann::json;
 
 json stored(const char* name) {
-  const char* root = std::getenv("WEFT_SOURCE_DIR");
-  const std::string path = std::string(root == nullptr ? "." : root) + "/tests/eval/data/" + name;
+  const auto path = tests::source_dir() / "tests/eval/data" / name;
   std::ifstream file(path);
   EXPECT_TRUE(file) << "cannot read " << path;
   return json::parse(file);

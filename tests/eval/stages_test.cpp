@@ -11,6 +11,7 @@
 #include "lora/adapter.h"
 #include "lora/provenance.h"
 #include "model/decoder.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 #include "tests/support/tiny_model.h"
@@ -180,6 +181,57 @@ TEST_F(Stages, AdapterOfOtherWeightsIsRefused) {
   EXPECT_EQ(evaluate(config, {}).stages.size(), 2U);
 }
 
+/// A template whose answers are marked; `sign` tells one from another.
+std::string chat_template(const std::string& sign) {
+  return "{% for message in messages %}" + sign +
+         "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}</s>"
+         "{% endgeneration %}{% else %}{{ message.content }}{% endif %}{% endfor %}";
+}
+
+TEST_F(Stages, MergedModelWithAnotherTemplateIsNotCompared) {
+  const fs::path merged = tests::write_tiny_model(folder_ / "merged");
+  folder_.write("base/chat_template.jinja", chat_template("a"));
+  folder_.write("merged/chat_template.jinja", chat_template("b"));
+  EvalConfig config;
+  config.base_model = base_;
+  config.merged = merged;
+  config.data.emplace_back().path = {
+      folder_.write("pairs.jsonl", "{\"instruction\": \"agua\", \"output\": \"atl\"}\n")};
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, base_.c_str(), merged.c_str(),
+                     "chat template");
+  folder_.write("merged/chat_template.jinja", chat_template("a"));
+  const Evaluation evaluation = evaluate(config, {});
+  EXPECT_EQ(evaluation.stages.at(1).suites.at(0).items.at(0).loss,
+            evaluation.stages.at(0).suites.at(0).items.at(0).loss);
+}
+
+TEST_F(Stages, MergedModelWithAnotherTokenizerIsNotCompared) {
+  const fs::path merged = tests::write_tiny_model(folder_ / "merged");
+  nlohmann::ordered_json tokenizer = tests::tiny_tokenizer();
+  std::swap(tokenizer["model"]["vocab"]["a"], tokenizer["model"]["vocab"]["b"]);
+  folder_.write("merged/tokenizer.json", tokenizer.dump());
+  EvalConfig config;
+  config.base_model = base_;
+  config.merged = merged;
+  config.text = {text_};
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, base_.c_str(), merged.c_str(),
+                     "tokenizer");
+}
+
+TEST_F(Stages, AdapterOfAnotherTokenizerIsRefused) {
+  lora::Adapter adapter = strong_adapter(base_);
+  adapter.provenance.emplace();
+  adapter.provenance->tokenizer = std::string(64, 'b');
+  EvalConfig config;
+  config.base_model = base_;
+  config.adapter = write_adapter(adapter, folder_ / "adapter");
+  config.text = {text_};
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "tokenizer",
+                     adapter.provenance->tokenizer.c_str());
+  config.allow_other_base = true;
+  EXPECT_EQ(evaluate(config, {}).stages.size(), 2U);
+}
+
 TEST_F(Stages, AsksBeforeLoadingAndStopsWhenTold) {
   EvalConfig config;
   config.base_model = base_;
@@ -220,6 +272,9 @@ TEST_F(Stages, NothingToMeasureIsSaid) {
   EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "--model");
   config.base_model = base_;
   EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "nothing to measure");
+  config.text = {text_};
+  config.generate.emplace();
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "--generate", "--data");
 }
 
 TEST(EvalConfigFile, ReadsTheDocumentedKeys) {
@@ -247,6 +302,15 @@ output: out.json
   EXPECT_EQ(bootstrap_options(config).resamples, 500);
   EXPECT_THROWS_WITH((void)core::parse_config<EvalConfig>("base_model: m\nsequence_length: 3\n"),
                      ConfigError, "sequence_len");
+  EXPECT_EQ(core::parse_config<EvalConfig>("base_model: m\ndtype: bf16\n").dtype, DType::kBFloat16);
+}
+
+TEST(EvalDocument, ListsTheKeysAsTheSchemaHasThem) {
+  // Made by: weft eval --config-reference
+  const std::string page = tests::slurp(tests::source_dir() / "docs/eval.md");
+  EXPECT_NE(page.find("<!-- weft eval --config-reference -->\n\n" +
+                      core::config_reference<EvalConfig>() + "<!-- end of keys -->"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -2,11 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/throws.h"
 
 namespace weft::eval {
@@ -18,8 +18,7 @@ void PrintTo(const Window& window, std::ostream* out) {
 namespace {
 
 TEST(RollingWindows, EqualThoseOfLmEval) {
-  const char* root = std::getenv("WEFT_SOURCE_DIR");
-  std::ifstream file(std::string(root == nullptr ? "." : root) + "/tests/eval/data/windows.json");
+  std::ifstream file(tests::source_dir() / "tests/eval/data/windows.json");
   ASSERT_TRUE(file);
   const nlohmann::json reference = nlohmann::json::parse(file);
   ASSERT_GE(reference["cases"].size(), 50U);

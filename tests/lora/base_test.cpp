@@ -72,5 +72,29 @@ TEST(CheckBase, PassesOnTheRecordedWeightsAndNamesBothDigestsOnOthers) {
                      "--allow-other-base");
 }
 
+TEST(CheckPrompts, AnotherTokenizerIsRefusedAndAnotherTemplateWarnedOf) {
+  std::vector<std::string> told;
+  const core::Log log = [&](core::Level level, std::string_view line) {
+    EXPECT_EQ(level, core::Level::kWarning);
+    told.emplace_back(line);
+  };
+  const Provenance provenance{"w", "F32", "F32", "tokenizer-1", "template-1", {}};
+  const auto check = [&](const std::optional<Provenance>& recorded, const PromptDigests& now) {
+    check_prompts(recorded, now, "base", log);
+  };
+  check(std::nullopt, {.tokenizer = "tokenizer-2", .chat_template = "template-2"});
+  check(provenance, {.tokenizer = "tokenizer-1", .chat_template = "template-1"});
+  check(provenance, {.tokenizer = "tokenizer-1"});
+  EXPECT_TRUE(told.empty());
+  EXPECT_THROWS_WITH(check(provenance, {.tokenizer = "tokenizer-2"}), InputError, "tokenizer-1",
+                     "tokenizer-2", "base", "--allow-other-base");
+  check(provenance, {.tokenizer = "tokenizer-1", .chat_template = "template-2"});
+  check(provenance, {.tokenizer = "tokenizer-1", .chat_template = ""});
+  ASSERT_EQ(told.size(), 2U);
+  EXPECT_THAT(told[0], ::testing::AllOf(::testing::HasSubstr("template-1"),
+                                        ::testing::HasSubstr("template-2")));
+  EXPECT_THAT(told[1], ::testing::HasSubstr("none"));
+}
+
 }  // namespace
 }  // namespace weft::lora

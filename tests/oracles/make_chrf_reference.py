@@ -1,6 +1,6 @@
 """Writes tests/eval/data/chrf.json: chrF and chrF++ by sacrebleu on hard strings.
 
-Run with the oracles' Python (script/setup --oracles): python tests/oracles/make_chrf_reference.py
+Run with the oracles' Python (script/setup --tests): python tests/oracles/make_chrf_reference.py
 """
 
 import json

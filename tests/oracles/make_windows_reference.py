@@ -1,6 +1,6 @@
 """Writes tests/eval/data/windows.json: the windows of lm-eval's loglikelihood_rolling.
 
-Run with the oracles' Python (script/setup --oracles): python tests/oracles/make_windows_reference.py
+Run with the oracles' Python (script/setup --tests): python tests/oracles/make_windows_reference.py
 Token i of a text is the number i, the prefix is -1, so a window is two ranges of numbers.
 """
 

@@ -224,7 +224,7 @@ def trained_model(cache, tmp_path_factory):
 
 
 def published_model(cache, name):
-    """One of Mistral's, from the wheel mistral-common 1.13.1 (script/setup --oracles)."""
+    """One of Mistral's, from the wheel mistral-common 1.13.1 (script/setup --tests)."""
     wheels = sorted(path for folder in ["wheels", "oracle-data/wheels"] for path in (cache / folder).glob("mistral_common-*.whl"))
     if not wheels:
         pytest.skip("no mistral_common wheel in the cache (wheels, oracle-data/wheels)")

@@ -138,6 +138,16 @@ TEST(ChatTemplate, RefusesMarksThatCannotBePlaced) {
   EXPECT_THROWS_WITH((void)chat.render(kHello, false), InputError, "generation");
 }
 
+TEST(ChatTemplate, FaultsNameItsFile) {
+  EXPECT_THROWS_WITH(ChatTemplate("{% if %}", {}, "a.jinja"), InputError, "chat template a.jinja");
+  const ChatTemplate refusing("{{ raise_exception('no system') }}", {}, "b.jinja");
+  EXPECT_THROWS_WITH((void)refusing.render(kHello, false), InputError, "chat template b.jinja",
+                     "no system");
+  const tests::TempDir dir;
+  const auto file = dir.write("chat_template.jinja", "{% if %}");
+  EXPECT_THROWS_WITH((void)ChatTemplate::open(dir.path()), InputError, file.c_str());
+}
+
 TEST(ChatTemplate, IsFoundInEachOfItsPlaces) {
   const tests::TempDir dir;
   EXPECT_FALSE(ChatTemplate::open(dir.path()).has_value());

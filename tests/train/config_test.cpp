@@ -1,10 +1,9 @@
 #include "train/config.h"
 
-#include <cstdlib>
-#include <filesystem>
-
 #include "core/error.h"
 #include "core/terminal.h"
+#include "model/spec.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 #include "train/progress.h"
@@ -63,6 +62,12 @@ TEST(TrainConfig, OnePatternIsARegularExpressionAndNamesAreNames) {
   EXPECT_TRUE(one.exclude_modules.empty());
 }
 
+TEST(DType, IsReadInEverySpelling) {
+  for (const char* spelling : {"f32", "fp32", "float32"}) {
+    EXPECT_EQ(parse(std::string("dtype: ") + spelling + "\n").dtype, DTypeChoice::kFloat32);
+  }
+}
+
 TEST(Flatten, SeesEveryKeyButNoInputPath) {
   const auto a = flatten(parse("adapter: {rank_pattern: {q_proj: 4}}\n"));
   EXPECT_EQ(a.at("adapter.rank_pattern"), "{q_proj: 4}");
@@ -74,9 +79,17 @@ TEST(Flatten, SeesEveryKeyButNoInputPath) {
 
 TEST(Documents, ReferenceOfTheKeysIsThatOfTheCode) {
   // Made by: weft train --config-reference > docs/config.md
-  const char* root = std::getenv("WEFT_SOURCE_DIR");
-  const std::filesystem::path source = root != nullptr ? root : ".";
-  EXPECT_EQ(tests::slurp(source / "docs/config.md"), core::config_reference<TrainConfig>());
+  EXPECT_EQ(tests::slurp(tests::source_dir() / "docs/config.md"),
+            core::config_reference<TrainConfig>());
+}
+
+TEST(Documents, NameEveryArchitectureThatIsRead) {
+  for (const char* page : {"README.md", "docs/limits.md", "docs/add_a_model_family.md"}) {
+    const std::string text = tests::slurp(tests::source_dir() / page);
+    for (const std::string& architecture : model::supported_architectures()) {
+      EXPECT_NE(text.find(architecture), std::string::npos) << page << ": " << architecture;
+    }
+  }
 }
 
 TEST(Progress, BarIsNeverWiderThanTheTerminal) {

@@ -1,12 +1,11 @@
 #include "train/optimizer.h"
 
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 
@@ -16,8 +15,8 @@ namespace {
 using Matrices = std::vector<std::vector<float>>;
 
 nlohmann::json reference() {
-  const std::filesystem::path source = std::getenv("WEFT_SOURCE_DIR");
-  return nlohmann::json::parse(tests::slurp(source / "tests/train/data/optimizer.json"));
+  return nlohmann::json::parse(
+      tests::slurp(tests::source_dir() / "tests/train/data/optimizer.json"));
 }
 
 std::vector<Parameter> parameters_of(Matrices& values, Matrices& gradients) {

@@ -48,8 +48,8 @@ TEST(RunFolder, LeavesOtherFilesAloneAndRefusesToOverwriteThem) {
 }
 
 TEST(RunFolder, UnwritablePlaceIsTheUsersMistake) {
-  RunFolder folder("/proc/weft-run", Start::kFresh);
-  EXPECT_THROWS_WITH(folder.claim(), InputError, "/proc/weft-run", "cannot be written");
+  EXPECT_THROWS_WITH(RunFolder("/proc/weft-run", Start::kFresh), InputError, "/proc/weft-run",
+                     "cannot be written");
 }
 
 TEST(RunFolder, SecondProcessIsRefused) {

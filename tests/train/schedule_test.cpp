@@ -2,12 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
 namespace weft::train {
@@ -18,8 +17,8 @@ TEST(Schedule, EqualsTransformersFormulas) {
                                                    {"linear", SchedulerKind::kLinear},
                                                    {"cosine", SchedulerKind::kCosine},
                                                    {"inverse_sqrt", SchedulerKind::kInverseSqrt}};
-  const std::filesystem::path source = std::getenv("WEFT_SOURCE_DIR");
-  const auto file = nlohmann::json::parse(tests::slurp(source / "tests/train/data/optimizer.json"));
+  const auto file =
+      nlohmann::json::parse(tests::slurp(tests::source_dir() / "tests/train/data/optimizer.json"));
   ASSERT_EQ(file["schedules"].size(), 16U);
   for (const auto& one : file["schedules"]) {
     const Schedule schedule(kinds.at(one["kind"]), 1.0, one["warmup"], one["total"]);

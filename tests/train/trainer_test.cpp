@@ -181,6 +181,23 @@ TEST(Trainer, StartsFromAnExistingAdapterAndTakesItsShape) {
                      ConfigError, "adapter.r", "init_from");
 }
 
+TEST(Trainer, StartsFromAnAdapterOfItsOwnTokenizerOnly) {
+  TinyRun job;
+  job.run("", {"max_updates=1", "output_dir=" + (job / "first").string()});
+  nlohmann::ordered_json tokenizer = tests::tiny_tokenizer();
+  std::swap(tokenizer["model"]["vocab"]["a"], tokenizer["model"]["vocab"]["b"]);
+  job.folder().write("base/tokenizer.json", tokenizer.dump());
+  const auto prepare_from_first = [&](const std::string& more) {
+    return prepare(core::parse_config<TrainConfig>(
+                       "base_model: base\noutput_dir: run\ndatasets: [{path: train.jsonl}]\n"
+                       "sequence_len: 64\nadapter: {init_from: first/adapter" + more + "}\n",
+                       {.name = "x.yaml", .directory = job.folder().path()}),
+                   {}, {});
+  };
+  EXPECT_THROWS_WITH((void)prepare_from_first(""), InputError, "tokenizer", "allow_other_base");
+  EXPECT_NO_THROW((void)prepare_from_first(", allow_other_base: true"));
+}
+
 TEST(Prepare, MemoryLimitIsCheckedBeforeTheWeightsAreRead) {
   TinyRun job;
   const Prepared prepared = job.prepare("memory_limit: 64KiB\n");
