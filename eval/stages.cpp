@@ -92,21 +92,18 @@ std::string template_digest(const Source& source) {
 /// The items are the base's; a model that reads text otherwise would be measured on what its users
 /// never see.
 void require_same_prompts(const Source& base, const Source& merged, const EvalConfig& config) {
-  const auto differ = [&](const char* what, const char* files, const std::string& of_base,
-                          const std::string& of_merged) {
-    throw InputError("'{}' ({} {}) and '{}' ({} {}) differ in their {}, so that their figures "
-                     "could not be compared; copy the base's {} into the merged model",
-                     base.checkpoint.path().string(), what, of_base,
-                     merged.checkpoint.path().string(), what, of_merged, what, files);
+  const auto require_same = [&](const char* what, const std::string& of_base,
+                                const std::string& of_merged) {
+    if (of_base == of_merged) return;
+    throw InputError("'{}' and '{}' differ in their {} ({} and {}), so that their figures could not "
+                     "be compared; give the merged model the base's {}, as weft merge does",
+                     base.checkpoint.path().string(), merged.checkpoint.path().string(), what,
+                     of_base, of_merged, what);
   };
-  if (base.tokenizer.digest() != merged.tokenizer.digest()) {
-    differ("tokenizer", "tokenizer files", base.tokenizer.digest(), merged.tokenizer.digest());
-  }
+  require_same("tokenizer", base.tokenizer.digest(), merged.tokenizer.digest());
   // Plain text goes through no template.
-  if (!config.data.empty() && template_digest(base) != template_digest(merged)) {
-    differ("chat template", "chat_template.jinja or tokenizer_config.json", template_digest(base),
-           template_digest(merged));
-  }
+  if (config.data.empty()) return;
+  require_same("chat template", template_digest(base), template_digest(merged));
 }
 
 /// Runs the suites of one stage after another on models that the caller holds.
