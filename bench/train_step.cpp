@@ -1,12 +1,13 @@
 // Tokens per second and peak memory of one forward and backward over a packed row: what a training
 // update costs before the optimiser. Random tokens in segments of equal length.
 //
-//   bench_train_step --model MODEL [--dtype f32|bf16] [--row 1024] [--segment 128] [--supervised 0.4]
+//   bench_train_step --model MODEL [--dtype f32|bf16] [--row 1024] [--segment 128] [--supervised
+//   0.4]
 // (bench/train.py compares whole training runs with PEFT.)
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <sys/resource.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <random>
@@ -60,22 +61,26 @@ int run(const Options& options) {
   weft::lora::AdapterConfig config;
   config.r = options.rank;
   config.target_modules.pattern = "all-linear";
-  decoder.attach(weft::lora::make_adapter(config, weft::lora::resolve_targets(config, decoder.linear_modules()), 1),
+  decoder.attach(weft::lora::make_adapter(
+                     config, weft::lora::resolve_targets(config, decoder.linear_modules()), 1),
                  model::Decoder::Use::kTraining);
   const weft::data::Row row = make_row(options, decoder.spec().vocabulary);
   double best = 0;
   for (int round = 0; round < options.rounds; ++round) {
     const auto begun = std::chrono::steady_clock::now();
-    const model::LossSum sum = decoder.train(row, {.gradient_scale = 1e-3, .dropout = options.dropout, .dropout_seed = 1});
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    const model::LossSum sum =
+        decoder.train(row, {.gradient_scale = 1e-3, .dropout = options.dropout, .dropout_seed = 1});
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
     best = std::max(best, options.row / seconds);
-    fmt::print("round {}: {:.3f} s, {:.0f} tokens/s, loss {:.4f}\n", round, seconds, options.row / seconds,
-               sum.loss / static_cast<double>(sum.tokens));
+    fmt::print("round {}: {:.3f} s, {:.0f} tokens/s, loss {:.4f}\n", round, seconds,
+               options.row / seconds, sum.loss / static_cast<double>(sum.tokens));
   }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  fmt::print("{} row {} segment {}: best {:.0f} tokens/s, peak {}, {} page faults\n", options.dtype, options.row,
-             options.segment, best, weft::core::human_bytes(static_cast<std::uint64_t>(usage.ru_maxrss) * 1024),
+  fmt::print("{} row {} segment {}: best {:.0f} tokens/s, peak {}, {} page faults\n", options.dtype,
+             options.row, options.segment, best,
+             weft::core::human_bytes(static_cast<std::uint64_t>(usage.ru_maxrss) * 1024),
              usage.ru_minflt);
   return 0;
 }

@@ -32,7 +32,8 @@ constexpr std::int64_t stored_row(std::int64_t row, std::int64_t head_dim) noexc
 std::span<const std::byte> rows_of(const StoredTensor& tensor, std::int64_t begin,
                                    std::int64_t end) {
   const std::int64_t rows = tensor.info.rows();
-  const std::size_t row_bytes = rows == 0 ? 0 : tensor.bytes.size() / static_cast<std::size_t>(rows);
+  const std::size_t row_bytes =
+      rows == 0 ? 0 : tensor.bytes.size() / static_cast<std::size_t>(rows);
   return tensor.bytes.subspan(static_cast<std::size_t>(begin) * row_bytes,
                               static_cast<std::size_t>(end - begin) * row_bytes);
 }

@@ -17,7 +17,20 @@ namespace weft::checkpoint {
 
 /// How a tensor's numbers are stored. The plain ones are those of safetensors; the block formats
 /// those of GGUF. kOther: named in `TensorInfo::storage_name`, listed by inspect, refused on use.
-enum class Storage : std::uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ4_K, kQ5_K, kQ6_K, kOther };
+enum class Storage : std::uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kOther
+};
 
 /// A tensor of a model under its Hugging Face name ("model.layers.0.self_attn.q_proj.weight") and
 /// shape (row-major, [out, in] for linear layers), wherever it is stored.
@@ -25,9 +38,9 @@ struct TensorInfo {
   std::string name;
   std::vector<std::int64_t> shape;
   Storage storage = Storage::kOther;
-  std::string storage_name;   ///< "F32", "BF16", "Q4_1", "I64", ...
-  std::uint64_t bytes = 0;    ///< As stored.
-  std::filesystem::path file; ///< The file that holds it.
+  std::string storage_name;    ///< "F32", "BF16", "Q4_1", "I64", ...
+  std::uint64_t bytes = 0;     ///< As stored.
+  std::filesystem::path file;  ///< The file that holds it.
 
   [[nodiscard]] std::int64_t elements() const;
   /// Rows are what the first dimension counts; a vector or scalar is one row.
@@ -37,10 +50,10 @@ struct TensorInfo {
 
 enum class Kind { kHuggingFace, kGguf };
 
-/// A base model on disk, read-only and mapped: a Hugging Face directory (config.json, safetensors in
-/// one file or sharded with an index) or a GGUF file. GGUF tensors appear under their Hugging Face
-/// names with the row permutation of q and k undone, and its metadata as a config.json, so that the
-/// rest of weft knows one kind of model.
+/// A base model on disk, read-only and mapped: a Hugging Face directory (config.json, safetensors
+/// in one file or sharded with an index) or a GGUF file. GGUF tensors appear under their Hugging
+/// Face names with the row permutation of q and k undone, and its metadata as a config.json, so
+/// that the rest of weft knows one kind of model.
 ///
 /// Everything is validated when opened: sizes, offsets, names, shapes against the file.
 /// Throws InputError (file, tensor, what was expected and found). Const methods are thread-safe.

@@ -18,10 +18,10 @@ struct Format {
 };
 
 constexpr std::array kFormats{
-    Format{Storage::kF32, "F32", {1, 4}},      Format{Storage::kF16, "F16", {1, 2}},
-    Format{Storage::kBF16, "BF16", {1, 2}},    Format{Storage::kQ8_0, "Q8_0", {32, 34}},
-    Format{Storage::kQ4_0, "Q4_0", {32, 18}},  Format{Storage::kQ4_1, "Q4_1", {32, 20}},
-    Format{Storage::kQ5_0, "Q5_0", {32, 22}},  Format{Storage::kQ5_1, "Q5_1", {32, 24}},
+    Format{Storage::kF32, "F32", {1, 4}},       Format{Storage::kF16, "F16", {1, 2}},
+    Format{Storage::kBF16, "BF16", {1, 2}},     Format{Storage::kQ8_0, "Q8_0", {32, 34}},
+    Format{Storage::kQ4_0, "Q4_0", {32, 18}},   Format{Storage::kQ4_1, "Q4_1", {32, 20}},
+    Format{Storage::kQ5_0, "Q5_0", {32, 22}},   Format{Storage::kQ5_1, "Q5_1", {32, 24}},
     Format{Storage::kQ4_K, "Q4_K", {256, 144}}, Format{Storage::kQ5_K, "Q5_K", {256, 176}},
     Format{Storage::kQ6_K, "Q6_K", {256, 210}}};
 
@@ -33,8 +33,8 @@ inline float half(std::uint16_t bits) noexcept {
   const std::uint32_t magnitude = bits & 0x7fffU;
   const std::uint32_t normal = (magnitude << 13) + 0x38000000U;
   const std::uint32_t special = (magnitude << 13) + 0x70000000U;  // Infinity and NaN.
-  const auto small = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<int>(magnitude)) *
-                                                  0x1p-24F);
+  const auto small =
+      std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24F);
   std::uint32_t value = magnitude < 0x400U ? small : normal;
   value = magnitude >= 0x7c00U ? special : value;
   return std::bit_cast<float>(value | sign);

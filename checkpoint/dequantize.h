@@ -8,8 +8,8 @@
 
 #include "checkpoint/checkpoint.h"
 
-// How stored numbers become floats. Block formats follow ggml-org/ggml, src/ggml-common.h; the order
-// of operations is that of gguf-py (gguf/quants.py), so results are equal to it bit for bit.
+// How stored numbers become floats. Block formats follow ggml-org/ggml, src/ggml-common.h; the
+// order of operations is that of gguf-py (gguf/quants.py), so results are equal to it bit for bit.
 
 namespace weft::checkpoint {
 
@@ -27,8 +27,8 @@ struct BlockSize {
 /// "F32, F16, ..., Q6_K": what dequantize() reads, for messages.
 [[nodiscard]] std::string readable_storages();
 
-/// Turns whole blocks into floats. `blocks` must hold exactly the blocks of out.size() elements, and
-/// `storage` be readable; anything else is a mistake of the caller (std::logic_error).
+/// Turns whole blocks into floats. `blocks` must hold exactly the blocks of out.size() elements,
+/// and `storage` be readable; anything else is a mistake of the caller (std::logic_error).
 void dequantize(Storage storage, std::span<const std::byte> blocks, std::span<float> out);
 
 }  // namespace weft::checkpoint

@@ -19,7 +19,7 @@ static_assert(std::endian::native == std::endian::little,
               "files are little-endian and are mapped, not converted");
 
 constexpr std::uint32_t kMaxDimensions = 4;
-constexpr std::uint64_t kMaxNameBytes = 64;    // GGML_MAX_NAME
+constexpr std::uint64_t kMaxNameBytes = 64;  // GGML_MAX_NAME
 constexpr std::uint64_t kMaxKeyBytes = 65535;
 constexpr std::uint64_t kDefaultAlignment = 32;
 // The least a record can take in a file; bounds the counts that a file may claim.
@@ -27,24 +27,40 @@ constexpr std::uint64_t kLeastEntryBytes = 8 + 4 + 1;
 constexpr std::uint64_t kLeastTensorBytes = 8 + 4 + 4 + 8;
 
 constexpr std::uint32_t kSuper = 256;  // Elements of a super-block (QK_K).
-constexpr std::array kGgmlTypes{
-    GgmlType{0, "F32", 1, 4},           GgmlType{1, "F16", 1, 2},
-    GgmlType{2, "Q4_0", 32, 18},        GgmlType{3, "Q4_1", 32, 20},
-    GgmlType{6, "Q5_0", 32, 22},        GgmlType{7, "Q5_1", 32, 24},
-    GgmlType{8, "Q8_0", 32, 34},        GgmlType{9, "Q8_1", 32, 40},
-    GgmlType{10, "Q2_K", kSuper, 84},   GgmlType{11, "Q3_K", kSuper, 110},
-    GgmlType{12, "Q4_K", kSuper, 144},  GgmlType{13, "Q5_K", kSuper, 176},
-    GgmlType{14, "Q6_K", kSuper, 210},  GgmlType{15, "Q8_K", kSuper, 292},
-    GgmlType{16, "IQ2_XXS", kSuper, 66}, GgmlType{17, "IQ2_XS", kSuper, 74},
-    GgmlType{18, "IQ3_XXS", kSuper, 98}, GgmlType{19, "IQ1_S", kSuper, 50},
-    GgmlType{20, "IQ4_NL", 32, 18},     GgmlType{21, "IQ3_S", kSuper, 110},
-    GgmlType{22, "IQ2_S", kSuper, 82},  GgmlType{23, "IQ4_XS", kSuper, 136},
-    GgmlType{24, "I8", 1, 1},           GgmlType{25, "I16", 1, 2},
-    GgmlType{26, "I32", 1, 4},          GgmlType{27, "I64", 1, 8},
-    GgmlType{28, "F64", 1, 8},          GgmlType{29, "IQ1_M", kSuper, 56},
-    GgmlType{30, "BF16", 1, 2},         GgmlType{34, "TQ1_0", kSuper, 54},
-    GgmlType{35, "TQ2_0", kSuper, 66},  GgmlType{39, "MXFP4", 32, 17},
-    GgmlType{40, "NVFP4", 64, 36},      GgmlType{41, "Q1_0", 128, 18}};
+constexpr std::array kGgmlTypes{GgmlType{0, "F32", 1, 4},
+                                GgmlType{1, "F16", 1, 2},
+                                GgmlType{2, "Q4_0", 32, 18},
+                                GgmlType{3, "Q4_1", 32, 20},
+                                GgmlType{6, "Q5_0", 32, 22},
+                                GgmlType{7, "Q5_1", 32, 24},
+                                GgmlType{8, "Q8_0", 32, 34},
+                                GgmlType{9, "Q8_1", 32, 40},
+                                GgmlType{10, "Q2_K", kSuper, 84},
+                                GgmlType{11, "Q3_K", kSuper, 110},
+                                GgmlType{12, "Q4_K", kSuper, 144},
+                                GgmlType{13, "Q5_K", kSuper, 176},
+                                GgmlType{14, "Q6_K", kSuper, 210},
+                                GgmlType{15, "Q8_K", kSuper, 292},
+                                GgmlType{16, "IQ2_XXS", kSuper, 66},
+                                GgmlType{17, "IQ2_XS", kSuper, 74},
+                                GgmlType{18, "IQ3_XXS", kSuper, 98},
+                                GgmlType{19, "IQ1_S", kSuper, 50},
+                                GgmlType{20, "IQ4_NL", 32, 18},
+                                GgmlType{21, "IQ3_S", kSuper, 110},
+                                GgmlType{22, "IQ2_S", kSuper, 82},
+                                GgmlType{23, "IQ4_XS", kSuper, 136},
+                                GgmlType{24, "I8", 1, 1},
+                                GgmlType{25, "I16", 1, 2},
+                                GgmlType{26, "I32", 1, 4},
+                                GgmlType{27, "I64", 1, 8},
+                                GgmlType{28, "F64", 1, 8},
+                                GgmlType{29, "IQ1_M", kSuper, 56},
+                                GgmlType{30, "BF16", 1, 2},
+                                GgmlType{34, "TQ1_0", kSuper, 54},
+                                GgmlType{35, "TQ2_0", kSuper, 66},
+                                GgmlType{39, "MXFP4", 32, 17},
+                                GgmlType{40, "NVFP4", 64, 36},
+                                GgmlType{41, "Q1_0", 128, 18}};
 
 /// Bytes of a value of fixed size; 0 for strings and arrays.
 constexpr std::uint64_t width_of(GgufType type) noexcept {
@@ -240,8 +256,8 @@ void sort_by_name(std::vector<T>& items, std::string T::*name, const Cursor& cur
 }
 
 std::uint64_t read_alignment(const std::vector<GgufEntry>& metadata, const Cursor& cursor) {
-  const auto found =
-      std::ranges::lower_bound(metadata, std::string_view("general.alignment"), {}, &GgufEntry::key);
+  const auto found = std::ranges::lower_bound(metadata, std::string_view("general.alignment"), {},
+                                              &GgufEntry::key);
   if (found == metadata.end() || found->key != "general.alignment") return kDefaultAlignment;
   const auto* value = std::get_if<std::uint64_t>(&found->value);
   if (found->type != GgufType::kU32 || value == nullptr || !std::has_single_bit(*value)) {
@@ -285,8 +301,9 @@ void read_start(Cursor& cursor, GgufHeader& header) {
 }  // namespace
 
 std::string_view name_of(GgufType type) noexcept {
-  static constexpr std::array<std::string_view, 13> kNames{
-      "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
+  static constexpr std::array<std::string_view, 13> kNames{"u8",  "i8",  "u16",  "i16",    "u32",
+                                                           "i32", "f32", "bool", "string", "array",
+                                                           "u64", "i64", "f64"};
   return kNames[static_cast<std::size_t>(type)];
 }
 
@@ -308,8 +325,9 @@ GgufHeader parse_gguf(std::span<const std::byte> file, std::string_view where) {
   const auto entry_count = cursor.number<std::uint64_t>("the number of metadata keys");
   if (entry_count > cursor.left() / kLeastEntryBytes ||
       tensor_count > cursor.left() / kLeastTensorBytes) {
-    cursor.fail("claims {} metadata keys and {} tensors, only {} bytes are left (a file cut short?)",
-                entry_count, tensor_count, cursor.left());
+    cursor.fail(
+        "claims {} metadata keys and {} tensors, only {} bytes are left (a file cut short?)",
+        entry_count, tensor_count, cursor.left());
   }
   // Grown as records are read: a claimed count alone reserves nothing.
   for (std::uint64_t i = 0; i < entry_count; ++i) header.metadata.push_back(read_entry(cursor));

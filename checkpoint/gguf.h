@@ -19,8 +19,19 @@ namespace weft::checkpoint {
 
 /// Types of metadata values, with the numbers of the format.
 enum class GgufType : std::uint32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7,
-  kString = 8, kArray = 9, kU64 = 10, kI64 = 11, kF64 = 12
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12
 };
 
 /// "u32", "string", "array", ...
@@ -60,7 +71,7 @@ struct GgufTensor {
   std::string name;                 ///< GGUF's own name: "blk.0.attn_q.weight".
   std::vector<std::int64_t> shape;  ///< Row-major: [out, in], the reverse of the file's order.
   const GgmlType* type = nullptr;
-  std::uint64_t offset = 0;         ///< From the start of the data.
+  std::uint64_t offset = 0;  ///< From the start of the data.
   std::uint64_t bytes = 0;
 };
 
@@ -101,7 +112,8 @@ class Gguf {
   /// Floats, and integers as floats.
   [[nodiscard]] std::optional<double> real(std::string_view key) const;
   [[nodiscard]] std::optional<bool> boolean(std::string_view key) const;
-  [[nodiscard]] std::optional<std::span<const std::string_view>> strings(std::string_view key) const;
+  [[nodiscard]] std::optional<std::span<const std::string_view>> strings(
+      std::string_view key) const;
   [[nodiscard]] std::optional<std::vector<std::int64_t>> integers(std::string_view key) const;
   [[nodiscard]] std::optional<std::vector<float>> reals(std::string_view key) const;
 

@@ -18,8 +18,7 @@ using nlohmann::json;
 
 // ggml-org/llama.cpp, gguf-py/gguf/tensor_mapping.py and conversion/llama.py.
 constexpr std::array kLlamaTensors{
-    TensorRule{"token_embd", "model.embed_tokens"},
-    TensorRule{"output_norm", "model.norm"},
+    TensorRule{"token_embd", "model.embed_tokens"}, TensorRule{"output_norm", "model.norm"},
     TensorRule{"output", "lm_head", RowOrder::kSame, false},
     TensorRule{"blk.{}.attn_norm", "model.layers.{}.input_layernorm"},
     TensorRule{"blk.{}.attn_q", "model.layers.{}.self_attn.q_proj", RowOrder::kInterleavedQuery},
@@ -147,9 +146,8 @@ json scaling_from_factors(const Gguf& file, const GgufTensor& tensor, double the
   const double factor = *std::ranges::max_element(stored);
   for (const double original : {8192.0, 4096.0, 16384.0, 32768.0, 131072.0}) {
     const std::vector<float> expected = llama3_factors(theta, head_dim, factor, original);
-    if (std::ranges::equal(stored, expected, [](double a, double b) {
-          return std::abs(a - b) <= kTolerance * b;
-        })) {
+    if (std::ranges::equal(stored, expected,
+                           [](double a, double b) { return std::abs(a - b) <= kTolerance * b; })) {
       return {{"rope_type", "llama3"},
               {"factor", factor},
               {"low_freq_factor", 1.0},

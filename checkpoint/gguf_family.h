@@ -24,7 +24,7 @@ struct TensorRule {
   std::string_view gguf;          ///< "blk.{}.attn_q"
   std::string_view hugging_face;  ///< "model.layers.{}.self_attn.q_proj"; empty: not a weight.
   RowOrder rows = RowOrder::kSame;
-  bool weight_required = true;    ///< Whether every layer must have the weight.
+  bool weight_required = true;  ///< Whether every layer must have the weight.
 };
 
 /// One number of config.json. The GGUF key is "<architecture>.<gguf>".

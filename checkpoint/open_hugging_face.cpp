@@ -21,11 +21,17 @@ constexpr std::string_view kHead = "lm_head.weight";
 constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
 
 // Files that make a folder usable besides configuration and weights.
-constexpr std::array kSideFiles{
-    "tokenizer.json",          "tokenizer.model",   "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt",              "vocab.txt",         "chat_template.jinja",
-    "chat_template.json",      "generation_config.json"};
+constexpr std::array kSideFiles{"tokenizer.json",
+                                "tokenizer.model",
+                                "tokenizer_config.json",
+                                "special_tokens_map.json",
+                                "added_tokens.json",
+                                "vocab.json",
+                                "merges.txt",
+                                "vocab.txt",
+                                "chat_template.jinja",
+                                "chat_template.json",
+                                "generation_config.json"};
 
 // Families whose configuration ties the head when it does not say (transformers'
 // configuration_*.py); every other family is untied by default.
@@ -131,10 +137,13 @@ void open_weights(OpenModel& model) {
     open_shards(model);
   } else if (fs::exists(model.path / "pytorch_model.bin", ignored) ||
              fs::exists(model.path / "pytorch_model.bin.index.json", ignored)) {
-    throw InputError("{}: holds pytorch_model.bin, which can run code when it is read; save the "
-                     "model as safetensors", model.path.string());
+    throw InputError(
+        "{}: holds pytorch_model.bin, which can run code when it is read; save the "
+        "model as safetensors",
+        model.path.string());
   } else {
-    throw InputError("{}: neither {} nor {} is there", model.path.string(), kSingleFile, kIndexFile);
+    throw InputError("{}: neither {} nor {} is there", model.path.string(), kSingleFile,
+                     kIndexFile);
   }
   std::ranges::sort(model.tensors, {}, [](const StoredTensor& t) { return t.info.name; });
 }
@@ -160,9 +169,8 @@ bool is_tied(const OpenModel& model) {
 void resolve_tied_head(OpenModel& model) {
   if (!is_tied(model)) return;
   const auto find = [&](std::string_view name) {
-    return std::ranges::find(model.tensors, name, [](const StoredTensor& t) -> std::string_view {
-      return t.info.name;
-    });
+    return std::ranges::find(model.tensors, name,
+                             [](const StoredTensor& t) -> std::string_view { return t.info.name; });
   };
   const auto head = find(kHead);
   if (head == model.tensors.end()) return;

@@ -23,7 +23,8 @@ struct StoredTensor {
   std::span<const std::byte> bytes;
   std::size_t shard = 0;
   const void* file_tensor = nullptr;
-  std::int64_t interleaved_head = 0;  ///< Head width of interleaved rows (RowOrder); 0: as they are.
+  std::int64_t interleaved_head =
+      0;  ///< Head width of interleaved rows (RowOrder); 0: as they are.
 };
 
 struct OpenModel {

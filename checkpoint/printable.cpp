@@ -14,8 +14,9 @@ std::string printable(std::string_view name) {
     const auto lead = static_cast<unsigned char>(name[0]);
     const auto [length, is_well_formed] = core::first_character(name);
     // C1 controls (U+0080 to U+009F) reach terminals as the two bytes c2 80 .. c2 9f.
-    const bool control = lead < 0x20 || lead == 0x7f ||
-                         (lead == 0xc2 && length == 2 && static_cast<unsigned char>(name[1]) < 0xa0);
+    const bool control =
+        lead < 0x20 || lead == 0x7f ||
+        (lead == 0xc2 && length == 2 && static_cast<unsigned char>(name[1]) < 0xa0);
     if (!is_well_formed || control) {
       fmt::format_to(std::back_inserter(text), "\\x{:02x}", lead);
       name.remove_prefix(1);

@@ -82,7 +82,8 @@ class HeaderReader {
       if (!names_.insert(name).second) fail("the name {} appears twice", printable(name));
     } else if (place_ == Place::kMetadata) {
       metadata_key_ = name;
-      if (header_.metadata.contains(name)) fail("the metadata key {} appears twice", printable(name));
+      if (header_.metadata.contains(name))
+        fail("the metadata key {} appears twice", printable(name));
     } else {
       field_ = name;
       bool* const seen = name == "dtype"          ? &has_dtype_
@@ -183,10 +184,8 @@ class HeaderReader {
       case Place::kMetadata:
         fail("the metadata {} must be a string, found {}", printable(metadata_key_), what);
       case Place::kTensor:
-      case Place::kNumbers:
-        tensor_fault("{} cannot be or hold {}", field_, what);
-      default:
-        fail("{} must be an object, found {}", printable(key_), what);
+      case Place::kNumbers: tensor_fault("{} cannot be or hold {}", field_, what);
+      default: fail("{} must be an object, found {}", printable(key_), what);
     }
   }
 
@@ -215,19 +214,21 @@ std::optional<std::uint64_t> byte_count(std::span<const std::int64_t> shape, int
 
 void check_tensor(const SafetensorsEntry& entry, std::uint64_t data_bytes, std::string_view where) {
   if (entry.begin > entry.end || entry.end > data_bytes) {
-    throw InputError("{}: tensor {}: its bytes [{}, {}) are not inside the file's {} bytes of data{}",
-                     where, printable(entry.name), entry.begin, entry.end, data_bytes,
-                     entry.begin > entry.end ? "" : " (a file cut short?)");
+    throw InputError(
+        "{}: tensor {}: its bytes [{}, {}) are not inside the file's {} bytes of data{}", where,
+        printable(entry.name), entry.begin, entry.end, data_bytes,
+        entry.begin > entry.end ? "" : " (a file cut short?)");
   }
   const auto expected = byte_count(entry.shape, safetensors_dtype_bits(entry.dtype));
   if (!expected) {
-    throw InputError("{}: tensor {}: {} of shape [{}] is no whole number of bytes that fits 64 bits",
-                     where, printable(entry.name), entry.dtype, fmt::join(entry.shape, ", "));
+    throw InputError(
+        "{}: tensor {}: {} of shape [{}] is no whole number of bytes that fits 64 bits", where,
+        printable(entry.name), entry.dtype, fmt::join(entry.shape, ", "));
   }
   if (*expected != entry.bytes()) {
-    throw InputError("{}: tensor {}: {} of shape [{}] takes {} bytes, its data_offsets say {}", where,
-                     printable(entry.name), entry.dtype, fmt::join(entry.shape, ", "), *expected,
-                     entry.bytes());
+    throw InputError("{}: tensor {}: {} of shape [{}] takes {} bytes, its data_offsets say {}",
+                     where, printable(entry.name), entry.dtype, fmt::join(entry.shape, ", "),
+                     *expected, entry.bytes());
   }
 }
 
@@ -236,9 +237,8 @@ void check_tiling(std::span<const SafetensorsEntry> entries, std::uint64_t data_
                   std::string_view where) {
   std::vector<std::size_t> order(entries.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::sort(order, {}, [&](std::size_t i) {
-    return std::pair(entries[i].begin, entries[i].end);
-  });
+  std::ranges::sort(order, {},
+                    [&](std::size_t i) { return std::pair(entries[i].begin, entries[i].end); });
   std::uint64_t reached = 0;
   for (const std::size_t i : order) {
     const SafetensorsEntry& entry = entries[i];
@@ -282,8 +282,10 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string
   std::uint64_t length = 0;
   std::copy_n(file.begin(), kLengthBytes, std::as_writable_bytes(std::span(&length, 1)).begin());
   if (length > kMaxSafetensorsHeader) {
-    throw InputError("{}: not a safetensors file: it announces a header of {} bytes, at most {} are "
-                     "allowed", where, length, kMaxSafetensorsHeader);
+    throw InputError(
+        "{}: not a safetensors file: it announces a header of {} bytes, at most {} are "
+        "allowed",
+        where, length, kMaxSafetensorsHeader);
   }
   if (length > file.size() - kLengthBytes) {
     throw InputError("{}: announces a header of {} bytes, only {} bytes follow (a file cut short?)",

@@ -47,10 +47,10 @@ inline constexpr std::uint64_t kMaxSafetensorsHeader = 100'000'000;
 [[nodiscard]] int safetensors_dtype_bits(std::string_view dtype) noexcept;
 
 /// Reads and validates the header of a whole file in memory: length and start of the header, JSON
-/// without duplicate or unknown keys, dtypes, shape times dtype equal to the range's length (checked
-/// arithmetic), ranges that tile the data up to the last byte. Nothing is allocated on the word of
-/// the file: memory stays proportional to the header's real bytes.
-/// Throws InputError that begins with `where` (the file) and names the tensor.
+/// without duplicate or unknown keys, dtypes, shape times dtype equal to the range's length
+/// (checked arithmetic), ranges that tile the data up to the last byte. Nothing is allocated on the
+/// word of the file: memory stays proportional to the header's real bytes. Throws InputError that
+/// begins with `where` (the file) and names the tensor.
 [[nodiscard]] SafetensorsHeader parse_safetensors(std::span<const std::byte> file,
                                                   std::string_view where);
 
@@ -93,8 +93,8 @@ struct TensorPlan {
 
 /// Writes a safetensors file as a stream: the header follows from the plan, the data are given
 /// tensor by tensor in order(), each in as many pieces as suit. The file appears on finish()
-/// (core::AtomicFile); memory does not grow with the tensors. The bytes are those the Python package
-/// would write (one metadata key).
+/// (core::AtomicFile); memory does not grow with the tensors. The bytes are those the Python
+/// package would write (one metadata key).
 ///
 ///     SafetensorsWriter writer(path, plans);
 ///     for (const TensorPlan& tensor : writer.order()) writer.write(bytes_of(tensor));

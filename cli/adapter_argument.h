@@ -11,8 +11,8 @@ struct AdapterArgument {
   double weight = 1;  ///< Factor of its update.
 };
 
-/// "DIR" or "DIR:WEIGHT"; a folder whose own name ends in ":0.5" is taken as it is. ConfigError for a
-/// weight that is no finite number.
+/// "DIR" or "DIR:WEIGHT"; a folder whose own name ends in ":0.5" is taken as it is. ConfigError for
+/// a weight that is no finite number.
 [[nodiscard]] AdapterArgument parse_adapter(const std::string& text);
 
 }  // namespace weft::cli

@@ -44,7 +44,8 @@ int parse_and_run(const Command& command, std::span<char* const> arguments) {
 
 int run_command(std::span<const Command> commands, const std::string& name,
                 std::span<char* const> arguments) {
-  const auto found = std::ranges::find_if(commands, [&](const Command& c) { return name == c.name; });
+  const auto found =
+      std::ranges::find_if(commands, [&](const Command& c) { return name == c.name; });
   if (found == commands.end()) return complain(name, "no such command", ExitCode::kBadInput);
   try {
     return parse_and_run(*found, arguments);

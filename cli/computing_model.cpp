@@ -5,8 +5,8 @@
 #include "cli/adapter_argument.h"
 #include "cli/command.h"
 #include "core/error.h"
-#include "model/runtime.h"
 #include "model/memory.h"
+#include "model/runtime.h"
 #include "train/memory.h"
 
 namespace weft::cli {
@@ -17,8 +17,9 @@ model::Compute compute_of(const std::string& dtype, const core::Log& log) {
   if (dtype == "auto") return best;
   if (dtype == "f32") return model::Compute::kF32;
   if (best == model::Compute::kF32) {
-    core::tell(log, core::Level::kWarning,
-               "this processor does not multiply bf16 natively: --dtype bf16 will be far slower than f32");
+    core::tell(
+        log, core::Level::kWarning,
+        "this processor does not multiply bf16 natively: --dtype bf16 will be far slower than f32");
   }
   return model::Compute::kBF16;
 }
@@ -27,14 +28,17 @@ model::Compute compute_of(const std::string& dtype, const core::Log& log) {
 
 void declare_model(CLI::App& app, ModelArguments& arguments) {
   app.add_option("--model", arguments.model, "Hugging Face directory or GGUF file")->required();
-  app.add_option("--adapter", arguments.adapters, "PEFT directory, DIR or DIR:WEIGHT; repeated: they add up")
+  app.add_option("--adapter", arguments.adapters,
+                 "PEFT directory, DIR or DIR:WEIGHT; repeated: they add up")
       ->allow_extra_args(false);
-  app.add_option("--dtype", arguments.dtype, "numbers to compute in: f32, bf16, or auto (bf16 where the processor has it)")
+  app.add_option("--dtype", arguments.dtype,
+                 "numbers to compute in: f32, bf16, or auto (bf16 where the processor has it)")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->capture_default_str();
   app.add_option("--threads", arguments.threads, "threads; 0: all cores")
       ->check(whole_number_from(0));
-  app.add_flag("--allow-other-base", arguments.allow_other_base, "accept an adapter that was trained on other weights");
+  app.add_flag("--allow-other-base", arguments.allow_other_base,
+               "accept an adapter that was trained on other weights");
 }
 
 OpenedModel open_model(const ModelArguments& arguments, const core::Log& log) {

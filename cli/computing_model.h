@@ -1,7 +1,6 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -19,7 +18,7 @@ namespace weft::cli {
 struct ModelArguments {
   std::string model{};
   std::vector<std::string> adapters{};  ///< DIR or DIR:WEIGHT
-  std::string dtype;                  ///< "f32", "bf16", "auto": bf16 where the processor has it
+  std::string dtype;                    ///< "f32", "bf16", "auto": bf16 where the processor has it
   int threads = 0;
   bool allow_other_base = false;
 };

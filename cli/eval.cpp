@@ -84,7 +84,8 @@ void declare(CLI::App& app, EvalArguments& a) {
       "instruction data,\nand chrF of generated answers, for a base, the base with an "
       "adapter, and the merged model.");
   app.add_option("CONFIG", a.config, "YAML file (docs/eval.md)");
-  app.add_option("--set", a.overrides, "PATH=VALUE: change a key of CONFIG")->allow_extra_args(false);
+  app.add_option("--set", a.overrides, "PATH=VALUE: change a key of CONFIG")
+      ->allow_extra_args(false);
   app.add_option("--model", a.model, "base: Hugging Face directory or GGUF file");
   app.add_option("--adapter", a.adapter, "PEFT directory: stage 'base+adapter'");
   app.add_option("--merged", a.merged, "the merged model: stage 'merged'");

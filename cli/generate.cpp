@@ -56,7 +56,8 @@ const char* name_of(model::Finish finish) {
 std::string read_all(std::FILE* file) {
   std::string text;
   char buffer[65536];
-  while (const std::size_t count = std::fread(buffer, 1, sizeof buffer, file)) text.append(buffer, count);
+  while (const std::size_t count = std::fread(buffer, 1, sizeof buffer, file))
+    text.append(buffer, count);
   if (std::ferror(file) != 0) throw IoError("cannot read standard input");
   return text;
 }
@@ -78,15 +79,18 @@ class Session {
 
   /// The tokens of a prompt: rendered by the template, or the text with the tokenizer's BOS.
   [[nodiscard]] Ids encode(const Messages& messages) const {
-    if (template_) return tokenizer_.encode(template_->render(messages, /*add_generation_prompt=*/true).text);
-    return tokenizer_.encode(messages.back().at("content").get<std::string>(), text::AddSpecial::kYes);
+    if (template_)
+      return tokenizer_.encode(template_->render(messages, /*add_generation_prompt=*/true).text);
+    return tokenizer_.encode(messages.back().at("content").get<std::string>(),
+                             text::AddSpecial::kYes);
   }
 
   /// Answers; what `prompt` shares with the tokens read before is not read again.
   model::Answer answer(const Ids& prompt, const std::atomic<bool>& interrupted) {
     warn_about_length(static_cast<std::int64_t>(prompt.size()));
     std::size_t shared = 0;
-    while (shared < read_.size() && shared + 1 < prompt.size() && read_[shared] == prompt[shared]) ++shared;
+    while (shared < read_.size() && shared + 1 < prompt.size() && read_[shared] == prompt[shared])
+      ++shared;
     cache_.truncate(static_cast<std::int64_t>(shared));
     const std::span<const std::int32_t> all(prompt);
     model::Answer result = model::answer(
@@ -111,7 +115,8 @@ class Session {
     if (warned_ || prompt + options_.max_tokens <= limit) return;
     warned_ = true;
     core::tell(stderr_log("generate"), core::Level::kWarning,
-               fmt::format("prompt ({} tokens) and answer (up to {}) may exceed the {} tokens that the model was made for",
+               fmt::format("prompt ({} tokens) and answer (up to {}) may exceed the {} tokens that "
+                           "the model was made for",
                            prompt, options_.max_tokens, limit));
   }
 
@@ -147,16 +152,21 @@ Messages first_messages(const GenerateArguments& arguments) {
   return messages;
 }
 
-int answer_once(const GenerateArguments& arguments, Session& session, const std::atomic<bool>& interrupted) {
+int answer_once(const GenerateArguments& arguments, Session& session,
+                const std::atomic<bool>& interrupted) {
   Messages messages = first_messages(arguments);
-  messages.push_back({{"role", "user"}, {"content", arguments.prompt ? *arguments.prompt : read_all(stdin)}});
+  messages.push_back(
+      {{"role", "user"}, {"content", arguments.prompt ? *arguments.prompt : read_all(stdin)}});
   const Ids prompt = session.encode(messages);
   const auto begun = std::chrono::steady_clock::now();
   const model::Answer answer = session.answer(prompt, interrupted);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   if (arguments.json) {
-    const nlohmann::ordered_json json{{"text", answer.text},           {"ids", answer.ids},
-                                      {"prompt_ids", prompt},          {"finish", name_of(answer.finish)},
+    const nlohmann::ordered_json json{{"text", answer.text},
+                                      {"ids", answer.ids},
+                                      {"prompt_ids", prompt},
+                                      {"finish", name_of(answer.finish)},
                                       {"seconds", seconds}};
     fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else if (!answer.text.ends_with('\n')) {
@@ -188,10 +198,12 @@ std::optional<std::string> read_line(bool terminal) {
   }
 }
 
-int chat(const GenerateArguments& arguments, Session& session, const std::atomic<bool>& interrupted) {
+int chat(const GenerateArguments& arguments, Session& session,
+         const std::atomic<bool>& interrupted) {
   if (!session.has_template()) {
-    throw InputError("{}: the model has no chat template, so that --chat cannot tell turns apart; use --prompt",
-                     arguments.model.model);
+    throw InputError(
+        "{}: the model has no chat template, so that --chat cannot tell turns apart; use --prompt",
+        arguments.model.model);
   }
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
   if (terminal) fmt::print(stderr, "Ctrl-C stops an answer, Ctrl-D ends the chat.\n");
@@ -206,7 +218,8 @@ int chat(const GenerateArguments& arguments, Session& session, const std::atomic
     const model::Answer answer = session.answer(session.encode(messages), interrupted);
     messages.push_back({{"role", "assistant"}, {"content", answer.text}});
     if (arguments.json) {
-      const nlohmann::ordered_json json{{"text", answer.text}, {"ids", answer.ids}, {"finish", name_of(answer.finish)}};
+      const nlohmann::ordered_json json{
+          {"text", answer.text}, {"ids", answer.ids}, {"finish", name_of(answer.finish)}};
       fmt::print("{}", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     }
     fmt::print("\n");
@@ -218,15 +231,19 @@ int chat(const GenerateArguments& arguments, Session& session, const std::atomic
 }
 
 int run_generate(const GenerateArguments& arguments) {
-  if (arguments.chat && arguments.raw) throw ConfigError("--chat needs the chat template that --raw leaves out");
-  if (arguments.raw && arguments.system) throw ConfigError("--system has no place in a --raw prompt; write it there");
+  if (arguments.chat && arguments.raw)
+    throw ConfigError("--chat needs the chat template that --raw leaves out");
+  if (arguments.raw && arguments.system)
+    throw ConfigError("--system has no place in a --raw prompt; write it there");
   (void)model::Sampler(arguments.options.sampling);  // before a model is loaded
   Session session = open_session(arguments, stderr_log("generate"));
   if (arguments.system && !session.has_template()) {
-    throw InputError("{}: the model has no chat template that could place --system", arguments.model.model);
+    throw InputError("{}: the model has no chat template that could place --system",
+                     arguments.model.model);
   }
   const std::atomic<bool>& interrupted = catch_interrupts();
-  return arguments.chat ? chat(arguments, session, interrupted) : answer_once(arguments, session, interrupted);
+  return arguments.chat ? chat(arguments, session, interrupted)
+                        : answer_once(arguments, session, interrupted);
 }
 
 }  // namespace
@@ -235,22 +252,30 @@ Run add_generate(CLI::App& app) {
   auto arguments = std::make_shared<GenerateArguments>();
   model::GenerateOptions& options = arguments->options;
   model::Sampling& sampling = options.sampling;
-  app.description("Answers a prompt, or chats. The prompt goes through the model's chat template where it has one.");
+  app.description(
+      "Answers a prompt, or chats. The prompt goes through the model's chat template where it has "
+      "one.");
   declare_model(app, arguments->model);
   app.add_option("--prompt", arguments->prompt, "the prompt (default: standard input)");
   app.add_flag("--chat", arguments->chat, "a conversation, one line a turn");
   app.add_option("--system", arguments->system, "system message");
   app.add_flag("--raw", arguments->raw, "give the prompt as it is, without the chat template");
   app.add_option("--max-tokens", options.max_tokens, "tokens of an answer at most")
-      ->check(whole_number_from(1))->capture_default_str();
-  app.add_option("--temperature", sampling.temperature, "0: always the most probable token")->capture_default_str();
-  app.add_option("--top-k", sampling.top_k, "choose among the k most probable; 0: all")->capture_default_str();
-  app.add_option("--top-p", sampling.top_p, "choose among the most probable that make up p")->capture_default_str();
-  app.add_option("--min-p", sampling.min_p, "drop what has less than p times the largest probability")
+      ->check(whole_number_from(1))
+      ->capture_default_str();
+  app.add_option("--temperature", sampling.temperature, "0: always the most probable token")
+      ->capture_default_str();
+  app.add_option("--top-k", sampling.top_k, "choose among the k most probable; 0: all")
+      ->capture_default_str();
+  app.add_option("--top-p", sampling.top_p, "choose among the most probable that make up p")
+      ->capture_default_str();
+  app.add_option("--min-p", sampling.min_p,
+                 "drop what has less than p times the largest probability")
       ->capture_default_str();
   app.add_option("--repetition-penalty", sampling.repetition_penalty, "above 1: avoid tokens seen")
       ->capture_default_str();
-  app.add_option("--seed", sampling.seed, "the same seed gives the same answer")->capture_default_str();
+  app.add_option("--seed", sampling.seed, "the same seed gives the same answer")
+      ->capture_default_str();
   app.add_option("--stop", options.stop_strings, "text that ends an answer; may be repeated")
       ->allow_extra_args(false);
   app.add_flag("--json", arguments->json, "print text, ids and reason of ending as JSON");

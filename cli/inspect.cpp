@@ -18,10 +18,8 @@ namespace fs = std::filesystem;
 
 // Asked in this order; the first that matches describes the path.
 constexpr std::array kKinds{
-    InspectKind{is_adapter_folder, inspect_adapter},
-    InspectKind{is_run_folder, inspect_run},
-    InspectKind{is_model_folder, inspect_model_folder},
-    InspectKind{is_gguf, inspect_gguf},
+    InspectKind{is_adapter_folder, inspect_adapter},    InspectKind{is_run_folder, inspect_run},
+    InspectKind{is_model_folder, inspect_model_folder}, InspectKind{is_gguf, inspect_gguf},
     InspectKind{is_safetensors, inspect_safetensors},
 };
 
@@ -40,10 +38,11 @@ InspectReport inspect(const fs::path& path, const InspectOptions& options) {
   for (const InspectKind& kind : kKinds) {
     if (kind.matches(path)) return kind.inspect(path, options);
   }
-  throw InputError("{} is nothing that weft knows: a Hugging Face model folder (config.json), an "
-                   "adapter folder (adapter_config.json), the folder of a run (config.yaml and "
-                   "checkpoints), a .safetensors or a GGUF file",
-                   path.string());
+  throw InputError(
+      "{} is nothing that weft knows: a Hugging Face model folder (config.json), an "
+      "adapter folder (adapter_config.json), the folder of a run (config.yaml and "
+      "checkpoints), a .safetensors or a GGUF file",
+      path.string());
 }
 
 }  // namespace
@@ -92,8 +91,8 @@ void TensorCensus::describe(InspectReport& report, const InspectOptions& options
                           {"parameters", sum.elements},
                           {"bytes", sum.bytes}});
   }
-  report.line("parameters", fmt::format("{} in {} tensors", core::human_count(all.elements),
-                                        all.tensors));
+  report.line("parameters",
+              fmt::format("{} in {} tensors", core::human_count(all.elements), all.tensors));
   report.line("size", core::human_bytes(all.bytes));
   report.json["parameters"] = all.elements;
   report.json["bytes"] = all.bytes;
@@ -104,8 +103,8 @@ void TensorCensus::describe(InspectReport& report, const InspectOptions& options
   core::Table table({"tensor", "shape", "type", "bytes"});
   auto list = nlohmann::ordered_json::array();
   for (const Tensor& tensor : tensors_) {
-    table.add({one_line(tensor.name), fmt::format("{}", fmt::join(tensor.shape, " x ")), tensor.storage,
-               core::human_bytes(tensor.bytes)});
+    table.add({one_line(tensor.name), fmt::format("{}", fmt::join(tensor.shape, " x ")),
+               tensor.storage, core::human_bytes(tensor.bytes)});
     list.push_back({{"name", tensor.name},
                     {"shape", tensor.shape},
                     {"type", tensor.storage},

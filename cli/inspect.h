@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-// weft inspect says what a path holds. Each kind of thing is a row of the table in inspect.cpp and a
-// function that describes it; a new kind is a new file and a new row.
+// weft inspect says what a path holds. Each kind of thing is a row of the table in inspect.cpp and
+// a function that describes it; a new kind is a new file and a new row.
 
 namespace weft::cli {
 
@@ -75,7 +75,8 @@ InspectReport inspect_run(const std::filesystem::path& path, const InspectOption
 
 // inspect_model.cpp
 bool is_model_folder(const std::filesystem::path& path);
-InspectReport inspect_model_folder(const std::filesystem::path& path, const InspectOptions& options);
+InspectReport inspect_model_folder(const std::filesystem::path& path,
+                                   const InspectOptions& options);
 bool is_gguf(const std::filesystem::path& path);
 InspectReport inspect_gguf(const std::filesystem::path& path, const InspectOptions& options);
 bool is_safetensors(const std::filesystem::path& path);

@@ -25,10 +25,12 @@ double update_norm(const lora::Factors& factors) {
       double a = 0;
       double b = 0;
       for (std::size_t j = 0; j < in; ++j) {
-        a += static_cast<double>(factors.a[k * in + j]) * static_cast<double>(factors.a[l * in + j]);
+        a +=
+            static_cast<double>(factors.a[k * in + j]) * static_cast<double>(factors.a[l * in + j]);
       }
       for (std::size_t i = 0; i < out; ++i) {
-        b += static_cast<double>(factors.b[i * rank + k]) * static_cast<double>(factors.b[i * rank + l]);
+        b += static_cast<double>(factors.b[i * rank + k]) *
+             static_cast<double>(factors.b[i * rank + l]);
       }
       sum += (k == l ? 1 : 2) * a * b;
     }
@@ -38,9 +40,14 @@ double update_norm(const lora::Factors& factors) {
 
 Json module_json(const lora::Factors& factors) {
   const lora::Target& target = factors.target;
-  return {{"path", target.module.path}, {"in", target.module.in},       {"out", target.module.out},
-          {"rank", target.rank},        {"alpha", target.alpha},        {"scale", target.scale},
-          {"parameters", target.parameters()}, {"update_norm", update_norm(factors)}};
+  return {{"path", target.module.path},
+          {"in", target.module.in},
+          {"out", target.module.out},
+          {"rank", target.rank},
+          {"alpha", target.alpha},
+          {"scale", target.scale},
+          {"parameters", target.parameters()},
+          {"update_norm", update_norm(factors)}};
 }
 
 Json targets_json(const lora::Targets& targets) {
@@ -102,8 +109,9 @@ void describe_provenance(InspectReport& report, const std::optional<lora::Proven
     report.line("trained on", "not recorded");
     return;
   }
-  report.line("trained on", fmt::format("{} (stored as {}, computed in {})", provenance->base_weights,
-                                        provenance->base_storage, provenance->compute_dtype));
+  report.line("trained on",
+              fmt::format("{} (stored as {}, computed in {})", provenance->base_weights,
+                          provenance->base_storage, provenance->compute_dtype));
   if (!provenance->tokenizer.empty()) report.line("tokenizer", provenance->tokenizer);
   if (!provenance->chat_template.empty()) report.line("template", provenance->chat_template);
 }

@@ -232,9 +232,9 @@ InspectReport inspect_gguf(const fs::path& path, const InspectOptions& options) 
   } catch (const InputError& error) {  // Unusable is a fact to report, not a failure of inspect.
     fault = error.what();
   }
-  describe_config(model && !model->tensors().empty() ? model->config()
-                                                     : raw_gguf_config(file, architecture),
-                  report);
+  describe_config(
+      model && !model->tensors().empty() ? model->config() : raw_gguf_config(file, architecture),
+      report);
   describe_gguf_tokenizer(file, report);
   const auto source = file.string("tokenizer.chat_template");
   describe_template(source ? std::optional<std::string>(*source) : std::nullopt, report);

@@ -67,11 +67,13 @@ int run_logits(const LogitsArguments& arguments) {
   OpenedModel opened = open_model(arguments.model, log);
   const std::vector<Ids> rows = read_ids(arguments.ids, opened.spec.vocabulary);
   const std::size_t longest = std::ranges::max(rows, {}, &Ids::size).size();
-  ComputingModel model = load_model(std::move(opened), arguments.model,
-                                    static_cast<std::int64_t>(longest), log);
+  ComputingModel model =
+      load_model(std::move(opened), arguments.model, static_cast<std::int64_t>(longest), log);
   std::vector<checkpoint::TensorPlan> plan;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    plan.push_back({std::to_string(i), "F32", {static_cast<std::int64_t>(rows[i].size()), model.decoder.spec().vocabulary}});
+    plan.push_back({std::to_string(i),
+                    "F32",
+                    {static_cast<std::int64_t>(rows[i].size()), model.decoder.spec().vocabulary}});
   }
   checkpoint::SafetensorsWriter writer(arguments.out, std::move(plan));
   for (const checkpoint::TensorPlan& tensor : writer.order()) {
@@ -86,10 +88,13 @@ int run_logits(const LogitsArguments& arguments) {
 
 Run add_logits(CLI::App& app) {
   auto arguments = std::make_shared<LogitsArguments>();
-  app.description("Writes the logits of every position for given token ids, to compare with other programs.\n"
-                  "The output holds tensors \"0\", \"1\", ... (one a line of the input), F32, [tokens, vocabulary].");
+  app.description(
+      "Writes the logits of every position for given token ids, to compare with other programs.\n"
+      "The output holds tensors \"0\", \"1\", ... (one a line of the input), F32, [tokens, "
+      "vocabulary].");
   declare_model(app, arguments->model);
-  app.add_option("--ids", arguments->ids, "file with one JSON array of token ids a line")->required();
+  app.add_option("--ids", arguments->ids, "file with one JSON array of token ids a line")
+      ->required();
   app.add_option("--out", arguments->out, "safetensors file to write")->required();
   app.add_flag("--force", arguments->force, "replace --out if it exists");
   return [arguments] { return run_logits(*arguments); };

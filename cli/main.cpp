@@ -37,8 +37,10 @@ void print_help() {
   for (const CatalogEntry& entry : weft::cli::kCatalog) {
     if (is_available(entry)) fmt::print("  {:<10}{}\n", entry.name, entry.summary);
   }
-  fmt::print("\n  --version   print the version\n  --help      print this; weft COMMAND --help for its options\n"
-             "\nExit status: 0 done, 1 failed, 2 wrong input, 3 refused by a gate, 130 interrupted.\n");
+  fmt::print(
+      "\n  --version   print the version\n  --help      print this; weft COMMAND --help for its "
+      "options\n"
+      "\nExit status: 0 done, 1 failed, 2 wrong input, 3 refused by a gate, 130 interrupted.\n");
 }
 
 int unknown_command(const std::string& name) {
@@ -75,7 +77,7 @@ int run_torch_command(const std::string& name, int count, char** arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::setlocale(LC_CTYPE, "C.UTF-8");   // widths of characters in tables
+  std::setlocale(LC_CTYPE, "C.UTF-8");  // widths of characters in tables
   std::signal(SIGPIPE, SIG_DFL);
   const std::string name = argc > 1 ? argv[1] : "--help";
   if (name == "--help" || name == "-h" || name == "help") {

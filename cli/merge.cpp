@@ -40,7 +40,7 @@ std::uint64_t parse_size(const std::string& text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   const std::string unit(end, static_cast<const char*>(text.data() + text.size()));
   constexpr std::pair<std::string_view, double> kUnits[] = {
-      {"", 1},      {"B", 1},     {"KB", 1e3},   {"MB", 1e6},   {"GB", 1e9},
+      {"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},    {"GB", 1e9},
       {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
   for (const auto& [name, factor] : kUnits) {
     if (error != std::errc() || name != unit) continue;
@@ -69,7 +69,8 @@ merge::MergeRequest request_of(const Options& options) {
 std::function<void(merge::FoldProgress)> progress_line() {
   if (!core::stderr_is_terminal()) return {};
   return [last = -1](merge::FoldProgress progress) mutable {
-    const auto percent = static_cast<int>(100 * progress.done / std::max<std::uint64_t>(1, progress.total));
+    const auto percent =
+        static_cast<int>(100 * progress.done / std::max<std::uint64_t>(1, progress.total));
     if (percent == last) return;
     last = percent;
     fmt::print(stderr, "\rwriting {} of {} ({} %){}", core::human_bytes(progress.done),
@@ -95,12 +96,15 @@ int run(const Options& options) {
 Run add_merge(CLI::App& app);
 Run add_merge(CLI::App& app) {
   const auto options = std::make_shared<Options>();
-  app.description("Fold adapters into a model's weights; without adapters, convert a GGUF file to a "
-                  "Hugging Face directory.");
+  app.description(
+      "Fold adapters into a model's weights; without adapters, convert a GGUF file to a "
+      "Hugging Face directory.");
   app.add_option("--model", options->model, "Hugging Face directory or GGUF file")->required();
   app.add_option("--adapter", options->adapters,
                  "PEFT folder, with an optional weight (DIR:0.5); repeat it to add several")
-      ->take_all()->expected(1)->allow_extra_args(false);
+      ->take_all()
+      ->expected(1)
+      ->allow_extra_args(false);
   app.add_option("--out", options->out, "folder to write")->required();
   app.add_option("--dtype", options->dtype,
                  "keep, f32, f16 or bf16; keep writes block-quantised bases as f32")
@@ -112,7 +116,8 @@ Run add_merge(CLI::App& app) {
                "fold even if the adapter records other base weights");
   app.add_flag("--json", options->json, "print the report as JSON");
   app.add_option("--threads", options->threads, "threads; 0 means all cores")
-      ->check(whole_number_from(0))->capture_default_str();
+      ->check(whole_number_from(0))
+      ->capture_default_str();
   return [options] { return run(*options); };
 }
 

@@ -78,8 +78,9 @@ int run_train(const TrainOptions& options) {
   const train::Outcome outcome = train::train(prepared, folder, progress, interrupted, log);
   progress.clear();
   if (outcome.ending == train::Ending::kInterrupted) {
-    throw Interrupted("interrupted after update {}; the state is saved, --resume goes on from there",
-                      outcome.updates);
+    throw Interrupted(
+        "interrupted after update {}; the state is saved, --resume goes on from there",
+        outcome.updates);
   }
   print_outcome(outcome, folder);
   return static_cast<int>(ExitCode::kDone);

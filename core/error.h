@@ -10,11 +10,11 @@ namespace weft {
 
 /// What the program's exit status says. The command line maps every outcome to one of these.
 enum class ExitCode : int {
-  kDone = 0,         ///< The work is done.
-  kFailed = 1,       ///< Failed while running: disk, memory, diverged numbers.
-  kBadInput = 2,     ///< Wrong command, configuration or input; nothing was written.
-  kRefused = 3,      ///< A gate or a pre-flight check said no.
-  kInterrupted = 130 ///< Stopped by a signal; the state is saved.
+  kDone = 0,          ///< The work is done.
+  kFailed = 1,        ///< Failed while running: disk, memory, diverged numbers.
+  kBadInput = 2,      ///< Wrong command, configuration or input; nothing was written.
+  kRefused = 3,       ///< A gate or a pre-flight check said no.
+  kInterrupted = 130  ///< Stopped by a signal; the state is saved.
 };
 
 /// Base of everything weft throws on purpose.

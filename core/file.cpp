@@ -135,8 +135,10 @@ void require_writable(const fs::path& path, OutputKind kind, Overwrite overwrite
   }
   fs::path folder = kind == OutputKind::kContents ? target : folder_of(target);
   if (kind == OutputKind::kFile && !fs::is_directory(folder, error)) {
-    throw InputError("{} cannot be written: there is no folder {}; make it, or choose another "
-                     "place", target.string(), folder.string());
+    throw InputError(
+        "{} cannot be written: there is no folder {}; make it, or choose another "
+        "place",
+        target.string(), folder.string());
   }
   while (!fs::exists(folder, error)) folder = folder_of(folder);
   try_file_in(folder, target);

@@ -66,8 +66,8 @@ class Reader {
     Report(Problems& problems, const ConfigNode& node, std::string path)
         : problems_(problems), node_(node), path_(std::move(path)) {}
     void problem(std::string_view key, std::string text) override {
-      problems_.emplace_back(place_below(node_, key), fmt::format("{}: {}", join_path(path_, key),
-                                                                  text));
+      problems_.emplace_back(place_below(node_, key),
+                             fmt::format("{}: {}", join_path(path_, key), text));
     }
 
    private:
@@ -84,8 +84,7 @@ class Reader {
 
   void note(const ConfigEntry& entry, const std::string& path) {
     if (origins_ == nullptr) return;
-    const Place& place =
-        entry.value.place.override_text.empty() ? entry.place : entry.value.place;
+    const Place& place = entry.value.place.override_text.empty() ? entry.place : entry.value.place;
     origins_->insert_or_assign(path, text_of(place, source_.name));
   }
 
@@ -96,14 +95,12 @@ class Reader {
     if (node.kind == ConfigNode::Kind::kNull && field.shape == FieldInfo::Shape::kValue &&
         !field.type.optional) {
       const Place& place = node.place.override_text.empty() ? entry.place : node.place;
-      reader.problem(place, fmt::format("the key has no value; expected {}, or remove it",
-                                        field.type.name()));
+      reader.problem(
+          place, fmt::format("the key has no value; expected {}, or remove it", field.type.name()));
       return;
     }
     switch (field.shape) {
-      case FieldInfo::Shape::kValue:
-        field.read(node, reader, object);
-        return;
+      case FieldInfo::Shape::kValue: field.read(node, reader, object); return;
       case FieldInfo::Shape::kSection:
         if (node.kind == ConfigNode::Kind::kMap) {
           read_section(*field.section, node, path, field.open(object));
@@ -113,9 +110,7 @@ class Reader {
           reader.mismatch(node, "a section (keys with values below it)");
         }
         return;
-      case FieldInfo::Shape::kSectionList:
-        read_list(field, node, reader, path, object);
-        return;
+      case FieldInfo::Shape::kSectionList: read_list(field, node, reader, path, object); return;
     }
   }
 
@@ -166,16 +161,16 @@ class Reader {
   throw ConfigError("{}", fmt::join(lines, "\n"));
 }
 
-/// YAML text is UTF-8 without control characters but for tab and line ends (YAML 1.2, 5.1). yaml-cpp
-/// takes more, and ends the text at some of them.
+/// YAML text is UTF-8 without control characters but for tab and line ends (YAML 1.2, 5.1).
+/// yaml-cpp takes more, and ends the text at some of them.
 void check_bytes(std::string_view yaml, Problems& problems) {
   const std::size_t good = well_formed_prefix(yaml);
   const auto is_control = [](char c) {
     const auto byte = static_cast<unsigned char>(c);
     return (byte < 0x20 && c != '\t' && c != '\n' && c != '\r') || byte == 0x7F;
   };
-  const auto control = std::find_if(yaml.begin(), yaml.begin() + static_cast<std::ptrdiff_t>(good),
-                                    is_control);
+  const auto control =
+      std::find_if(yaml.begin(), yaml.begin() + static_cast<std::ptrdiff_t>(good), is_control);
   const auto at = static_cast<std::size_t>(control - yaml.begin());
   if (at == yaml.size()) return;
   const std::string_view before = yaml.substr(0, at);
@@ -184,9 +179,10 @@ void check_bytes(std::string_view yaml, Problems& problems) {
   problems.emplace_back(
       Place{line, column, {}},
       at == good ? "the file is not UTF-8 text; save it as UTF-8"
-                 : fmt::format("a control character (byte 0x{:02x}); remove it, or write \"\\x{:02x}\" "
-                               "in quotes", static_cast<unsigned char>(yaml[at]),
-                               static_cast<unsigned char>(yaml[at])));
+                 : fmt::format(
+                       "a control character (byte 0x{:02x}); remove it, or write \"\\x{:02x}\" "
+                       "in quotes",
+                       static_cast<unsigned char>(yaml[at]), static_cast<unsigned char>(yaml[at])));
 }
 
 }  // namespace

@@ -71,17 +71,38 @@ struct FieldInfo {
   std::function<std::vector<void*>(void* object)> present;  ///< The section or items there are.
 
   /// The key must be given.
-  FieldInfo& required() { is_required = true; return *this; }
-  FieldInfo& at_least(double low) { bounds.low = low; return *this; }
-  FieldInfo& at_most(double high) { bounds.high = high; return *this; }
+  FieldInfo& required() {
+    is_required = true;
+    return *this;
+  }
+  FieldInfo& at_least(double low) {
+    bounds.low = low;
+    return *this;
+  }
+  FieldInfo& at_most(double high) {
+    bounds.high = high;
+    return *this;
+  }
   FieldInfo& range(double low, double high) { return at_least(low).at_most(high); }
-  FieldInfo& more_than(double low) { bounds.low_open = true; return at_least(low); }
-  FieldInfo& less_than(double high) { bounds.high_open = true; return at_most(high); }
+  FieldInfo& more_than(double low) {
+    bounds.low_open = true;
+    return at_least(low);
+  }
+  FieldInfo& less_than(double high) {
+    bounds.high_open = true;
+    return at_most(high);
+  }
   FieldInfo& positive() { return more_than(0); }
   /// Text or list that must hold something when it is given.
-  FieldInfo& non_empty() { bounds.non_empty = true; return *this; }
+  FieldInfo& non_empty() {
+    bounds.non_empty = true;
+    return *this;
+  }
   /// Another name for the key in the same section; accepted, reported, dumped canonically.
-  FieldInfo& alias(std::string other) { aliases.push_back(std::move(other)); return *this; }
+  FieldInfo& alias(std::string other) {
+    aliases.push_back(std::move(other));
+    return *this;
+  }
 };
 
 /// What a check() of a section reports through: the key's place is found by the reader.
@@ -250,8 +271,8 @@ using Origins = std::map<std::string, std::string>;
 
 /// Where a YAML text comes from.
 struct ConfigSource {
-  std::string name = "config";       ///< For messages: the path as the user wrote it.
-  std::filesystem::path directory;   ///< Relative paths start here; empty: the current folder.
+  std::string name = "config";      ///< For messages: the path as the user wrote it.
+  std::filesystem::path directory;  ///< Relative paths start here; empty: the current folder.
 };
 
 /// The type-erased reader behind parse_config: fills `object`, throws ConfigError with one line for

@@ -30,8 +30,10 @@ std::string explain(const FieldInfo& field, void* defaults) {
   if (field.shape != FieldInfo::Shape::kValue) return text;
   std::string facts = field.type.name();
   if (const std::string bounds = field.bounds.text(); !bounds.empty()) facts += ", " + bounds;
-  if (field.is_required) facts += "; required";
-  else facts += "; default " + emit_flow(field.write(defaults));
+  if (field.is_required)
+    facts += "; required";
+  else
+    facts += "; default " + emit_flow(field.write(defaults));
   return fmt::format("{} ({})", text, facts);
 }
 

@@ -11,15 +11,15 @@ namespace {
 constexpr std::size_t kFlowColumns = 80;
 
 bool is_word(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-         c == '_' || c == '/' || c == '.' || c == '-' || c == '+' || c == '@' ||
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+         c == '/' || c == '.' || c == '-' || c == '+' || c == '@' ||
          static_cast<unsigned char>(c) >= 0x80;
 }
 
 /// True when every YAML reader, old or new, takes the plain text for the same text.
 bool plain_is_safe(std::string_view text) {
-  if (text.empty() || !std::all_of(text.begin(), text.end(),
-                                   [](char c) { return is_word(c) || c == ' '; })) {
+  if (text.empty() ||
+      !std::all_of(text.begin(), text.end(), [](char c) { return is_word(c) || c == ' '; })) {
     return false;
   }
   const char first = text.front();

@@ -24,7 +24,8 @@ constexpr std::size_t kMaxDepth = 64;
 struct Stop {};
 
 Place place_of(const YAML::Mark& mark) {
-  return {.line = std::max(mark.line, 0) + 1, .column = std::max(mark.column, 0) + 1,
+  return {.line = std::max(mark.line, 0) + 1,
+          .column = std::max(mark.column, 0) + 1,
           .override_text = {}};
 }
 
@@ -84,7 +85,7 @@ class Builder : public YAML::EventHandler {
     Size size;
     bool has_key = false;
     ConfigNode key;
-    std::vector<ConfigNode> merged;  ///< Values of `<<`.
+    std::vector<ConfigNode> merged;   ///< Values of `<<`.
     std::map<std::string, int> keys;  ///< With the line where each was given.
     bool has_merge = false;
   };
@@ -107,7 +108,8 @@ class Builder : public YAML::EventHandler {
     text_ += size.text;
     if (nodes_ > kMaxNodes || text_ > kMaxExpandedText) {
       stop(place, fmt::format("too much configuration: more than {} values or {} MiB of text when "
-                              "aliases are expanded", kMaxNodes, kMaxExpandedText >> 20));
+                              "aliases are expanded",
+                              kMaxNodes, kMaxExpandedText >> 20));
     }
     if (frames_.size() + size.depth > kMaxDepth) {
       stop(place, fmt::format("nested more than {} levels deep", kMaxDepth));
@@ -130,8 +132,14 @@ class Builder : public YAML::EventHandler {
   void open(const YAML::Mark& mark, ConfigNode node, YAML::anchor_t anchor) {
     node.place = place_of(mark);
     charge(node.place, Size{});
-    frames_.push_back(Frame{.node = std::move(node), .anchor = anchor, .size = {}, .has_key = false,
-                            .key = {}, .merged = {}, .keys = {}, .has_merge = false});
+    frames_.push_back(Frame{.node = std::move(node),
+                            .anchor = anchor,
+                            .size = {},
+                            .has_key = false,
+                            .key = {},
+                            .merged = {},
+                            .keys = {},
+                            .has_merge = false});
   }
 
   void close() {
@@ -184,12 +192,14 @@ class Builder : public YAML::EventHandler {
         return;
       }
       for (ConfigNode& item : value.items) {
-        if (item.kind == ConfigNode::Kind::kMap) frame.merged.push_back(std::move(item));
-        else problems_.emplace_back(place, "'<<' merges sections, found " + item.what());
+        if (item.kind == ConfigNode::Kind::kMap)
+          frame.merged.push_back(std::move(item));
+        else
+          problems_.emplace_back(place, "'<<' merges sections, found " + item.what());
       }
       if (value.kind != ConfigNode::Kind::kList) {
-        problems_.emplace_back(place, "'<<' merges a section or a list of sections, found " +
-                                          value.what());
+        problems_.emplace_back(
+            place, "'<<' merges a section or a list of sections, found " + value.what());
       }
       return;
     }

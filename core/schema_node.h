@@ -26,8 +26,8 @@ struct ConfigNode {
   std::vector<ConfigEntry> entries;  ///< In file order.
   Place place;
 
-  [[nodiscard]] static ConfigNode scalar(std::string text);         ///< Plain: number, boolean.
-  [[nodiscard]] static ConfigNode string(std::string text);         ///< Text; quoted where needed.
+  [[nodiscard]] static ConfigNode scalar(std::string text);  ///< Plain: number, boolean.
+  [[nodiscard]] static ConfigNode string(std::string text);  ///< Text; quoted where needed.
   [[nodiscard]] static ConfigNode list(std::vector<ConfigNode> items);
   [[nodiscard]] static ConfigNode map();
 

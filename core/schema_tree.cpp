@@ -16,7 +16,8 @@ constexpr std::size_t kLongestWord = 64;  // Longer keys get no suggestion: it w
 std::deque<std::string> split(std::string_view path) {
   std::deque<std::string> parts;
   std::size_t begin = 0;
-  for (std::size_t dot = path.find('.'); dot != std::string_view::npos; dot = path.find('.', begin)) {
+  for (std::size_t dot = path.find('.'); dot != std::string_view::npos;
+       dot = path.find('.', begin)) {
     parts.emplace_back(path.substr(begin, dot - begin));
     begin = dot + 1;
   }
@@ -127,9 +128,7 @@ class Override {
   }
 
  private:
-  void problem(std::string text) {
-    problems_.emplace_back(Place{0, 0, text_}, std::move(text));
-  }
+  void problem(std::string text) { problems_.emplace_back(Place{0, 0, text_}, std::move(text)); }
 
   ConfigNode& child(ConfigNode& node, const std::string& key) {
     if (node.kind != ConfigNode::Kind::kMap) {
@@ -198,8 +197,10 @@ class Override {
     if (found == nullptr) return;
     const std::string below = join_path(path, rest.front());
     rest.pop_front();
-    if (rest.empty()) set(*found, nullptr);
-    else in_section(*field.section, std::move(rest), below, *found);
+    if (rest.empty())
+      set(*found, nullptr);
+    else
+      in_section(*field.section, std::move(rest), below, *found);
   }
 
   void in_value(const FieldInfo& field, std::deque<std::string> rest, const std::string& path,
@@ -274,8 +275,10 @@ void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& 
   std::vector<std::pair<ConfigEntry, std::string>> moved;
   for (ConfigEntry& entry : written) {
     const std::optional<std::string> target = canonical(info, entry.key);
-    if (target && *target != entry.key) moved.emplace_back(std::move(entry), *target);
-    else tree.entries.push_back(std::move(entry));
+    if (target && *target != entry.key)
+      moved.emplace_back(std::move(entry), *target);
+    else
+      tree.entries.push_back(std::move(entry));
   }
   // Aliases go in after the canonical keys, so that a clash is seen whatever the order. Names below
   // (adapter.rank) become canonical first, for the same reason.
@@ -299,7 +302,8 @@ void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& 
     ConfigNode* parent = make_parent(tree, parts);
     if (parent == nullptr) {
       problems.emplace_back(entry.place, fmt::format("{}: stands for {}, which is below something "
-                                                     "that is no section", entry.key, full));
+                                                     "that is no section",
+                                                     entry.key, full));
       continue;
     }
     if (parent->find(parts.back()) != nullptr) {

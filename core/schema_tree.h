@@ -18,7 +18,8 @@ using Renamed = std::function<void(const Place&, std::string_view, std::string_v
 
 [[nodiscard]] const FieldInfo* find_field(const SectionInfo& info, std::string_view name);
 
-/// "; did you mean 'x'?" or "": the nearest key of `info`, else the same key elsewhere below `root`.
+/// "; did you mean 'x'?" or "": the nearest key of `info`, else the same key elsewhere below
+/// `root`.
 [[nodiscard]] std::string suggestion(const SectionInfo& root, const SectionInfo& info,
                                      std::string_view key);
 

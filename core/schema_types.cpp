@@ -51,9 +51,16 @@ struct Unit {
   double size;
 };
 // Largest first, binary before decimal: the order in which to_string tries them.
-constexpr std::array<Unit, 10> kByteUnits{{{"TiB", 0x1p40}, {"GiB", 0x1p30}, {"MiB", 0x1p20},
-                                           {"KiB", 0x1p10}, {"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6},
-                                           {"KB", 1e3}, {"kB", 1e3}, {"B", 1}}};
+constexpr std::array<Unit, 10> kByteUnits{{{"TiB", 0x1p40},
+                                           {"GiB", 0x1p30},
+                                           {"MiB", 0x1p20},
+                                           {"KiB", 0x1p10},
+                                           {"TB", 1e12},
+                                           {"GB", 1e9},
+                                           {"MB", 1e6},
+                                           {"KB", 1e3},
+                                           {"kB", 1e3},
+                                           {"B", 1}}};
 constexpr std::array<Unit, 3> kMultiples{{{"G", 1e9}, {"M", 1e6}, {"K", 1e3}}};
 
 }  // namespace
@@ -88,8 +95,8 @@ std::optional<Duration> parse_duration(std::string_view text) {
   auto [amount, unit] = *parts;
   const char last = unit.back();
   unit.remove_suffix(1);
-  if (last == 'e') return unit.empty() ? std::optional(Duration{amount, Duration::Unit::kEpochs})
-                                       : std::nullopt;
+  if (last == 'e')
+    return unit.empty() ? std::optional(Duration{amount, Duration::Unit::kEpochs}) : std::nullopt;
   if (last != 'u' && last != 't') return std::nullopt;
   if (unit == "k") unit = "K";
   bool known = unit.empty();

@@ -66,8 +66,8 @@ std::string Bounds::text() const {
   std::string text;
   if (low) text = fmt::format("{} {}", low_open ? "more than" : "at least", bound_text(*low));
   if (high) {
-    text += fmt::format("{}{} {}", text.empty() ? "" : " and ",
-                        high_open ? "less than" : "at most", bound_text(*high));
+    text += fmt::format("{}{} {}", text.empty() ? "" : " and ", high_open ? "less than" : "at most",
+                        bound_text(*high));
   }
   return text;
 }

@@ -13,13 +13,24 @@
 #include "core/schema_node.h"
 #include "core/schema_types.h"
 
-/// How the values of a schema are read from and written to YAML. Users of schemas need schema.h only.
+/// How the values of a schema are read from and written to YAML. Users of schemas need schema.h
+/// only.
 namespace weft::core {
 
 /// What a value looks like, for error texts, the reference and the JSON Schema.
 struct TypeInfo {
   enum class Kind : std::uint8_t {
-    kString, kPath, kInteger, kNumber, kBoolean, kDuration, kShare, kBytes, kChoice, kList, kMap
+    kString,
+    kPath,
+    kInteger,
+    kNumber,
+    kBoolean,
+    kDuration,
+    kShare,
+    kBytes,
+    kChoice,
+    kList,
+    kMap
   };
   Kind kind = Kind::kString;
   bool optional = false;
@@ -33,7 +44,7 @@ struct TypeInfo {
 /// Bounds of a number, and of the numbers in a list.
 struct Bounds {
   std::optional<double> low, high;
-  bool low_open = false;   ///< The bound itself is outside.
+  bool low_open = false;  ///< The bound itself is outside.
   bool high_open = false;
   bool non_empty = false;  ///< Text and lists must hold something.
 
@@ -46,7 +57,9 @@ class ValueReader {
  public:
   ValueReader(std::string path, const Bounds& bounds, std::filesystem::path directory,
               Problems& problems)
-      : path_(std::move(path)), bounds_(&bounds), directory_(std::move(directory)),
+      : path_(std::move(path)),
+        bounds_(&bounds),
+        directory_(std::move(directory)),
         problems_(&problems) {}
 
   [[nodiscard]] ValueReader at(std::string_view key) const;
@@ -171,7 +184,9 @@ struct Codec<std::vector<M>> {
     return node;
   }
   static TypeInfo type() {
-    return {.kind = TypeInfo::Kind::kList, .optional = false, .choices = {},
+    return {.kind = TypeInfo::Kind::kList,
+            .optional = false,
+            .choices = {},
             .element = std::make_shared<const TypeInfo>(Codec<M>::type())};
   }
   static void resolve(std::vector<M>& value, const std::filesystem::path& directory) {
@@ -199,7 +214,9 @@ struct Codec<std::map<std::string, M>> {
     return node;
   }
   static TypeInfo type() {
-    return {.kind = TypeInfo::Kind::kMap, .optional = false, .choices = {},
+    return {.kind = TypeInfo::Kind::kMap,
+            .optional = false,
+            .choices = {},
             .element = std::make_shared<const TypeInfo>(Codec<M>::type())};
   }
   static void resolve(std::map<std::string, M>& value, const std::filesystem::path& directory) {

@@ -9,7 +9,7 @@ namespace weft::core {
 /// The character that `text`, which is not empty, begins with. Well-formed as in Unicode 15, table
 /// 3-7: nothing overlong, no surrogates, at most U+10FFFF.
 struct Utf8Character {
-  std::size_t bytes = 1;       ///< Malformed: those of the longest beginning of a character, 1 to 3.
+  std::size_t bytes = 1;  ///< Malformed: those of the longest beginning of a character, 1 to 3.
   bool is_well_formed = true;
 };
 [[nodiscard]] Utf8Character first_character(std::string_view text) noexcept;

@@ -80,8 +80,9 @@ void check_config(const DatasetConfig& config, core::CheckReport& report) {
     }
   }
   if (!type && !config.fields.empty()) {
-    report.problem("fields", "these parts do not tell the type; set type: instruction, chat, "
-                             "completion or text");
+    report.problem("fields",
+                   "these parts do not tell the type; set type: instruction, chat, "
+                   "completion or text");
   }
   if (config.header == false && config.columns.empty()) {
     report.problem("header", "a file without header needs columns: [name, ...]");
@@ -92,14 +93,16 @@ void check_config(const DatasetConfig& config, core::CheckReport& report) {
 /// Makes samples from the rows of one file.
 class Interpreter {
  public:
-  Interpreter(const DatasetConfig& config, DatasetType type, const std::vector<std::string>& columns)
+  Interpreter(const DatasetConfig& config, DatasetType type,
+              const std::vector<std::string>& columns)
       : type_(type), columns_(columns) {
     for (const Part& part : parts_of(type)) {
       const auto given = config.fields.find(part.name);
       const bool explicitly = given != config.fields.end();
       std::string text = explicitly ? given->second : fmt::format("{{{}}}", part.name);
       if (type == DatasetType::kChat && part.required && !explicitly) text = "{messages}";
-      slots_.push_back({part, explicitly, FieldTemplate(text, fmt::format("fields.{}", part.name))});
+      slots_.push_back(
+          {part, explicitly, FieldTemplate(text, fmt::format("fields.{}", part.name))});
     }
   }
 
@@ -165,8 +168,8 @@ class Interpreter {
       const auto found = row.find(name);
       if (found == row.end() || found->is_null()) return "";
     }
-    return place.text.fill(row, place.part.required ? FieldTemplate::Empty::kRefuse
-                                                    : FieldTemplate::Empty::kAllow);
+    return place.text.fill(
+        row, place.part.required ? FieldTemplate::Empty::kRefuse : FieldTemplate::Empty::kAllow);
   }
 
   void add_system(const Json& row, Json& messages) const {
@@ -280,10 +283,14 @@ class Loader {
   }
 
   void load_file(const std::filesystem::path& file) {
-    const RecordOptions options{.format = config_.format, .columns = config_.columns,
-                                .header = config_.header, .delimiter = config_.delimiter,
-                                .quotes = config_.quotes, .documents = config_.documents};
-    const auto reader = open_records(file, options, [this](Fault found) { fault(std::move(found)); });
+    const RecordOptions options{.format = config_.format,
+                                .columns = config_.columns,
+                                .header = config_.header,
+                                .delimiter = config_.delimiter,
+                                .quotes = config_.quotes,
+                                .documents = config_.documents};
+    const auto reader =
+        open_records(file, options, [this](Fault found) { fault(std::move(found)); });
     std::optional<Interpreter> interpreter;
     while (!enough()) {
       const std::optional<Record> record = reader->next();
@@ -312,10 +319,11 @@ class Loader {
     if (!type) {
       const std::string hint = delimiter_hint(reader.columns());
       if (!hint.empty()) throw InputError("{}: it has the column {}{}", file, names.front(), hint);
-      throw InputError("{}: its columns ({}) do not tell what to learn; set type and fields, for "
-                       "example fields: {{instruction: \"Translate: {{{}}}\", output: \"{{{}}}\"}}",
-                       file, fmt::join(names, ", "), names.empty() ? "a" : names.front(),
-                       names.empty() ? "b" : names.back());
+      throw InputError(
+          "{}: its columns ({}) do not tell what to learn; set type and fields, for "
+          "example fields: {{instruction: \"Translate: {{{}}}\", output: \"{{{}}}\"}}",
+          file, fmt::join(names, ", "), names.empty() ? "a" : names.front(),
+          names.empty() ? "b" : names.back());
     }
     core::tell(log_, core::Level::kInfo,
                fmt::format("{}: read as type {} (columns {})", file, name_of(*type),
@@ -364,15 +372,21 @@ void describe(core::Schema<DatasetConfig>& s) {
       .required()
       .non_empty();
   s.choice("type", &DatasetConfig::type,
-           {{"instruction", DatasetType::kInstruction}, {"chat", DatasetType::kChat},
-            {"completion", DatasetType::kCompletion}, {"text", DatasetType::kText}},
+           {{"instruction", DatasetType::kInstruction},
+            {"chat", DatasetType::kChat},
+            {"completion", DatasetType::kCompletion},
+            {"text", DatasetType::kText}},
            "what a row holds; by default told from the columns");
-  s.field("fields", &DatasetConfig::fields,
-          "parts of an example from columns: instruction, input, output, system | messages, system | "
-          "prompt, completion | text; {name} is a column, {{ and }} are braces");
+  s.field(
+      "fields", &DatasetConfig::fields,
+      "parts of an example from columns: instruction, input, output, system | messages, system | "
+      "prompt, completion | text; {name} is a column, {{ and }} are braces");
   s.choice("format", &DatasetConfig::format,
-           {{"jsonl", Format::kJsonl}, {"json", Format::kJson}, {"csv", Format::kCsv},
-            {"tsv", Format::kTsv}, {"txt", Format::kText}},
+           {{"jsonl", Format::kJsonl},
+            {"json", Format::kJson},
+            {"csv", Format::kCsv},
+            {"tsv", Format::kTsv},
+            {"txt", Format::kText}},
            "how the file is written; by default told from its name");
   s.field("columns", &DatasetConfig::columns,
           "names of the columns of a CSV or TSV file; the file is then taken to have no header");
@@ -383,7 +397,8 @@ void describe(core::Schema<DatasetConfig>& s) {
   s.field("quotes", &DatasetConfig::quotes,
           "whether fields may stand in double quotes; by default yes in CSV, no in TSV");
   s.choice("documents", &DatasetConfig::documents,
-           {{"line", Documents::kLine}, {"paragraph", Documents::kParagraph},
+           {{"line", Documents::kLine},
+            {"paragraph", Documents::kParagraph},
             {"file", Documents::kFile}},
            "what is one example of a .txt file");
   s.field("limit", &DatasetConfig::limit, "use at most so many rows").at_least(1);

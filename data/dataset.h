@@ -23,9 +23,9 @@ enum class DatasetType : std::uint8_t {
 
 /// One entry of `datasets:` in a configuration.
 struct DatasetConfig {
-  std::vector<std::filesystem::path> path;   ///< Files, or patterns such as data/*.jsonl.
-  std::optional<DatasetType> type;           ///< Default: from the columns.
-  std::map<std::string, std::string> fields; ///< Part -> template over columns.
+  std::vector<std::filesystem::path> path;    ///< Files, or patterns such as data/*.jsonl.
+  std::optional<DatasetType> type;            ///< Default: from the columns.
+  std::map<std::string, std::string> fields;  ///< Part -> template over columns.
   std::optional<Format> format;
   std::vector<std::string> columns;
   std::optional<bool> header;
@@ -70,21 +70,21 @@ class FieldTemplate {
 struct Sample {
   DatasetType type = DatasetType::kText;
   nlohmann::ordered_json messages;  ///< kInstruction, kChat: [{"role", "content"}, ...].
-  std::string prompt;       ///< kCompletion.
-  std::string completion;   ///< kCompletion.
-  std::string text;         ///< kText.
+  std::string prompt;               ///< kCompletion.
+  std::string completion;           ///< kCompletion.
+  std::string text;                 ///< kText.
   Origin origin;
 };
 
 /// What reading cost: rows that were left out are counted, never silent.
 struct ReadStatistics {
-  std::int64_t rows = 0;       ///< Good rows, before `limit`.
-  std::int64_t bad_rows = 0;   ///< Left out by on_bad_row: skip.
-  std::vector<Fault> faults;   ///< The first 20 of them.
+  std::int64_t rows = 0;      ///< Good rows, before `limit`.
+  std::int64_t bad_rows = 0;  ///< Left out by on_bad_row: skip.
+  std::vector<Fault> faults;  ///< The first 20 of them.
 };
 
-/// Reads the rows of one dataset in order (or in the order of shuffle_seed). The type that was found
-/// from the columns, and rows left out, go to `log`. With on_bad_row: raise, a bad row is an
+/// Reads the rows of one dataset in order (or in the order of shuffle_seed). The type that was
+/// found from the columns, and rows left out, go to `log`. With on_bad_row: raise, a bad row is an
 /// InputError with file and line that says how many there are and how to skip them.
 [[nodiscard]] std::vector<Sample> load_samples(const DatasetConfig& config,
                                                const core::Log& log = {},

@@ -63,11 +63,12 @@ std::string FieldTemplate::fill(const nlohmann::ordered_json& row, Empty empty) 
     if (found == row.end()) throw InputError("there is no column '{}'", piece.text);
     if (found->is_structured() || found->is_null()) {
       throw InputError("column '{}' holds {}, expected text", piece.text,
-                       found->is_null() ? "nothing" : found->is_array() ? "a list" : "an object");
+                       found->is_null()    ? "nothing"
+                       : found->is_array() ? "a list"
+                                           : "an object");
     }
     const std::string value = found->is_string() ? found->get<std::string>() : found->dump();
-    if (empty == Empty::kRefuse &&
-        value.find_first_not_of(" \t\r\n\f\v") == std::string::npos) {
+    if (empty == Empty::kRefuse && value.find_first_not_of(" \t\r\n\f\v") == std::string::npos) {
       throw InputError("column '{}' is empty", piece.text);
     }
     out += value;

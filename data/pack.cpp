@@ -27,12 +27,15 @@ void append(Piece& to, Piece&& piece) {
   to.examples.insert(to.examples.end(), piece.examples.begin(), piece.examples.end());
 }
 
-/// Best-fit decreasing: largest first, each to the bin where the least room would be left. A bin holds
-/// `capacity` tokens of examples with at most `most_tokens`; its pieces are in their first order.
-std::vector<Piece> best_fit(std::vector<Piece> pieces, std::int64_t capacity, std::int64_t most_tokens) {
+/// Best-fit decreasing: largest first, each to the bin where the least room would be left. A bin
+/// holds `capacity` tokens of examples with at most `most_tokens`; its pieces are in their first
+/// order.
+std::vector<Piece> best_fit(std::vector<Piece> pieces, std::int64_t capacity,
+                            std::int64_t most_tokens) {
   std::vector<std::size_t> by_size(pieces.size());
   std::iota(by_size.begin(), by_size.end(), 0U);
-  std::ranges::stable_sort(by_size, std::ranges::greater(), [&](std::size_t i) { return pieces[i].size; });
+  std::ranges::stable_sort(by_size, std::ranges::greater(),
+                           [&](std::size_t i) { return pieces[i].size; });
   struct Bin {
     std::int64_t example_tokens = 0;
     std::vector<std::size_t> pieces;
@@ -93,8 +96,8 @@ std::vector<Piece> pieces_below(std::span<const PrefixNode> forest, std::int32_t
 }
 
 /// Rows of the examples at the places in `order`, each row in the order of `order`.
-std::vector<PlannedRow> pack_window(std::span<const std::uint32_t> order, std::span<const Prefix> all,
-                                    const RowStreamOptions& options) {
+std::vector<PlannedRow> pack_window(std::span<const std::uint32_t> order,
+                                    std::span<const Prefix> all, const RowStreamOptions& options) {
   std::vector<Prefix> examples;
   for (const std::uint32_t place : order) examples.push_back(all[place]);
   std::vector<Piece> pieces;
@@ -102,9 +105,11 @@ std::vector<PlannedRow> pack_window(std::span<const std::uint32_t> order, std::s
     const std::vector<PrefixNode> forest = prefix_forest(examples);
     std::vector<std::vector<std::int32_t>> children(forest.size() + 1);
     for (std::size_t i = 0; i < forest.size(); ++i) {
-      children[static_cast<std::size_t>(forest[i].parent + 1)].push_back(static_cast<std::int32_t>(i));
+      children[static_cast<std::size_t>(forest[i].parent + 1)].push_back(
+          static_cast<std::int32_t>(i));
     }
-    pieces = pieces_below(forest, -1, children, examples, options.sequence_len, options.most_tokens);
+    pieces =
+        pieces_below(forest, -1, children, examples, options.sequence_len, options.most_tokens);
   } else {
     for (std::uint32_t i = 0; i < examples.size(); ++i) {
       const std::int64_t length = std::ssize(examples[i].tokens);
@@ -171,12 +176,13 @@ std::vector<Prefix> prefixes_of(std::span<const Example> examples) {
   return prefixes;
 }
 
-std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples, const RowStreamOptions& options,
-                                   std::int64_t epoch) {
+std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples,
+                                   const RowStreamOptions& options, std::int64_t epoch) {
   for (std::size_t i = 0; i < examples.size(); ++i) {
     const std::int64_t length = std::ssize(examples[i].tokens);
     if (length < 1 || length > options.sequence_len) {
-      throw InputError("example {} has {} tokens, rows hold 1 to {}", i, length, options.sequence_len);
+      throw InputError("example {} has {} tokens, rows hold 1 to {}", i, length,
+                       options.sequence_len);
     }
   }
   std::vector<std::uint32_t> order(examples.size());
@@ -204,7 +210,8 @@ std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples, const RowSt
 }
 
 RowStream::RowStream(std::span<const Example> examples, RowStreamOptions options)
-    : examples_(examples), options_(std::move(options)),
+    : examples_(examples),
+      options_(std::move(options)),
       fingerprint_(fingerprint(examples, options_)) {
   if (examples.empty()) throw InputError("there are no examples to make rows of");
   prefixes_ = prefixes_of(examples);
@@ -253,8 +260,9 @@ void RowStream::restore(const nlohmann::json& state) {
     return found->get<std::int64_t>();
   };
   if (!state.is_object() || state.value("fingerprint", nlohmann::json()) != fingerprint_) {
-    throw InputError("the data, its tokens, sequence_len, packing or seed are not those of the run "
-                     "to resume; restore them, or start a new run");
+    throw InputError(
+        "the data, its tokens, sequence_len, packing or seed are not those of the run "
+        "to resume; restore them, or start a new run");
   }
   const std::int64_t epoch = number("epoch");
   const std::int64_t position = number("position");

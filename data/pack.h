@@ -14,21 +14,22 @@
 namespace weft::data {
 
 /// Puts whole examples into a row: positions restart, targets are shifted inside each segment,
-/// unsupervised targets are kNoTarget. With `share_prefixes` beginnings that several have in common are
-/// there once (data/prefix.h), and the examples are in the order of their tokens.
+/// unsupervised targets are kNoTarget. With `share_prefixes` beginnings that several have in common
+/// are there once (data/prefix.h), and the examples are in the order of their tokens.
 [[nodiscard]] Row make_row(std::span<const Example* const> examples, bool share_prefixes = false);
 
 struct RowStreamOptions {
-  std::int64_t sequence_len = 1024;    ///< No row is longer.
-  bool packing = true;                 ///< Several examples a row; otherwise one.
-  bool share_prefixes = false;         ///< With packing: beginnings in common are in a row once.
-  /// Tokens of a row's examples together, shared ones counted for each of them, at most (one example
-  /// may have more).
+  std::int64_t sequence_len = 1024;  ///< No row is longer.
+  bool packing = true;               ///< Several examples a row; otherwise one.
+  bool share_prefixes = false;       ///< With packing: beginnings in common are in a row once.
+  /// Tokens of a row's examples together, shared ones counted for each of them, at most (one
+  /// example may have more).
   std::int64_t most_tokens = std::numeric_limits<std::int64_t>::max();
-  bool shuffle = true;                 ///< A new order in every epoch.
+  bool shuffle = true;  ///< A new order in every epoch.
   std::uint64_t seed = 0;
-  std::optional<std::int64_t> epochs = std::nullopt;  ///< End after so many; without it rows never end.
-  std::int64_t window = 4096;          ///< Examples that are packed together.
+  std::optional<std::int64_t> epochs =
+      std::nullopt;            ///< End after so many; without it rows never end.
+  std::int64_t window = 4096;  ///< Examples that are packed together.
 };
 
 /// A row to be made.
@@ -45,7 +46,8 @@ struct PlannedRow {
 /// tokens and marks, options and epoch only. Every index is in exactly one row. InputError when an
 /// example is empty or longer than sequence_len.
 [[nodiscard]] std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples,
-                                                 const RowStreamOptions& options, std::int64_t epoch);
+                                                 const RowStreamOptions& options,
+                                                 std::int64_t epoch);
 
 [[nodiscard]] std::vector<Prefix> prefixes_of(std::span<const Example> examples);
 

@@ -200,8 +200,10 @@ std::map<std::string, Part> draw_documents(const std::vector<Cleaned>& pairs,
   // What has no document may come from any of them, so it can only be trained on.
   sizes.erase("");
   if (sizes.size() < 3) {
-    throw InputError("the pairs come from {} documents; holding documents out for test and "
-                     "validation needs at least 3 (is the document column named?)", sizes.size());
+    throw InputError(
+        "the pairs come from {} documents; holding documents out for test and "
+        "validation needs at least 3 (is the document column named?)",
+        sizes.size());
   }
   std::vector<std::string> order;
   for (const auto& [document, size] : sizes) order.push_back(document);
@@ -296,8 +298,7 @@ Split clean_and_split(const std::vector<Pair>& pairs, const SplitOptions& option
   counts.validation = static_cast<std::int64_t>(split.validation.size());
   counts.test = static_cast<std::int64_t>(split.test.size());
   for (const auto& [document, part] : parts) {
-    (part == Part::kTest ? counts.test_documents : counts.validation_documents)
-        .push_back(document);
+    (part == Part::kTest ? counts.test_documents : counts.validation_documents).push_back(document);
   }
   return split;
 }

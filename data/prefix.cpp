@@ -40,8 +40,11 @@ class Forest {
       } else {
         const auto run = std::span(common_).subspan(first, end - 1 - first);
         const std::int64_t shared = *std::ranges::min_element(run);
-        nodes_.push_back({depth, shared, parent, {order_.begin() + static_cast<std::ptrdiff_t>(first),
-                                                  order_.begin() + static_cast<std::ptrdiff_t>(end)}});
+        nodes_.push_back({depth,
+                          shared,
+                          parent,
+                          {order_.begin() + static_cast<std::ptrdiff_t>(first),
+                           order_.begin() + static_cast<std::ptrdiff_t>(end)}});
         split(first, end, shared, index);
       }
       first = end;

@@ -43,9 +43,10 @@ void judge(Preflight& p, const PreflightLimits& limits) {
   }
   const double dropped = share(p.prompts.dropped, p.prompts.samples);
   if (dropped > limits.max_dropped_share) {
-    say(fmt::format("{} of the examples are longer than sequence_len and left out, at most {} are "
-                    "allowed (max_dropped_share)", percent(dropped),
-                    percent(limits.max_dropped_share)));
+    say(
+        fmt::format("{} of the examples are longer than sequence_len and left out, at most {} are "
+                    "allowed (max_dropped_share)",
+                    percent(dropped), percent(limits.max_dropped_share)));
   }
   const double bad = share(p.bad_rows, p.rows + p.bad_rows);
   if (bad > limits.max_bad_share) {
@@ -58,12 +59,15 @@ void judge(Preflight& p, const PreflightLimits& limits) {
   }
   const double repeated = share(p.duplicates, p.prompts.examples);
   if (repeated > limits.max_duplicate_share) {
-    say(fmt::format("{} of the examples repeat an earlier one, at most {} may (max_duplicate_share)",
-                    percent(repeated), percent(limits.max_duplicate_share)));
+    say(fmt::format(
+        "{} of the examples repeat an earlier one, at most {} may (max_duplicate_share)",
+        percent(repeated), percent(limits.max_duplicate_share)));
   }
   if (p.doubled_bos > 0) {
-    say(fmt::format("{} examples begin with two BOS tokens; the chat template and the data both "
-                    "write one", p.doubled_bos));
+    say(
+        fmt::format("{} examples begin with two BOS tokens; the chat template and the data both "
+                    "write one",
+                    p.doubled_bos));
   }
 }
 
@@ -71,15 +75,19 @@ void judge(Preflight& p, const PreflightLimits& limits) {
 
 void describe(core::Schema<PreflightLimits>& s) {
   s.field("min_supervised_share", &PreflightLimits::min_supervised_share,
-          "least share of the tokens that must be learned").range(0, 1);
+          "least share of the tokens that must be learned")
+      .range(0, 1);
   s.field("max_dropped_share", &PreflightLimits::max_dropped_share,
-          "largest share of examples left out for their length").range(0, 1);
-  s.field("max_bad_share", &PreflightLimits::max_bad_share,
-          "largest share of rows left out as bad").range(0, 1);
+          "largest share of examples left out for their length")
+      .range(0, 1);
+  s.field("max_bad_share", &PreflightLimits::max_bad_share, "largest share of rows left out as bad")
+      .range(0, 1);
   s.field("min_end_share", &PreflightLimits::min_end_share,
-          "least share of examples that learn where to stop").range(0, 1);
+          "least share of examples that learn where to stop")
+      .range(0, 1);
   s.field("max_duplicate_share", &PreflightLimits::max_duplicate_share,
-          "largest share of examples that repeat an earlier one").range(0, 1);
+          "largest share of examples that repeat an earlier one")
+      .range(0, 1);
   s.field("min_examples", &PreflightLimits::min_examples, "least number of examples").at_least(1);
 }
 
@@ -165,21 +173,25 @@ std::string to_text(const Preflight& p) {
   out += fmt::format("left out    {} bad rows, {} too long, {} without answer\n", p.bad_rows,
                      p.prompts.dropped, p.prompts.answerless);
   if (p.prompts.truncated + p.prompts.split > 0) {
-    out += fmt::format("cut         {} truncated, {} split\n", p.prompts.truncated,
-                       p.prompts.split);
+    out +=
+        fmt::format("cut         {} truncated, {} split\n", p.prompts.truncated, p.prompts.split);
   }
   if (p.prompts.unmerged + p.prompts.straddled > 0) {
-    out += fmt::format("boundary    {} prompts encoded apart from their answer, {} with a token "
-                       "across\n", p.prompts.unmerged, p.prompts.straddled);
+    out += fmt::format(
+        "boundary    {} prompts encoded apart from their answer, {} with a token "
+        "across\n",
+        p.prompts.unmerged, p.prompts.straddled);
   }
   if (p.prompts.appended_end > 0) {
-    out += fmt::format("end         EOS added to {} examples whose template does not end the turn\n",
-                       p.prompts.appended_end);
+    out +=
+        fmt::format("end         EOS added to {} examples whose template does not end the turn\n",
+                    p.prompts.appended_end);
   }
   if (p.duplicates > 0) out += fmt::format("repeated    {} examples\n", p.duplicates);
   for (const std::string& fault : p.faults) out += fmt::format("bad row     {}\n", fault);
   if (!p.sample.empty()) out += fmt::format("sample      {}\n{}\n", p.sample_origin, p.sample);
-  for (const std::string& violation : p.violations) out += fmt::format("REFUSED     {}\n", violation);
+  for (const std::string& violation : p.violations)
+    out += fmt::format("REFUSED     {}\n", violation);
   return out;
 }
 

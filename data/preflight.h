@@ -26,15 +26,15 @@ struct Preflight {
   PromptStatistics prompts;
   std::int64_t rows = 0;
   std::int64_t bad_rows = 0;
-  std::vector<std::string> faults;      ///< "file:line: why" of the first ones.
+  std::vector<std::string> faults;  ///< "file:line: why" of the first ones.
   std::int64_t tokens = 0;
   std::int64_t supervised = 0;
-  std::int64_t longest = 0;             ///< Of what is kept.
+  std::int64_t longest = 0;  ///< Of what is kept.
   double mean_length = 0;
-  std::int64_t ends = 0;                ///< Examples whose last supervised token ends generation.
+  std::int64_t ends = 0;  ///< Examples whose last supervised token ends generation.
   std::int64_t doubled_bos = 0;
   std::int64_t duplicates = 0;
-  std::string sample;                   ///< One example's text, learned parts between ⟦ and ⟧.
+  std::string sample;  ///< One example's text, learned parts between ⟦ and ⟧.
   std::string sample_origin;
   std::vector<std::string> violations;  ///< Limits that are not kept; empty when all is well.
 

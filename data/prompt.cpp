@@ -54,8 +54,8 @@ void add(PromptStatistics& sum, const PromptStatistics& part) {
   sum.longest = std::max(sum.longest, part.longest);
 }
 
-/// Builds on all threads; examples keep the order of their samples, and of several errors the one of
-/// the first sample is thrown, however the threads ran.
+/// Builds on all threads; examples keep the order of their samples, and of several errors the one
+/// of the first sample is thrown, however the threads ran.
 void build_all(const std::vector<Sample>& samples, const PromptBuilder& builder, Examples& all) {
   constexpr std::int64_t kGrain = 64;
   std::vector<std::vector<Example>> built(samples.size());
@@ -114,7 +114,9 @@ std::int64_t Example::supervised_count() const {
 
 PromptBuilder::PromptBuilder(const text::Tokenizer& tokenizer,
                              const text::ChatTemplate* chat_template, PromptOptions options)
-    : tokenizer_(tokenizer), chat_template_(chat_template), options_(std::move(options)),
+    : tokenizer_(tokenizer),
+      chat_template_(chat_template),
+      options_(std::move(options)),
       stop_ids_(tokenizer.stop_ids()) {
   if (options_.sequence_len < 2) throw ConfigError("sequence_len must be at least 2");
   const std::vector<std::int32_t> empty = tokenizer.encode("", text::AddSpecial::kYes);
@@ -149,8 +151,9 @@ PromptBuilder::Marked PromptBuilder::mark(const Sample& sample) const {
 
 PromptBuilder::Marked PromptBuilder::mark_chat(const Sample& sample) const {
   if (chat_template_ == nullptr) {
-    throw InputError("the model has no chat template for instruction and chat data; name one with "
-                     "chat_template: FILE.jinja, or use a dataset of type completion");
+    throw InputError(
+        "the model has no chat template for instruction and chat data; name one with "
+        "chat_template: FILE.jinja, or use a dataset of type completion");
   }
   const Json messages = until_last_answer(sample.messages);
   text::Rendered whole = chat_template_->render(messages, false, options_.template_variables);
@@ -173,10 +176,11 @@ PromptBuilder::Marked PromptBuilder::mark_chat(const Sample& sample) const {
     const std::string after = last ? marked.text : render(first(messages, i + 1), false);
     if (!marked.text.starts_with(before) || !marked.text.starts_with(after) ||
         after.size() < before.size()) {
-      throw InputError("{} writes message {} differently once later messages follow, so where the "
-                       "answer begins and ends cannot be told; {}use a template with "
-                       "{{% generation %}} marks", chat_template_->name(), i,
-                       last ? "" : "set train_on_turns: last, or ");
+      throw InputError(
+          "{} writes message {} differently once later messages follow, so where the "
+          "answer begins and ends cannot be told; {}use a template with "
+          "{{% generation %}} marks",
+          chat_template_->name(), i, last ? "" : "set train_on_turns: last, or ");
     }
     marked.spans.emplace_back(before.size(), after.size());
   }
@@ -192,7 +196,8 @@ bool PromptBuilder::keeps_prompts(const Marked& marked, const Encoded& joint) co
         !std::equal(prompt.begin(), prompt.end(), joint.ids.begin())) {
       return false;
     }
-    if (prompt.size() < joint.ids.size() && joint.offsets[prompt.size()].first < begin) return false;
+    if (prompt.size() < joint.ids.size() && joint.offsets[prompt.size()].first < begin)
+      return false;
   }
   return true;
 }
@@ -245,8 +250,10 @@ void PromptBuilder::supervise(const Marked& marked, Encoded& encoded) const {
       const auto [a, b] = encoded.offsets[t];
       ++t;
       if (!marked.with_template) continue;
-      if (tokenizer_.is_special(encoded.ids[t - 1])) mark_end = t;
-      else if (!is_space(std::string_view(marked.text).substr(a, b - a))) mark_end = from;
+      if (tokenizer_.is_special(encoded.ids[t - 1]))
+        mark_end = t;
+      else if (!is_space(std::string_view(marked.text).substr(a, b - a)))
+        mark_end = from;
     }
     if (mark_end > from) {
       std::fill(encoded.supervised.begin() + static_cast<std::ptrdiff_t>(mark_end),
@@ -274,8 +281,9 @@ Example PromptBuilder::finish(const Marked& marked, Encoded encoded,
   if (!is_stop(example.tokens.back())) {
     const std::optional<std::int32_t> eos = tokenizer_.eos();
     if (!eos) {
-      throw InputError("the tokenizer has no end-of-text token, so where an answer ends cannot be "
-                       "learned; name one in tokenizer_config.json (eos_token)");
+      throw InputError(
+          "the tokenizer has no end-of-text token, so where an answer ends cannot be "
+          "learned; name one in tokenizer_config.json (eos_token)");
     }
     example.tokens.push_back(*eos);
     example.supervised.push_back(1);
@@ -349,8 +357,10 @@ std::vector<Example> PromptBuilder::fit(Example example, DatasetType type,
   if (length <= options_.sequence_len) {
     fitting.push_back(std::move(example));
   } else if (options_.over_length == OverLength::kRaise) {
-    throw InputError("the example has {} tokens, more than sequence_len {}; raise sequence_len, or "
-                     "set over_length: drop, truncate or split", length, options_.sequence_len);
+    throw InputError(
+        "the example has {} tokens, more than sequence_len {}; raise sequence_len, or "
+        "set over_length: drop, truncate or split",
+        length, options_.sequence_len);
   } else if (options_.over_length == OverLength::kSplit && type == DatasetType::kText) {
     ++statistics.split;
     fitting = split(example);
@@ -376,8 +386,10 @@ std::vector<Example> PromptBuilder::build(const Sample& sample,
             marked.with_template
                 ? fmt::format(" or {}, which writes nothing to learn", chat_template_->name())
                 : "";
-        throw InputError("no token of the example is learned; repair the row{}, or set "
-                         "allow_answerless: true to leave such rows out", writer);
+        throw InputError(
+            "no token of the example is learned; repair the row{}, or set "
+            "allow_answerless: true to leave such rows out",
+            writer);
       }
       ++statistics.answerless;
       return {};
@@ -403,7 +415,8 @@ PromptBuilder::Question PromptBuilder::question(const Sample& sample) const {
       question.reference = sample.completion;
       return question;
     }
-    if (chat_template_ == nullptr) return static_cast<void>(mark_chat(sample)), question;  // Throws.
+    if (chat_template_ == nullptr)
+      return static_cast<void>(mark_chat(sample)), question;  // Throws.
     const Json messages = until_last_answer(sample.messages);
     question.prompt = tokenizer_.encode(render(first(messages, messages.size() - 1), true));
     const auto content = messages.back().find("content");
@@ -428,7 +441,8 @@ Examples load_examples(const std::vector<DatasetConfig>& datasets, const PromptB
   if (p.dropped > 0) {
     core::tell(log, core::Level::kWarning,
                fmt::format("{} of {} examples are longer than sequence_len and were left out (the "
-                           "longest has {} tokens)", p.dropped, p.samples, p.longest));
+                           "longest has {} tokens)",
+                           p.dropped, p.samples, p.longest));
   }
   if (p.truncated > 0) {
     core::tell(log, core::Level::kWarning,

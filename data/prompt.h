@@ -38,7 +38,7 @@ struct PromptOptions {
   OverLength over_length = OverLength::kDrop;
   bool train_on_inputs = false;  ///< Learn prompts as well as answers.
   Turns train_on_turns = Turns::kAll;
-  bool allow_answerless = false; ///< Leave out examples without supervised tokens, not an error.
+  bool allow_answerless = false;  ///< Leave out examples without supervised tokens, not an error.
   /// Passed to the chat template.
   nlohmann::ordered_json template_variables = nlohmann::ordered_json::object();
 };
@@ -48,14 +48,16 @@ struct PromptOptions {
 struct PromptStatistics {
   std::int64_t samples = 0;
   std::int64_t examples = 0;
-  std::int64_t dropped = 0;     ///< Longer than sequence_len.
+  std::int64_t dropped = 0;  ///< Longer than sequence_len.
   std::int64_t truncated = 0;
   std::int64_t split = 0;       ///< Texts that were cut into pieces.
   std::int64_t answerless = 0;  ///< No supervised token.
   std::int64_t unmerged = 0;    ///< Prompt and answer encoded apart, as inference does.
-  std::int64_t straddled = 0;   ///< One token covers the end of a prompt and the start of its answer.
-  std::int64_t appended_end = 0;///< The template ends the last turn without an end token: EOS added.
-  std::int64_t longest = 0;     ///< In tokens, before dropping or cutting.
+  std::int64_t straddled =
+      0;  ///< One token covers the end of a prompt and the start of its answer.
+  std::int64_t appended_end =
+      0;                     ///< The template ends the last turn without an end token: EOS added.
+  std::int64_t longest = 0;  ///< In tokens, before dropping or cutting.
 };
 
 /// Turns samples into tokens with the marks of what is learned.
@@ -63,9 +65,9 @@ struct PromptStatistics {
 /// Chats are rendered by the model's template and encoded as one text. Learned is each assistant
 /// turn, from the end of what the template writes before it (its generation prompt) to the special
 /// token that ends it, that included; white space after that token is not, because generation stops
-/// before it. Templates with {% generation %} say themselves what is learned; the special token that
-/// follows such a mark is learned too. A conversation is cut after its last assistant turn, where
-/// EOS is added when the template gives that turn no token that ends generation.
+/// before it. Templates with {% generation %} say themselves what is learned; the special token
+/// that follows such a mark is learned too. A conversation is cut after its last assistant turn,
+/// where EOS is added when the template gives that turn no token that ends generation.
 ///
 /// The prompt's tokens are those that inference gives: when encoding prompt and answer together
 /// yields other tokens for the prompt (a merge across the boundary), the two are encoded apart.
@@ -83,7 +85,8 @@ class PromptBuilder {
   /// The examples of one sample: one, none (left out and counted), or pieces of a long text.
   /// InputError with file and line for a sample that cannot be used. Thread-safe, each thread with
   /// its own `statistics`.
-  [[nodiscard]] std::vector<Example> build(const Sample& sample, PromptStatistics& statistics) const;
+  [[nodiscard]] std::vector<Example> build(const Sample& sample,
+                                           PromptStatistics& statistics) const;
 
   /// The tokens to generate from, and the answer to compare with: the last assistant turn or the
   /// completion. For kText an InputError.
@@ -129,16 +132,18 @@ struct Examples {
   ReadStatistics rows;
 };
 
-/// Reads and builds all datasets, in order, on the threads of core/parallel.h. What was dropped, cut
-/// or left out goes to `log`. Throws what load_samples() and build() throw; of several bad samples,
-/// the first.
+/// Reads and builds all datasets, in order, on the threads of core/parallel.h. What was dropped,
+/// cut or left out goes to `log`. Throws what load_samples() and build() throw; of several bad
+/// samples, the first.
 [[nodiscard]] Examples load_examples(const std::vector<DatasetConfig>& datasets,
                                      const PromptBuilder& builder, const core::Log& log = {});
 
 /// The keys of PromptOptions for a configuration section that has these members.
 inline constexpr std::initializer_list<std::pair<const char*, OverLength>> kOverLengthChoices{
-    {"drop", OverLength::kDrop}, {"truncate", OverLength::kTruncate},
-    {"split", OverLength::kSplit}, {"raise", OverLength::kRaise}};
+    {"drop", OverLength::kDrop},
+    {"truncate", OverLength::kTruncate},
+    {"split", OverLength::kSplit},
+    {"raise", OverLength::kRaise}};
 inline constexpr std::initializer_list<std::pair<const char*, Turns>> kTurnsChoices{
     {"all", Turns::kAll}, {"last", Turns::kLast}};
 

@@ -61,9 +61,10 @@ std::unique_ptr<RecordReader> open_records(const std::filesystem::path& file,
   const std::optional<Format> format = options.format ? options.format : format_of(file);
   auto stream = open_stream(file);  // A missing file is the first thing to say.
   if (!format) {
-    throw InputError("{}: the file name does not tell the format; name it .jsonl, .json, .csv, .tsv "
-                     "or .txt (.gz and .zst may follow), or set format (Parquet: convert to JSONL)",
-                     file.string());
+    throw InputError(
+        "{}: the file name does not tell the format; name it .jsonl, .json, .csv, .tsv "
+        "or .txt (.gz and .zst may follow), or set format (Parquet: convert to JSONL)",
+        file.string());
   }
   return open_as(*format, std::move(stream), file.string(), options, std::move(on_fault));
 }

@@ -40,10 +40,11 @@ enum class Documents : std::uint8_t { kLine, kParagraph, kFile };
 /// How a file is cut into rows.
 struct RecordOptions {
   std::optional<Format> format = std::nullopt;  ///< Default: by the file name, without .gz or .zst.
-  std::vector<std::string> columns = {};  ///< Names of the columns; needed without a header.
-  std::optional<bool> header = std::nullopt;  ///< Default: yes, unless `columns` is given.
-  std::string delimiter = "";  ///< One byte; default ',' for CSV, tab for TSV.
-  std::optional<bool> quotes = std::nullopt;  ///< Fields in double quotes; default yes for CSV, no for TSV.
+  std::vector<std::string> columns = {};        ///< Names of the columns; needed without a header.
+  std::optional<bool> header = std::nullopt;    ///< Default: yes, unless `columns` is given.
+  std::string delimiter = "";                   ///< One byte; default ',' for CSV, tab for TSV.
+  std::optional<bool> quotes =
+      std::nullopt;  ///< Fields in double quotes; default yes for CSV, no for TSV.
   Documents documents = Documents::kLine;  ///< What is one row of plain text.
 };
 

@@ -21,10 +21,13 @@ class CsvReader : public RecordReader {
         columns_(options.columns) {
     if (options.delimiter.size() > 1 || options.delimiter == "\"" || options.delimiter == "\n" ||
         options.delimiter == "\r") {
-      throw ConfigError("delimiter: expected one character other than a quote or line end, found "
-                        "'{}'", options.delimiter);
+      throw ConfigError(
+          "delimiter: expected one character other than a quote or line end, found "
+          "'{}'",
+          options.delimiter);
     }
-    if (!options.delimiter.empty()) delimiter_ = static_cast<unsigned char>(options.delimiter.front());
+    if (!options.delimiter.empty())
+      delimiter_ = static_cast<unsigned char>(options.delimiter.front());
     const bool header = options.header.value_or(options.columns.empty());
     if (!header && options.columns.empty()) {
       throw ConfigError("{}: header: false needs columns: [name, ...]", *input_.name);
@@ -52,9 +55,9 @@ class CsvReader : public RecordReader {
       } else if (is_blank(fields)) {
         continue;
       } else if (fields.size() != columns_.size()) {
-        input_.fault(line, fmt::format("expected {} columns ({}), found {}{}", columns_.size(),
-                                       fmt::join(columns_, ", "), fields.size(),
-                                       delimiter_hint(columns_)));
+        input_.fault(
+            line, fmt::format("expected {} columns ({}), found {}{}", columns_.size(),
+                              fmt::join(columns_, ", "), fields.size(), delimiter_hint(columns_)));
       } else {
         nlohmann::ordered_json row;
         for (std::size_t i = 0; i < fields.size(); ++i) row[columns_[i]] = std::move(fields[i]);

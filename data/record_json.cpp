@@ -83,8 +83,8 @@ class JsonlReader : public JsonReader {
   }
 };
 
-/// A file that is one array of objects. Elements are cut out by their brackets, so that the array is
-/// never in memory as a whole and each row has its line.
+/// A file that is one array of objects. Elements are cut out by their brackets, so that the array
+/// is never in memory as a whole and each row has its line.
 class JsonArrayReader : public JsonReader {
  public:
   using JsonReader::JsonReader;
@@ -126,8 +126,8 @@ class JsonArrayReader : public JsonReader {
   }
 
   void skip_space() {
-    for (int byte = input_.cursor.peek(); byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r';
-         byte = input_.cursor.peek()) {
+    for (int byte = input_.cursor.peek();
+         byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r'; byte = input_.cursor.peek()) {
       input_.cursor.get();
     }
   }

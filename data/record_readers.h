@@ -27,8 +27,8 @@ struct ReaderInput {
 
 [[nodiscard]] std::unique_ptr<RecordReader> open_jsonl(ReaderInput input);
 [[nodiscard]] std::unique_ptr<RecordReader> open_json(ReaderInput input);
-[[nodiscard]] std::unique_ptr<RecordReader> open_csv(ReaderInput input, const RecordOptions& options,
-                                                     bool tabs);
+[[nodiscard]] std::unique_ptr<RecordReader> open_csv(ReaderInput input,
+                                                     const RecordOptions& options, bool tabs);
 [[nodiscard]] std::unique_ptr<RecordReader> open_text(ReaderInput input,
                                                       const RecordOptions& options);
 

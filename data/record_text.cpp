@@ -51,8 +51,10 @@ class TextReader : public RecordReader {
         if (any) return true;
         continue;
       }
-      if (!any) line = here;
-      else if (text.size() <= limit()) text += '\n';
+      if (!any)
+        line = here;
+      else if (text.size() <= limit())
+        text += '\n';
       any = true;
       if (text.size() <= limit()) text += piece;
       if (documents_ == Documents::kLine) return true;

@@ -44,7 +44,8 @@ class PlainFile : public ByteStream {
     while (true) {
       const ssize_t count = ::read(descriptor_, buffer.data(), buffer.size());
       if (count >= 0) return static_cast<std::size_t>(count);
-      if (errno != EINTR) throw IoError("{}: cannot read: {}", file_.string(), std::strerror(errno));
+      if (errno != EINTR)
+        throw IoError("{}: cannot read: {}", file_.string(), std::strerror(errno));
     }
   }
 
@@ -70,8 +71,9 @@ class Packed : public ByteStream {
   void count_output(std::size_t bytes) {
     unpacked_ += bytes;
     if (unpacked_ > kFreeBytes && (unpacked_ - kFreeBytes) / kMaxRatio > packed_) {
-      throw InputError("{}: unpacks to more than {} times its size; if it is meant, unpack it first",
-                       name_, kMaxRatio);
+      throw InputError(
+          "{}: unpacks to more than {} times its size; if it is meant, unpack it first", name_,
+          kMaxRatio);
     }
   }
 

@@ -27,8 +27,8 @@ class ByteStream {
 
 /// Lines and characters of a stream, with line numbers and the chance to go back.
 ///
-/// Lines end in \n, \r\n or (as on old Macs) are taken as they are: a lone \r is a character. A byte
-/// order mark at the start is skipped.
+/// Lines end in \n, \r\n or (as on old Macs) are taken as they are: a lone \r is a character. A
+/// byte order mark at the start is skipped.
 class TextCursor {
  public:
   explicit TextCursor(std::unique_ptr<ByteStream> stream);

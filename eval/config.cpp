@@ -72,8 +72,9 @@ void validate(const EvalConfig& config) {
         "nothing to measure: give text (--text FILE) or instruction data (--data FILE)");
   }
   if (config.generate && config.data.empty()) {
-    throw ConfigError("generate (--generate) needs instruction data: give data (--data FILE), or "
-                      "leave it out");
+    throw ConfigError(
+        "generate (--generate) needs instruction data: give data (--data FILE), or "
+        "leave it out");
   }
 }
 

@@ -19,12 +19,9 @@ const char* word(SuiteKind kind) { return kind == SuiteKind::kText ? "text" : "i
 
 const char* word(Unit unit) {
   switch (unit) {
-    case Unit::kDocument:
-      return "document";
-    case Unit::kWindow:
-      return "window";
-    case Unit::kExample:
-      return "example";
+    case Unit::kDocument: return "document";
+    case Unit::kWindow: return "window";
+    case Unit::kExample: return "example";
   }
   return "";
 }

@@ -70,17 +70,16 @@ Inputs read_inputs(const EvalConfig& config, const Source& base, std::int64_t se
   const auto special = config.special_tokens ? text::AddSpecial::kYes : text::AddSpecial::kNo;
   for (const std::filesystem::path& path : config.text) {
     const std::vector<std::string> documents = read_documents(path, config.limit);
-    inputs.texts.push_back({suite_name(path, taken),
-                            rolling_text(documents, base.tokenizer, sequence_len, special)});
+    inputs.texts.push_back(
+        {suite_name(path, taken), rolling_text(documents, base.tokenizer, sequence_len, special)});
   }
   const InstructionLimits limits{.max_tokens = sequence_len,
                                  .limit = config.limit,
                                  .generate = config.generate ? config.generate->examples : 0};
   const text::ChatTemplate* chat_template = base.chat_template ? &*base.chat_template : nullptr;
   for (const data::DatasetConfig& dataset : config.data) {
-    inputs.data.push_back(
-        {suite_name(dataset.path.front(), taken),
-         instruction_data(dataset, base.tokenizer, chat_template, limits, log)});
+    inputs.data.push_back({suite_name(dataset.path.front(), taken),
+                           instruction_data(dataset, base.tokenizer, chat_template, limits, log)});
   }
   return inputs;
 }
@@ -95,10 +94,11 @@ void require_same_prompts(const Source& base, const Source& merged, const EvalCo
   const auto require_same = [&](const char* what, const std::string& of_base,
                                 const std::string& of_merged) {
     if (of_base == of_merged) return;
-    throw InputError("'{}' and '{}' differ in their {} ({} and {}), so that their figures could not "
-                     "be compared; give the merged model the base's {}, as weft merge does",
-                     base.checkpoint.path().string(), merged.checkpoint.path().string(), what,
-                     of_base, of_merged, what);
+    throw InputError(
+        "'{}' and '{}' differ in their {} ({} and {}), so that their figures could not "
+        "be compared; give the merged model the base's {}, as weft merge does",
+        base.checkpoint.path().string(), merged.checkpoint.path().string(), what, of_base,
+        of_merged, what);
   };
   require_same("tokenizer", base.tokenizer.digest(), merged.tokenizer.digest());
   // Plain text goes through no template.

@@ -1,7 +1,8 @@
 // Cleans a corpus of sentence pairs and splits it into train.csv, valid.csv and test.csv by source
 // document, so that no book is on both sides. The first step of script/demo.
 //
-//   split_pairs axolotl.csv --columns es,nah,variant,document,iso --source es --target nah --out data/
+//   split_pairs axolotl.csv --columns es,nah,variant,document,iso --source es --target nah --out
+//   data/
 
 #include <fmt/format.h>
 
@@ -34,8 +35,8 @@ struct Arguments {
 std::vector<Pair> read_pairs(const Arguments& arguments, std::int64_t& faults) {
   weft::data::RecordOptions options;
   options.columns = arguments.columns;
-  const auto reader = weft::data::open_records(arguments.input, options,
-                                               [&](weft::data::Fault) { ++faults; });
+  const auto reader =
+      weft::data::open_records(arguments.input, options, [&](weft::data::Fault) { ++faults; });
   const auto text = [](const weft::data::Record& record, const std::string& column) {
     const auto found = record.values.find(column);
     if (found == record.values.end()) {
@@ -52,8 +53,7 @@ std::vector<Pair> read_pairs(const Arguments& arguments, std::int64_t& faults) {
 }
 
 void write_csv(const fs::path& path, const Arguments& arguments, const std::vector<Pair>& pairs) {
-  std::string text =
-      weft::data::csv_line({arguments.source, arguments.target, arguments.document});
+  std::string text = weft::data::csv_line({arguments.source, arguments.target, arguments.document});
   for (const Pair& pair : pairs) {
     text += weft::data::csv_line({pair.source, pair.target, pair.document});
   }
@@ -95,7 +95,8 @@ int main(int argc, char** argv) {
   app.add_option("--out", arguments.out, "folder for train.csv, valid.csv, test.csv")->required();
   app.add_option("--columns", arguments.columns, "names of the columns of a file without header")
       ->delimiter(',');
-  app.add_option("--source", arguments.source, "column of the source sentence")->capture_default_str();
+  app.add_option("--source", arguments.source, "column of the source sentence")
+      ->capture_default_str();
   app.add_option("--target", arguments.target, "column of its translation")->capture_default_str();
   app.add_option("--document", arguments.document, "column that names the document")
       ->capture_default_str();

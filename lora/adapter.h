@@ -39,8 +39,8 @@ struct AdapterConfig {
   double lora_dropout = 0;
   Targets target_modules;
   Targets exclude_modules;
-  std::vector<std::int64_t> layers_to_transform;   ///< Empty: all layers.
-  std::vector<std::string> layers_pattern;         ///< Names of the list of layers; empty: any.
+  std::vector<std::int64_t> layers_to_transform;  ///< Empty: all layers.
+  std::vector<std::string> layers_pattern;        ///< Names of the list of layers; empty: any.
   std::vector<std::pair<std::string, std::int64_t>> rank_pattern;  ///< In file order.
   std::vector<std::pair<std::string, double>> alpha_pattern;       ///< In file order.
   /// Carried, and without effect on numbers: as in PEFT, the base's layer decides
@@ -68,7 +68,8 @@ struct Target {
   [[nodiscard]] std::int64_t parameters() const { return rank * (module.in + module.out); }
 };
 
-/// The pair of matrices of one module: update = scale * B A, A [rank, in], B [out, rank], row-major.
+/// The pair of matrices of one module: update = scale * B A, A [rank, in], B [out, rank],
+/// row-major.
 struct Factors {
   Target target;
   std::vector<float> a;
@@ -78,12 +79,12 @@ struct Factors {
 /// What an adapter was trained on. Kept in weft_provenance.json beside adapter_config.json, a file
 /// that PEFT and the serving programs ignore (docs/adapter_format.md).
 struct Provenance {
-  std::string base_weights;     ///< checkpoint::Checkpoint::weights_digest()
-  std::string base_storage;     ///< e.g. "Q4_1", "BF16": how the base was stored in training
-  std::string compute_dtype;    ///< "F32" or "BF16"
-  std::string tokenizer;        ///< digest of the tokenizer
-  std::string chat_template;    ///< digest of the chat template, empty if none
-  nlohmann::json more;          ///< data digests, configuration, program version
+  std::string base_weights;   ///< checkpoint::Checkpoint::weights_digest()
+  std::string base_storage;   ///< e.g. "Q4_1", "BF16": how the base was stored in training
+  std::string compute_dtype;  ///< "F32" or "BF16"
+  std::string tokenizer;      ///< digest of the tokenizer
+  std::string chat_template;  ///< digest of the chat template, empty if none
+  nlohmann::json more;        ///< data digests, configuration, program version
 };
 
 struct Adapter {

@@ -41,29 +41,33 @@ std::vector<Module> linear_modules(const checkpoint::Checkpoint& base) {
   return modules;
 }
 
-const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base, const Target& target) {
+const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base,
+                                          const Target& target) {
   const Module& module = target.module;
   const std::string name = module.path + std::string(kWeight);
   const checkpoint::TensorInfo* tensor = base.find(name);
   if (tensor == nullptr && is_embedding_or_head(module.path)) {
-    throw InputError("the adapter changes '{}', which the base '{}' does not have (its head is the "
-                     "embedding itself where tie_word_embeddings is true); that is not supported",
-                     name, base.path().string());
+    throw InputError(
+        "the adapter changes '{}', which the base '{}' does not have (its head is the "
+        "embedding itself where tie_word_embeddings is true); that is not supported",
+        name, base.path().string());
   }
   if (tensor == nullptr) {
     std::vector<std::string> names;
     for (const checkpoint::TensorInfo& other : base.tensors()) names.push_back(other.name);
     const std::string near = core::nearest(name, names);
-    throw InputError("the adapter changes '{}', which the base '{}' does not have{}; is it the "
-                     "adapter's base?",
-                     name, base.path().string(), near.empty() ? "" : " (nearest: '" + near + "')");
+    throw InputError(
+        "the adapter changes '{}', which the base '{}' does not have{}; is it the "
+        "adapter's base?",
+        name, base.path().string(), near.empty() ? "" : " (nearest: '" + near + "')");
   }
   std::vector<std::int64_t> wanted{module.out, module.in};
   if (stores_input_first(base, module.path)) std::swap(wanted[0], wanted[1]);
   if (tensor->shape != wanted) {
-    throw InputError("the adapter fits '{}' of shape {}, the base '{}' has {}; is it the adapter's "
-                     "base?",
-                     name, shape_text(wanted), base.path().string(), shape_text(tensor->shape));
+    throw InputError(
+        "the adapter fits '{}' of shape {}, the base '{}' has {}; is it the adapter's "
+        "base?",
+        name, shape_text(wanted), base.path().string(), shape_text(tensor->shape));
   }
   return *tensor;
 }
@@ -71,11 +75,11 @@ const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base, co
 void check_base(const std::optional<Provenance>& provenance, std::string_view digest,
                 const std::filesystem::path& base) {
   if (!provenance || provenance->base_weights.empty() || provenance->base_weights == digest) return;
-  throw InputError("the adapter was trained on weights with digest {} (stored as {}), '{}' has {}; "
-                   "use that base, or {} if you know that it fits",
-                   provenance->base_weights,
-                   provenance->base_storage.empty() ? "?" : provenance->base_storage, base.string(),
-                   digest, kAllowOther);
+  throw InputError(
+      "the adapter was trained on weights with digest {} (stored as {}), '{}' has {}; "
+      "use that base, or {} if you know that it fits",
+      provenance->base_weights, provenance->base_storage.empty() ? "?" : provenance->base_storage,
+      base.string(), digest, kAllowOther);
 }
 
 void check_base(const Adapter& adapter, const checkpoint::Checkpoint& base) {
@@ -87,9 +91,10 @@ void check_prompts(const std::optional<Provenance>& provenance, const PromptDige
                    const std::filesystem::path& base, const core::Log& log) {
   if (!provenance) return;
   if (!provenance->tokenizer.empty() && provenance->tokenizer != now.tokenizer) {
-    throw InputError("the adapter was trained with the tokenizer of digest {}, '{}' has {}; use "
-                     "that base, or {} if you know that it fits",
-                     provenance->tokenizer, base.string(), now.tokenizer, kAllowOther);
+    throw InputError(
+        "the adapter was trained with the tokenizer of digest {}, '{}' has {}; use "
+        "that base, or {} if you know that it fits",
+        provenance->tokenizer, base.string(), now.tokenizer, kAllowOther);
   }
   const std::string& trained = provenance->chat_template;
   if (trained.empty() || !now.chat_template || trained == *now.chat_template) return;

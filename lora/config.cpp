@@ -22,8 +22,8 @@ constexpr std::string_view kPeftVersion = "0.21.2";
 /// Keys that change no number of an adapter that is applied as it is: how it was made, what it is
 /// called, settings of features that are off.
 constexpr std::array<std::string_view, 10> kWithoutEffect{
-    "auto_mapping",  "ensure_weight_tying", "eva_config",        "inference_mode", "megatron_core",
-    "peft_version",  "qalora_group_size",   "runtime_config",    "base_model_class", "parent_library"};
+    "auto_mapping", "ensure_weight_tying", "eva_config",     "inference_mode",   "megatron_core",
+    "peft_version", "qalora_group_size",   "runtime_config", "base_model_class", "parent_library"};
 
 struct Refusal {
   std::string_view key;
@@ -111,7 +111,9 @@ class Field {
     if (!value_->is_string()) wanted("a string");
     return value_->get<std::string>();
   }
-  [[nodiscard]] std::string text_or_null() const { return value_->is_null() ? std::string() : text(); }
+  [[nodiscard]] std::string text_or_null() const {
+    return value_->is_null() ? std::string() : text();
+  }
 
   [[nodiscard]] double number() const {
     if (!value_->is_number()) wanted("a number");
@@ -179,10 +181,11 @@ void require_unchanged_base(const Field& field, std::string_view where) {
   static constexpr std::array<std::string_view, 3> kPlain{"gaussian", "eva", "orthogonal"};
   const std::string method = field.text();
   if (std::ranges::find(kPlain, method) != kPlain.end()) return;
-  throw InputError("{}: init_lora_weights {} is not supported: such an adapter belongs to a base "
-                   "that the method changed. Save it from PEFT with "
-                   "path_initial_model_for_weight_conversion, which makes it an ordinary one",
-                   where, checkpoint::printable(method));
+  throw InputError(
+      "{}: init_lora_weights {} is not supported: such an adapter belongs to a base "
+      "that the method changed. Save it from PEFT with "
+      "path_initial_model_for_weight_conversion, which makes it an ordinary one",
+      where, checkpoint::printable(method));
 }
 
 void require_task(const Field& field, std::string_view where) {
@@ -195,9 +198,10 @@ void require_task(const Field& field, std::string_view where) {
 void require_no_bias(const Field& field, std::string_view where) {
   const std::string bias = field.text_or_null();
   if (bias.empty() || bias == "none") return;
-  throw InputError("{}: bias {} (trained biases) is not supported; weft reads adapters with bias "
-                   "'none'",
-                   where, checkpoint::printable(bias));
+  throw InputError(
+      "{}: bias {} (trained biases) is not supported; weft reads adapters with bias "
+      "'none'",
+      where, checkpoint::printable(bias));
 }
 
 /// Applies a key that weft knows; false for any other.
@@ -254,14 +258,15 @@ void apply_or_refuse(AdapterConfig& config, const Field& field, std::string_view
     throw InputError("{}: {} ({} = {}) is not supported", where, refusal.feature, key,
                      shown(field.json()));
   }
-  throw InputError("{}: the key {} = {} is unknown to weft and may change the adapter's numbers", where,
-                   checkpoint::printable(key), shown(field.json()));
+  throw InputError("{}: the key {} = {} is unknown to weft and may change the adapter's numbers",
+                   where, checkpoint::printable(key), shown(field.json()));
 }
 
 nlohmann::json number_json(double value) {
   // PEFT users write whole alphas as integers, and Ollama reads nothing else.
   constexpr double kExact = 9007199254740992.0;
-  if (value == std::trunc(value) && std::abs(value) < kExact) return static_cast<std::int64_t>(value);
+  if (value == std::trunc(value) && std::abs(value) < kExact)
+    return static_cast<std::int64_t>(value);
   return value;
 }
 
@@ -310,17 +315,27 @@ AdapterConfig parse_config(std::string_view text, std::string_view where) {
 
 std::string config_text(const AdapterConfig& config, const std::vector<Target>& targets) {
   nlohmann::json json = {
-      {"auto_mapping", nullptr},       {"base_model_name_or_path", or_null(config.base_model_name_or_path)},
-      {"bias", "none"},                {"ensure_weight_tying", false},
-      {"eva_config", nullptr},         {"exclude_modules", targets_json(config.exclude_modules)},
-      {"fan_in_fan_out", config.fan_in_fan_out}, {"inference_mode", true},
-      {"init_lora_weights", true},     {"layers_pattern", or_null(config.layers_pattern)},
+      {"auto_mapping", nullptr},
+      {"base_model_name_or_path", or_null(config.base_model_name_or_path)},
+      {"bias", "none"},
+      {"ensure_weight_tying", false},
+      {"eva_config", nullptr},
+      {"exclude_modules", targets_json(config.exclude_modules)},
+      {"fan_in_fan_out", config.fan_in_fan_out},
+      {"inference_mode", true},
+      {"init_lora_weights", true},
+      {"layers_pattern", or_null(config.layers_pattern)},
       {"layers_to_transform", or_null(config.layers_to_transform)},
-      {"lora_alpha", number_json(config.lora_alpha)}, {"lora_dropout", config.lora_dropout},
-      {"megatron_core", "megatron.core"}, {"peft_type", "LORA"},
-      {"peft_version", kPeftVersion},  {"qalora_group_size", 16},
-      {"r", config.r},                 {"revision", or_null(config.revision)},
-      {"task_type", "CAUSAL_LM"},      {"use_rslora", config.use_rslora},
+      {"lora_alpha", number_json(config.lora_alpha)},
+      {"lora_dropout", config.lora_dropout},
+      {"megatron_core", "megatron.core"},
+      {"peft_type", "LORA"},
+      {"peft_version", kPeftVersion},
+      {"qalora_group_size", 16},
+      {"r", config.r},
+      {"revision", or_null(config.revision)},
+      {"task_type", "CAUSAL_LM"},
+      {"use_rslora", config.use_rslora},
   };
   for (const Refusal& refusal : kRefusals) json[std::string(refusal.key)] = nullptr;
   for (const char* flag : {"use_dora", "use_qalora", "lora_bias"}) json[flag] = false;
@@ -328,7 +343,8 @@ std::string config_text(const AdapterConfig& config, const std::vector<Target>& 
   json["rank_pattern"] = nlohmann::json::object();
   for (const auto& [key, rank] : config.rank_pattern) json["rank_pattern"][key] = rank;
   json["alpha_pattern"] = nlohmann::json::object();
-  for (const auto& [key, alpha] : config.alpha_pattern) json["alpha_pattern"][key] = number_json(alpha);
+  for (const auto& [key, alpha] : config.alpha_pattern)
+    json["alpha_pattern"][key] = number_json(alpha);
   json["target_modules"] = config.target_modules.all_linear() ? resolved_names(targets)
                                                               : targets_json(config.target_modules);
   return json.dump(2, ' ', true);

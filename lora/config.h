@@ -18,6 +18,7 @@ namespace weft::lora {
 /// The text that PEFT 0.21.2 writes for this configuration (LoraConfig.save_pretrained): same keys,
 /// sorted, indent 2, defaults of LoraConfig for what weft does not have.
 /// `targets`: what "all-linear" was resolved to; PEFT saves names, never the word.
-[[nodiscard]] std::string config_text(const AdapterConfig& config, const std::vector<Target>& targets);
+[[nodiscard]] std::string config_text(const AdapterConfig& config,
+                                      const std::vector<Target>& targets);
 
 }  // namespace weft::lora

@@ -41,7 +41,8 @@ std::string_view foreign(std::string_view key) {
   if (has(".lora_B.bias")) return "a bias on lora_B, which is not supported";
   if (has(".trainable_tokens_")) return "trained token rows, which are not supported";
   if (has(".base_layer.")) {
-    return "a weight or bias of the base (of an adapted embedding, or trained), which is not supported";
+    return "a weight or bias of the base (of an adapted embedding, or trained), which is not "
+           "supported";
   }
   if (has(".lora_A.") || has(".lora_B.")) {
     return "a key with an adapter name inside; save the adapter with PEFT's save_pretrained";
@@ -63,11 +64,12 @@ std::map<std::string, Pair> collect_pairs(const checkpoint::Safetensors& weights
     const std::string_view key = entry.name;
     const bool is_a = key.ends_with(kSuffixA);
     const bool is_b = key.ends_with(kSuffixB);
-    if (!is_a && !is_b) throw InputError("{}: {} is {}", where, checkpoint::printable(key), foreign(key));
+    if (!is_a && !is_b)
+      throw InputError("{}: {} is {}", where, checkpoint::printable(key), foreign(key));
     const std::string_view suffix = is_a ? kSuffixA : kSuffixB;
     if (!key.starts_with(kPrefix) || key.size() <= kPrefix.size() + suffix.size()) {
-      throw InputError("{}: {} does not begin with '{}' and a module's path, as PEFT's keys do", where,
-                       checkpoint::printable(key), kPrefix);
+      throw InputError("{}: {} does not begin with '{}' and a module's path, as PEFT's keys do",
+                       where, checkpoint::printable(key), kPrefix);
     }
     if (key.find(".base_layer.") != std::string_view::npos) {
       throw InputError("{}: {} is {}", where, checkpoint::printable(key), foreign(key));
@@ -95,9 +97,10 @@ Target checked_target(const TargetRule& rule, const std::string& path, const Pai
                      checkpoint::printable(pair.a == nullptr ? key_of_a(path) : key_of_b(path)));
   }
   if (!rule.selects(path)) {
-    throw InputError("{}: {} is a tensor of a module that target_modules, exclude_modules and "
-                     "layers_to_transform of adapter_config.json do not choose",
-                     where, checkpoint::printable(pair.a->name));
+    throw InputError(
+        "{}: {} is a tensor of a module that target_modules, exclude_modules and "
+        "layers_to_transform of adapter_config.json do not choose",
+        where, checkpoint::printable(pair.a->name));
   }
   Target target = rule.target({path, pair.a->shape[1], pair.b->shape[0]});
   for (const auto* entry : {pair.a, pair.b}) {
@@ -112,7 +115,8 @@ Target checked_target(const TargetRule& rule, const std::string& path, const Pai
   const std::string where = directory.string();
   if (!std::filesystem::exists(directory)) throw InputError("adapter '{}' does not exist", where);
   if (!std::filesystem::is_directory(directory)) {
-    throw InputError("adapter '{}' is a file; give the PEFT folder that holds {}", where, kConfigFile);
+    throw InputError("adapter '{}' is a file; give the PEFT folder that holds {}", where,
+                     kConfigFile);
   }
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
@@ -127,17 +131,22 @@ Target checked_target(const TargetRule& rule, const std::string& path, const Pai
 void require_weights(const std::filesystem::path& directory) {
   if (std::filesystem::exists(directory / kWeightsFile)) return;
   if (std::filesystem::exists(directory / "adapter_model.bin")) {
-    throw InputError("adapter '{}' holds adapter_model.bin, a pickle, which may run code when read: "
-                     "load it with PEFT where you trust it and save it again (save_pretrained writes {})",
-                     directory.string(), kWeightsFile);
+    throw InputError(
+        "adapter '{}' holds adapter_model.bin, a pickle, which may run code when read: "
+        "load it with PEFT where you trust it and save it again (save_pretrained writes {})",
+        directory.string(), kWeightsFile);
   }
   throw InputError("adapter '{}' has no {}", directory.string(), kWeightsFile);
 }
 
 }  // namespace
 
-std::string key_of_a(std::string_view path) { return fmt::format("{}{}{}", kPrefix, path, kSuffixA); }
-std::string key_of_b(std::string_view path) { return fmt::format("{}{}{}", kPrefix, path, kSuffixB); }
+std::string key_of_a(std::string_view path) {
+  return fmt::format("{}{}{}", kPrefix, path, kSuffixA);
+}
+std::string key_of_b(std::string_view path) {
+  return fmt::format("{}{}{}", kPrefix, path, kSuffixB);
+}
 
 PeftFile::PeftFile(std::filesystem::path directory, AdapterConfig config,
                    checkpoint::Safetensors weights)
@@ -149,7 +158,8 @@ PeftFile PeftFile::open(const std::filesystem::path& directory, const core::Log&
   AdapterConfig config =
       parse_config(core::read_text(config_file, kMaxConfigBytes), config_file.string());
   require_weights(directory);
-  PeftFile file(directory, std::move(config), checkpoint::Safetensors::open(directory / kWeightsFile));
+  PeftFile file(directory, std::move(config),
+                checkpoint::Safetensors::open(directory / kWeightsFile));
   file.pair_up(log);
   file.provenance_ = read_provenance(directory);
   return file;
@@ -193,8 +203,9 @@ std::vector<float> PeftFile::numbers(const std::string& key) const {
       result[i] = dtype == core::DType::kF16 ? core::f16_to_float(half) : core::bf16_to_float(half);
     }
     if (!std::isfinite(result[i])) {
-      throw InputError("{}: '{}' holds {} at element {}; the training diverged or the file is damaged",
-                       weights_.path().string(), key, result[i], i);
+      throw InputError(
+          "{}: '{}' holds {} at element {}; the training diverged or the file is damaged",
+          weights_.path().string(), key, result[i], i);
     }
   }
   weights_.release(entry);

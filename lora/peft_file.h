@@ -26,7 +26,8 @@ inline constexpr std::string_view kProvenanceFile = "weft_provenance.json";
 class PeftFile {
  public:
   /// Validates all but the factors' numbers. Throws InputError as read_peft() does.
-  [[nodiscard]] static PeftFile open(const std::filesystem::path& directory, const core::Log& log = {});
+  [[nodiscard]] static PeftFile open(const std::filesystem::path& directory,
+                                     const core::Log& log = {});
 
   [[nodiscard]] const std::filesystem::path& directory() const noexcept { return directory_; }
   [[nodiscard]] const AdapterConfig& config() const noexcept { return config_; }
@@ -36,7 +37,8 @@ class PeftFile {
   /// "F32", "F16" or "BF16", or several joined by "+".
   [[nodiscard]] std::string storage() const;
 
-  /// Factors of targets()[index]. Throws InputError naming the tensor if a number is NaN or infinite.
+  /// Factors of targets()[index]. Throws InputError naming the tensor if a number is NaN or
+  /// infinite.
   [[nodiscard]] Factors load(std::size_t index) const;
 
   /// SHA-256 of adapter_config.json and adapter_model.safetensors, one after the other.

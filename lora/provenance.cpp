@@ -12,7 +12,7 @@ constexpr int kFormat = 1;
 
 struct Entry {
   const char* key;
-  std::string Provenance::* member;
+  std::string Provenance::*member;
 };
 constexpr Entry kEntries[] = {{"base_weights", &Provenance::base_weights},
                               {"base_storage", &Provenance::base_storage},
@@ -27,9 +27,10 @@ std::optional<Provenance> read_provenance(const std::filesystem::path& directory
   if (!std::filesystem::exists(file)) return std::nullopt;
   const nlohmann::json json = checkpoint::read_json_object(file);
   if (json.value("format", nlohmann::json()) != kFormat) {
-    throw InputError("'{}' must be an object with \"format\": {}; remove the file to use the adapter "
-                     "without a check of its base",
-                     file.string(), kFormat);
+    throw InputError(
+        "'{}' must be an object with \"format\": {}; remove the file to use the adapter "
+        "without a check of its base",
+        file.string(), kFormat);
   }
   Provenance provenance;
   for (const Entry& entry : kEntries) {

@@ -20,9 +20,10 @@ constexpr std::uint32_t kMatchLimit = 1'000'000;
 constexpr std::string_view kSharedEscapes = "AbBdDsSwWafnrtx";
 
 [[noreturn]] void refuse(std::string_view pattern, std::size_t at, std::string_view what) {
-  throw ConfigError("regular expression '{}': {} at position {} is not read by Python's re as written "
-                    "here; write it another way",
-                    pattern, what, at);
+  throw ConfigError(
+      "regular expression '{}': {} at position {} is not read by Python's re as written "
+      "here; write it another way",
+      pattern, what, at);
 }
 
 void check_escape(std::string_view pattern, std::size_t at) {
@@ -110,8 +111,8 @@ struct PythonRegex::Code {
     if (status == PCRE2_ERROR_NOMATCH) return nullptr;
     std::array<PCRE2_UCHAR, 160> reason{};
     pcre2_get_error_message(status, reason.data(), reason.size());
-    throw ConfigError("regular expression '{}' fails on '{}': {}; write a simpler one", pattern, text,
-                      reinterpret_cast<const char*>(reason.data()));
+    throw ConfigError("regular expression '{}' fails on '{}': {}; write a simpler one", pattern,
+                      text, reinterpret_cast<const char*>(reason.data()));
   }
 };
 
@@ -120,9 +121,9 @@ PythonRegex::PythonRegex(std::string_view pattern) : code_(std::make_unique<Code
   const std::string translated = translate(pattern);
   int error = 0;
   PCRE2_SIZE offset = 0;
-  code_->compiled.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()),
-                                      translated.size(), PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                                      &error, &offset, nullptr));
+  code_->compiled.reset(
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr));
   if (!code_->compiled) {
     std::array<PCRE2_UCHAR, 160> reason{};
     pcre2_get_error_message(error, reason.data(), reason.size());
@@ -149,7 +150,8 @@ std::string PythonRegex::match_group(std::string_view text, const char* group) c
   if (!data) return {};
   PCRE2_UCHAR* begin = nullptr;
   PCRE2_SIZE size = 0;
-  if (pcre2_substring_get_byname(data.get(), reinterpret_cast<PCRE2_SPTR>(group), &begin, &size) != 0) {
+  if (pcre2_substring_get_byname(data.get(), reinterpret_cast<PCRE2_SPTR>(group), &begin, &size) !=
+      0) {
     return {};
   }
   std::string result(reinterpret_cast<const char*>(begin), size);

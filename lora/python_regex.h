@@ -26,8 +26,8 @@ class PythonRegex {
   /// What the named group caught in re.match(), or "" when there is no match or no such group.
   [[nodiscard]] std::string match_group(std::string_view text, const char* group) const;
 
-  /// Throws ConfigError if `pattern` holds a construct that Python reads differently. For parts that
-  /// are put together before they are compiled.
+  /// Throws ConfigError if `pattern` holds a construct that Python reads differently. For parts
+  /// that are put together before they are compiled.
   static void require_portable(std::string_view pattern);
 
  private:

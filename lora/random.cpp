@@ -25,7 +25,8 @@ std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 2> key,
   return counter;
 }
 
-RandomStream::RandomStream(std::uint64_t seed, std::string_view name) : key_{low(seed), high(seed)} {
+RandomStream::RandomStream(std::uint64_t seed, std::string_view name)
+    : key_{low(seed), high(seed)} {
   const std::string digest = core::sha256(name);
   std::uint64_t bits = 0;
   std::from_chars(digest.data(), digest.data() + 16, bits, 16);

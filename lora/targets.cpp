@@ -18,7 +18,8 @@ std::string quoted_list(const std::vector<std::string>& words) {
   return fmt::format("'{}'", fmt::join(words, "', '"));
 }
 
-bool matches(const Targets& targets, const std::optional<PythonRegex>& regex, std::string_view path) {
+bool matches(const Targets& targets, const std::optional<PythonRegex>& regex,
+             std::string_view path) {
   if (targets.pattern) return targets.all_linear() || (regex && regex->full_match(path));
   return std::ranges::any_of(targets.names,
                              [&](const std::string& entry) { return ends_in_name(path, entry); });
@@ -44,8 +45,10 @@ void require_entries_match(const AdapterConfig& config, const std::vector<Module
   for (const std::string& entry : config.target_modules.names) {
     if (matches_some(entry)) continue;
     if (is_embedding_or_head(entry)) {
-      throw ConfigError("target_modules: '{}' is an embedding or output head, which weft does not "
-                        "adapt yet; take it out of the list", entry);
+      throw ConfigError(
+          "target_modules: '{}' is an embedding or output head, which weft does not "
+          "adapt yet; take it out of the list",
+          entry);
     }
     throw ConfigError("target_modules: '{}' matches no linear layer of the model; {}", entry,
                       hint(entry, modules));
@@ -61,16 +64,19 @@ void require_entries_match(const AdapterConfig& config, const std::vector<Module
 /// Why nothing is left, for a configuration whose entries all match something.
 [[noreturn]] void explain_nothing(const TargetRule& rule, const AdapterConfig& config,
                                   const std::vector<Module>& modules) {
-  const auto named = std::ranges::count_if(modules, [&](const Module& m) { return rule.names(m.path); });
+  const auto named =
+      std::ranges::count_if(modules, [&](const Module& m) { return rule.names(m.path); });
   if (named == 0) {
     const std::string pattern = config.target_modules.pattern.value_or("");
-    throw ConfigError("target_modules: '{}' matches no linear layer of the model (a regular "
-                      "expression must match the whole path, such as '{}'); {}",
-                      pattern, modules.empty() ? "" : modules.front().path, hint(pattern, modules));
+    throw ConfigError(
+        "target_modules: '{}' matches no linear layer of the model (a regular "
+        "expression must match the whole path, such as '{}'); {}",
+        pattern, modules.empty() ? "" : modules.front().path, hint(pattern, modules));
   }
-  throw ConfigError("no layer is left to adapt: target_modules names {}, exclude_modules and "
-                    "layers_to_transform take all of them away",
-                    named);
+  throw ConfigError(
+      "no layer is left to adapt: target_modules names {}, exclude_modules and "
+      "layers_to_transform take all of them away",
+      named);
 }
 
 void require_layers_exist(const TargetRule& rule, const AdapterConfig& config,
@@ -88,8 +94,8 @@ void require_layers_exist(const TargetRule& rule, const AdapterConfig& config,
                             ? std::string()
                             : " after layers_pattern " + quoted_list(config.layers_pattern));
     }
-    throw ConfigError("layers_to_transform: there is no layer {}; the model has layers {} to {}", index,
-                      *present.begin(), *present.rbegin());
+    throw ConfigError("layers_to_transform: there is no layer {}; the model has layers {} to {}",
+                      index, *present.begin(), *present.rbegin());
   }
 }
 
@@ -116,8 +122,9 @@ std::string_view last_name(std::string_view path) { return path.substr(path.rfin
 
 bool is_embedding_or_head(std::string_view path) {
   static constexpr std::array<std::string_view, 10> kNames{
-      "embed_tokens", "lm_head", "wte",    "wpe",       "embed_in",
-      "embed_out",    "shared",  "output", "word_embeddings", "embed_positions"};
+      "embed_tokens",    "lm_head",        "wte",    "wpe",
+      "embed_in",        "embed_out",      "shared", "output",
+      "word_embeddings", "embed_positions"};
   return std::ranges::find(kNames, last_name(path)) != kNames.end();
 }
 
@@ -127,9 +134,10 @@ TargetRule::TargetRule(const AdapterConfig& config) : config_(config) {
     throw ConfigError("target_modules is empty: name the layers to adapt, or 'all-linear'");
   }
   if (targets.pattern && !config.layers_to_transform.empty()) {
-    throw ConfigError("layers_to_transform works with a list of target_modules, not with the pattern "
-                      "'{}' (PEFT's rule); put the layers into the pattern",
-                      *targets.pattern);
+    throw ConfigError(
+        "layers_to_transform works with a list of target_modules, not with the pattern "
+        "'{}' (PEFT's rule); put the layers into the pattern",
+        *targets.pattern);
   }
   if (!config.layers_pattern.empty() && config.layers_to_transform.empty()) {
     throw ConfigError("layers_pattern is given without layers_to_transform");
@@ -168,7 +176,8 @@ std::optional<std::int64_t> TargetRule::layer_of(std::string_view path) const {
     const std::string digits = regex.match_group(path, "idx");
     std::int64_t index = 0;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
-    if (!digits.empty() && error == std::errc() && end == digits.data() + digits.size()) return index;
+    if (!digits.empty() && error == std::errc() && end == digits.data() + digits.size())
+      return index;
   }
   return std::nullopt;
 }
@@ -190,9 +199,10 @@ Value TargetRule::look_up(const std::vector<Pattern<Value>>& patterns, std::stri
     if (first == nullptr) {
       first = &pattern;
     } else if (first->value != pattern.value) {
-      throw ConfigError("{}: the keys '{}' ({}) and '{}' ({}) both match '{}'; write keys that match "
-                        "one module each, such as '^{}'",
-                        kind, first->key, first->value, pattern.key, pattern.value, path, path);
+      throw ConfigError(
+          "{}: the keys '{}' ({}) and '{}' ({}) both match '{}'; write keys that match "
+          "one module each, such as '^{}'",
+          kind, first->key, first->value, pattern.key, pattern.value, path, path);
     }
   }
   return first != nullptr ? first->value : otherwise;
@@ -221,7 +231,8 @@ std::vector<std::string> TargetRule::idle_patterns(const std::vector<Target>& ta
   return idle;
 }
 
-std::vector<Target> resolve_targets(const AdapterConfig& config, const std::vector<Module>& modules) {
+std::vector<Target> resolve_targets(const AdapterConfig& config,
+                                    const std::vector<Module>& modules) {
   const TargetRule rule(config);
   require_entries_match(config, modules);
   std::vector<Target> targets;
@@ -231,8 +242,9 @@ std::vector<Target> resolve_targets(const AdapterConfig& config, const std::vect
   if (!config.layers_to_transform.empty()) require_layers_exist(rule, config, modules);
   if (targets.empty()) explain_nothing(rule, config, modules);
   if (const auto idle = rule.idle_patterns(targets); !idle.empty()) {
-    throw ConfigError("{} matches no adapted layer (a key matches a path or its ending after a '.')",
-                      idle.front());
+    throw ConfigError(
+        "{} matches no adapted layer (a key matches a path or its ending after a '.')",
+        idle.front());
   }
   std::ranges::sort(targets, {}, [](const Target& target) { return target.module.path; });
   return targets;

@@ -47,7 +47,8 @@ class TargetRule {
   };
   template <typename Value>
   [[nodiscard]] static Value look_up(const std::vector<Pattern<Value>>& patterns,
-                                     std::string_view kind, const std::string& path, Value otherwise);
+                                     std::string_view kind, const std::string& path,
+                                     Value otherwise);
 
   AdapterConfig config_;
   std::optional<PythonRegex> target_;   ///< Set when target_modules is a regular expression.

@@ -20,9 +20,9 @@ void require_whole(const Factors& factors) {
   const auto a = static_cast<std::size_t>(target.rank * target.module.in);
   const auto b = static_cast<std::size_t>(target.rank * target.module.out);
   if (factors.a.size() == a && factors.b.size() == b) return;
-  throw std::logic_error(fmt::format("factors of '{}' have {} and {} numbers, rank {} wants {} and {}",
-                                     target.module.path, factors.a.size(), factors.b.size(),
-                                     target.rank, a, b));
+  throw std::logic_error(
+      fmt::format("factors of '{}' have {} and {} numbers, rank {} wants {} and {}",
+                  target.module.path, factors.a.size(), factors.b.size(), target.rank, a, b));
 }
 
 }  // namespace

@@ -25,10 +25,10 @@ constexpr std::size_t kCopyBytes = std::size_t{16} << 20;
 
 /// Sums over one row; added up in order of rows, so that threads do not change the report.
 struct RowSums {
-  double base = 0;     ///< sum W^2
-  double update = 0;   ///< sum D^2
-  double kept = 0;     ///< sum (M - W) D
-  double error = 0;    ///< max |M - (W + D)|
+  double base = 0;    ///< sum W^2
+  double update = 0;  ///< sum D^2
+  double kept = 0;    ///< sum (M - W) D
+  double error = 0;   ///< max |M - (W + D)|
   std::int64_t changed = 0;
   bool overflow = false;
 };
@@ -135,7 +135,8 @@ class TensorFold {
     bytes_.resize(floats_.size() * static_cast<std::size_t>(core::size_of(type_)));
     sums_.assign(rows, {});
     const std::int64_t blocks = (end - begin + block - 1) / block;
-    const std::int64_t grain = std::max<std::int64_t>(1, (std::int64_t{1} << 16) / (block * std::max<std::int64_t>(1, width)));
+    const std::int64_t grain = std::max<std::int64_t>(
+        1, (std::int64_t{1} << 16) / (block * std::max<std::int64_t>(1, width)));
     core::parallel_for(blocks, grain, [&](std::int64_t first, std::int64_t last) {
       compute_blocks(begin, std::min(end, begin + last * block), begin + first * block);
     });
@@ -146,8 +147,9 @@ class TensorFold {
     const auto width = static_cast<std::size_t>(info_.row_elements());
     const auto row_bytes = width * static_cast<std::size_t>(core::size_of(type_));
     const auto at = [&](std::int64_t row) { return static_cast<std::size_t>(row - begin); };
-    base_.read_rows(info_, from, end,
-                    std::span(floats_).subspan(at(from) * width, at(end) * width - at(from) * width));
+    base_.read_rows(
+        info_, from, end,
+        std::span(floats_).subspan(at(from) * width, at(end) * width - at(from) * width));
     std::vector<double> deltas;
     if (update_ != nullptr) {
       deltas.resize(static_cast<std::size_t>(Update::kRowBlock * update_->stride()));
@@ -165,9 +167,10 @@ class TensorFold {
 
   [[noreturn]] void complain() const {
     if (type_ == core::DType::kF16) {
-      throw NumericError("tensor '{}' has numbers beyond 65504, the largest of F16; write it as bf16 "
-                         "or f32 (--dtype)",
-                         info_.name);
+      throw NumericError(
+          "tensor '{}' has numbers beyond 65504, the largest of F16; write it as bf16 "
+          "or f32 (--dtype)",
+          info_.name);
     }
     throw NumericError("tensor '{}' leaves the range of {}; are the adapter and its weight right?",
                        info_.name, core::name_of(type_));
@@ -201,7 +204,8 @@ class Fold {
        const FoldControl& control)
       : base_(base), adapters_(adapters), control_(control) {
     progress_.total = plan.bytes;
-    for (const FoldPlan::Tensor& tensor : plan.tensors) tensors_.emplace(tensor.info->name, &tensor);
+    for (const FoldPlan::Tensor& tensor : plan.tensors)
+      tensors_.emplace(tensor.info->name, &tensor);
   }
 
   void write_shard(const std::filesystem::path& folder, const checkpoint::Shard& shard) {

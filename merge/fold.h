@@ -26,12 +26,12 @@ struct WeightedAdapter {
 /// How one folded tensor changed. W: the base's numbers, D: the exact update, M: what was written.
 struct FoldedTensor {
   std::string name;
-  std::int64_t rank = 0;      ///< Sum of the ranks of the adapters that change it.
-  double base_norm = 0;       ///< Frobenius norm of W.
-  double update_norm = 0;     ///< Frobenius norm of D.
-  double largest_error = 0;   ///< max |M - (W + D)|: the one rounding.
-  double changed = 0;         ///< Share of elements that differ from W rounded to M's type.
-  double retained = 1;        ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
+  std::int64_t rank = 0;     ///< Sum of the ranks of the adapters that change it.
+  double base_norm = 0;      ///< Frobenius norm of W.
+  double update_norm = 0;    ///< Frobenius norm of D.
+  double largest_error = 0;  ///< max |M - (W + D)|: the one rounding.
+  double changed = 0;        ///< Share of elements that differ from W rounded to M's type.
+  double retained = 1;       ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
 };
 
 /// What is to be written: every tensor of the base, its type in the output, and what changes it.
@@ -57,15 +57,15 @@ struct FoldPlan {
 /// block-quantised tensor is then written as F32 as a whole, which holds its numbers exactly.
 ///
 /// Every tensor of every adapter is used exactly once. InputError, naming the tensor, when the base
-/// lacks it or has another shape, when adapter_config.json chooses a layer of the base for which the
-/// adapter has no factors (it is then not the adapter's base, or the adapter is incomplete), and when
-/// a tensor's storage cannot be read as numbers.
+/// lacks it or has another shape, when adapter_config.json chooses a layer of the base for which
+/// the adapter has no factors (it is then not the adapter's base, or the adapter is incomplete),
+/// and when a tensor's storage cannot be read as numbers.
 [[nodiscard]] FoldPlan plan_fold(const checkpoint::Checkpoint& base,
                                  std::span<const WeightedAdapter> adapters,
                                  std::optional<core::DType> dtype, std::uint64_t max_shard_bytes);
 
 struct FoldProgress {
-  std::uint64_t done = 0;   ///< Bytes written.
+  std::uint64_t done = 0;  ///< Bytes written.
   std::uint64_t total = 0;
 };
 
@@ -86,7 +86,8 @@ struct FoldControl {
 /// update is not finite. Returns the folded tensors, in order of name.
 [[nodiscard]] std::vector<FoldedTensor> fold(const checkpoint::Checkpoint& base,
                                              std::span<const WeightedAdapter> adapters,
-                                             const FoldPlan& plan, const std::filesystem::path& folder,
+                                             const FoldPlan& plan,
+                                             const std::filesystem::path& folder,
                                              const FoldControl& control = {});
 
 }  // namespace weft::merge

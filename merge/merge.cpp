@@ -25,9 +25,10 @@ void refuse_to_replace_input(const MergeRequest& request) {
     const fs::path resolved = fs::weakly_canonical(input);
     const auto [end, ignored] = std::ranges::mismatch(out, resolved);
     if (end == out.end()) {
-      throw InputError("--out '{}' is, or holds, the input '{}', which would be replaced; give "
-                       "another folder",
-                       request.out.string(), input.string());
+      throw InputError(
+          "--out '{}' is, or holds, the input '{}', which would be replaced; give "
+          "another folder",
+          request.out.string(), input.string());
     }
   }
 }
@@ -35,9 +36,10 @@ void refuse_to_replace_input(const MergeRequest& request) {
 void refuse_quantised_config(const Checkpoint& base) {
   const auto found = base.config().find("quantization_config");
   if (found == base.config().end() || found->is_null()) return;
-  throw InputError("'{}': config.json has a quantization_config; merge into the model before it was "
-                   "quantised",
-                   base.path().string());
+  throw InputError(
+      "'{}': config.json has a quantization_config; merge into the model before it was "
+      "quantised",
+      base.path().string());
 }
 
 void require_space(const fs::path& folder, std::uint64_t bytes) {
@@ -113,9 +115,14 @@ MergeReport::Adapter check_adapter(const WeightedAdapter& adapter, const Checkpo
                                    const std::string& digest, const MergeRequest& request,
                                    const core::Log& log) {
   const auto& provenance = adapter.file->provenance();
-  MergeReport::Adapter result{adapter.file->directory(), adapter.weight, adapter.file->digest(),
-                              adapter.file->targets().size(), 0, "same"};
-  for (const lora::Target& target : adapter.file->targets()) result.parameters += target.parameters();
+  MergeReport::Adapter result{adapter.file->directory(),
+                              adapter.weight,
+                              adapter.file->digest(),
+                              adapter.file->targets().size(),
+                              0,
+                              "same"};
+  for (const lora::Target& target : adapter.file->targets())
+    result.parameters += target.parameters();
   if (!provenance || provenance->base_weights.empty()) {
     result.base_check = "unrecorded";
   } else if (request.allow_other_base && provenance->base_weights != digest) {
@@ -133,9 +140,10 @@ MergeReport::Adapter check_adapter(const WeightedAdapter& adapter, const Checkpo
 void tell_about_loss(const MergeReport& report, const core::Log& log) {
   const double part = retained(report.folded);
   if (part >= kRetainedWarning) return;
-  core::tell(log, core::Level::kWarning,
-             fmt::format("rounding to {} leaves {:.1f} % of the update; --dtype f32 keeps all of it",
-                         core::name_of(report.dtype), 100 * part));
+  core::tell(
+      log, core::Level::kWarning,
+      fmt::format("rounding to {} leaves {:.1f} % of the update; --dtype f32 keeps all of it",
+                  core::name_of(report.dtype), 100 * part));
 }
 
 }  // namespace
@@ -151,7 +159,8 @@ double retained(const std::vector<FoldedTensor>& folded) {
   return all > 0 ? kept / all : 1;
 }
 
-MergeReport merge_model(const MergeRequest& request, const FoldControl& control, const core::Log& log) {
+MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
+                        const core::Log& log) {
   const auto start = std::chrono::steady_clock::now();
   refuse_to_replace_input(request);
   core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
@@ -172,10 +181,11 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
         check_adapter(adapter, inputs.base, report.base_digest, request, log));
   }
   if (plan.widened) {
-    core::tell(log, core::Level::kInfo,
-               fmt::format("the base is stored as {}; its exact numbers are written as F32 (--dtype "
-                           "bf16 or f16 halves the size)",
-                           report.base_storage));
+    core::tell(
+        log, core::Level::kInfo,
+        fmt::format("the base is stored as {}; its exact numbers are written as F32 (--dtype "
+                    "bf16 or f16 halves the size)",
+                    report.base_storage));
   }
 
   report.folded = fold(inputs.base, inputs.adapters, plan, folder.path(), control);
@@ -184,8 +194,7 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
   report.bytes = plan.bytes;
   core::write_text(folder.path() / "config.json", output_config(inputs.base, plan, !request.dtype));
   write_side_files(inputs.base, embedded, folder.path());
-  report.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   core::write_text(folder.path() / "merge.json", report_json(report).dump(2) + "\n");
   folder.commit();
   tell_about_loss(report, log);

@@ -19,13 +19,13 @@ struct MergeRequest {
     std::filesystem::path directory;
     double weight = 1;
   };
-  std::filesystem::path model;     ///< Hugging Face directory or GGUF file.
-  std::vector<Adapter> adapters;   ///< None: the model is converted, not changed.
+  std::filesystem::path model;    ///< Hugging Face directory or GGUF file.
+  std::vector<Adapter> adapters;  ///< None: the model is converted, not changed.
   std::filesystem::path out;
   std::optional<core::DType> dtype;  ///< Empty: keep (F32 for block-quantised bases).
   std::uint64_t max_shard_bytes = checkpoint::kDefaultShardBytes;
   core::Overwrite overwrite = core::Overwrite::kRefuse;
-  bool allow_other_base = false;   ///< Fold into a base whose digest is not the recorded one.
+  bool allow_other_base = false;  ///< Fold into a base whose digest is not the recorded one.
 };
 
 /// What was done, for people (report_table) and programs (report_json; saved as merge.json).
@@ -33,7 +33,7 @@ struct MergeReport {
   struct Adapter {
     std::filesystem::path directory;
     double weight = 1;
-    std::string digest;      ///< lora::PeftFile::digest()
+    std::string digest;  ///< lora::PeftFile::digest()
     std::size_t modules = 0;
     std::int64_t parameters = 0;
     /// "same": the recorded digest is the base's; "other": it is not, and that was allowed;
@@ -41,8 +41,8 @@ struct MergeReport {
     std::string base_check;
   };
   std::filesystem::path model;
-  std::string base_digest;   ///< checkpoint::Checkpoint::weights_digest()
-  std::string base_storage;  ///< "BF16", "Q4_1+Q6_K+F32", most numbers first.
+  std::string base_digest;                ///< checkpoint::Checkpoint::weights_digest()
+  std::string base_storage;               ///< "BF16", "Q4_1+Q6_K+F32", most numbers first.
   core::DType dtype = core::DType::kF32;  ///< FoldPlan::model_dtype
   std::vector<Adapter> adapters;
   std::vector<FoldedTensor> folded;
@@ -53,8 +53,8 @@ struct MergeReport {
 };
 
 /// Folds adapters into a model, or converts it, into a folder that transformers loads: safetensors,
-/// config.json with the type, tokenizer and generation files, merge.json. The folder appears whole or
-/// not at all, and nothing is written before base, adapters and digests have been found to fit.
+/// config.json with the type, tokenizer and generation files, merge.json. The folder appears whole
+/// or not at all, and nothing is written before base, adapters and digests have been found to fit.
 ///
 /// Errors as of Checkpoint::open, PeftFile::open, plan_fold, check_base and fold; InputError when
 /// `out` exists (and may not be replaced) or holds one of the inputs; IoError when the disk is too

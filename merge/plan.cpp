@@ -26,9 +26,10 @@ core::DType own_dtype(Storage storage) {
 
 void require_numbers(const TensorInfo& tensor) {
   if (tensor.storage != Storage::kOther) return;
-  throw InputError("'{}': tensor '{}' is stored as {}, which weft cannot read as numbers; merge into "
-                   "the model before it was quantised or converted",
-                   tensor.file.string(), tensor.name, tensor.storage_name);
+  throw InputError(
+      "'{}': tensor '{}' is stored as {}, which weft cannot read as numbers; merge into "
+      "the model before it was quantised or converted",
+      tensor.file.string(), tensor.name, tensor.storage_name);
 }
 
 /// The type that most numbers of the output have.
@@ -46,9 +47,10 @@ void require_complete(const checkpoint::Checkpoint& base, const lora::PeftFile& 
   const lora::TargetRule rule(adapter.config());
   for (const lora::Module& module : lora::linear_modules(base)) {
     if (present.contains(module.path) || !rule.selects(module.path)) continue;
-    throw InputError("adapter '{}' chooses '{}' in '{}' but has no factors for it; it is incomplete, or "
-                     "was trained on another model",
-                     adapter.directory().string(), module.path, base.path().string());
+    throw InputError(
+        "adapter '{}' chooses '{}' in '{}' but has no factors for it; it is incomplete, or "
+        "was trained on another model",
+        adapter.directory().string(), module.path, base.path().string());
   }
 }
 

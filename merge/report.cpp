@@ -16,7 +16,7 @@ struct Group {
   std::size_t tensors = 0;
   std::int64_t least_rank = 0;
   std::int64_t most_rank = 0;
-  double base = 0;     ///< Squared norms.
+  double base = 0;  ///< Squared norms.
   double update = 0;
   double kept = 0;
   double changed = 0;  ///< Sum of shares: tensors of one kind have the same shape.
@@ -48,8 +48,8 @@ std::string folded_table(const std::vector<FoldedTensor>& folded) {
     group.changed += tensor.changed;
     group.error = std::max(group.error, tensor.largest_error);
   }
-  core::Table table({"layer", "tensors", "rank", "|update|/|base|", "changed", "retained",
-                     "largest error"});
+  core::Table table(
+      {"layer", "tensors", "rank", "|update|/|base|", "changed", "retained", "largest error"});
   for (const auto& [name, group] : groups) {
     table.add({name, fmt::format("{}", group.tensors), rank_text(group),
                group.base > 0 ? fmt::format("{:.3e}", std::sqrt(group.update / group.base)) : "-",
@@ -111,11 +111,11 @@ std::string report_table(const MergeReport& report) {
                                                              : "not that of training");
   }
   if (!report.folded.empty()) text += folded_table(report.folded);
-  text += fmt::format("written   {} tensors as {}, {} in {} file{}, {}; {} folded, {} as in the base\n",
-                      report.tensors, core::name_of(report.dtype), core::human_bytes(report.bytes),
-                      report.files, report.files == 1 ? "" : "s",
-                      core::human_duration(report.seconds), report.folded.size(),
-                      report.tensors - report.folded.size());
+  text +=
+      fmt::format("written   {} tensors as {}, {} in {} file{}, {}; {} folded, {} as in the base\n",
+                  report.tensors, core::name_of(report.dtype), core::human_bytes(report.bytes),
+                  report.files, report.files == 1 ? "" : "s", core::human_duration(report.seconds),
+                  report.folded.size(), report.tensors - report.folded.size());
   return text;
 }
 

@@ -9,9 +9,9 @@
 namespace weft::merge {
 
 /// The float next to `value` on the side where the last bit is odd, or `value` itself if it is a
-/// float. Rounding the result to a format with at least two bits less than binary32 gives the same as
-/// rounding `value` directly (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums",
-/// IEEE ToC 2008): there is no double rounding.
+/// float. Rounding the result to a format with at least two bits less than binary32 gives the same
+/// as rounding `value` directly (Boldo and Melquiond, "Emulation of FMA and correctly rounded
+/// sums", IEEE ToC 2008): there is no double rounding.
 [[nodiscard]] inline float round_to_odd(double value) noexcept {
   const auto nearest = static_cast<float>(value);
   const auto back = static_cast<double>(nearest);

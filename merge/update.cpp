@@ -19,8 +19,8 @@ constexpr std::int64_t kPanel = 8;
 constexpr std::int64_t kRows = Update::kRowBlock;
 
 /// out[row * stride + p * 8 + lane] = sum over k of left[k * 4 + row] * right[p][k][lane].
-[[gnu::always_inline]] inline void multiply(const float* right, const double* left, std::int64_t rank,
-                                            std::int64_t panels, double* out) {
+[[gnu::always_inline]] inline void multiply(const float* right, const double* left,
+                                            std::int64_t rank, std::int64_t panels, double* out) {
   const std::int64_t stride = panels * kPanel;
   for (std::int64_t p = 0; p < panels; ++p) {
     const float* panel = right + p * rank * kPanel;
@@ -47,12 +47,13 @@ void multiply_plain(const float* right, const double* left, std::int64_t rank, s
 #ifdef WEFT_X86
 // Wider registers, the same sums: each lane is one column, and products are not fused into the
 // additions (avx2 and avx512f do not imply it; see -ffp-contract=off).
-[[gnu::target("avx2")]] void multiply_avx2(const float* right, const double* left, std::int64_t rank,
-                                           std::int64_t panels, double* out) {
+[[gnu::target("avx2")]] void multiply_avx2(const float* right, const double* left,
+                                           std::int64_t rank, std::int64_t panels, double* out) {
   multiply(right, left, rank, panels, out);
 }
 [[gnu::target("avx512f")]] void multiply_avx512(const float* right, const double* left,
-                                                std::int64_t rank, std::int64_t panels, double* out) {
+                                                std::int64_t rank, std::int64_t panels,
+                                                double* out) {
   multiply(right, left, rank, panels, out);
 }
 #endif

@@ -18,8 +18,8 @@ struct Term {
 /// rows at a time. The terms' factors are set side by side, [s_1 B_1, s_2 B_2, ...] and [A_1; A_2;
 /// ...], so a sum of adapters is exact: no cross terms, no re-scaling.
 ///
-/// Products and sums are in double (sums in float change 3 % of the F32 results for an update of 1 %
-/// and rank 16), in the same order on every machine and for every number of threads.
+/// Products and sums are in double (sums in float change 3 % of the F32 results for an update of 1
+/// % and rank 16), in the same order on every machine and for every number of threads.
 class Update {
  public:
   enum class Layout { kOutIn, kInOut };

@@ -33,8 +33,9 @@ std::string StopStrings::push(std::string_view piece) {
 
 std::string StopStrings::finish() { return std::exchange(held_, {}); }
 
-Answer answer(Decoder& decoder, const text::Tokenizer& tokenizer, std::span<const std::int32_t> prompt,
-              const GenerateOptions& options, KvCache& cache, const std::function<bool(std::string_view)>& on_text,
+Answer answer(Decoder& decoder, const text::Tokenizer& tokenizer,
+              std::span<const std::int32_t> prompt, const GenerateOptions& options, KvCache& cache,
+              const std::function<bool(std::string_view)>& on_text,
               std::span<const std::int32_t> history) {
   text::StreamDecoder stream(tokenizer);
   StopStrings stops(options.stop_strings);

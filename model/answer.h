@@ -39,7 +39,8 @@ struct Answer {
 /// generate_ids() as text. `on_text` receives each piece as soon as it is certain, never half a
 /// character; returning false ends the answer. The pieces joined are `text`.
 [[nodiscard]] Answer answer(Decoder& decoder, const text::Tokenizer& tokenizer,
-                            std::span<const std::int32_t> prompt, const GenerateOptions& options, KvCache& cache,
+                            std::span<const std::int32_t> prompt, const GenerateOptions& options,
+                            KvCache& cache,
                             const std::function<bool(std::string_view)>& on_text = {},
                             std::span<const std::int32_t> history = {});
 

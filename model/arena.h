@@ -13,17 +13,17 @@ namespace weft::model {
 /// their free neighbours and are used again.
 ///
 /// LibTorch's own CPU allocator hands every tensor to malloc, where blocks of a few megabytes and
-/// small long-lived objects share a heap: it falls into pieces, grows with every new row length, and
-/// large blocks are mapped, zeroed by the kernel and unmapped at each use. Here the same row takes the
-/// same blocks again, and the peak is known to the byte.
+/// small long-lived objects share a heap: it falls into pieces, grows with every new row length,
+/// and large blocks are mapped, zeroed by the kernel and unmapped at each use. Here the same row
+/// takes the same blocks again, and the peak is known to the byte.
 ///
 /// Thread-safe. Pages are not returned to the system before the end.
 class Arena {
  public:
   static constexpr std::size_t kGranularity = 4096;  ///< Blocks begin and end at multiples of it.
 
-  /// Reserves `bytes` of addresses; memory is taken as it is first written. Where that fails (a limit
-  /// on addresses) the arena has no room at all.
+  /// Reserves `bytes` of addresses; memory is taken as it is first written. Where that fails (a
+  /// limit on addresses) the arena has no room at all.
   explicit Arena(std::size_t bytes);
   ~Arena();
   Arena(const Arena&) = delete;
@@ -52,7 +52,7 @@ class Arena {
   mutable std::mutex mutex_;
   std::size_t top_ = 0;  // end of the highest block in use
   Blocks used_;
-  Blocks free_;          // below top_; no two touch, none ends at top_
+  Blocks free_;  // below top_; no two touch, none ends at top_
   std::set<std::pair<std::size_t, std::size_t>> by_size_;  // (bytes, offset) of free_
   Usage usage_;
 };

@@ -61,7 +61,7 @@ struct Job {
   Rows<T> out{};          ///< Of the forward
   Rows<const T> d_out{};  ///< Of the backward: gradient of the result
   Rows<T> dq{}, dk{}, dv{};
-  W* log_sums = nullptr;   ///< [heads, tokens]
+  W* log_sums = nullptr;     ///< [heads, tokens]
   const W* delta = nullptr;  ///< [heads, tokens]: sum over head_dim of d_out * out
 
   [[nodiscard]] std::int64_t group() const { return shape.heads / shape.kv_heads; }
@@ -71,16 +71,16 @@ struct Job {
 template <typename T, typename E>
 struct Scratch {
   using W = Wide<T>;
-  std::int64_t depth;    ///< head_dim, filled up to whole pairs
-  std::int64_t columns;  ///< head_dim, filled up to whole registers
-  std::int64_t rows;     ///< of a block of queries, filled up
-  std::vector<E> left, left_gradient;              // [max(rows, kKeys), depth]
-  std::vector<E> across, across_gradient;          // packed [depth, rows or kForwardKeys]
-  std::vector<E> along, along_gradient;            // packed [rows or kForwardKeys, columns]
-  std::vector<E> weights, weights_gradient;        // [rows, keys] or [keys, rows]
-  std::vector<W> scores, scores_gradient;          // the same
-  std::vector<W> sums, sums_gradient;              // [max(rows, kKeys), columns]
-  std::vector<W> most, total;                      // [rows]
+  std::int64_t depth;                        ///< head_dim, filled up to whole pairs
+  std::int64_t columns;                      ///< head_dim, filled up to whole registers
+  std::int64_t rows;                         ///< of a block of queries, filled up
+  std::vector<E> left, left_gradient;        // [max(rows, kKeys), depth]
+  std::vector<E> across, across_gradient;    // packed [depth, rows or kForwardKeys]
+  std::vector<E> along, along_gradient;      // packed [rows or kForwardKeys, columns]
+  std::vector<E> weights, weights_gradient;  // [rows, keys] or [keys, rows]
+  std::vector<W> scores, scores_gradient;    // the same
+  std::vector<W> sums, sums_gradient;        // [max(rows, kKeys), columns]
+  std::vector<W> most, total;                // [rows]
 
   static std::int64_t elements(const AttentionShape& shape, std::int64_t& operands) {
     const std::int64_t tall = tall_of(shape);
@@ -96,7 +96,9 @@ struct Scratch {
       : depth(round_up(shape.head_dim, Operand<E>::kPair)),
         columns(round_up(shape.head_dim, kLanes)),
         rows(tall_of(shape)) {
-    const auto make = [](auto& buffer, std::int64_t count) { buffer.resize(static_cast<std::size_t>(count)); };
+    const auto make = [](auto& buffer, std::int64_t count) {
+      buffer.resize(static_cast<std::size_t>(count));
+    };
     for (auto* b : {&left, &left_gradient}) make(*b, rows * depth);
     const std::int64_t most_keys = std::max(rows, kForwardKeys);
     for (auto* b : {&across, &across_gradient}) make(*b, depth * most_keys);
@@ -124,14 +126,16 @@ WEFT_INLINE void load(E* to, const T* from, std::int64_t count, std::int64_t dep
   for (std::int64_t d = count; d < depth; ++d) to[d] = E(0);
 }
 
-/// Packs rows of head_dim elements as the right operand of a product over head_dim: columns are rows.
+/// Packs rows of head_dim elements as the right operand of a product over head_dim: columns are
+/// rows.
 template <typename E, typename T>
 WEFT_INLINE void pack_across_row(E* packed, const T* row, std::int64_t column, std::int64_t columns,
                                  std::int64_t count, std::int64_t depth) {
   constexpr std::int64_t kPair = Operand<E>::kPair;
   E* to = packed + column * kPair;
   if constexpr (kPair == 2 && std::is_same_v<E, T>) {  // a pair is one word
-    for (std::int64_t d = 0; d + 1 < count; d += 2) std::memcpy(to + d * columns, row + d, 2 * sizeof(E));
+    for (std::int64_t d = 0; d + 1 < count; d += 2)
+      std::memcpy(to + d * columns, row + d, 2 * sizeof(E));
     if (count < depth) {
       to[count / 2 * 2 * columns] = row[count - 1];
       to[count / 2 * 2 * columns + 1] = E(0);
@@ -143,14 +147,17 @@ WEFT_INLINE void pack_across_row(E* packed, const T* row, std::int64_t column, s
   }
 }
 template <typename E>
-WEFT_INLINE void fill_across(E* packed, std::int64_t from, std::int64_t columns, std::int64_t depth) {
+WEFT_INLINE void fill_across(E* packed, std::int64_t from, std::int64_t columns,
+                             std::int64_t depth) {
   constexpr std::int64_t kPair = Operand<E>::kPair;
   for (std::int64_t d = 0; d < depth / kPair; ++d) {
-    for (std::int64_t c = from * kPair; c < columns * kPair; ++c) packed[d * columns * kPair + c] = E(0);
+    for (std::int64_t c = from * kPair; c < columns * kPair; ++c)
+      packed[d * columns * kPair + c] = E(0);
   }
 }
 
-/// Packs rows of head_dim elements as the right operand of a product over rows: columns are elements.
+/// Packs rows of head_dim elements as the right operand of a product over rows: columns are
+/// elements.
 template <typename E, typename T>
 WEFT_INLINE void pack_along_row(E* packed, const T* row, std::int64_t index, std::int64_t count,
                                 std::int64_t columns) {
@@ -168,7 +175,8 @@ WEFT_INLINE void fill_along(E* packed, std::int64_t from, std::int64_t rows, std
   }
 }
 
-/// A score as the softmax takes it: rounded as the output of transformers' matrix product is, and scaled.
+/// A score as the softmax takes it: rounded as the output of transformers' matrix product is, and
+/// scaled.
 template <typename T>
 WEFT_INLINE Wide<T> scaled(Wide<T> score, Wide<T> scale) {
   return kernel::rounded<T>(score) * scale;
@@ -181,8 +189,9 @@ struct Seen {
 };
 
 /// Keys [begin, begin + count) of `keys` that the query at `position`, token `token`, sees.
-WEFT_INLINE Seen seen_by_query(const Visibility::Range& keys, bool own, std::int64_t begin, std::int64_t count,
-                               std::int64_t token, std::int64_t position, std::int64_t window) {
+WEFT_INLINE Seen seen_by_query(const Visibility::Range& keys, bool own, std::int64_t begin,
+                               std::int64_t count, std::int64_t token, std::int64_t position,
+                               std::int64_t window) {
   Seen seen{0, count};
   if (own) seen.last = std::clamp<std::int64_t>(token + 1 - begin, 0, count);
   if (window > 0) {
@@ -192,13 +201,15 @@ WEFT_INLINE Seen seen_by_query(const Visibility::Range& keys, bool own, std::int
   return seen;
 }
 
-/// Calls body(range, own, begin, count) for the tiles of `keys` keys that some token of `block` sees.
+/// Calls body(range, own, begin, count) for the tiles of `keys` keys that some token of `block`
+/// sees.
 template <typename Body>
-WEFT_INLINE void for_key_tiles(const Visibility& visible, const Visibility::Block& block, std::int64_t window,
-                               std::int64_t keys, const Body& body) {
+WEFT_INLINE void for_key_tiles(const Visibility& visible, const Visibility::Block& block,
+                               std::int64_t window, std::int64_t keys, const Body& body) {
   const Visibility::Range& own = visible.own(block.segment);
   const std::int64_t first_position = own.position + (block.begin - own.begin);
-  const auto tiles = [&](const Visibility::Range& range, bool is_own, std::int64_t end) WEFT_INLINED {
+  const auto tiles = [&](const Visibility::Range& range, bool is_own,
+                         std::int64_t end) WEFT_INLINED {
     std::int64_t begin = range.begin;
     if (window > 0) {  // the first key that the first query sees
       begin = std::max(begin, range.begin + (first_position - window + 1 - range.position));
@@ -221,63 +232,71 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
   const std::int64_t n = block.end - block.begin;
   const std::int64_t rows = group * n;
   const Visibility::Range& own = job.visible.own(block.segment);
-  // Where all keys are in one tile their weights are known before they are rounded, and add up to 1.
-  const bool is_one_tile = job.visible.ancestors(block.segment).empty() && block.end - own.begin <= kForwardKeys;
+  // Where all keys are in one tile their weights are known before they are rounded, and add up
+  // to 1.
+  const bool is_one_tile =
+      job.visible.ancestors(block.segment).empty() && block.end - own.begin <= kForwardKeys;
   for (std::int64_t row = 0; row < rows; ++row) {
-    load(s.left.data() + row * s.depth, job.q.at(kv_head * group + row / n, block.begin + row % n), dim, s.depth);
+    load(s.left.data() + row * s.depth, job.q.at(kv_head * group + row / n, block.begin + row % n),
+         dim, s.depth);
     s.most[static_cast<std::size_t>(row)] = -std::numeric_limits<W>::infinity();
     s.total[static_cast<std::size_t>(row)] = 0;
   }
   std::fill_n(s.sums.data(), rows * s.columns, W(0));
-  for_key_tiles(job.visible, block, job.shape.window, kForwardKeys, [&](const Visibility::Range& range, bool is_own,
-                                                          std::int64_t begin, std::int64_t count) WEFT_INLINED {
-    const std::int64_t keys = round_up(count, kLanes);
-    for (std::int64_t j = 0; j < count; ++j) {
-      pack_across_row(s.across.data(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
-      pack_along_row(s.along.data(), job.v.at(kv_head, begin + j), j, dim, s.columns);
-    }
-    fill_across(s.across.data(), count, keys, s.depth);
-    fill_along(s.along.data(), count, keys, s.columns);
-    kernel::multiply(s.scores.data(), keys, s.left.data(), s.depth, s.across.data(), {rows, keys, s.depth}, false);
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const std::int64_t token = block.begin + row % n;
-      const Seen seen = seen_by_query(range, is_own, begin, count, token, own.position + (token - own.begin),
-                                      job.shape.window);
-      W* const score = s.scores.data() + row * keys;
-      E* const weight = s.weights.data() + row * keys;
-      if (seen.first >= seen.last) {
-        std::fill_n(weight, keys, E(0));
-        continue;
-      }
-      W most = s.most[static_cast<std::size_t>(row)];
-      const W before = most;
+  for_key_tiles(
+      job.visible, block, job.shape.window, kForwardKeys,
+      [&](const Visibility::Range& range, bool is_own, std::int64_t begin, std::int64_t count)
+          WEFT_INLINED {
+            const std::int64_t keys = round_up(count, kLanes);
+            for (std::int64_t j = 0; j < count; ++j) {
+              pack_across_row(s.across.data(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
+              pack_along_row(s.along.data(), job.v.at(kv_head, begin + j), j, dim, s.columns);
+            }
+            fill_across(s.across.data(), count, keys, s.depth);
+            fill_along(s.along.data(), count, keys, s.columns);
+            kernel::multiply(s.scores.data(), keys, s.left.data(), s.depth, s.across.data(),
+                             {rows, keys, s.depth}, false);
+            for (std::int64_t row = 0; row < rows; ++row) {
+              const std::int64_t token = block.begin + row % n;
+              const Seen seen = seen_by_query(range, is_own, begin, count, token,
+                                              own.position + (token - own.begin), job.shape.window);
+              W* const score = s.scores.data() + row * keys;
+              E* const weight = s.weights.data() + row * keys;
+              if (seen.first >= seen.last) {
+                std::fill_n(weight, keys, E(0));
+                continue;
+              }
+              W most = s.most[static_cast<std::size_t>(row)];
+              const W before = most;
 #pragma omp simd reduction(max : most)
-      for (std::int64_t j = seen.first; j < seen.last; ++j) {
-        score[j] = scaled<T>(score[j], job.scale);
-        most = std::max(most, score[j]);
-      }
-      W total = 0;
+              for (std::int64_t j = seen.first; j < seen.last; ++j) {
+                score[j] = scaled<T>(score[j], job.scale);
+                most = std::max(most, score[j]);
+              }
+              W total = 0;
 #pragma omp simd reduction(+ : total)
-      for (std::int64_t j = seen.first; j < seen.last; ++j) {
-        score[j] = kernel::exponential(score[j] - most);
-        total += score[j];
-      }
-      for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
-      const W share = is_one_tile ? 1 / total : W(1);
-      for (std::int64_t j = seen.first; j < seen.last; ++j) weight[j] = narrow<E>(score[j] * share);
-      for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = E(0);
-      if (most > before) {
-        // The first time it multiplies by e^-infinity what is zero.
-        const W shrink = kernel::exponential(before - most);
-        s.total[static_cast<std::size_t>(row)] *= shrink;
-        W* const sum = s.sums.data() + row * s.columns;
-        for (std::int64_t d = 0; d < s.columns; ++d) sum[d] *= shrink;
-        s.most[static_cast<std::size_t>(row)] = most;
-      }
-      s.total[static_cast<std::size_t>(row)] += total;
-    }
-    kernel::multiply(s.sums.data(), s.columns, s.weights.data(), keys, s.along.data(), {rows, s.columns, keys}, true);
-  });
+              for (std::int64_t j = seen.first; j < seen.last; ++j) {
+                score[j] = kernel::exponential(score[j] - most);
+                total += score[j];
+              }
+              for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
+              const W share = is_one_tile ? 1 / total : W(1);
+              for (std::int64_t j = seen.first; j < seen.last; ++j)
+                weight[j] = narrow<E>(score[j] * share);
+              for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = E(0);
+              if (most > before) {
+                // The first time it multiplies by e^-infinity what is zero.
+                const W shrink = kernel::exponential(before - most);
+                s.total[static_cast<std::size_t>(row)] *= shrink;
+                W* const sum = s.sums.data() + row * s.columns;
+                for (std::int64_t d = 0; d < s.columns; ++d) sum[d] *= shrink;
+                s.most[static_cast<std::size_t>(row)] = most;
+              }
+              s.total[static_cast<std::size_t>(row)] += total;
+            }
+            kernel::multiply(s.sums.data(), s.columns, s.weights.data(), keys, s.along.data(),
+                             {rows, s.columns, keys}, true);
+          });
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t head = kv_head * group + row / n;
     const std::int64_t token = block.begin + row % n;
@@ -287,15 +306,16 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
     T* const out = job.out.at(head, token);
     for (std::int64_t d = 0; d < dim; ++d) out[d] = narrow<T>(sum[d] * inverse);
     if (job.log_sums != nullptr) {
-      job.log_sums[head * job.tokens + token] = s.most[static_cast<std::size_t>(row)] + std::log(total);
+      job.log_sums[head * job.tokens + token] =
+          s.most[static_cast<std::size_t>(row)] + std::log(total);
     }
   }
 }
 
 /// Gradient of one block of queries.
 template <typename T, typename E>
-WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block& block, std::int64_t kv_head,
-                                     Scratch<T, E>& s) {
+WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block& block,
+                                     std::int64_t kv_head, Scratch<T, E>& s) {
   using W = Wide<T>;
   const std::int64_t dim = job.shape.head_dim;
   const std::int64_t group = job.group();
@@ -309,40 +329,46 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
     load(s.left_gradient.data() + row * s.depth, job.d_out.at(head, token), dim, s.depth);
   }
   std::fill_n(s.sums.data(), rows * s.columns, W(0));
-  for_key_tiles(job.visible, block, job.shape.window, kKeys, [&](const Visibility::Range& range, bool is_own,
-                                                          std::int64_t begin, std::int64_t count) WEFT_INLINED {
-    const std::int64_t keys = round_up(count, kLanes);
-    for (std::int64_t j = 0; j < count; ++j) {
-      pack_across_row(s.across.data(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
-      pack_across_row(s.across_gradient.data(), job.v.at(kv_head, begin + j), j, keys, dim, s.depth);
-      pack_along_row(s.along.data(), job.k.at(kv_head, begin + j), j, dim, s.columns);
-    }
-    fill_across(s.across.data(), count, keys, s.depth);
-    fill_across(s.across_gradient.data(), count, keys, s.depth);
-    fill_along(s.along.data(), count, keys, s.columns);
-    const kernel::Extent extent{rows, keys, s.depth};
-    kernel::multiply(s.scores.data(), keys, s.left.data(), s.depth, s.across.data(), extent, false);
-    kernel::multiply(s.scores_gradient.data(), keys, s.left_gradient.data(), s.depth, s.across_gradient.data(), extent,
-                     false);
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const std::int64_t token = block.begin + row % n;
-      const std::int64_t place = (kv_head * group + row / n) * job.tokens + token;
-      const Seen seen = seen_by_query(range, is_own, begin, count, token, own.position + (token - own.begin),
-                                      job.shape.window);
-      const W log_sum = job.log_sums[place];
-      const W delta = job.delta[place];
-      const W* const score = s.scores.data() + row * keys;
-      const W* const gradient = s.scores_gradient.data() + row * keys;
-      E* const weight = s.weights.data() + row * keys;
-      for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
-      for (std::int64_t j = seen.first; j < seen.last; ++j) {
-        const W p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
-        weight[j] = narrow<E>(p * (gradient[j] - delta) * job.scale);
-      }
-      for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j) weight[j] = E(0);
-    }
-    kernel::multiply(s.sums.data(), s.columns, s.weights.data(), keys, s.along.data(), {rows, s.columns, keys}, true);
-  });
+  for_key_tiles(
+      job.visible, block, job.shape.window, kKeys,
+      [&](const Visibility::Range& range, bool is_own, std::int64_t begin, std::int64_t count)
+          WEFT_INLINED {
+            const std::int64_t keys = round_up(count, kLanes);
+            for (std::int64_t j = 0; j < count; ++j) {
+              pack_across_row(s.across.data(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
+              pack_across_row(s.across_gradient.data(), job.v.at(kv_head, begin + j), j, keys, dim,
+                              s.depth);
+              pack_along_row(s.along.data(), job.k.at(kv_head, begin + j), j, dim, s.columns);
+            }
+            fill_across(s.across.data(), count, keys, s.depth);
+            fill_across(s.across_gradient.data(), count, keys, s.depth);
+            fill_along(s.along.data(), count, keys, s.columns);
+            const kernel::Extent extent{rows, keys, s.depth};
+            kernel::multiply(s.scores.data(), keys, s.left.data(), s.depth, s.across.data(), extent,
+                             false);
+            kernel::multiply(s.scores_gradient.data(), keys, s.left_gradient.data(), s.depth,
+                             s.across_gradient.data(), extent, false);
+            for (std::int64_t row = 0; row < rows; ++row) {
+              const std::int64_t token = block.begin + row % n;
+              const std::int64_t place = (kv_head * group + row / n) * job.tokens + token;
+              const Seen seen = seen_by_query(range, is_own, begin, count, token,
+                                              own.position + (token - own.begin), job.shape.window);
+              const W log_sum = job.log_sums[place];
+              const W delta = job.delta[place];
+              const W* const score = s.scores.data() + row * keys;
+              const W* const gradient = s.scores_gradient.data() + row * keys;
+              E* const weight = s.weights.data() + row * keys;
+              for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
+              for (std::int64_t j = seen.first; j < seen.last; ++j) {
+                const W p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
+                weight[j] = narrow<E>(p * (gradient[j] - delta) * job.scale);
+              }
+              for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j)
+                weight[j] = E(0);
+            }
+            kernel::multiply(s.sums.data(), s.columns, s.weights.data(), keys, s.along.data(),
+                             {rows, s.columns, keys}, true);
+          });
   for (std::int64_t row = 0; row < rows; ++row) {
     const W* const sum = s.sums.data() + row * s.columns;
     T* const dq = job.dq.at(kv_head * group + row / n, block.begin + row % n);
@@ -350,11 +376,12 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
   }
 }
 
-/// Adds to the gradients of a tile of keys what `block`, some of whose queries may see it, has to say.
-/// Scores are transposed: a row for each key.
+/// Adds to the gradients of a tile of keys what `block`, some of whose queries may see it, has to
+/// say. Scores are transposed: a row for each key.
 template <typename T, typename E>
-WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& tile, const Visibility::Block& block,
-                                   std::int64_t kv_head, Scratch<T, E>& s) {
+WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& tile,
+                                   const Visibility::Block& block, std::int64_t kv_head,
+                                   Scratch<T, E>& s) {
   using W = Wide<T>;
   const std::int64_t dim = job.shape.head_dim;
   const std::int64_t group = job.group();
@@ -375,9 +402,10 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
   fill_along(s.along.data(), queries, columns, s.columns);
   fill_along(s.along_gradient.data(), queries, columns, s.columns);
   const kernel::Extent extent{count, columns, s.depth};
-  kernel::multiply(s.scores.data(), columns, s.left.data(), s.depth, s.across.data(), extent, false);
-  kernel::multiply(s.scores_gradient.data(), columns, s.left_gradient.data(), s.depth, s.across_gradient.data(),
-                   extent, false);
+  kernel::multiply(s.scores.data(), columns, s.left.data(), s.depth, s.across.data(), extent,
+                   false);
+  kernel::multiply(s.scores_gradient.data(), columns, s.left_gradient.data(), s.depth,
+                   s.across_gradient.data(), extent, false);
 
   const Visibility::Range& keys = job.visible.own(tile.segment);
   const Visibility::Range& own = job.visible.own(block.segment);
@@ -411,14 +439,16 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
     }
   }
   const kernel::Extent sums{count, s.columns, columns};
-  kernel::multiply(s.sums.data(), s.columns, s.weights_gradient.data(), columns, s.along.data(), sums, true);
-  kernel::multiply(s.sums_gradient.data(), s.columns, s.weights.data(), columns, s.along_gradient.data(), sums, true);
+  kernel::multiply(s.sums.data(), s.columns, s.weights_gradient.data(), columns, s.along.data(),
+                   sums, true);
+  kernel::multiply(s.sums_gradient.data(), s.columns, s.weights.data(), columns,
+                   s.along_gradient.data(), sums, true);
 }
 
 /// Gradients of one tile of keys and values.
 template <typename T, typename E>
-WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& tile, std::int64_t kv_head,
-                                  Scratch<T, E>& s) {
+WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& tile,
+                                  std::int64_t kv_head, Scratch<T, E>& s) {
   using W = Wide<T>;
   const std::int64_t dim = job.shape.head_dim;
   const std::int64_t count = tile.end - tile.begin;
@@ -442,7 +472,8 @@ WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& ti
     }
   };
   add(tile.segment, tile.begin);
-  for (const std::int64_t below : job.visible.descendants(tile.segment)) add(below, job.visible.own(below).begin);
+  for (const std::int64_t below : job.visible.descendants(tile.segment))
+    add(below, job.visible.own(below).begin);
   for (std::int64_t j = 0; j < count; ++j) {
     const W* const d_key = s.sums.data() + j * s.columns;
     const W* const d_value = s.sums_gradient.data() + j * s.columns;
@@ -455,18 +486,18 @@ WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& ti
   }
 }
 
-#define WEFT_ATTENTION_KERNELS(T, E)                                                                            \
-  WEFT_CLONES void forward(const Job<T>& job, const Visibility::Block& block, std::int64_t kv_head,             \
-                           Scratch<T, E>& scratch) {                                                            \
-    forward_of(job, block, kv_head, scratch);                                                                   \
-  }                                                                                                             \
-  WEFT_CLONES void backward_queries(const Job<T>& job, const Visibility::Block& block, std::int64_t kv_head,    \
-                                    Scratch<T, E>& scratch) {                                                   \
-    backward_queries_of(job, block, kv_head, scratch);                                                          \
-  }                                                                                                             \
-  WEFT_CLONES void backward_keys(const Job<T>& job, const Visibility::Block& tile, std::int64_t kv_head,        \
-                                 Scratch<T, E>& scratch) {                                                      \
-    backward_keys_of(job, tile, kv_head, scratch);                                                              \
+#define WEFT_ATTENTION_KERNELS(T, E)                                                   \
+  WEFT_CLONES void forward(const Job<T>& job, const Visibility::Block& block,          \
+                           std::int64_t kv_head, Scratch<T, E>& scratch) {             \
+    forward_of(job, block, kv_head, scratch);                                          \
+  }                                                                                    \
+  WEFT_CLONES void backward_queries(const Job<T>& job, const Visibility::Block& block, \
+                                    std::int64_t kv_head, Scratch<T, E>& scratch) {    \
+    backward_queries_of(job, block, kv_head, scratch);                                 \
+  }                                                                                    \
+  WEFT_CLONES void backward_keys(const Job<T>& job, const Visibility::Block& tile,     \
+                                 std::int64_t kv_head, Scratch<T, E>& scratch) {       \
+    backward_keys_of(job, tile, kv_head, scratch);                                     \
   }
 WEFT_ATTENTION_KERNELS(float, float)
 WEFT_ATTENTION_KERNELS(double, double)
@@ -474,29 +505,32 @@ WEFT_ATTENTION_KERNELS(c10::BFloat16, float)
 WEFT_ATTENTION_KERNELS(c10::BFloat16, c10::BFloat16)
 
 template <typename T>
-WEFT_INLINE void delta_rows_of(const T* output, const T* gradient, Wide<T>* delta, const AttentionShape& shape,
-                               std::int64_t tokens, std::int64_t begin, std::int64_t end) {
+WEFT_INLINE void delta_rows_of(const T* output, const T* gradient, Wide<T>* delta,
+                               const AttentionShape& shape, std::int64_t tokens, std::int64_t begin,
+                               std::int64_t end) {
   for (std::int64_t token = begin; token < end; ++token) {
     for (std::int64_t head = 0; head < shape.heads; ++head) {
       const std::int64_t place = (token * shape.heads + head) * shape.head_dim;
       Wide<T> sum = 0;
 #pragma omp simd reduction(+ : sum)
-      for (std::int64_t d = 0; d < shape.head_dim; ++d) sum += widen(output[place + d]) * widen(gradient[place + d]);
+      for (std::int64_t d = 0; d < shape.head_dim; ++d)
+        sum += widen(output[place + d]) * widen(gradient[place + d]);
       delta[head * tokens + token] = sum;
     }
   }
 }
-#define WEFT_DELTA_KERNEL(T)                                                                                     \
-  WEFT_CLONES void delta_rows(const T* output, const T* gradient, Wide<T>* delta, const AttentionShape& shape,   \
-                              std::int64_t tokens, std::int64_t begin, std::int64_t end) {                       \
-    delta_rows_of(output, gradient, delta, shape, tokens, begin, end);                                           \
+#define WEFT_DELTA_KERNEL(T)                                                      \
+  WEFT_CLONES void delta_rows(const T* output, const T* gradient, Wide<T>* delta, \
+                              const AttentionShape& shape, std::int64_t tokens,   \
+                              std::int64_t begin, std::int64_t end) {             \
+    delta_rows_of(output, gradient, delta, shape, tokens, begin, end);            \
   }
 WEFT_DELTA_KERNEL(float)
 WEFT_DELTA_KERNEL(double)
 WEFT_DELTA_KERNEL(c10::BFloat16)
 
-/// Calls run(scratch, task) for every task, each once, on all threads; whoever is free takes the next.
-/// Tasks write to places of their own, so who takes which does not matter.
+/// Calls run(scratch, task) for every task, each once, on all threads; whoever is free takes the
+/// next. Tasks write to places of their own, so who takes which does not matter.
 template <typename T, typename E, typename Run>
 void run_tasks(const AttentionShape& shape, std::int64_t tasks, const Run& run) {
   std::atomic<std::int64_t> next = 0;
@@ -511,10 +545,11 @@ void run_tasks(const AttentionShape& shape, std::int64_t tasks, const Run& run) 
 template <typename T, typename E, typename Run>
 void run_blocks(const Job<T>& job, const std::vector<Visibility::Block>& blocks, const Run& run) {
   const auto count = std::ssize(blocks);
-  run_tasks<T, E>(job.shape, count * job.shape.kv_heads, [&](Scratch<T, E>& scratch, std::int64_t task) {
-    const auto block = static_cast<std::size_t>(count - 1 - task / job.shape.kv_heads);
-    run(job, blocks[block], task % job.shape.kv_heads, scratch);
-  });
+  run_tasks<T, E>(
+      job.shape, count * job.shape.kv_heads, [&](Scratch<T, E>& scratch, std::int64_t task) {
+        const auto block = static_cast<std::size_t>(count - 1 - task / job.shape.kv_heads);
+        run(job, blocks[block], task % job.shape.kv_heads, scratch);
+      });
 }
 
 /// Calls body(T{}, E{}) for the tensor's type and the operands that its products take.
@@ -541,7 +576,8 @@ Job<T> make_job(const AttentionShape& shape, const Visibility& visible, std::int
 /// Heads [first, ...) of rows that hold `width` elements.
 template <typename T>
 Rows<T> heads_of(T* data, std::int64_t first, std::int64_t width, const AttentionShape& shape) {
-  return {.data = data + first * shape.head_dim, .head_stride = shape.head_dim, .row_stride = width};
+  return {
+      .data = data + first * shape.head_dim, .head_stride = shape.head_dim, .row_stride = width};
 }
 
 template <typename T>
@@ -563,7 +599,8 @@ at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape, const 
                       at::Tensor* log_sums) {
   const std::int64_t tokens = qkv.size(0);
   at::Tensor out = at::empty({tokens, shape.heads * shape.head_dim}, qkv.options());
-  if (log_sums != nullptr) *log_sums = at::empty({shape.heads, tokens}, qkv.options().dtype(sum_type(qkv)));
+  if (log_sums != nullptr)
+    *log_sums = at::empty({shape.heads, tokens}, qkv.options().dtype(sum_type(qkv)));
   const std::vector<Visibility::Block> blocks = visible.blocks(block_tokens(shape));
   for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
     Job<T> job = make_job<T>(shape, visible, tokens);
@@ -575,18 +612,20 @@ at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape, const 
   return out;
 }
 
-at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& output, const at::Tensor& qkv,
-                               const at::Tensor& log_sums, const AttentionShape& shape, const Visibility& visible) {
+at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& output,
+                               const at::Tensor& qkv, const at::Tensor& log_sums,
+                               const AttentionShape& shape, const Visibility& visible) {
   const std::int64_t tokens = qkv.size(0);
   at::Tensor result = at::empty_like(qkv);
   const at::Tensor delta = at::empty_like(log_sums);
   const std::vector<Visibility::Block> query_blocks = visible.blocks(block_tokens(shape));
   const std::vector<Visibility::Block> key_tiles = visible.blocks(kKeys);
   for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
-    at::parallel_for(0, tokens, kernel::grain(gradient.size(1)), [&](std::int64_t begin, std::int64_t end) {
-      delta_rows(kernel::data<T>(output), kernel::data<T>(gradient), kernel::mutable_data<Wide<T>>(delta), shape,
-                 tokens, begin, end);
-    });
+    at::parallel_for(0, tokens, kernel::grain(gradient.size(1)),
+                     [&](std::int64_t begin, std::int64_t end) {
+                       delta_rows(kernel::data<T>(output), kernel::data<T>(gradient),
+                                  kernel::mutable_data<Wide<T>>(delta), shape, tokens, begin, end);
+                     });
     Job<T> job = make_job<T>(shape, visible, tokens);
     set_qkv(job, qkv);
     job.d_out = heads_of(kernel::data<T>(gradient), 0, gradient.size(1), shape);
@@ -596,14 +635,15 @@ at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& out
     job.dq = heads_of(data, 0, result.size(1), shape);
     job.dk = heads_of(data, shape.heads, result.size(1), shape);
     job.dv = heads_of(data, shape.heads + shape.kv_heads, result.size(1), shape);
-    run_blocks<T, E>(job, query_blocks, [](auto&&... arguments) { backward_queries(arguments...); });
+    run_blocks<T, E>(job, query_blocks,
+                     [](auto&&... arguments) { backward_queries(arguments...); });
     run_blocks<T, E>(job, key_tiles, [](auto&&... arguments) { backward_keys(arguments...); });
   });
   return result;
 }
 
-at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values, std::int64_t m,
-                         const AttentionShape& shape) {
+at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
+                         std::int64_t m, const AttentionShape& shape) {
   const std::int64_t n = qkv.size(0);
   at::Tensor out = at::empty({n, shape.heads * shape.head_dim}, qkv.options());
   const Visibility visible(m);
@@ -612,8 +652,11 @@ at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at
     Job<T> job = make_job<T>(shape, visible, m);
     set_qkv(job, qkv);
     job.q.first = m - n;
-    job.k = {.data = kernel::data<T>(keys), .head_stride = keys.stride(0), .row_stride = shape.head_dim};
-    job.v = {.data = kernel::data<T>(values), .head_stride = values.stride(0), .row_stride = shape.head_dim};
+    job.k = {
+        .data = kernel::data<T>(keys), .head_stride = keys.stride(0), .row_stride = shape.head_dim};
+    job.v = {.data = kernel::data<T>(values),
+             .head_stride = values.stride(0),
+             .row_stride = shape.head_dim};
     job.out = heads_of(kernel::mutable_data<T>(out), 0, out.size(1), shape);
     job.out.first = m - n;
     run_blocks<T, E>(job, blocks, [](auto&&... arguments) { forward(arguments...); });

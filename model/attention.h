@@ -13,32 +13,36 @@ struct AttentionShape {
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;  ///< Head h reads keys and values of kv head h / (heads / kv_heads).
   std::int64_t head_dim = 0;
-  std::int64_t window = 0;    ///< i sees j with i - window < j <= i; 0: all j <= i
+  std::int64_t window = 0;  ///< i sees j with i - window < j <= i; 0: all j <= i
 };
 
 /// What attention reads: q, k and v of each token, one after the other, turned (rotate_).
 /// [T, (heads + 2 kv_heads) head_dim].
 ///
-/// softmax(q k^T / sqrt(head_dim)) v over the keys that `visible` allows: tile by tile with a running
-/// maximum and sum (arXiv 2205.14135), so that no matrix of scores is ever whole. Products are in the
-/// element type (bf16 in pairs where the processor has them, else fp32), sums and softmax in fp32.
-/// Returns [T, heads * head_dim]. `log_sums`, where not null, receives log sum exp of each query's
-/// scores, [heads, T], which the backward needs.
-[[nodiscard]] at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape, const Visibility& visible,
-                                    at::Tensor* log_sums = nullptr);
+/// softmax(q k^T / sqrt(head_dim)) v over the keys that `visible` allows: tile by tile with a
+/// running maximum and sum (arXiv 2205.14135), so that no matrix of scores is ever whole. Products
+/// are in the element type (bf16 in pairs where the processor has them, else fp32), sums and
+/// softmax in fp32. Returns [T, heads * head_dim]. `log_sums`, where not null, receives log sum exp
+/// of each query's scores, [heads, T], which the backward needs.
+[[nodiscard]] at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape,
+                                    const Visibility& visible, at::Tensor* log_sums = nullptr);
 
 /// Its backward: the gradient of qkv from that of the output. `output` is what attend_row() gave.
 /// Every number is written by one thread, in one order: the bits do not depend on scheduling.
 [[nodiscard]] at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& output,
                                              const at::Tensor& qkv, const at::Tensor& log_sums,
-                                             const AttentionShape& shape, const Visibility& visible);
+                                             const AttentionShape& shape,
+                                             const Visibility& visible);
 
-/// The last n of m tokens of one sequence: `qkv` [n, (heads + 2 kv_heads) head_dim] has their queries,
-/// `keys` and `values` [kv_heads, capacity, head_dim] hold all m. Returns [n, heads * head_dim].
-[[nodiscard]] at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
-                                       std::int64_t m, const AttentionShape& shape);
+/// The last n of m tokens of one sequence: `qkv` [n, (heads + 2 kv_heads) head_dim] has their
+/// queries, `keys` and `values` [kv_heads, capacity, head_dim] hold all m. Returns [n, heads *
+/// head_dim].
+[[nodiscard]] at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys,
+                                       const at::Tensor& values, std::int64_t m,
+                                       const AttentionShape& shape);
 
 /// Bytes of the buffers that one thread works in.
-[[nodiscard]] std::int64_t attention_scratch_bytes(const AttentionShape& shape, std::int64_t element_bytes);
+[[nodiscard]] std::int64_t attention_scratch_bytes(const AttentionShape& shape,
+                                                   std::int64_t element_bytes);
 
 }  // namespace weft::model

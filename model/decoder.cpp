@@ -24,12 +24,16 @@ namespace {
 /// Calls kernels directly: no autograd bookkeeping. Tensors stay ordinary ones for the caller.
 using Guard = at::AutoDispatchBelowADInplaceOrView;
 
-at::ScalarType type_of(Compute compute) { return compute == Compute::kBF16 ? at::kBFloat16 : at::kFloat; }
+at::ScalarType type_of(Compute compute) {
+  return compute == Compute::kBF16 ? at::kBFloat16 : at::kFloat;
+}
 
 void check_id(const char* what, std::int32_t id, std::size_t place, std::int64_t vocabulary) {
   if (id < 0 || id >= vocabulary) {
-    throw InputError("{} {} at position {} is outside the model's vocabulary of {}: is this the model's own "
-                     "tokenizer?", what, id, place, vocabulary);
+    throw InputError(
+        "{} {} at position {} is outside the model's vocabulary of {}: is this the model's own "
+        "tokenizer?",
+        what, id, place, vocabulary);
   }
 }
 
@@ -40,8 +44,8 @@ void check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocabulary)
 void check_row(const data::Row& row, std::int64_t vocabulary) {
   const std::size_t length = row.tokens.size();
   if (row.positions.size() != length || row.targets.size() != length) {
-    throw InputError("a row has {} tokens, {} positions and {} targets, expected as many of each", length,
-                     row.positions.size(), row.targets.size());
+    throw InputError("a row has {} tokens, {} positions and {} targets, expected as many of each",
+                     length, row.positions.size(), row.targets.size());
   }
   check_tokens(row.tokens, vocabulary);
   for (std::size_t i = 0; i < length; ++i) {
@@ -51,11 +55,13 @@ void check_row(const data::Row& row, std::int64_t vocabulary) {
   for (std::size_t i = 0; i < row.segments.size(); ++i) {
     const data::Segment& segment = row.segments[i];
     if (segment.parent < data::kNoParent || segment.parent >= static_cast<std::int32_t>(i)) {
-      throw InputError("a row's segment {} continues segment {}, which is not before it", i, segment.parent);
+      throw InputError("a row's segment {} continues segment {}, which is not before it", i,
+                       segment.parent);
     }
     if (segment.begin != covered || segment.end <= segment.begin) {
-      throw InputError("a row's segment [{}, {}) does not continue the one before, which ends at {}",
-                       segment.begin, segment.end, covered);
+      throw InputError(
+          "a row's segment [{}, {}) does not continue the one before, which ends at {}",
+          segment.begin, segment.end, covered);
     }
     covered = segment.end;
   }
@@ -75,7 +81,9 @@ struct Supervised {
       targets.push_back(row.targets[i]);
     }
   }
-  [[nodiscard]] at::Tensor index() const { return at::tensor(positions, at::TensorOptions().dtype(at::kLong)); }
+  [[nodiscard]] at::Tensor index() const {
+    return at::tensor(positions, at::TensorOptions().dtype(at::kLong));
+  }
 };
 
 at::Tensor as_tensor(const std::vector<float>& values, std::int64_t rows, std::int64_t columns) {
@@ -121,9 +129,12 @@ struct Decoder::State {
     constexpr std::size_t kPerLayer = 7;
     Layer& layer = weights.layers[module / kPerLayer];
     switch (module % kPerLayer) {
-      case 0: case 1: case 2: part = module % kPerLayer; return layer.qkv;
+      case 0:
+      case 1:
+      case 2: part = module % kPerLayer; return layer.qkv;
       case 3: part = 0; return layer.o;
-      case 4: case 5: part = module % kPerLayer - 4; return layer.gate_up;
+      case 4:
+      case 5: part = module % kPerLayer - 4; return layer.gate_up;
       default: part = 0; return layer.down;
     }
   }
@@ -136,7 +147,8 @@ struct Decoder::State {
   }
 
   [[nodiscard]] RowContext context(const data::Row& row, const Dropout& dropout = {}) const {
-    return {spec, Visibility(row.segments, row.positions), rotary_table(spec, row.positions, row.segments, type), dropout};
+    return {spec, Visibility(row.segments, row.positions),
+            rotary_table(spec, row.positions, row.segments, type), dropout};
   }
 
   /// Hidden states [T, D] before the final norm; `states` for the layers from `lowest` on.
@@ -164,8 +176,8 @@ struct Decoder::State {
 
   /// Losses of the supervised positions of hidden states x [T, D], and the gradient of x where
   /// `gradient_scale` is given.
-  [[nodiscard]] at::Tensor head(const at::Tensor& x, const Supervised& supervised, std::span<double> losses,
-                                std::optional<double> gradient_scale) {
+  [[nodiscard]] at::Tensor head(const at::Tensor& x, const Supervised& supervised,
+                                std::span<double> losses, std::optional<double> gradient_scale) {
     const at::Tensor index = supervised.index();
     const at::Tensor last = at::index_select(x, 0, index);
     at::Tensor inverse_rms;
@@ -201,7 +213,8 @@ Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute)
   auto state = std::make_unique<State>();
   state->spec = read_spec(checkpoint.config(), checkpoint.path().string());
   state->type = type_of(compute);
-  state->weights = make_weights(state->spec, state->type, checkpoint_filler(checkpoint, state->spec));
+  state->weights =
+      make_weights(state->spec, state->type, checkpoint_filler(checkpoint, state->spec));
   return Decoder(std::move(state));
 }
 
@@ -214,15 +227,20 @@ Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::
   state->weights = make_weights(spec, type, [&](const std::string& name, const at::Tensor& into) {
     const auto found = weights.find(name);
     if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
-    if (found->second.sizes() != into.sizes()) throw InputError("tensor '{}' has another shape than the spec says", name);
+    if (found->second.sizes() != into.sizes())
+      throw InputError("tensor '{}' has another shape than the spec says", name);
     into.copy_(found->second);
   });
   return Decoder(std::move(state));
 }
 
 const Spec& Decoder::spec() const { return state_->spec; }
-Compute Decoder::compute() const { return state_->type == at::kBFloat16 ? Compute::kBF16 : Compute::kF32; }
-std::vector<lora::Module> Decoder::linear_modules() const { return model::linear_modules(state_->spec); }
+Compute Decoder::compute() const {
+  return state_->type == at::kBFloat16 ? Compute::kBF16 : Compute::kF32;
+}
+std::vector<lora::Module> Decoder::linear_modules() const {
+  return model::linear_modules(state_->spec);
+}
 
 void Decoder::attach(const lora::Adapter& adapter, Use use, double weight) {
   const Guard guard;
@@ -236,17 +254,20 @@ void Decoder::attach(const lora::Adapter& adapter, Use use, double weight) {
       std::vector<std::string> paths;
       for (const lora::Module& module : modules) paths.push_back(module.path);
       const std::string meant = core::nearest(at.path, paths);
-      throw InputError("the adapter has factors for '{}', which is no linear layer of this {}{}", at.path,
-                       state_->spec.architecture, meant.empty() ? "" : fmt::format(" (nearest: '{}')", meant));
+      throw InputError("the adapter has factors for '{}', which is no linear layer of this {}{}",
+                       at.path, state_->spec.architecture,
+                       meant.empty() ? "" : fmt::format(" (nearest: '{}')", meant));
     }
     const lora::Module& module = modules[found->second];
     const auto rank = static_cast<std::size_t>(factors.target.rank);
     if (rank == 0 || factors.a.size() != rank * static_cast<std::size_t>(module.in) ||
         factors.b.size() != rank * static_cast<std::size_t>(module.out)) {
-      throw InputError("the adapter's factors for '{}' have {} and {} elements, rank {} on a layer of {} inputs and {} "
-                       "outputs needs {} and {}: was it trained on another base?", at.path, factors.a.size(),
-                       factors.b.size(), rank, module.in, module.out, rank * static_cast<std::size_t>(module.in),
-                       rank * static_cast<std::size_t>(module.out));
+      throw InputError(
+          "the adapter's factors for '{}' have {} and {} elements, rank {} on a layer of {} inputs "
+          "and {} "
+          "outputs needs {} and {}: was it trained on another base?",
+          at.path, factors.a.size(), factors.b.size(), rank, module.in, module.out,
+          rank * static_cast<std::size_t>(module.in), rank * static_cast<std::size_t>(module.out));
     }
   }
   for (const lora::Factors& factors : adapter.factors) {
@@ -289,7 +310,8 @@ void Decoder::zero_gradients() {
 std::vector<lora::Factors> Decoder::factors() const {
   const Guard guard;
   std::vector<lora::Factors> result;
-  for (const AdapterParameter& p : state_->parameters) result.push_back({p.target, as_vector(p.a), as_vector(p.b)});
+  for (const AdapterParameter& p : state_->parameters)
+    result.push_back({p.target, as_vector(p.a), as_vector(p.b)});
   std::ranges::sort(result, {}, [](const lora::Factors& f) { return f.target.module.path; });
   return result;
 }
@@ -302,7 +324,8 @@ LossSum Decoder::train(const data::Row& row, const TrainPass& pass) {
   if (supervised.targets.empty()) return {};
   const std::vector<Layer>& layers = s.weights.layers;
   State::Trained trained;
-  trained.lowest = static_cast<std::size_t>(std::ranges::find_if(layers, &Layer::trains) - layers.begin());
+  trained.lowest =
+      static_cast<std::size_t>(std::ranges::find_if(layers, &Layer::trains) - layers.begin());
   trained.kept = trained.lowest + std::min(static_cast<std::size_t>(pass.recomputed_layers),
                                            layers.size() - trained.lowest);
   const RowContext context = s.context(row, {.p = pass.dropout, .seed = pass.dropout_seed});
@@ -310,20 +333,23 @@ LossSum Decoder::train(const data::Row& row, const TrainPass& pass) {
   at::Tensor x = s.forward(row, context, trained, states);
   const bool any = trained.lowest < layers.size();
   std::vector<double> losses(supervised.targets.size());
-  const at::Tensor d = s.head(x, supervised, losses, any ? std::optional(pass.gradient_scale) : std::nullopt);
+  const at::Tensor d =
+      s.head(x, supervised, losses, any ? std::optional(pass.gradient_scale) : std::nullopt);
   x.reset();
   for (std::size_t i = layers.size(); i-- > trained.lowest;) {
     if (i < trained.kept) states[i] = layers[i].recompute(states[i].x, context);
     layers[i].backward(d, context, states[i], i == trained.lowest);
     states[i] = {};
   }
-  return {std::accumulate(losses.begin(), losses.end(), 0.0), static_cast<std::int64_t>(losses.size())};
+  return {std::accumulate(losses.begin(), losses.end(), 0.0),
+          static_cast<std::int64_t>(losses.size())};
 }
 
 LossSum Decoder::loss(const data::Row& row) {
   const Guard guard;
   const std::vector<double> losses = state_->losses(row);
-  return {std::accumulate(losses.begin(), losses.end(), 0.0), static_cast<std::int64_t>(losses.size())};
+  return {std::accumulate(losses.begin(), losses.end(), 0.0),
+          static_cast<std::int64_t>(losses.size())};
 }
 
 std::vector<float> Decoder::token_losses(const data::Row& row) {

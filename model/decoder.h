@@ -34,11 +34,12 @@ struct AdapterParameter {
 
 /// What one training pass over a row needs to know.
 struct TrainPass {
-  double gradient_scale = 1;       ///< d(objective)/d(sum of token losses): 1 / supervised tokens of the update
-  double dropout = 0;              ///< Share of an adapter's inputs dropped
+  double gradient_scale =
+      1;               ///< d(objective)/d(sum of token losses): 1 / supervised tokens of the update
+  double dropout = 0;  ///< Share of an adapter's inputs dropped
   std::uint64_t dropout_seed = 0;  ///< With the module's index it determines the dropped places
-  /// So many layers, from the lowest trained one up, keep their input only and are computed again in
-  /// the backward: less memory for time, the same bits. More than there are means all.
+  /// So many layers, from the lowest trained one up, keep their input only and are computed again
+  /// in the backward: less memory for time, the same bits. More than there are means all.
   std::int64_t recomputed_layers = 0;
 };
 
@@ -59,9 +60,10 @@ class Decoder {
   /// Reads the weights. InputError for an unsupported family (names the supported ones), a missing
   /// or misshapen tensor (names it).
   [[nodiscard]] static Decoder load(const checkpoint::Checkpoint& checkpoint, Compute compute);
-  /// From tensors in memory under their Hugging Face names, computing in `type`: kFloat, kBFloat16, or
-  /// kDouble for tests of gradients.
-  [[nodiscard]] static Decoder from_weights(const Spec& spec, const std::map<std::string, at::Tensor>& weights,
+  /// From tensors in memory under their Hugging Face names, computing in `type`: kFloat, kBFloat16,
+  /// or kDouble for tests of gradients.
+  [[nodiscard]] static Decoder from_weights(const Spec& spec,
+                                            const std::map<std::string, at::Tensor>& weights,
                                             at::ScalarType type);
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
@@ -72,13 +74,14 @@ class Decoder {
   /// The linear layers that an adapter can take, in the order of the model.
   [[nodiscard]] std::vector<lora::Module> linear_modules() const;
 
-  /// Adds an adapter (several add up). Trainable: gradients are kept for its factors. InputError for a
-  /// module this model lacks or factors of another shape, naming it; nothing is attached then.
+  /// Adds an adapter (several add up). Trainable: gradients are kept for its factors. InputError
+  /// for a module this model lacks or factors of another shape, naming it; nothing is attached
+  /// then.
   enum class Use { kInference, kTraining };
   void attach(const lora::Adapter& adapter, Use use, double weight = 1.0);
   void detach_all();
-  /// Masters and gradients of adapters attached for training; writing a and b (in place) takes effect
-  /// after refresh().
+  /// Masters and gradients of adapters attached for training; writing a and b (in place) takes
+  /// effect after refresh().
   [[nodiscard]] std::vector<AdapterParameter>& parameters();
   /// Takes over changed masters into the compute precision.
   void refresh();
@@ -86,11 +89,11 @@ class Decoder {
   /// The attached training adapter's current factors as a lora::Adapter.
   [[nodiscard]] std::vector<lora::Factors> factors() const;
 
-  // Rows: InputError for a token or target outside the vocabulary, lengths that disagree, or segments
-  // that do not cover the row.
+  // Rows: InputError for a token or target outside the vocabulary, lengths that disagree, or
+  // segments that do not cover the row.
 
-  /// Forward and backward of one row; adds to the gradients of parameters(). The backward ends at the
-  /// lowest trained adapter.
+  /// Forward and backward of one row; adds to the gradients of parameters(). The backward ends at
+  /// the lowest trained adapter.
   LossSum train(const data::Row& row, const TrainPass& pass);
   /// Forward only.
   [[nodiscard]] LossSum loss(const data::Row& row);
@@ -98,7 +101,8 @@ class Decoder {
   [[nodiscard]] std::vector<float> token_losses(const data::Row& row);
   /// Logits of every position, fp32 [T, V].
   [[nodiscard]] at::Tensor logits(std::span<const std::int32_t> tokens);
-  /// Logits [V] fp32 of the last of `tokens`, which continue what `cache` holds and are added to it.
+  /// Logits [V] fp32 of the last of `tokens`, which continue what `cache` holds and are added to
+  /// it.
   [[nodiscard]] at::Tensor next_logits(std::span<const std::int32_t> tokens, KvCache& cache);
 
  private:

@@ -80,14 +80,14 @@ WEFT_INLINE void mask_blocks_of(const T* in, T* out, std::int64_t elements, cons
   }
 }
 
-#define WEFT_DROPOUT_KERNELS(T)                                                                      \
-  WEFT_CLONES void mask_blocks(const T* in, T* out, std::int64_t elements, const Mask& mask,         \
-                               std::int64_t begin, std::int64_t end) {                               \
-    mask_blocks_of<false>(in, out, elements, mask, begin, end);                                      \
-  }                                                                                                  \
-  WEFT_CLONES void add_mask_blocks(const T* in, T* out, std::int64_t elements, const Mask& mask,     \
-                                   std::int64_t begin, std::int64_t end) {                           \
-    mask_blocks_of<true>(in, out, elements, mask, begin, end);                                       \
+#define WEFT_DROPOUT_KERNELS(T)                                                                  \
+  WEFT_CLONES void mask_blocks(const T* in, T* out, std::int64_t elements, const Mask& mask,     \
+                               std::int64_t begin, std::int64_t end) {                           \
+    mask_blocks_of<false>(in, out, elements, mask, begin, end);                                  \
+  }                                                                                              \
+  WEFT_CLONES void add_mask_blocks(const T* in, T* out, std::int64_t elements, const Mask& mask, \
+                                   std::int64_t begin, std::int64_t end) {                       \
+    mask_blocks_of<true>(in, out, elements, mask, begin, end);                                   \
   }
 WEFT_DROPOUT_KERNELS(float)
 WEFT_DROPOUT_KERNELS(double)

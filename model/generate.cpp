@@ -8,7 +8,9 @@
 
 namespace weft::model {
 
-void KvCache::truncate(std::int64_t tokens) { length = std::clamp<std::int64_t>(tokens, 0, length); }
+void KvCache::truncate(std::int64_t tokens) {
+  length = std::clamp<std::int64_t>(tokens, 0, length);
+}
 
 void reserve(KvCache& cache, const Spec& spec, at::ScalarType type, std::int64_t tokens) {
   const std::int64_t needed = cache.length + tokens;
@@ -19,17 +21,21 @@ void reserve(KvCache& cache, const Spec& spec, at::ScalarType type, std::int64_t
   cache.layers.resize(static_cast<std::size_t>(spec.layers));
   for (LayerCache& layer : cache.layers) {
     for (at::Tensor* tensor : {&layer.keys, &layer.values}) {
-      const at::Tensor larger = at::empty({spec.kv_heads, wanted, spec.head_dim}, at::TensorOptions().dtype(type));
-      if (cache.length > 0) larger.narrow(1, 0, cache.length).copy_(tensor->narrow(1, 0, cache.length));
+      const at::Tensor larger =
+          at::empty({spec.kv_heads, wanted, spec.head_dim}, at::TensorOptions().dtype(type));
+      if (cache.length > 0)
+        larger.narrow(1, 0, cache.length).copy_(tensor->narrow(1, 0, cache.length));
       *tensor = larger;
     }
   }
 }
 
-GeneratedIds generate_ids(Decoder& decoder, std::span<const std::int32_t> prompt, const GenerateOptions& options,
-                          KvCache& cache, const std::function<bool(std::int32_t)>& on_token,
+GeneratedIds generate_ids(Decoder& decoder, std::span<const std::int32_t> prompt,
+                          const GenerateOptions& options, KvCache& cache,
+                          const std::function<bool(std::int32_t)>& on_token,
                           std::span<const std::int32_t> history) {
-  if (prompt.empty()) throw InputError("the prompt has no tokens, a model needs at least one to go on from");
+  if (prompt.empty())
+    throw InputError("the prompt has no tokens, a model needs at least one to go on from");
   Sampler sampler(options.sampling);
   std::vector<std::int32_t> seen(history.begin(), history.end());
   seen.insert(seen.end(), prompt.begin(), prompt.end());

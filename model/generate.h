@@ -29,8 +29,9 @@ void reserve(KvCache& cache, const Spec& spec, at::ScalarType type, std::int64_t
 struct GenerateOptions {
   Sampling sampling{};
   std::int64_t max_tokens = 256;
-  std::vector<std::int32_t> stop_ids{};     ///< Ends the answer; not part of it.
-  std::vector<std::string> stop_strings{};  ///< Ends the answer before its first occurrence (answer.h).
+  std::vector<std::int32_t> stop_ids{};  ///< Ends the answer; not part of it.
+  std::vector<std::string>
+      stop_strings{};  ///< Ends the answer before its first occurrence (answer.h).
 };
 
 enum class Finish { kStopId, kStopString, kLength, kCancelled };
@@ -40,12 +41,13 @@ struct GeneratedIds {
   Finish finish = Finish::kLength;
 };
 
-/// Reads `prompt` after what `cache` holds, then chooses token after token. `on_token` may end it by
-/// returning false. Afterwards the cache holds prompt and answer but for the last token chosen.
+/// Reads `prompt` after what `cache` holds, then chooses token after token. `on_token` may end it
+/// by returning false. Afterwards the cache holds prompt and answer but for the last token chosen.
 /// `history`: tokens that the cache holds already, for the repetition penalty.
 /// InputError for an empty prompt or an id outside the vocabulary.
-GeneratedIds generate_ids(Decoder& decoder, std::span<const std::int32_t> prompt, const GenerateOptions& options,
-                          KvCache& cache, const std::function<bool(std::int32_t)>& on_token = {},
+GeneratedIds generate_ids(Decoder& decoder, std::span<const std::int32_t> prompt,
+                          const GenerateOptions& options, KvCache& cache,
+                          const std::function<bool(std::int32_t)>& on_token = {},
                           std::span<const std::int32_t> history = {});
 
 }  // namespace weft::model

@@ -53,9 +53,9 @@ WEFT_INLINE void loss_rows_of(const LossRows<T>& a, std::int64_t begin, std::int
   }
 }
 
-#define WEFT_LOSS_KERNEL(T)                                                                 \
-  WEFT_CLONES void loss_rows(const LossRows<T>& a, std::int64_t begin, std::int64_t end) {  \
-    loss_rows_of(a, begin, end);                                                            \
+#define WEFT_LOSS_KERNEL(T)                                                                \
+  WEFT_CLONES void loss_rows(const LossRows<T>& a, std::int64_t begin, std::int64_t end) { \
+    loss_rows_of(a, begin, end);                                                           \
   }
 WEFT_LOSS_KERNEL(float)
 WEFT_LOSS_KERNEL(double)
@@ -70,8 +70,8 @@ std::int64_t Head::chunk_rows(std::int64_t vocabulary) {
   return std::clamp<std::int64_t>(kElements / vocabulary / 64 * 64, 64, 512);
 }
 
-void Head::cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targets, std::span<double> losses,
-                         double gradient_scale, at::Tensor* gradient) {
+void Head::cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targets,
+                         std::span<double> losses, double gradient_scale, at::Tensor* gradient) {
   const std::int64_t rows = h.size(0);
   const std::int64_t vocabulary = weight_.size(0);
   const std::int64_t chunk = chunk_rows(vocabulary);
@@ -84,9 +84,14 @@ void Head::cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targ
     at::Tensor logits = buffer_.narrow(0, 0, count);
     at::mm_out(logits, h.narrow(0, first, count), weight_.t());
     kernel::for_type(logits.scalar_type(), [&]<typename T>(T) {
-      const LossRows<T> part{kernel::mutable_data<T>(logits), targets.data() + first, losses.data() + first,
-                             vocabulary, gradient != nullptr, gradient_scale};
-      at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) { loss_rows(part, begin, end); });
+      const LossRows<T> part{kernel::mutable_data<T>(logits),
+                             targets.data() + first,
+                             losses.data() + first,
+                             vocabulary,
+                             gradient != nullptr,
+                             gradient_scale};
+      at::parallel_for(0, count, 1,
+                       [&](std::int64_t begin, std::int64_t end) { loss_rows(part, begin, end); });
     });
     if (gradient == nullptr) continue;
     at::Tensor part = gradient->narrow(0, first, count);

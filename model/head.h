@@ -8,8 +8,8 @@
 
 namespace weft::model {
 
-/// The output head with its loss. Logits exist for a chunk of rows at a time, in a buffer that is kept
-/// between calls, and the gradient is written over them: nothing of size [T, V] is ever held.
+/// The output head with its loss. Logits exist for a chunk of rows at a time, in a buffer that is
+/// kept between calls, and the gradient is written over them: nothing of size [T, V] is ever held.
 class Head {
  public:
   Head() = default;
@@ -18,8 +18,8 @@ class Head {
 
   /// Cross-entropy (natural logarithm) of each row of h [S, D] with its target: losses[S].
   /// With `gradient` not null it receives gradient_scale * d(sum of losses) / dh, [S, D].
-  void cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targets, std::span<double> losses,
-                     double gradient_scale, at::Tensor* gradient);
+  void cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targets,
+                     std::span<double> losses, double gradient_scale, at::Tensor* gradient);
 
   /// h W^T as fp32 (double for double): [S, V].
   [[nodiscard]] at::Tensor logits(const at::Tensor& h) const;

@@ -11,10 +11,11 @@
 
 #include "core/error.h"
 
-// What the row kernels of the operations share. A kernel is a template over the element type (float,
-// BFloat16; double for tests of gradients) whose arithmetic is in Wide<T>; it is compiled for several
-// instruction sets, and loops over one row are plain loops that the compiler vectorises.
-// Rows are spread over threads, a row is never split: results do not depend on the scheduling.
+// What the row kernels of the operations share. A kernel is a template over the element type
+// (float, BFloat16; double for tests of gradients) whose arithmetic is in Wide<T>; it is compiled
+// for several instruction sets, and loops over one row are plain loops that the compiler
+// vectorises. Rows are spread over threads, a row is never split: results do not depend on the
+// scheduling.
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -46,7 +47,8 @@ WEFT_INLINE T narrow(Wide<T> value) {
     const auto bits = std::bit_cast<std::uint32_t>(value);
     const std::uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
     const bool nan = (bits & 0x7fffffffU) > 0x7f800000U;
-    return c10::BFloat16(static_cast<std::uint16_t>(nan ? 0x7fc0U : rounded), c10::BFloat16::from_bits());
+    return c10::BFloat16(static_cast<std::uint16_t>(nan ? 0x7fc0U : rounded),
+                         c10::BFloat16::from_bits());
   } else {
     return value;
   }
@@ -59,7 +61,8 @@ WEFT_INLINE Wide<T> rounded(Wide<T> value) {
 }
 
 /// e^x for finite x or -infinity: within 1 unit in the last place of float (Cody and Waite's
-/// reduction, Taylor to degree 7 on [-ln2/2, ln2/2]); 0 below -87.3, where float leaves its normal range.
+/// reduction, Taylor to degree 7 on [-ln2/2, ln2/2]); 0 below -87.3, where float leaves its normal
+/// range.
 WEFT_INLINE float exponential(float x) {
   const float clamped = x < -87.3F ? -87.3F : (x > 88.0F ? 88.0F : x);
   const float shifted = clamped * 1.44269504088896341F + 12582912.0F;  // rounds to an integer
@@ -73,7 +76,8 @@ WEFT_INLINE float exponential(float x) {
   p = p * r + 0.5F;
   p = p * r + 1.0F;
   p = p * r + 1.0F;
-  const auto power = (std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(12582912.0F) + 127) << 23;
+  const auto power =
+      (std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(12582912.0F) + 127) << 23;
   return x < -87.3F ? 0.0F : p * std::bit_cast<float>(power);
 }
 WEFT_INLINE double exponential(double x) { return std::exp(x); }

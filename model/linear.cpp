@@ -36,7 +36,9 @@ void Linear::refresh() {
   for (const Slot& slot : slots_) {
     const LinearPart& part = parts_[slot.part];
     a_.narrow(0, slot.first, slot.a.size(0)).copy_(slot.a);
-    b_.narrow(0, part.first, part.rows).narrow(1, slot.first, slot.b.size(1)).copy_(slot.b.to(wide) * slot.scale);
+    b_.narrow(0, part.first, part.rows)
+        .narrow(1, slot.first, slot.b.size(1))
+        .copy_(slot.b.to(wide) * slot.scale);
   }
 }
 
@@ -52,7 +54,8 @@ at::Tensor Linear::ranks(const at::Tensor& x, const Dropout& drop) const {
     for (const Slot& slot : slots_) {
       if (slot.part != part) continue;
       // Only what is being trained is regularised.
-      if (slot.grad_a.defined() && !dropped.defined()) dropped = dropout(x, drop, parts_[part].index);
+      if (slot.grad_a.defined() && !dropped.defined())
+        dropped = dropout(x, drop, parts_[part].index);
       const at::Tensor& input = slot.grad_a.defined() ? dropped : x;
       const std::int64_t rank = slot.a.size(0);
       middle.narrow(1, slot.first, rank).copy_(at::mm(input, a_.narrow(0, slot.first, rank).t()));
@@ -69,8 +72,9 @@ at::Tensor Linear::forward(const at::Tensor& x, const at::Tensor& residual, cons
     y.addmm_(r, b_.t());
     if (middle != nullptr) *middle = r;
   }
-  // Not as part of the product: in bf16 the layer's output is rounded before the sum, as transformers
-  // does. Without that rounding the numbers are nearer to fp32 but farther from every model in use.
+  // Not as part of the product: in bf16 the layer's output is rounded before the sum, as
+  // transformers does. Without that rounding the numbers are nearer to fp32 but farther from every
+  // model in use.
   if (residual.defined()) y.add_(residual);
   return y;
 }
@@ -79,7 +83,8 @@ at::Tensor Linear::middle(const at::Tensor& x, const Dropout& drop) const {
   return slots_.empty() ? at::Tensor() : ranks(x, drop);
 }
 
-void Linear::accumulate_a(const at::Tensor& d_middle, const at::Tensor& x, const Dropout& drop) const {
+void Linear::accumulate_a(const at::Tensor& d_middle, const at::Tensor& x,
+                          const Dropout& drop) const {
   const auto add = [](const Slot& slot, const at::Tensor& gradient) {
     if (slot.grad_a.defined()) slot.grad_a.add_(gradient);
   };
@@ -111,8 +116,9 @@ at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at:
     for (const Slot& slot : slots_) {
       if (!slot.grad_b.defined()) continue;
       const LinearPart& part = parts_[slot.part];
-      slot.grad_b.add_(gradients.narrow(0, part.first, part.rows).narrow(1, slot.first, slot.b.size(1)),
-                       slot.scale);
+      slot.grad_b.add_(
+          gradients.narrow(0, part.first, part.rows).narrow(1, slot.first, slot.b.size(1)),
+          slot.scale);
     }
     accumulate_a(d_middle, x, drop);
   }

@@ -18,11 +18,12 @@ struct LinearPart {
   std::int64_t rows = 0;
 };
 
-/// A frozen linear layer with adapters: y = x W^T + bias + sum over adapters of scale (drop(x) A^T) B^T.
+/// A frozen linear layer with adapters: y = x W^T + bias + sum over adapters of scale (drop(x) A^T)
+/// B^T.
 ///
-/// Modules that read the same input (q, k, v; gate, up) are parts of one Linear: one product each for
-/// the base, for all A and for all B (block-diagonal). Products with the rank come first; B A is never
-/// formed. Operands are in the element type of the weight, masters and gradients in fp32.
+/// Modules that read the same input (q, k, v; gate, up) are parts of one Linear: one product each
+/// for the base, for all A and for all B (block-diagonal). Products with the rank come first; B A
+/// is never formed. Operands are in the element type of the weight, masters and gradients in fp32.
 class Linear {
  public:
   /// weight [out, in] contiguous; bias [out] or undefined.
@@ -36,8 +37,8 @@ class Linear {
   struct Slot {
     std::size_t part = 0;
     double scale = 1;
-    at::Tensor a;       ///< [r, in] fp32
-    at::Tensor b;       ///< [rows, r] fp32
+    at::Tensor a;         ///< [r, in] fp32
+    at::Tensor b;         ///< [rows, r] fp32
     at::Tensor grad_a{};  ///< undefined: not trained
     at::Tensor grad_b{};
     std::int64_t first = 0;  ///< Column in the stacked rank; set by attach().
@@ -49,8 +50,8 @@ class Linear {
   [[nodiscard]] bool has_adapters() const { return !slots_.empty(); }
   [[nodiscard]] bool trains() const;
 
-  /// x [T, in] -> [T, out], plus `residual` [T, out] where defined. `middle`, where not null, receives
-  /// the ranks' outputs [T, sum of r] that backward() needs.
+  /// x [T, in] -> [T, out], plus `residual` [T, out] where defined. `middle`, where not null,
+  /// receives the ranks' outputs [T, sum of r] that backward() needs.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const at::Tensor& residual = {},
                                    const Dropout& dropout = {}, at::Tensor* middle = nullptr) const;
 
@@ -59,8 +60,9 @@ class Linear {
 
   /// dy [T, out] -> dx [T, in] where `want_input`, else undefined; adds to the gradients of trained
   /// slots. `x` is the input of forward() and may be undefined when nothing is trained here.
-  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& middle,
-                                    const Dropout& dropout, bool want_input) const;
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const at::Tensor& x,
+                                    const at::Tensor& middle, const Dropout& dropout,
+                                    bool want_input) const;
 
  private:
   [[nodiscard]] at::Tensor ranks(const at::Tensor& x, const Dropout& dropout) const;

@@ -48,7 +48,8 @@ std::int64_t computed_elements(const Spec& spec, std::span<const lora::Target> t
 std::int64_t lowest_layer(const Spec& spec, std::span<const lora::Target> targets) {
   const std::vector<lora::Module> modules = linear_modules(spec);
   const auto is_target = [&](const lora::Module& module) {
-    return std::ranges::any_of(targets, [&](const auto& t) { return t.module.path == module.path; });
+    return std::ranges::any_of(targets,
+                               [&](const auto& t) { return t.module.path == module.path; });
   };
   const auto first = std::ranges::find_if(modules, is_target) - modules.begin();
   return first * spec.layers / std::max<std::int64_t>(1, std::ssize(modules));
@@ -58,10 +59,16 @@ std::int64_t lowest_layer(const Spec& spec, std::span<const lora::Target> target
 class Activations {
  public:
   Activations(const Spec& spec, const Workload& load, std::int64_t ranks)
-      : d_(spec.hidden), q_(spec.q_width()), qkv_(spec.q_width() + 2 * spec.kv_width()), f_(spec.intermediate),
-        element_(load.compute == Compute::kBF16 ? 2 : 4), ranks_(ranks), statistics_(4 * (2 + spec.heads)) {}
+      : d_(spec.hidden),
+        q_(spec.q_width()),
+        qkv_(spec.q_width() + 2 * spec.kv_width()),
+        f_(spec.intermediate),
+        element_(load.compute == Compute::kBF16 ? 2 : 4),
+        ranks_(ranks),
+        statistics_(4 * (2 + spec.heads)) {}
 
-  /// A layer's forward that keeps nothing: input, sum after attention, and the widest of what follows.
+  /// A layer's forward that keeps nothing: input, sum after attention, and the widest of what
+  /// follows.
   [[nodiscard]] std::int64_t forward() const {
     return element_ * (2 * d_ + std::max(d_ + qkv_ + q_, 2 * f_ + std::max(d_, f_)));
   }
@@ -86,13 +93,15 @@ class Activations {
 
 }  // namespace
 
-MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets, const Workload& load) {
+MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets,
+                       const Workload& load) {
   const std::int64_t element = load.compute == Compute::kBF16 ? 2 : 4;
   constexpr std::int64_t kMaster = 4;
   MemoryNeed need;
   for (const WeightShape& one : weight_shapes(spec)) {
-    need.weights += bytes(std::accumulate(one.shape.begin(), one.shape.end(), std::int64_t{1},
-                                          std::multiplies<>()), element);
+    need.weights += bytes(
+        std::accumulate(one.shape.begin(), one.shape.end(), std::int64_t{1}, std::multiplies<>()),
+        element);
   }
   std::int64_t parameters = 0;
   std::int64_t ranks = 0;
@@ -110,14 +119,16 @@ MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets, 
   if (load.training) {
     const std::int64_t again = std::min(load.recomputed_layers, trained);
     const std::int64_t kept = (trained - again) * token.state() + again * token.input();
-    // The layers that are computed again are the lowest: when their turn comes, the others are done.
+    // The layers that are computed again are the lowest: when their turn comes, the others are
+    // done.
     const std::int64_t last = again * token.input() + token.state() + token.backward();
     most = std::max({kept + token.forward_end(), kept + token.head(), kept + token.backward(),
                      again > 0 ? last : 0, again * token.input() + token.forward()});
   } else {
     most = std::max(most, token.head() / 2);
   }
-  const std::int64_t logits = std::min(Head::chunk_rows(spec.vocabulary), load.row_tokens) * spec.vocabulary;
+  const std::int64_t logits =
+      std::min(Head::chunk_rows(spec.vocabulary), load.row_tokens) * spec.vocabulary;
   const std::int64_t angles = 2 * kMaster * spec.head_dim / 2;  // cosines and sines
   need.activations = bytes(load.row_tokens, most + angles) + bytes(logits, element);
   return need;

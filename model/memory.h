@@ -12,16 +12,18 @@ namespace weft::model {
 /// What a decoder is going to do.
 struct Workload {
   Compute compute = Compute::kF32;
-  std::int64_t row_tokens = 0;       ///< Of the longest row
-  bool training = false;             ///< Backward as well
+  std::int64_t row_tokens = 0;         ///< Of the longest row
+  bool training = false;               ///< Backward as well
   std::int64_t recomputed_layers = 0;  ///< TrainPass::recomputed_layers
 };
 
-/// Bytes of tensors (model/arena.h); what the program, its data and LibTorch's code take comes on top.
+/// Bytes of tensors (model/arena.h); what the program, its data and LibTorch's code take comes on
+/// top.
 struct MemoryNeed {
   std::uint64_t weights = 0;
   std::uint64_t activations = 0;  ///< Of one row, at most
-  std::uint64_t adapter = 0;  ///< Masters, gradients, Adam's two moments, and the copy for computing
+  std::uint64_t adapter =
+      0;  ///< Masters, gradients, Adam's two moments, and the copy for computing
   [[nodiscard]] std::uint64_t total() const { return weights + activations + adapter; }
 };
 

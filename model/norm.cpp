@@ -33,7 +33,8 @@ WEFT_INLINE void norm_rows_of(const NormRows<T>& a, std::int64_t begin, std::int
     Wide<T> sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (std::int64_t i = 0; i < a.width; ++i) sum += widen(x[i]) * widen(x[i]);
-    const Wide<T> s = 1 / std::sqrt(sum / static_cast<Wide<T>>(a.width) + static_cast<Wide<T>>(a.eps));
+    const Wide<T> s =
+        1 / std::sqrt(sum / static_cast<Wide<T>>(a.width) + static_cast<Wide<T>>(a.eps));
     for (std::int64_t i = 0; i < a.width; ++i) {
       y[i] = narrow<T>(widen(a.weight[i]) * rounded<T>(widen(x[i]) * s));
     }
@@ -52,7 +53,8 @@ struct NormBackwardRows {
 };
 
 template <typename T>
-WEFT_INLINE void norm_backward_rows_of(const NormBackwardRows<T>& a, std::int64_t begin, std::int64_t end) {
+WEFT_INLINE void norm_backward_rows_of(const NormBackwardRows<T>& a, std::int64_t begin,
+                                       std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {
     const T* x = a.x + row * a.width;
     const T* dy = a.dy + row * a.width;
@@ -60,7 +62,8 @@ WEFT_INLINE void norm_backward_rows_of(const NormBackwardRows<T>& a, std::int64_
     const Wide<T> s = a.inverse_rms[row];
     Wide<T> dot = 0;
 #pragma omp simd reduction(+ : dot)
-    for (std::int64_t i = 0; i < a.width; ++i) dot += widen(dy[i]) * widen(a.weight[i]) * widen(x[i]);
+    for (std::int64_t i = 0; i < a.width; ++i)
+      dot += widen(dy[i]) * widen(a.weight[i]) * widen(x[i]);
     const Wide<T> back = dot * s * s * s / static_cast<Wide<T>>(a.width);
     for (std::int64_t i = 0; i < a.width; ++i) {
       dx[i] = narrow<T>(widen(dx[i]) + s * widen(a.weight[i]) * widen(dy[i]) - back * widen(x[i]));
@@ -68,13 +71,13 @@ WEFT_INLINE void norm_backward_rows_of(const NormBackwardRows<T>& a, std::int64_
   }
 }
 
-#define WEFT_NORM_KERNELS(T)                                                                          \
-  WEFT_CLONES void norm_rows(const NormRows<T>& a, std::int64_t begin, std::int64_t end) {            \
-    norm_rows_of(a, begin, end);                                                                      \
-  }                                                                                                   \
-  WEFT_CLONES void norm_backward_rows(const NormBackwardRows<T>& a, std::int64_t begin,               \
-                                      std::int64_t end) {                                             \
-    norm_backward_rows_of(a, begin, end);                                                             \
+#define WEFT_NORM_KERNELS(T)                                                               \
+  WEFT_CLONES void norm_rows(const NormRows<T>& a, std::int64_t begin, std::int64_t end) { \
+    norm_rows_of(a, begin, end);                                                           \
+  }                                                                                        \
+  WEFT_CLONES void norm_backward_rows(const NormBackwardRows<T>& a, std::int64_t begin,    \
+                                      std::int64_t end) {                                  \
+    norm_backward_rows_of(a, begin, end);                                                  \
   }
 WEFT_NORM_KERNELS(float)
 WEFT_NORM_KERNELS(double)
@@ -83,20 +86,27 @@ WEFT_NORM_KERNELS(c10::BFloat16)
 }  // namespace
 
 at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> tokens) {
-  return at::index_select(embedding, 0, at::tensor(at::ArrayRef<std::int32_t>(tokens.data(), tokens.size()),
-                                                   at::TensorOptions().dtype(at::kInt)));
+  return at::index_select(embedding, 0,
+                          at::tensor(at::ArrayRef<std::int32_t>(tokens.data(), tokens.size()),
+                                     at::TensorOptions().dtype(at::kInt)));
 }
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Tensor* inverse_rms) {
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
+                    at::Tensor* inverse_rms) {
   at::Tensor y = at::empty_like(x);
   kernel::for_type(x.scalar_type(), [&]<typename T>(T) {
     Wide<T>* statistic = nullptr;
     if (inverse_rms != nullptr) {
-      *inverse_rms = at::empty({x.size(0)}, x.options().dtype(c10::CppTypeToScalarType<Wide<T>>::value));
+      *inverse_rms =
+          at::empty({x.size(0)}, x.options().dtype(c10::CppTypeToScalarType<Wide<T>>::value));
       statistic = kernel::mutable_data<Wide<T>>(*inverse_rms);
     }
-    const NormRows<T> rows{kernel::data<T>(x), kernel::data<T>(weight), kernel::mutable_data<T>(y),
-                           statistic, x.size(1), eps};
+    const NormRows<T> rows{kernel::data<T>(x),
+                           kernel::data<T>(weight),
+                           kernel::mutable_data<T>(y),
+                           statistic,
+                           x.size(1),
+                           eps};
     at::parallel_for(0, x.size(0), kernel::grain(x.size(1)),
                      [&](std::int64_t begin, std::int64_t end) { norm_rows(rows, begin, end); });
   });
@@ -106,10 +116,15 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, a
 void rms_norm_backward_(const at::Tensor& dx, const at::Tensor& dy, const at::Tensor& x,
                         const at::Tensor& weight, const at::Tensor& inverse_rms) {
   kernel::for_type(x.scalar_type(), [&]<typename T>(T) {
-    const NormBackwardRows<T> rows{kernel::mutable_data<T>(dx), kernel::data<T>(dy), kernel::data<T>(x),
-                                   kernel::data<T>(weight), kernel::data<Wide<T>>(inverse_rms), x.size(1)};
-    at::parallel_for(0, x.size(0), kernel::grain(x.size(1)),
-                     [&](std::int64_t begin, std::int64_t end) { norm_backward_rows(rows, begin, end); });
+    const NormBackwardRows<T> rows{kernel::mutable_data<T>(dx),
+                                   kernel::data<T>(dy),
+                                   kernel::data<T>(x),
+                                   kernel::data<T>(weight),
+                                   kernel::data<Wide<T>>(inverse_rms),
+                                   x.size(1)};
+    at::parallel_for(
+        0, x.size(0), kernel::grain(x.size(1)),
+        [&](std::int64_t begin, std::int64_t end) { norm_backward_rows(rows, begin, end); });
   });
 }
 

@@ -14,7 +14,8 @@
 // tests); arithmetic and statistics are fp32 (double for double). A function whose name ends in _
 // writes to its first argument. Rounding to BFloat16 happens where transformers' modules round, so
 // that a model in bf16 gives the numbers it was checked with.
-// The linear operation is in model/linear.h, attention in model/attention.h, the head in model/head.h.
+// The linear operation is in model/linear.h, attention in model/attention.h, the head in
+// model/head.h.
 namespace weft::model {
 
 /// Rows of the embedding matrix [V, D] for `tokens`: [T, D].
@@ -30,8 +31,8 @@ namespace weft::model {
 void rms_norm_backward_(const at::Tensor& dx, const at::Tensor& dy, const at::Tensor& x,
                         const at::Tensor& weight, const at::Tensor& inverse_rms);
 
-/// Cosine and sine per token and plane, fp32 [T, head_dim / 2], yarn's factor included. For BFloat16
-/// they are rounded to it, as transformers does.
+/// Cosine and sine per token and plane, fp32 [T, head_dim / 2], yarn's factor included. For
+/// BFloat16 they are rounded to it, as transformers does.
 struct RotaryTable {
   at::Tensor cos;
   at::Tensor sin;
@@ -40,7 +41,8 @@ struct RotaryTable {
 /// Angles of `positions`. Dynamic scaling depends on the length: that of each segment, so that a
 /// packed example has the numbers it has alone.
 [[nodiscard]] RotaryTable rotary_table(const Spec& spec, std::span<const std::int32_t> positions,
-                                       std::span<const data::Segment> segments, at::ScalarType type);
+                                       std::span<const data::Segment> segments,
+                                       at::ScalarType type);
 
 /// Frequencies [head_dim / 2] fp32 of a sequence of `length`, and the factor of cos and sin.
 struct RotaryFrequencies {

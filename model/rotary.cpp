@@ -37,10 +37,11 @@ at::Tensor llama3(const Rope& rope, const at::Tensor& plain) {
   const double shortest_slowed = old_context / rope.low_freq_factor;
   const at::Tensor wavelength = 2 * std::numbers::pi / plain;
   const at::Tensor slowed = at::where(wavelength > shortest_slowed, plain / rope.factor, plain);
-  const at::Tensor smooth =
-      (old_context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  const at::Tensor smooth = (old_context / wavelength - rope.low_freq_factor) /
+                            (rope.high_freq_factor - rope.low_freq_factor);
   const at::Tensor blended = (1 - smooth) * slowed / rope.factor + smooth * slowed;
-  const at::Tensor between = (wavelength >= longest_kept).logical_and(wavelength <= shortest_slowed);
+  const at::Tensor between =
+      (wavelength >= longest_kept).logical_and(wavelength <= shortest_slowed);
   return at::where(between, blended, slowed);
 }
 
@@ -138,9 +139,9 @@ WEFT_ROTARY_KERNELS(c10::BFloat16)
 template <typename Turn>
 void for_rows(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table, const Turn& turn) {
   kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
-    const TurnRows<T> rows{kernel::mutable_data<T>(qkv),    qkv.size(1),
-                           spec.heads + spec.kv_heads,      spec.head_dim / 2,
-                           kernel::data<float>(table.cos),  kernel::data<float>(table.sin)};
+    const TurnRows<T> rows{kernel::mutable_data<T>(qkv),   qkv.size(1),
+                           spec.heads + spec.kv_heads,     spec.head_dim / 2,
+                           kernel::data<float>(table.cos), kernel::data<float>(table.sin)};
     at::parallel_for(0, qkv.size(0), kernel::grain(qkv.size(1)),
                      [&](std::int64_t begin, std::int64_t end) { turn(rows, begin, end); });
   });
@@ -163,7 +164,8 @@ RotaryFrequencies rotary_frequencies(const Spec& spec, std::int64_t length) {
 RotaryTable rotary_table(const Spec& spec, std::span<const std::int32_t> positions,
                          std::span<const data::Segment> segments, at::ScalarType type) {
   const auto angles_of = [&](std::int64_t begin, std::int64_t end, const at::Tensor& frequencies) {
-    const auto part = positions.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+    const auto part =
+        positions.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
     const at::Tensor numbers = at::tensor(at::ArrayRef<std::int32_t>(part.data(), part.size()),
                                           at::TensorOptions().dtype(at::kInt));
     return at::outer(numbers.to(at::kFloat), frequencies);
@@ -190,12 +192,15 @@ RotaryTable rotary_table(const Spec& spec, std::span<const std::int32_t> positio
 }
 
 void rotate_(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table) {
-  for_rows(qkv, spec, table, [](const auto& rows, std::int64_t begin, std::int64_t end) { turn_rows(rows, begin, end); });
+  for_rows(qkv, spec, table, [](const auto& rows, std::int64_t begin, std::int64_t end) {
+    turn_rows(rows, begin, end);
+  });
 }
 
 void rotate_back_(const at::Tensor& gradient, const Spec& spec, const RotaryTable& table) {
-  for_rows(gradient, spec, table,
-           [](const auto& rows, std::int64_t begin, std::int64_t end) { turn_rows_back(rows, begin, end); });
+  for_rows(gradient, spec, table, [](const auto& rows, std::int64_t begin, std::int64_t end) {
+    turn_rows_back(rows, begin, end);
+  });
 }
 
 }  // namespace weft::model

@@ -31,7 +31,8 @@ void penalise(std::vector<Candidate>& all, std::span<const std::int32_t> seen, f
   }
 }
 
-/// Drops the tail whose probabilities, summed from the smallest, stay within 1 - p; keeps at least one.
+/// Drops the tail whose probabilities, summed from the smallest, stay within 1 - p; keeps at least
+/// one.
 void keep_top_p(std::vector<Candidate>& sorted, double top_p) {
   softmax(sorted);
   const auto limit = static_cast<float>(1 - top_p);
@@ -52,18 +53,21 @@ Sampler::Sampler(const Sampling& sampling) : sampling_(sampling) {
   require(std::isfinite(sampling.temperature) && sampling.temperature >= 0, "temperature",
           sampling.temperature, "0 or more");
   require(sampling.top_k >= 0, "top-k", static_cast<double>(sampling.top_k), "0 or more");
-  require(sampling.top_p > 0 && sampling.top_p <= 1, "top-p", sampling.top_p, "more than 0, at most 1");
+  require(sampling.top_p > 0 && sampling.top_p <= 1, "top-p", sampling.top_p,
+          "more than 0, at most 1");
   require(sampling.min_p >= 0 && sampling.min_p <= 1, "min-p", sampling.min_p, "0 to 1");
-  require(std::isfinite(sampling.repetition_penalty) && sampling.repetition_penalty > 0, "repetition-penalty",
-          sampling.repetition_penalty, "more than 0");
+  require(std::isfinite(sampling.repetition_penalty) && sampling.repetition_penalty > 0,
+          "repetition-penalty", sampling.repetition_penalty, "more than 0");
 }
 
-std::vector<Candidate> Sampler::candidates(const at::Tensor& logits, std::span<const std::int32_t> seen) const {
+std::vector<Candidate> Sampler::candidates(const at::Tensor& logits,
+                                           std::span<const std::int32_t> seen) const {
   const at::Tensor values = logits.to(at::kFloat).contiguous();
   const float* data = values.const_data_ptr<float>();
   std::vector<Candidate> all(static_cast<std::size_t>(values.numel()));
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = {static_cast<std::int32_t>(i), data[i], 0};
-  if (sampling_.repetition_penalty != 1) penalise(all, seen, static_cast<float>(sampling_.repetition_penalty));
+  if (sampling_.repetition_penalty != 1)
+    penalise(all, seen, static_cast<float>(sampling_.repetition_penalty));
   const auto larger = [](const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
   };
@@ -93,8 +97,9 @@ std::vector<Candidate> Sampler::candidates(const at::Tensor& logits, std::span<c
 
 std::int32_t Sampler::next(const at::Tensor& logits, std::span<const std::int32_t> seen) {
   const std::vector<Candidate> choice = candidates(logits, seen);
-  const Philox random = philox4x32({{static_cast<std::uint32_t>(step_), static_cast<std::uint32_t>(step_ >> 32),
-                                     0x73616d70U, 0}}, sampling_.seed);
+  const Philox random = philox4x32({{static_cast<std::uint32_t>(step_),
+                                     static_cast<std::uint32_t>(step_ >> 32), 0x73616d70U, 0}},
+                                   sampling_.seed);
   ++step_;
   // 53 random bits: a place in [0, 1) of the cumulated probabilities.
   const std::uint64_t bits = (std::uint64_t{random.words[0]} << 32 | random.words[1]) >> 11;

@@ -10,11 +10,11 @@ namespace weft::model {
 
 /// How the next token is chosen. The neutral values switch a step off.
 struct Sampling {
-  double temperature = 0;          ///< 0: the largest logit (the lowest id among equals)
-  std::int64_t top_k = 0;          ///< keep the k largest; 0: all
-  double top_p = 1;                ///< keep the smallest set whose probability reaches p
-  double min_p = 0;                ///< keep what has at least p times the largest probability
-  double repetition_penalty = 1;   ///< logits of tokens seen: divided if positive, else multiplied
+  double temperature = 0;         ///< 0: the largest logit (the lowest id among equals)
+  std::int64_t top_k = 0;         ///< keep the k largest; 0: all
+  double top_p = 1;               ///< keep the smallest set whose probability reaches p
+  double min_p = 0;               ///< keep what has at least p times the largest probability
+  double repetition_penalty = 1;  ///< logits of tokens seen: divided if positive, else multiplied
   std::uint64_t seed = 0;
 };
 

@@ -24,9 +24,9 @@ struct BiasRule {
 
 /// Which layers attend to a window only.
 enum class WindowRule {
-  kNone,    // none
-  kAll,     // sliding_window for every layer
-  kUpper,   // use_sliding_window: layers from max_window_layers on, or as layer_types says
+  kNone,   // none
+  kAll,    // sliding_window for every layer
+  kUpper,  // use_sliding_window: layers from max_window_layers on, or as layer_types says
 };
 
 /// What distinguishes one family from another; the rest is read from config.json alike.
@@ -43,8 +43,14 @@ struct Family {
 };
 
 constexpr std::array kFamilies{
-    Family{"LlamaForCausalLM", "llama", {false, "attention_bias"}, {false, "attention_bias"},
-           {false, "mlp_bias"}, WindowRule::kNone, 0, 2048},
+    Family{"LlamaForCausalLM",
+           "llama",
+           {false, "attention_bias"},
+           {false, "attention_bias"},
+           {false, "mlp_bias"},
+           WindowRule::kNone,
+           0,
+           2048},
     Family{"MistralForCausalLM", "mistral", {}, {}, {}, WindowRule::kAll, 8, 131072},
     Family{"Qwen2ForCausalLM", "qwen2", {true, nullptr}, {}, {}, WindowRule::kUpper, 32, 32768},
 };
@@ -56,16 +62,26 @@ struct NeutralKey {
   double neutral;
 };
 constexpr std::array kNeutralKeys{
-    NeutralKey{"partial_rotary_factor", 1},  NeutralKey{"rotary_pct", 1},
-    NeutralKey{"rope_interleaved", 0},       NeutralKey{"attention_dropout", 0},
-    NeutralKey{"residual_dropout", 0},       NeutralKey{"embedding_dropout", 0},
-    NeutralKey{"embedding_multiplier", 1},   NeutralKey{"residual_multiplier", 1},
-    NeutralKey{"logits_scaling", 1},         NeutralKey{"logit_scale", 1},
-    NeutralKey{"scale_emb", 1},              NeutralKey{"scale_depth", 1},
-    NeutralKey{"attn_logit_softcapping", 0}, NeutralKey{"final_logit_softcapping", 0},
-    NeutralKey{"use_qk_norm", 0},            NeutralKey{"qk_layernorm", 0},
-    NeutralKey{"parallel_residual", 0},      NeutralKey{"use_parallel_residual", 0},
-    NeutralKey{"num_local_experts", 0},      NeutralKey{"num_experts", 0},
+    NeutralKey{"partial_rotary_factor", 1},
+    NeutralKey{"rotary_pct", 1},
+    NeutralKey{"rope_interleaved", 0},
+    NeutralKey{"attention_dropout", 0},
+    NeutralKey{"residual_dropout", 0},
+    NeutralKey{"embedding_dropout", 0},
+    NeutralKey{"embedding_multiplier", 1},
+    NeutralKey{"residual_multiplier", 1},
+    NeutralKey{"logits_scaling", 1},
+    NeutralKey{"logit_scale", 1},
+    NeutralKey{"scale_emb", 1},
+    NeutralKey{"scale_depth", 1},
+    NeutralKey{"attn_logit_softcapping", 0},
+    NeutralKey{"final_logit_softcapping", 0},
+    NeutralKey{"use_qk_norm", 0},
+    NeutralKey{"qk_layernorm", 0},
+    NeutralKey{"parallel_residual", 0},
+    NeutralKey{"use_parallel_residual", 0},
+    NeutralKey{"num_local_experts", 0},
+    NeutralKey{"num_experts", 0},
 };
 
 class Reader {
@@ -83,7 +99,8 @@ class Reader {
     return found == object.end() ? kNull : *found;
   }
 
-  [[nodiscard]] std::int64_t size(const char* key, std::optional<std::int64_t> fallback = {}) const {
+  [[nodiscard]] std::int64_t size(const char* key,
+                                  std::optional<std::int64_t> fallback = {}) const {
     const json& value = at(key);
     if (value.is_null()) {
       if (fallback) return *fallback;
@@ -98,7 +115,8 @@ class Reader {
     return value.get<std::int64_t>();
   }
 
-  [[nodiscard]] double number(const json& object, const char* key, std::optional<double> fallback) const {
+  [[nodiscard]] double number(const json& object, const char* key,
+                              std::optional<double> fallback) const {
     const json& value = at(object, key);
     if (value.is_null() && fallback) return *fallback;
     if (!value.is_number()) {
@@ -110,13 +128,16 @@ class Reader {
     return number;
   }
 
-  [[nodiscard]] double positive(const json& object, const char* key, std::optional<double> fallback) const {
+  [[nodiscard]] double positive(const json& object, const char* key,
+                                std::optional<double> fallback) const {
     const double value = number(object, key, fallback);
     if (value <= 0) throw InputError("{}: '{}' is {}, expected more than 0", where_, key, value);
     return value;
   }
 
-  [[nodiscard]] bool flag(const char* key, bool fallback) const { return flag(config_, key, fallback); }
+  [[nodiscard]] bool flag(const char* key, bool fallback) const {
+    return flag(config_, key, fallback);
+  }
   [[nodiscard]] bool flag(const json& object, const char* key, bool fallback) const {
     const json& value = at(object, key);
     if (value.is_null()) return fallback;
@@ -154,22 +175,25 @@ const Family& find_family(const Reader& reader) {
 
 [[noreturn]] void refuse(const Reader& reader, std::string_view key, const json& value,
                          std::string_view supported) {
-  throw InputError("{}: '{}' is {}, which weft does not compute (supported: {})", reader.where(), key,
-                   value.dump(), supported);
+  throw InputError("{}: '{}' is {}, which weft does not compute (supported: {})", reader.where(),
+                   key, value.dump(), supported);
 }
 
 void refuse_foreign_keys(const Reader& reader) {
   for (const NeutralKey& entry : kNeutralKeys) {
     const json& value = reader.at(entry.key);
-    const bool neutral = value.is_null() || (value.is_boolean() && value.get<bool>() == (entry.neutral != 0)) ||
+    const bool neutral = value.is_null() ||
+                         (value.is_boolean() && value.get<bool>() == (entry.neutral != 0)) ||
                          (value.is_number() && value.get<double>() == entry.neutral);
     if (!neutral) refuse(reader, entry.key, value, fmt::format("{}", entry.neutral));
   }
   const json& packed = reader.at("quantization_config");
   if (!packed.is_null()) {
-    throw InputError("{}: 'quantization_config' says that the weights are packed by {}; take the model's "
-                     "plain weights (F32, F16, BF16) or a GGUF file", reader.where(),
-                     packed.is_object() ? packed.value("quant_method", "another program") : packed.dump());
+    throw InputError(
+        "{}: 'quantization_config' says that the weights are packed by {}; take the model's "
+        "plain weights (F32, F16, BF16) or a GGUF file",
+        reader.where(),
+        packed.is_object() ? packed.value("quant_method", "another program") : packed.dump());
   }
   const json& act = reader.at("hidden_act");
   if (!act.is_null() && act != "silu" && act != "swish") refuse(reader, "hidden_act", act, "silu");
@@ -187,13 +211,15 @@ RopeKind rope_kind(const Reader& reader, const json& rope) {
 }
 
 /// The stretching keys of yarn; absent ones keep transformers' defaults.
-void read_yarn(const Reader& reader, const json& json_rope, std::int64_t max_positions, Rope& rope) {
+void read_yarn(const Reader& reader, const json& json_rope, std::int64_t max_positions,
+               Rope& rope) {
   const auto optional = [&](const char* key) -> std::optional<double> {
     if (Reader::at(json_rope, key).is_null()) return std::nullopt;
     return reader.number(json_rope, key, {});
   };
   if (Reader::at(json_rope, "factor").is_null()) {
-    rope.factor = static_cast<double>(max_positions) / static_cast<double>(rope.original_max_positions);
+    rope.factor =
+        static_cast<double>(max_positions) / static_cast<double>(rope.original_max_positions);
   }
   rope.beta_fast = reader.positive(json_rope, "beta_fast", 32);
   rope.beta_slow = reader.positive(json_rope, "beta_slow", 1);
@@ -210,18 +236,21 @@ Rope read_rope(const Reader& reader, const Spec& spec) {
   const json scaling = chosen.is_null() ? json::object() : chosen;
   if (!scaling.is_object()) refuse(reader, "rope_parameters", scaling, "an object");
   for (const auto& [key, value] : scaling.items()) {
-    if (value.is_object()) refuse(reader, "rope_parameters." + key, value, "one rotary for all layers");
+    if (value.is_object())
+      refuse(reader, "rope_parameters." + key, value, "one rotary for all layers");
   }
   const json& partial = Reader::at(scaling, "partial_rotary_factor");
   if (!partial.is_null() && partial != 1) refuse(reader, "partial_rotary_factor", partial, "1");
 
   Rope rope;
   rope.kind = rope_kind(reader, scaling);
-  rope.theta = reader.positive(scaling, "rope_theta", reader.positive(reader.config(), "rope_theta", 10000));
+  rope.theta =
+      reader.positive(scaling, "rope_theta", reader.positive(reader.config(), "rope_theta", 10000));
   if (rope.kind == RopeKind::kDefault) return rope;
 
   const bool from_ratio = rope.kind == RopeKind::kYarn && scaling.contains("factor");
-  rope.factor = reader.positive(scaling, "factor", from_ratio ? std::optional<double>(1) : std::nullopt);
+  rope.factor =
+      reader.positive(scaling, "factor", from_ratio ? std::optional<double>(1) : std::nullopt);
   if (rope.kind == RopeKind::kLlama3 || rope.kind == RopeKind::kYarn) {
     // A top-level key wins over the one in the object, as in transformers.
     const char* key = "original_max_position_embeddings";
@@ -232,7 +261,8 @@ Rope read_rope(const Reader& reader, const Spec& spec) {
     rope.low_freq_factor = reader.positive(scaling, "low_freq_factor", {});
     rope.high_freq_factor = reader.positive(scaling, "high_freq_factor", {});
     if (rope.high_freq_factor <= rope.low_freq_factor) {
-      refuse(reader, "high_freq_factor", Reader::at(scaling, "high_freq_factor"), "more than low_freq_factor");
+      refuse(reader, "high_freq_factor", Reader::at(scaling, "high_freq_factor"),
+             "more than low_freq_factor");
     }
   }
   if (rope.kind == RopeKind::kYarn) read_yarn(reader, scaling, spec.max_positions, rope);
@@ -247,7 +277,8 @@ std::int64_t read_window(const Reader& reader, std::optional<std::int64_t> fallb
   return reader.size("sliding_window", fallback);
 }
 
-std::vector<std::int64_t> read_windows(const Reader& reader, const Family& family, std::int64_t layers) {
+std::vector<std::int64_t> read_windows(const Reader& reader, const Family& family,
+                                       std::int64_t layers) {
   std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);
   const json& types = reader.at("layer_types");
   const bool listed = types.is_array() && types.size() == windows.size();
@@ -258,15 +289,19 @@ std::vector<std::int64_t> read_windows(const Reader& reader, const Family& famil
     width = read_window(reader, 4096);
   }
   const std::int64_t first = family.window == WindowRule::kUpper && width > 0 && !listed
-                                 ? reader.size("max_window_layers", 28) : 0;
+                                 ? reader.size("max_window_layers", 28)
+                                 : 0;
   for (std::size_t i = 0; i < windows.size(); ++i) {
-    const bool slides = listed ? types[i] == "sliding_attention" : static_cast<std::int64_t>(i) >= first;
+    const bool slides =
+        listed ? types[i] == "sliding_attention" : static_cast<std::int64_t>(i) >= first;
     if (listed && !slides && types[i] != "full_attention") {
       refuse(reader, "layer_types", types[i], "full_attention, sliding_attention");
     }
     // A list that contradicts what the family computes is refused rather than ignored.
-    if (listed && ((slides && width == 0) || (!slides && family.window == WindowRule::kAll && width > 0))) {
-      refuse(reader, "layer_types", types[i], fmt::format("what {} does in every layer", family.architecture));
+    if (listed &&
+        ((slides && width == 0) || (!slides && family.window == WindowRule::kAll && width > 0))) {
+      refuse(reader, "layer_types", types[i],
+             fmt::format("what {} does in every layer", family.architecture));
     }
     windows[i] = slides ? width : 0;
   }
@@ -280,8 +315,9 @@ bool read_bias(const Reader& reader, const BiasRule& rule) {
 void refuse_unsupported_biases(const Reader& reader, const Family& family) {
   for (const char* key : {"attention_bias", "mlp_bias"}) {
     const bool known = std::ranges::any_of(
-        std::array{family.qkv_bias, family.o_bias, family.mlp_bias},
-        [&](const BiasRule& rule) { return rule.key != nullptr && std::string_view(rule.key) == key; });
+        std::array{family.qkv_bias, family.o_bias, family.mlp_bias}, [&](const BiasRule& rule) {
+          return rule.key != nullptr && std::string_view(rule.key) == key;
+        });
     if (!known && reader.flag(key, false)) {
       refuse(reader, key, true, fmt::format("false for {}", family.architecture));
     }
@@ -294,7 +330,8 @@ void check_heads(const Reader& reader, const Spec& spec) {
                      reader.where(), spec.heads, spec.kv_heads);
   }
   if (spec.head_dim % 2 != 0) {
-    throw InputError("{}: head_dim {} is odd, rotary positions turn pairs", reader.where(), spec.head_dim);
+    throw InputError("{}: head_dim {} is odd, rotary positions turn pairs", reader.where(),
+                     spec.head_dim);
   }
 }
 
@@ -319,16 +356,19 @@ Spec read_spec(const json& config, const std::string& where) {
   spec.heads = reader.size("num_attention_heads");
   const bool names_kv = config.contains("num_key_value_heads");
   const bool own_default = family.default_kv_heads > 0 && !names_kv;
-  spec.kv_heads = reader.size("num_key_value_heads", own_default ? family.default_kv_heads : spec.heads);
+  spec.kv_heads =
+      reader.size("num_key_value_heads", own_default ? family.default_kv_heads : spec.heads);
   if (reader.at("head_dim").is_null() && spec.hidden % spec.heads != 0) {
-    throw InputError("{}: hidden_size {} is not a multiple of num_attention_heads {} and there is no head_dim",
-                     where, spec.hidden, spec.heads);
+    throw InputError(
+        "{}: hidden_size {} is not a multiple of num_attention_heads {} and there is no head_dim",
+        where, spec.hidden, spec.heads);
   }
   spec.head_dim = reader.size("head_dim", std::max<std::int64_t>(1, spec.hidden / spec.heads));
   spec.intermediate = reader.size("intermediate_size");
   spec.max_positions = reader.size("max_position_embeddings", family.default_max_positions);
   spec.norm_eps = reader.number(config, "rms_norm_eps", 1e-6);
-  if (spec.norm_eps < 0) throw InputError("{}: 'rms_norm_eps' is {}, expected 0 or more", where, spec.norm_eps);
+  if (spec.norm_eps < 0)
+    throw InputError("{}: 'rms_norm_eps' is {}, expected 0 or more", where, spec.norm_eps);
   spec.qkv_bias = read_bias(reader, family.qkv_bias);
   spec.o_bias = read_bias(reader, family.o_bias);
   spec.mlp_bias = read_bias(reader, family.mlp_bias);
@@ -362,7 +402,8 @@ std::vector<lora::Module> linear_modules(const Spec& spec) {
 
 std::vector<WeightShape> weight_shapes(const Spec& spec) {
   std::vector<WeightShape> shapes;
-  const auto add = [&](const std::string& module, std::vector<std::int64_t> shape, bool bias = false) {
+  const auto add = [&](const std::string& module, std::vector<std::int64_t> shape,
+                       bool bias = false) {
     const std::int64_t out = shape.front();
     shapes.push_back({module + ".weight", std::move(shape)});
     if (bias) shapes.push_back({module + ".bias", {out}});

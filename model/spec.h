@@ -13,18 +13,18 @@ namespace weft::model {
 /// How rotary frequencies are stretched to contexts longer than those of pre-training.
 enum class RopeKind { kDefault, kLinear, kDynamic, kLlama3, kYarn };
 
-/// Rotary positions: q and k are turned by angle position * frequency[i] in the planes (i, i + d/2).
-/// The kinds and their keys are those of transformers' modeling_rope_utils.py.
+/// Rotary positions: q and k are turned by angle position * frequency[i] in the planes (i, i +
+/// d/2). The kinds and their keys are those of transformers' modeling_rope_utils.py.
 struct Rope {
   RopeKind kind = RopeKind::kDefault;
   double theta = 10000;  ///< frequency[i] = theta^(-2i/d) before stretching
   double factor = 1;
-  std::int64_t original_max_positions = 0;  ///< llama3, yarn: the context of pre-training
-  double low_freq_factor = 1;               ///< llama3
-  double high_freq_factor = 4;              ///< llama3
-  double beta_fast = 32;                    ///< yarn: rotations above which nothing is stretched
-  double beta_slow = 1;                     ///< yarn: rotations below which all is stretched
-  bool truncate = true;                     ///< yarn: round the range's ends to whole dimensions
+  std::int64_t original_max_positions = 0;   ///< llama3, yarn: the context of pre-training
+  double low_freq_factor = 1;                ///< llama3
+  double high_freq_factor = 4;               ///< llama3
+  double beta_fast = 32;                     ///< yarn: rotations above which nothing is stretched
+  double beta_slow = 1;                      ///< yarn: rotations below which all is stretched
+  bool truncate = true;                      ///< yarn: round the range's ends to whole dimensions
   std::optional<double> attention_factor{};  ///< yarn: factor of cos and sin; else from the mscales
   std::optional<double> mscale{};
   std::optional<double> mscale_all_dim{};
@@ -74,7 +74,8 @@ namespace names {
 inline constexpr const char* kEmbedding = "model.embed_tokens";
 inline constexpr const char* kFinalNorm = "model.norm";
 inline constexpr const char* kHead = "lm_head";
-[[nodiscard]] std::string layer(std::int64_t index, const char* module);  ///< "model.layers.3." + module
+[[nodiscard]] std::string layer(std::int64_t index,
+                                const char* module);  ///< "model.layers.3." + module
 inline constexpr const char* kInputNorm = "input_layernorm";
 inline constexpr const char* kQ = "self_attn.q_proj";
 inline constexpr const char* kK = "self_attn.k_proj";

@@ -44,14 +44,14 @@ WEFT_INLINE void backward_rows_of(T* gate_up, const T* dy, std::int64_t width, s
   }
 }
 
-#define WEFT_SWIGLU_KERNELS(T)                                                                     \
-  WEFT_CLONES void forward_rows(const T* gate_up, T* y, std::int64_t width, std::int64_t begin,    \
-                                std::int64_t end) {                                                \
-    forward_rows_of(gate_up, y, width, begin, end);                                                \
-  }                                                                                                \
-  WEFT_CLONES void backward_rows(T* gate_up, const T* dy, std::int64_t width, std::int64_t begin,  \
-                                 std::int64_t end) {                                               \
-    backward_rows_of(gate_up, dy, width, begin, end);                                              \
+#define WEFT_SWIGLU_KERNELS(T)                                                                    \
+  WEFT_CLONES void forward_rows(const T* gate_up, T* y, std::int64_t width, std::int64_t begin,   \
+                                std::int64_t end) {                                               \
+    forward_rows_of(gate_up, y, width, begin, end);                                               \
+  }                                                                                               \
+  WEFT_CLONES void backward_rows(T* gate_up, const T* dy, std::int64_t width, std::int64_t begin, \
+                                 std::int64_t end) {                                              \
+    backward_rows_of(gate_up, dy, width, begin, end);                                             \
   }
 WEFT_SWIGLU_KERNELS(float)
 WEFT_SWIGLU_KERNELS(double)
@@ -65,9 +65,9 @@ at::Tensor swiglu(const at::Tensor& gate_up) {
   kernel::for_type(gate_up.scalar_type(), [&]<typename T>(T) {
     const T* in = kernel::data<T>(gate_up);
     T* out = kernel::mutable_data<T>(y);
-    at::parallel_for(0, gate_up.size(0), kernel::grain(width), [&](std::int64_t begin, std::int64_t end) {
-      forward_rows(in, out, width, begin, end);
-    });
+    at::parallel_for(
+        0, gate_up.size(0), kernel::grain(width),
+        [&](std::int64_t begin, std::int64_t end) { forward_rows(in, out, width, begin, end); });
   });
   return y;
 }
@@ -77,9 +77,10 @@ void swiglu_backward_(const at::Tensor& gate_up, const at::Tensor& dy) {
   kernel::for_type(gate_up.scalar_type(), [&]<typename T>(T) {
     T* in_out = kernel::mutable_data<T>(gate_up);
     const T* gradient = kernel::data<T>(dy);
-    at::parallel_for(0, gate_up.size(0), kernel::grain(width), [&](std::int64_t begin, std::int64_t end) {
-      backward_rows(in_out, gradient, width, begin, end);
-    });
+    at::parallel_for(0, gate_up.size(0), kernel::grain(width),
+                     [&](std::int64_t begin, std::int64_t end) {
+                       backward_rows(in_out, gradient, width, begin, end);
+                     });
   });
 }
 

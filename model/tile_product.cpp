@@ -21,8 +21,8 @@ struct Vector {
 
 /// kRows rows times kColumns vectors of columns: as many sums as registers hold.
 template <int kRows, int kColumns, typename W>
-WEFT_INLINE void block_of(W* c, std::int64_t c_stride, const W* a, std::int64_t a_stride, const W* b,
-                          std::int64_t b_columns, std::int64_t k, bool add) {
+WEFT_INLINE void block_of(W* c, std::int64_t c_stride, const W* a, std::int64_t a_stride,
+                          const W* b, std::int64_t b_columns, std::int64_t k, bool add) {
   using V = typename Vector<W>::Type;
   V sums[kRows][kColumns];
   for (int i = 0; i < kRows; ++i) {
@@ -37,7 +37,8 @@ WEFT_INLINE void block_of(W* c, std::int64_t c_stride, const W* a, std::int64_t 
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kColumns; ++j) *reinterpret_cast<V*>(c + i * c_stride + j * kLanes) = sums[i][j];
+    for (int j = 0; j < kColumns; ++j)
+      *reinterpret_cast<V*>(c + i * c_stride + j * kLanes) = sums[i][j];
   }
 }
 
@@ -46,16 +47,18 @@ WEFT_INLINE void rows_of(W* c, std::int64_t c_stride, const W* a, std::int64_t a
                          const Extent& e, bool add) {
   std::int64_t row = 0;
   for (; row + 4 <= e.m; row += 4) {
-    block_of<4, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n, e.k, add);
+    block_of<4, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n, e.k,
+                          add);
   }
   for (; row < e.m; ++row) {
-    block_of<1, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n, e.k, add);
+    block_of<1, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n, e.k,
+                          add);
   }
 }
 
 template <typename W>
-WEFT_INLINE void multiply_of(W* c, std::int64_t c_stride, const W* a, std::int64_t a_stride, const W* b,
-                             const Extent& e, bool add) {
+WEFT_INLINE void multiply_of(W* c, std::int64_t c_stride, const W* a, std::int64_t a_stride,
+                             const W* b, const Extent& e, bool add) {
   std::int64_t column = 0;
   for (; column + 2 * kLanes <= e.n; column += 2 * kLanes) {
     rows_of<2>(c + column, c_stride, a, a_stride, b + column, e, add);
@@ -63,10 +66,10 @@ WEFT_INLINE void multiply_of(W* c, std::int64_t c_stride, const W* a, std::int64
   if (column < e.n) rows_of<1>(c + column, c_stride, a, a_stride, b + column, e, add);
 }
 
-#define WEFT_MULTIPLY(W)                                                                                     \
-  WEFT_CLONES void multiply_wide(W* c, std::int64_t c_stride, const W* a, std::int64_t a_stride, const W* b, \
-                                 const Extent& e, bool add) {                                                \
-    multiply_of(c, c_stride, a, a_stride, b, e, add);                                                        \
+#define WEFT_MULTIPLY(W)                                                                         \
+  WEFT_CLONES void multiply_wide(W* c, std::int64_t c_stride, const W* a, std::int64_t a_stride, \
+                                 const W* b, const Extent& e, bool add) {                        \
+    multiply_of(c, c_stride, a, a_stride, b, e, add);                                            \
   }
 WEFT_MULTIPLY(float)
 WEFT_MULTIPLY(double)
@@ -74,11 +77,12 @@ WEFT_MULTIPLY(double)
 #ifdef WEFT_HAS_BF16_PAIRS
 #define WEFT_PAIRS [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]]
 
-/// Rows of a, kRows at a time, times kColumns registers of 16 columns. A pair of a is broadcast, and
-/// each of 16 sums takes the products of a pair at once.
+/// Rows of a, kRows at a time, times kColumns registers of 16 columns. A pair of a is broadcast,
+/// and each of 16 sums takes the products of a pair at once.
 template <int kRows, int kColumns>
-WEFT_PAIRS inline void pairs_block(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
-                                   const c10::BFloat16* b, std::int64_t b_columns, std::int64_t k, bool add) {
+WEFT_PAIRS inline void pairs_block(float* c, std::int64_t c_stride, const c10::BFloat16* a,
+                                   std::int64_t a_stride, const c10::BFloat16* b,
+                                   std::int64_t b_columns, std::int64_t k, bool add) {
   __m512 sums[kRows][kColumns];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kColumns; ++j) {
@@ -88,7 +92,8 @@ WEFT_PAIRS inline void pairs_block(float* c, std::int64_t c_stride, const c10::B
   for (std::int64_t step = 0; step < k; step += 2) {
     __m512bh right[kColumns];
     for (int j = 0; j < kColumns; ++j) {
-      right[j] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + step * b_columns + j * 2 * kLanes));
+      right[j] =
+          reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + step * b_columns + j * 2 * kLanes));
     }
     for (int i = 0; i < kRows; ++i) {
       std::int32_t pair;
@@ -103,22 +108,27 @@ WEFT_PAIRS inline void pairs_block(float* c, std::int64_t c_stride, const c10::B
 }
 
 template <int kColumns>
-WEFT_PAIRS inline void pairs_rows(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
-                                  const c10::BFloat16* b, const Extent& e, bool add) {
+WEFT_PAIRS inline void pairs_rows(float* c, std::int64_t c_stride, const c10::BFloat16* a,
+                                  std::int64_t a_stride, const c10::BFloat16* b, const Extent& e,
+                                  bool add) {
   std::int64_t row = 0;
   for (; row + 6 <= e.m; row += 6) {
-    pairs_block<6, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n, e.k, add);
+    pairs_block<6, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n,
+                             e.k, add);
   }
   for (; row + 2 <= e.m; row += 2) {
-    pairs_block<2, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n, e.k, add);
+    pairs_block<2, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n,
+                             e.k, add);
   }
   if (row < e.m) {
-    pairs_block<1, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n, e.k, add);
+    pairs_block<1, kColumns>(c + row * c_stride, c_stride, a + row * a_stride, a_stride, b, e.n,
+                             e.k, add);
   }
 }
 
-WEFT_PAIRS void multiply_pairs(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
-                               const c10::BFloat16* b, const Extent& e, bool add) {
+WEFT_PAIRS void multiply_pairs(float* c, std::int64_t c_stride, const c10::BFloat16* a,
+                               std::int64_t a_stride, const c10::BFloat16* b, const Extent& e,
+                               bool add) {
   std::int64_t column = 0;
   for (; column + 4 * kLanes <= e.n; column += 4 * kLanes) {
     pairs_rows<4>(c + column, c_stride, a, a_stride, b + 2 * column, e, add);
@@ -134,7 +144,8 @@ WEFT_PAIRS void multiply_pairs(float* c, std::int64_t c_stride, const c10::BFloa
 
 bool has_bf16_pairs() noexcept {
 #ifdef WEFT_HAS_BF16_PAIRS
-  static const bool kHas = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
+  static const bool kHas = __builtin_cpu_supports("avx512bf16") &&
+                           __builtin_cpu_supports("avx512vl") &&
                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
   return kHas;
 #else
@@ -142,18 +153,18 @@ bool has_bf16_pairs() noexcept {
 #endif
 }
 
-void multiply(float* c, std::int64_t c_stride, const float* a, std::int64_t a_stride, const float* b, Extent extent,
-              bool add) {
+void multiply(float* c, std::int64_t c_stride, const float* a, std::int64_t a_stride,
+              const float* b, Extent extent, bool add) {
   multiply_wide(c, c_stride, a, a_stride, b, extent, add);
 }
 
-void multiply(double* c, std::int64_t c_stride, const double* a, std::int64_t a_stride, const double* b, Extent extent,
-              bool add) {
+void multiply(double* c, std::int64_t c_stride, const double* a, std::int64_t a_stride,
+              const double* b, Extent extent, bool add) {
   multiply_wide(c, c_stride, a, a_stride, b, extent, add);
 }
 
-void multiply(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride, const c10::BFloat16* b,
-              Extent extent, bool add) {
+void multiply(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
+              const c10::BFloat16* b, Extent extent, bool add) {
 #ifdef WEFT_HAS_BF16_PAIRS
   multiply_pairs(c, c_stride, a, a_stride, b, extent, add);
 #else

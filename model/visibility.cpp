@@ -4,11 +4,13 @@
 
 namespace weft::model {
 
-Visibility::Visibility(std::span<const data::Segment> segments, std::span<const std::int32_t> positions)
+Visibility::Visibility(std::span<const data::Segment> segments,
+                       std::span<const std::int32_t> positions)
     : ancestors_(segments.size()), descendants_(segments.size()) {
   for (std::size_t i = 0; i < segments.size(); ++i) {
     const data::Segment& segment = segments[i];
-    own_.push_back({segment.begin, segment.end, positions[static_cast<std::size_t>(segment.begin)]});
+    own_.push_back(
+        {segment.begin, segment.end, positions[static_cast<std::size_t>(segment.begin)]});
     if (segment.parent == data::kNoParent) continue;
     const auto parent = static_cast<std::size_t>(segment.parent);
     ancestors_[i] = ancestors_[parent];
@@ -19,7 +21,8 @@ Visibility::Visibility(std::span<const data::Segment> segments, std::span<const 
   }
 }
 
-Visibility::Visibility(std::int64_t tokens) : own_{{0, tokens, 0}}, ancestors_(1), descendants_(1) {}
+Visibility::Visibility(std::int64_t tokens)
+    : own_{{0, tokens, 0}}, ancestors_(1), descendants_(1) {}
 
 std::vector<Visibility::Block> Visibility::blocks(std::int64_t most, std::int64_t first) const {
   std::vector<Block> result;

@@ -25,7 +25,9 @@ class Visibility {
   explicit Visibility(std::int64_t tokens);
 
   [[nodiscard]] std::int64_t segments() const { return std::ssize(own_); }
-  [[nodiscard]] const Range& own(std::int64_t segment) const { return own_[static_cast<std::size_t>(segment)]; }
+  [[nodiscard]] const Range& own(std::int64_t segment) const {
+    return own_[static_cast<std::size_t>(segment)];
+  }
   /// The segments that it continues, the first of the sequence first.
   [[nodiscard]] const std::vector<std::int64_t>& ancestors(std::int64_t segment) const {
     return ancestors_[static_cast<std::size_t>(segment)];

@@ -25,8 +25,8 @@ class Builder {
   }
 
   /// Modules that read the same input, one under the other.
-  Linear linear(std::int64_t layer, std::vector<std::pair<const char*, std::int64_t>> modules, std::int64_t in,
-                bool bias) {
+  Linear linear(std::int64_t layer, std::vector<std::pair<const char*, std::int64_t>> modules,
+                std::int64_t in, bool bias) {
     std::int64_t out = 0;
     std::vector<LinearPart> parts;
     for (const auto& [module, rows] : modules) {
@@ -46,13 +46,17 @@ class Builder {
     const Spec& s = spec_;
     Layer layer;
     layer.input_norm = tensor(names::layer(i, names::kInputNorm) + ".weight", {s.hidden});
-    layer.qkv = linear(i, {{names::kQ, s.q_width()}, {names::kK, s.kv_width()}, {names::kV, s.kv_width()}},
-                       s.hidden, s.qkv_bias);
+    layer.qkv =
+        linear(i, {{names::kQ, s.q_width()}, {names::kK, s.kv_width()}, {names::kV, s.kv_width()}},
+               s.hidden, s.qkv_bias);
     layer.o = linear(i, {{names::kO, s.hidden}}, s.q_width(), s.o_bias);
     layer.mlp_norm = tensor(names::layer(i, names::kMlpNorm) + ".weight", {s.hidden});
-    layer.gate_up = linear(i, {{names::kGate, s.intermediate}, {names::kUp, s.intermediate}}, s.hidden, s.mlp_bias);
+    layer.gate_up = linear(i, {{names::kGate, s.intermediate}, {names::kUp, s.intermediate}},
+                           s.hidden, s.mlp_bias);
     layer.down = linear(i, {{names::kDown, s.hidden}}, s.intermediate, s.mlp_bias);
-    layer.shape = {.heads = s.heads, .kv_heads = s.kv_heads, .head_dim = s.head_dim,
+    layer.shape = {.heads = s.heads,
+                   .kv_heads = s.kv_heads,
+                   .head_dim = s.head_dim,
                    .window = s.windows[static_cast<std::size_t>(i)]};
     return layer;
   }
@@ -72,19 +76,25 @@ void check_tensors(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
     known.insert(want.name);
     const checkpoint::TensorInfo* found = checkpoint.find(want.name);
     if (found == nullptr) {
-      throw InputError("{}: tensor '{}' is missing, {} needs it with shape [{}]", checkpoint.path().string(),
-                       want.name, spec.architecture, fmt::join(want.shape, ", "));
+      throw InputError("{}: tensor '{}' is missing, {} needs it with shape [{}]",
+                       checkpoint.path().string(), want.name, spec.architecture,
+                       fmt::join(want.shape, ", "));
     }
     if (found->shape != want.shape) {
-      throw InputError("{}: tensor '{}' has shape [{}], config.json says [{}]", found->file.string(), want.name,
-                       fmt::join(found->shape, ", "), fmt::join(want.shape, ", "));
+      throw InputError("{}: tensor '{}' has shape [{}], config.json says [{}]",
+                       found->file.string(), want.name, fmt::join(found->shape, ", "),
+                       fmt::join(want.shape, ", "));
     }
   }
-  if (spec.tied_head) known.insert(std::string(names::kHead) + ".weight");  // a copy of the embedding
+  if (spec.tied_head)
+    known.insert(std::string(names::kHead) + ".weight");  // a copy of the embedding
   for (const checkpoint::TensorInfo& tensor : checkpoint.tensors()) {
     if (known.contains(tensor.name) || is_buffer(tensor.name)) continue;
-    throw InputError("{}: tensor '{}' has no place in {} as config.json describes it; the model would be computed "
-                     "without it", tensor.file.string(), tensor.name, spec.architecture);
+    throw InputError(
+        "{}: tensor '{}' has no place in {} as config.json describes it; the model would be "
+        "computed "
+        "without it",
+        tensor.file.string(), tensor.name, spec.architecture);
   }
 }
 
@@ -93,7 +103,8 @@ void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::Tenso
                const at::Tensor& into) {
   TORCH_INTERNAL_ASSERT(into.is_contiguous());
   const std::int64_t width = tensor.row_elements();
-  const std::int64_t block = std::max<std::int64_t>(1, (std::int64_t{1} << 20) / std::max<std::int64_t>(1, width));
+  const std::int64_t block =
+      std::max<std::int64_t>(1, (std::int64_t{1} << 20) / std::max<std::int64_t>(1, width));
   const bool to_bf16 = into.scalar_type() == at::kBFloat16;
   core::parallel_for(tensor.rows(), block, [&](std::int64_t first, std::int64_t last) {
     std::vector<float> buffer;
@@ -101,7 +112,8 @@ void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::Tenso
       const std::int64_t end = std::min(row + block, last);
       const auto count = static_cast<std::size_t>((end - row) * width);
       if (!to_bf16) {
-        checkpoint.read_rows(tensor, row, end, {into.mutable_data_ptr<float>() + row * width, count});
+        checkpoint.read_rows(tensor, row, end,
+                             {into.mutable_data_ptr<float>() + row * width, count});
         continue;
       }
       buffer.resize(count);
@@ -118,7 +130,8 @@ void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::Tenso
 Weights make_weights(const Spec& spec, at::ScalarType type, const FillTensor& fill) {
   Builder builder(spec, type, fill);
   Weights weights;
-  weights.embedding = builder.tensor(std::string(names::kEmbedding) + ".weight", {spec.vocabulary, spec.hidden});
+  weights.embedding =
+      builder.tensor(std::string(names::kEmbedding) + ".weight", {spec.vocabulary, spec.hidden});
   for (std::int64_t i = 0; i < spec.layers; ++i) weights.layers.push_back(builder.layer(i));
   weights.final_norm = builder.tensor(std::string(names::kFinalNorm) + ".weight", {spec.hidden});
   weights.head = Head(spec.tied_head ? weights.embedding

@@ -24,11 +24,14 @@ struct Weights {
 /// Writes the named tensor into the given one (contiguous, the shape the spec says).
 using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
 
-/// Allocates a model's tensors of `type` and fills them: q, k, v and gate, up lie in one matrix each.
+/// Allocates a model's tensors of `type` and fills them: q, k, v and gate, up lie in one matrix
+/// each.
 [[nodiscard]] Weights make_weights(const Spec& spec, at::ScalarType type, const FillTensor& fill);
 
 /// A filler that reads a checkpoint. Checks first that it holds every tensor the spec needs, in its
-/// shape, and none that the model would not use (rotary inv_freq buffers aside): InputError naming it.
-[[nodiscard]] FillTensor checkpoint_filler(const checkpoint::Checkpoint& checkpoint, const Spec& spec);
+/// shape, and none that the model would not use (rotary inv_freq buffers aside): InputError naming
+/// it.
+[[nodiscard]] FillTensor checkpoint_filler(const checkpoint::Checkpoint& checkpoint,
+                                           const Spec& spec);
 
 }  // namespace weft::model

@@ -197,9 +197,10 @@ Rendered ChatTemplate::render(const Json& messages, bool add_generation_prompt,
   const std::string mark = unused_mark(state_->source, document);
   Rendered marked = unmark(state_->render(document, mark), mark);
   if (marked.text != plain.text) {
-    throw InputError("{} changes the text of its {{% generation %}} blocks after they end (trim, "
-                     "length, ...): what the model is to learn cannot be told",
-                     state_->name);
+    throw InputError(
+        "{} changes the text of its {{% generation %}} blocks after they end (trim, "
+        "length, ...): what the model is to learn cannot be told",
+        state_->name);
   }
   return marked;
 }

@@ -5,7 +5,6 @@
 #include "core/utf8.h"
 #include "text/white_space.h"
 
-
 namespace weft::text {
 namespace {
 

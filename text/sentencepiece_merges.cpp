@@ -7,7 +7,6 @@
 
 #include "core/utf8.h"
 
-
 namespace weft::text {
 namespace {
 
@@ -36,7 +35,8 @@ std::vector<std::pair<std::string, std::string>> merges_of_pieces(
       const std::string_view left = piece.substr(0, cut);
       const std::string_view right = piece.substr(cut);
       if (!ids.contains(left) || !ids.contains(right)) continue;
-      merges.push_back({left, right, scores[id], core::count_characters(left), core::count_characters(right)});
+      merges.push_back(
+          {left, right, scores[id], core::count_characters(left), core::count_characters(right)});
     }
     std::ranges::stable_sort(
         merges.begin() + static_cast<std::ptrdiff_t>(begin), merges.end(), {},

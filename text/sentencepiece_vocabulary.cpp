@@ -47,12 +47,9 @@ class Wire {
     if (bytes_.empty() || !varint(tag)) return std::nullopt;
     Field field{tag >> 3, 0, {}};
     switch (tag & 7) {
-      case 0:
-        return varint(field.value) ? std::optional(field) : std::nullopt;
-      case 1:
-        return take(8) ? std::optional(field) : std::nullopt;
-      case 5:
-        return take(4) ? std::optional(field) : std::nullopt;
+      case 0: return varint(field.value) ? std::optional(field) : std::nullopt;
+      case 1: return take(8) ? std::optional(field) : std::nullopt;
+      case 5: return take(4) ? std::optional(field) : std::nullopt;
       case 2: {
         std::uint64_t size = 0;
         if (!varint(size) || size > bytes_.size()) return std::nullopt;
@@ -60,8 +57,7 @@ class Wire {
         bytes_.remove_prefix(size);
         return field;
       }
-      default:
-        return std::nullopt;
+      default: return std::nullopt;
     }
   }
 

@@ -112,7 +112,8 @@ Tokenizer Tokenizer::open(const std::filesystem::path& path) {
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, AddSpecial special) const {
   return state_->vocabulary
-      ->encode(core::replace_invalid_utf8(text), special == AddSpecial::kYes, /*with_offsets=*/false)
+      ->encode(core::replace_invalid_utf8(text), special == AddSpecial::kYes,
+               /*with_offsets=*/false)
       .ids;
 }
 

@@ -57,32 +57,43 @@ void flatten_section(const core::SectionInfo& info, void* object, const std::str
 
 void describe_learning(core::Schema<TrainConfig>& s) {
   using C = TrainConfig;
-  s.field("tokens_per_update", &C::tokens_per_update,
-          "tokens, prompts included, that one update of the adapter learns from: whole rows, as many "
-          "as fit, at least one (other programs: micro_batch_size x gradient_accumulation_steps x "
-          "tokens of an example)").at_least(1);
+  s.field(
+       "tokens_per_update", &C::tokens_per_update,
+       "tokens, prompts included, that one update of the adapter learns from: whole rows, as many "
+       "as fit, at least one (other programs: micro_batch_size x gradient_accumulation_steps x "
+       "tokens of an example)")
+      .at_least(1);
   s.field("learning_rate", &C::learning_rate, "highest learning rate").positive();
   s.choice("lr_scheduler", &C::lr_scheduler,
            {{"constant", SchedulerKind::kConstant},
             {"linear", SchedulerKind::kLinear},
             {"cosine", SchedulerKind::kCosine},
             {"inverse_sqrt", SchedulerKind::kInverseSqrt}},
-           "how the learning rate goes after the warm-up").alias("lr_scheduler_type");
+           "how the learning rate goes after the warm-up")
+      .alias("lr_scheduler_type");
   s.field("warmup", &C::warmup,
           "updates in which the learning rate rises from 0: a share of all (3%) or their number")
-      .at_least(0).alias("warmup_steps").alias("warmup_updates");
+      .at_least(0)
+      .alias("warmup_steps")
+      .alias("warmup_updates");
   s.field("weight_decay", &C::weight_decay, "decoupled weight decay of AdamW").at_least(0);
   s.field("adam_beta1", &C::adam_beta1, "decay of the mean of gradients").at_least(0).less_than(1);
   s.field("adam_beta2", &C::adam_beta2, "decay of the mean of squared gradients")
-      .at_least(0).less_than(1);
+      .at_least(0)
+      .less_than(1);
   s.field("adam_epsilon", &C::adam_epsilon, "added to the divisor of a step").positive();
   s.field("max_grad_norm", &C::max_grad_norm,
-          "the gradient is scaled down to this Euclidean norm; 0: never").at_least(0);
-  s.field("num_epochs", &C::num_epochs,
-          "passes over the data; the first limit that is reached ends the run; with neither given: 1")
-      .positive().alias("num_train_epochs").alias("epochs");
+          "the gradient is scaled down to this Euclidean norm; 0: never")
+      .at_least(0);
+  s.field(
+       "num_epochs", &C::num_epochs,
+       "passes over the data; the first limit that is reached ends the run; with neither given: 1")
+      .positive()
+      .alias("num_train_epochs")
+      .alias("epochs");
   s.field("max_updates", &C::max_updates, "updates after which the run ends")
-      .at_least(1).alias("max_steps");
+      .at_least(1)
+      .alias("max_steps");
 }
 
 void describe_running(core::Schema<TrainConfig>& s) {
@@ -93,13 +104,15 @@ void describe_running(core::Schema<TrainConfig>& s) {
             "ends the run when the validation loss falls no more; absent: never");
   s.section("divergence", &C::divergence, "when a rising loss ends the run");
   s.field("log_every", &C::log_every, "updates between two lines where no terminal shows a bar")
-      .at_least(1).alias("logging_steps");
+      .at_least(1)
+      .alias("logging_steps");
   s.field("threads", &C::threads,
           "threads that compute; 0: the machine's cores. The same number gives the same bits")
       .range(0, 1024);
-  s.field("memory_limit", &C::memory_limit,
-          "memory the run may take: sets the length of rows and what is computed twice; absent: what "
-          "is available, with rows of sequence_len");
+  s.field(
+      "memory_limit", &C::memory_limit,
+      "memory the run may take: sets the length of rows and what is computed twice; absent: what "
+      "is available, with rows of sequence_len");
   s.choice("gradient_checkpointing", &C::gradient_checkpointing,
            {{"auto", Checkpointing::kAuto},
             {"all", Checkpointing::kAll},
@@ -115,13 +128,17 @@ void describe_running(core::Schema<TrainConfig>& s) {
 void describe(core::Schema<AdapterSection>& s) {
   using A = AdapterSection;
   s.field("r", &A::r, "rank: width of the adapter's inner layer").range(1, 65536).alias("rank");
-  s.field("lora_alpha", &A::lora_alpha,
-          "the adapter's output is multiplied by lora_alpha / r").positive().alias("alpha");
+  s.field("lora_alpha", &A::lora_alpha, "the adapter's output is multiplied by lora_alpha / r")
+      .positive()
+      .alias("alpha");
   s.field("lora_dropout", &A::lora_dropout, "share of an adapter's inputs that training sets to 0")
-      .at_least(0).less_than(1).alias("dropout");
+      .at_least(0)
+      .less_than(1)
+      .alias("dropout");
   s.field("target_modules", &A::target_modules,
           "layers that get an adapter: all-linear, names or endings of names (q_proj), or one "
-          "regular expression for whole names").non_empty();
+          "regular expression for whole names")
+      .non_empty();
   s.field("exclude_modules", &A::exclude_modules, "layers that get none, in the same words");
   s.field("use_rslora", &A::use_rslora,
           "multiply by lora_alpha / sqrt(r) instead (rank-stabilised LoRA)");
@@ -144,12 +161,14 @@ void describe(core::Schema<EvalSection>& s) {
 void describe(core::Schema<SaveSection>& s) {
   s.field("every", &SaveSection::every, "distance between two checkpoints (100u, 0.5e, 1Mt)");
   s.field("keep", &SaveSection::keep, "checkpoints that stay; 0: all")
-      .at_least(0).alias("save_total_limit");
+      .at_least(0)
+      .alias("save_total_limit");
 }
 
 void describe(core::Schema<EarlyStoppingSection>& s) {
   s.field("patience", &EarlyStoppingSection::patience,
-          "evaluations without gain after which the run ends").at_least(1);
+          "evaluations without gain after which the run ends")
+      .at_least(1);
   s.field("min_delta", &EarlyStoppingSection::min_delta, "a smaller fall of the loss is no gain")
       .at_least(0);
 }
@@ -157,31 +176,39 @@ void describe(core::Schema<EarlyStoppingSection>& s) {
 void describe(core::Schema<DivergenceOptions>& s) {
   s.field("ratio", &DivergenceOptions::ratio,
           "the mean loss of the last updates may be this many times the lowest such mean (and one "
-          "nat above it); 0: no limit").at_least(0);
+          "nat above it); 0: no limit")
+      .at_least(0);
   s.field("window", &DivergenceOptions::window, "updates of that mean").range(1, 10000);
 }
 
 void describe(core::Schema<TrainConfig>& s) {
   using C = TrainConfig;
   s.field("base_model", &C::base_model, "the model to adapt: Hugging Face directory or GGUF file")
-      .required().alias("model_name_or_path");
+      .required()
+      .alias("model_name_or_path");
   s.field("output_dir", &C::output_dir, "folder of the run, made by it (docs/run_folder.md)")
       .required();
   s.field("seed", &C::seed, "start of every random choice").at_least(0);
   s.list("datasets", &C::datasets, "what the adapter learns from").required();
   s.section("validation", &C::validation,
             "data whose loss is measured during training and chooses the best adapter");
-  s.field("sequence_len", &C::sequence_len, "most tokens of a row").range(2, 1 << 20)
-      .alias("cutoff_len").alias("max_length").alias("max_seq_length");
-  s.field("packing", &C::packing,
-          "several examples in a row; they never see each other").alias("sample_packing");
-  s.field("share_prefixes", &C::share_prefixes,
-          "with packing: what examples of a row have in common at their beginning is computed once; "
-          "losses and gradients are the same");
+  s.field("sequence_len", &C::sequence_len, "most tokens of a row")
+      .range(2, 1 << 20)
+      .alias("cutoff_len")
+      .alias("max_length")
+      .alias("max_seq_length");
+  s.field("packing", &C::packing, "several examples in a row; they never see each other")
+      .alias("sample_packing");
+  s.field(
+      "share_prefixes", &C::share_prefixes,
+      "with packing: what examples of a row have in common at their beginning is computed once; "
+      "losses and gradients are the same");
   s.field("shuffle", &C::shuffle, "a new order of the examples in every epoch");
-  s.choice("over_length", &C::over_length, data::kOverLengthChoices,
-           "what becomes of an example longer than sequence_len: left out, cut to its end (text: to "
-           "its start), split (text), or an error").alias("excess_length_strategy");
+  s.choice(
+       "over_length", &C::over_length, data::kOverLengthChoices,
+       "what becomes of an example longer than sequence_len: left out, cut to its end (text: to "
+       "its start), split (text), or an error")
+      .alias("excess_length_strategy");
   s.field("train_on_inputs", &C::train_on_inputs, "learn prompts, too, and not the answers only")
       .alias("train_on_prompt");
   s.choice("train_on_turns", &C::train_on_turns, data::kTurnsChoices,
@@ -220,9 +247,11 @@ void describe(core::Schema<TrainConfig>& s) {
       report.problem("early_stopping", "needs `validation`, the data whose loss it watches");
     }
     if (c.tokens_per_update < c.sequence_len && c.packing) {
-      report.problem("tokens_per_update",
-                     fmt::format("{} is less than one packed row of sequence_len ({}); raise it, or "
-                                 "lower sequence_len", c.tokens_per_update, c.sequence_len));
+      report.problem(
+          "tokens_per_update",
+          fmt::format("{} is less than one packed row of sequence_len ({}); raise it, or "
+                      "lower sequence_len",
+                      c.tokens_per_update, c.sequence_len));
     }
   });
 }
@@ -271,12 +300,9 @@ UpdateStreamOptions update_options(const TrainConfig& config, const model::Spec&
 
 model::Compute compute_of(DTypeChoice dtype) {
   switch (dtype) {
-    case DTypeChoice::kFloat32:
-      return model::Compute::kF32;
-    case DTypeChoice::kBFloat16:
-      return model::Compute::kBF16;
-    case DTypeChoice::kAuto:
-      break;
+    case DTypeChoice::kFloat32: return model::Compute::kF32;
+    case DTypeChoice::kBFloat16: return model::Compute::kBF16;
+    case DTypeChoice::kAuto: break;
   }
   return model::best_compute();
 }
@@ -295,10 +321,10 @@ Fingerprint flatten(const TrainConfig& config) {
 }
 
 const std::vector<std::string>& resumable_keys() {
-  static const std::vector<std::string> kKeys{"output_dir", "num_epochs", "max_updates", "eval",
-                                              "save", "log_every", "memory_limit", "gradient_checkpointing",
-                                              "threads",
-                                              "early_stopping", "preflight"};
+  static const std::vector<std::string> kKeys{
+      "output_dir", "num_epochs",     "max_updates",  "eval",
+      "save",       "log_every",      "memory_limit", "gradient_checkpointing",
+      "threads",    "early_stopping", "preflight"};
   return kKeys;
 }
 

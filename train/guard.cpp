@@ -15,8 +15,10 @@ constexpr const char* kAdvice = "lower learning_rate, lengthen warmup or set max
 
 void DivergenceGuard::observe(std::int64_t update, double loss, double gradient_norm) {
   if (!std::isfinite(loss) || !std::isfinite(gradient_norm)) {
-    throw NumericError("update {}: the loss is {} and the norm of the gradient {}; the update was "
-                       "not applied; {}", update, loss, gradient_norm, kAdvice);
+    throw NumericError(
+        "update {}: the loss is {} and the norm of the gradient {}; the update was "
+        "not applied; {}",
+        update, loss, gradient_norm, kAdvice);
   }
   if (options_.ratio <= 0) return;
   recent_.push_back(loss);
@@ -24,16 +26,15 @@ void DivergenceGuard::observe(std::int64_t update, double loss, double gradient_
   const double mean =
       std::accumulate(recent_.begin(), recent_.end(), 0.0) / static_cast<double>(recent_.size());
   if (mean > options_.ratio * lowest_ && mean > lowest_ + 1) {
-    throw NumericError("update {}: diverged: the mean loss of the last {} updates is {:.4f}, the "
-                       "lowest was {:.4f}; {}, or set divergence.ratio to 0",
-                       update, recent_.size(), mean, lowest_, kAdvice);
+    throw NumericError(
+        "update {}: diverged: the mean loss of the last {} updates is {:.4f}, the "
+        "lowest was {:.4f}; {}, or set divergence.ratio to 0",
+        update, recent_.size(), mean, lowest_, kAdvice);
   }
   lowest_ = std::min(lowest_, mean);
 }
 
-nlohmann::json DivergenceGuard::state() const {
-  return {{"recent", recent_}, {"lowest", lowest_}};
-}
+nlohmann::json DivergenceGuard::state() const { return {{"recent", recent_}, {"lowest", lowest_}}; }
 
 void DivergenceGuard::restore(const nlohmann::json& state) {
   recent_ = state.at("recent").get<std::deque<double>>();

@@ -39,9 +39,10 @@ lora::Provenance provenance_of(const Prepared& prepared, const std::string& weig
   for (const auto& [place, files] : prepared.data.files.items()) {
     for (const auto& file : files) data[place].push_back(file.at("sha256").get<std::string>());
   }
-  provenance.more = {{"program", fmt::format("weft {}", core::kVersion)},
-                     {"data", data},
-                     {"config", core::sha256(core::dump_config(prepared.config, core::Dump::kFull))}};
+  provenance.more = {
+      {"program", fmt::format("weft {}", core::kVersion)},
+      {"data", data},
+      {"config", core::sha256(core::dump_config(prepared.config, core::Dump::kFull))}};
   return provenance;
 }
 
@@ -97,22 +98,25 @@ std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint&
   if (!folder.continues()) return std::nullopt;
   std::optional<TrainState> state = Checkpoints(folder.checkpoints()).load_last();
   if (!state) {
-    core::tell(log, core::Level::kInfo, "no checkpoint was written yet: starting from the beginning");
+    core::tell(log, core::Level::kInfo,
+               "no checkpoint was written yet: starting from the beginning");
     return state;
   }
   const std::string changed = difference(state->fingerprint, now, resumable_keys());
   if (!changed.empty()) {
-    throw InputError("{} cannot be resumed, because it would be another run: {}; undo the change, or "
-                     "start anew with --force or another output_dir", folder.path().string(), changed);
+    throw InputError(
+        "{} cannot be resumed, because it would be another run: {}; undo the change, or "
+        "start anew with --force or another output_dir",
+        folder.path().string(), changed);
   }
-  const std::string noted = difference(state->fingerprint, now, {"output_dir", "save", "log_every",
-                                                                "memory_limit", "gradient_checkpointing",
-                                                                "preflight"});
+  const std::string noted = difference(
+      state->fingerprint, now,
+      {"output_dir", "save", "log_every", "memory_limit", "gradient_checkpointing", "preflight"});
   const bool affects_numbers = !difference(state->fingerprint, now, {}).empty() && !noted.empty();
   if (affects_numbers) {
-    core::tell(log, core::Level::kWarning,
-               fmt::format("from here on the run differs from one that was never interrupted: {}",
-                           noted));
+    core::tell(
+        log, core::Level::kWarning,
+        fmt::format("from here on the run differs from one that was never interrupted: {}", noted));
   }
   core::tell(log, core::Level::kInfo, fmt::format("resuming after update {}", state->update));
   return state;
@@ -154,24 +158,25 @@ Outcome train(const Prepared& prepared, RunFolder& folder, Observer& observer,
   core::write_text(folder.provenance(), provenance_json(prepared, provenance).dump(2) + "\n");
   folder.note(fmt::format("weft {}: {} updates from {}", core::kVersion, updates.total(),
                           state ? state->update : 0));
-  Trainer trainer({.config = prepared.config,
-                   .decoder = decoder,
-                   .updates = updates,
-                   .validation = validation,
-                   .recomputed_layers = prepared.plan.recomputed_layers,
-                   .folder = folder,
-                   .adapter = {.config = prepared.initial.config, .factors = {},
-                               .provenance = provenance},
-                   .fingerprint = fingerprint,
-                   .observer = observer,
-                   .interrupted = interrupted},
-                  state);
+  Trainer trainer(
+      {.config = prepared.config,
+       .decoder = decoder,
+       .updates = updates,
+       .validation = validation,
+       .recomputed_layers = prepared.plan.recomputed_layers,
+       .folder = folder,
+       .adapter = {.config = prepared.initial.config, .factors = {}, .provenance = provenance},
+       .fingerprint = fingerprint,
+       .observer = observer,
+       .interrupted = interrupted},
+      state);
   try {
     Outcome outcome = trainer.run();
     folder.note(fmt::format("ended after update {}", outcome.updates));
     return outcome;
   } catch (const std::exception& problem) {
-    tell_both(core::Level::kWarning, "the run ended early; checkpoints and adapter are as they were");
+    tell_both(core::Level::kWarning,
+              "the run ended early; checkpoints and adapter are as they were");
     folder.note(problem.what());
     throw;
   }

@@ -56,7 +56,8 @@ struct Prepared {
 
 /// Reads everything but the weights. `given` tells which keys the user wrote (core::load_config).
 /// Throws ConfigError and InputError for what does not fit together.
-[[nodiscard]] Prepared prepare(TrainConfig config, const core::Origins& given, const core::Log& log);
+[[nodiscard]] Prepared prepare(TrainConfig config, const core::Origins& given,
+                               const core::Log& log);
 
 /// What is about to happen, for people: base, adapter, data, updates, memory, one example with its
 /// learned parts marked. Ends in a newline.

@@ -75,8 +75,9 @@ std::uint64_t group_available() {
     fs::path inside = fs::path(line.substr(second + 1)).relative_path();
     for (;; inside = inside.parent_path()) {
       const fs::path group = inside.empty() ? root : root / inside;
-      least = std::min(least, is_v1 ? room_in(group, "memory.limit_in_bytes", "memory.usage_in_bytes")
-                                    : room_in(group, "memory.max", "memory.current"));
+      least =
+          std::min(least, is_v1 ? room_in(group, "memory.limit_in_bytes", "memory.usage_in_bytes")
+                                : room_in(group, "memory.max", "memory.current"));
       if (inside.empty()) break;
     }
   }
@@ -108,8 +109,8 @@ void require_memory(const std::vector<MemoryPart>& parts, std::uint64_t availabl
   std::string list;
   std::string knobs;
   for (const MemoryPart& part : parts) {
-    list += fmt::format("{}{} {}", list.empty() ? "" : ", ", part.what,
-                        core::human_bytes(part.bytes));
+    list +=
+        fmt::format("{}{} {}", list.empty() ? "" : ", ", part.what, core::human_bytes(part.bytes));
     const bool is_large = part.bytes >= need / 8;
     if (is_large && !part.knob.empty()) knobs += (knobs.empty() ? "" : "; ") + part.knob;
   }

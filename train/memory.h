@@ -22,8 +22,8 @@ struct MemoryPart {
   std::string knob;  ///< What makes it smaller; empty: nothing does.
 };
 
-/// Throws InputError when the parts need more than `available` bytes. The message has the need, part
-/// by part, the available, and the knobs of the large parts (an eighth of the need or more).
+/// Throws InputError when the parts need more than `available` bytes. The message has the need,
+/// part by part, the available, and the knobs of the large parts (an eighth of the need or more).
 void require_memory(const std::vector<MemoryPart>& parts, std::uint64_t available);
 
 }  // namespace weft::train

@@ -29,8 +29,10 @@ MetricsFile::MetricsFile(std::filesystem::path path, std::uint64_t position)
   const bool known = ::fstat(descriptor_, &status) == 0;
   if (known && static_cast<std::uint64_t>(status.st_size) < position) {
     ::close(descriptor_);
-    throw InputError("{} has {} bytes, and the checkpoint was written when it had {}; restore the "
-                     "file, or start anew with --force", path_.string(), status.st_size, position);
+    throw InputError(
+        "{} has {} bytes, and the checkpoint was written when it had {}; restore the "
+        "file, or start anew with --force",
+        path_.string(), status.st_size, position);
   }
   if (!known || ::ftruncate(descriptor_, static_cast<off_t>(position)) != 0) {
     const int code = errno;

@@ -21,7 +21,7 @@ struct Factors {
   float second_step;        // 1 - beta2
   float second_correction;  // sqrt(1 - beta2^t)
   float epsilon;
-  float step;               // -rate / (1 - beta1^t)
+  float step;  // -rate / (1 - beta1^t)
 };
 
 Factors factors_of(const AdamWOptions& options, double rate, std::int64_t update) {
@@ -71,8 +71,8 @@ void AdamW::step(std::span<const Parameter> parameters, double rate) {
   if (moments_.empty()) {
     moments_.reserve(parameters.size());
     for (const Parameter& parameter : parameters) {
-      moments_.push_back({std::vector<float>(parameter.value.size()),
-                          std::vector<float>(parameter.value.size())});
+      moments_.push_back(
+          {std::vector<float>(parameter.value.size()), std::vector<float>(parameter.value.size())});
     }
   }
   if (moments_.size() != parameters.size()) {

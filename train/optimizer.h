@@ -14,9 +14,9 @@ struct Parameter {
 
 /// Settings of AdamW. Defaults are torch.optim.AdamW's, but for the decay: none.
 struct AdamWOptions {
-  double beta1 = 0.9;    ///< [0, 1)
-  double beta2 = 0.999;  ///< [0, 1)
-  double epsilon = 1e-8; ///< Added to the root after bias correction.
+  double beta1 = 0.9;     ///< [0, 1)
+  double beta2 = 0.999;   ///< [0, 1)
+  double epsilon = 1e-8;  ///< Added to the root after bias correction.
   double weight_decay = 0;
 };
 

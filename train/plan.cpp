@@ -19,10 +19,11 @@ class Planner {
  public:
   Planner(const TrainConfig& config, const MemoryDemand& demand)
       : config_(config), demand_(demand), resident_(resident_memory()) {
-    plan_.available = config.memory_limit ? config.memory_limit->count
-                                          : available_memory() + resident_;
+    plan_.available =
+        config.memory_limit ? config.memory_limit->count : available_memory() + resident_;
     std::int64_t longest = demand.longest_example;
-    if (config.packing) longest = std::max(longest, std::min(config.sequence_len, demand.data_tokens));
+    if (config.packing)
+      longest = std::max(longest, std::min(config.sequence_len, demand.data_tokens));
     full_row_ = longest;
     shortest_row_ = config.packing && config.memory_limit ? demand.longest_example : full_row_;
   }
@@ -42,7 +43,10 @@ class Planner {
       std::int64_t low = least, high = most;
       while (low < high) {
         const std::int64_t middle = low + (high - low) / 2;
-        if (fits(fast_row, middle)) high = middle; else low = middle + 1;
+        if (fits(fast_row, middle))
+          high = middle;
+        else
+          low = middle + 1;
       }
       return take(fast_row, low);
     }
@@ -107,8 +111,8 @@ std::string describe_savings(const MemoryPlan& plan, const TrainConfig& config,
     text = fmt::format("rows of {} tokens", plan.row_tokens);
   }
   if (plan.recomputed_layers > 0) {
-    text += fmt::format("{}{} of {} layers computed again in the backward", text.empty() ? "" : ", ",
-                        plan.recomputed_layers, layers);
+    text += fmt::format("{}{} of {} layers computed again in the backward",
+                        text.empty() ? "" : ", ", plan.recomputed_layers, layers);
   }
   return text;
 }

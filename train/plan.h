@@ -31,10 +31,10 @@ struct MemoryPlan {
 };
 
 /// The fastest way that fits. Rows of sequence_len and nothing computed twice where there is room;
-/// otherwise, with a `memory_limit`, shorter rows down to 256 tokens, which cost next to nothing, then
-/// layers that are computed again in the backward (a third more time for all of them), then rows as
-/// short as the longest example. Without a `memory_limit` rows stay as they are, so that results do
-/// not depend on what else the machine is doing; recomputation does not touch them.
+/// otherwise, with a `memory_limit`, shorter rows down to 256 tokens, which cost next to nothing,
+/// then layers that are computed again in the backward (a third more time for all of them), then
+/// rows as short as the longest example. Without a `memory_limit` rows stay as they are, so that
+/// results do not depend on what else the machine is doing; recomputation does not touch them.
 /// Where nothing fits the smallest plan comes back, for require_memory() to refuse.
 [[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand);
 

@@ -16,10 +16,14 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Keys of `adapter:` that say what an adapter is; those of an existing one are given by it.
-constexpr const char* kShapeKeys[] = {
-    "adapter.r",           "adapter.lora_alpha",   "adapter.target_modules",
-    "adapter.use_rslora",  "adapter.rank_pattern", "adapter.exclude_modules",
-    "adapter.alpha_pattern", "adapter.layers_to_transform"};
+constexpr const char* kShapeKeys[] = {"adapter.r",
+                                      "adapter.lora_alpha",
+                                      "adapter.target_modules",
+                                      "adapter.use_rslora",
+                                      "adapter.rank_pattern",
+                                      "adapter.exclude_modules",
+                                      "adapter.alpha_pattern",
+                                      "adapter.layers_to_transform"};
 
 std::vector<std::string> words_of(const lora::Targets& targets) {
   return targets.pattern ? std::vector<std::string>{*targets.pattern} : targets.names;
@@ -28,13 +32,14 @@ std::vector<std::string> words_of(const lora::Targets& targets) {
 /// What was written about the adapter has to agree with the adapter that training starts from.
 void require_agreement(const TrainConfig& config, const lora::Adapter& adapter,
                        const std::vector<lora::Module>& modules, const core::Origins& given) {
-  const auto* const key = std::ranges::find_if(
-      kShapeKeys, [&](const char* name) { return given.contains(name); });
+  const auto* const key =
+      std::ranges::find_if(kShapeKeys, [&](const char* name) { return given.contains(name); });
   if (key == std::ranges::end(kShapeKeys)) return;
   const auto fail = [&](const std::string& what) {
-    throw ConfigError("{}: {}: adapter.init_from starts from {}, and what is written here asks for "
-                      "another adapter: {}; remove the key to take over that adapter's",
-                      given.at(*key), *key, config.adapter.init_from.string(), what);
+    throw ConfigError(
+        "{}: {}: adapter.init_from starts from {}, and what is written here asks for "
+        "another adapter: {}; remove the key to take over that adapter's",
+        given.at(*key), *key, config.adapter.init_from.string(), what);
   };
   const std::vector<lora::Target> wanted = lora::resolve_targets(adapter_config(config), modules);
   for (std::size_t i = 0; i < std::min(wanted.size(), adapter.factors.size()); ++i) {
@@ -52,8 +57,8 @@ void require_agreement(const TrainConfig& config, const lora::Adapter& adapter,
   }
 }
 
-/// Writes the settings of an existing adapter into the configuration, so that config.yaml tells what
-/// was trained.
+/// Writes the settings of an existing adapter into the configuration, so that config.yaml tells
+/// what was trained.
 void take_over(const lora::AdapterConfig& from, AdapterSection& into) {
   into.r = from.r;
   into.lora_alpha = from.lora_alpha;
@@ -108,8 +113,10 @@ void require_vocabulary(const data::Examples& data, std::int64_t vocabulary) {
   for (const data::Example& example : data.examples) {
     const auto largest = std::ranges::max_element(example.tokens);
     if (largest != example.tokens.end() && *largest >= vocabulary) {
-      throw InputError("{}: the tokenizer gives id {}, and the model has {} embeddings: are they of "
-                       "the same model?", example.origin.text(), *largest, vocabulary);
+      throw InputError(
+          "{}: the tokenizer gives id {}, and the model has {} embeddings: are they of "
+          "the same model?",
+          example.origin.text(), *largest, vocabulary);
     }
   }
 }
@@ -162,17 +169,18 @@ Prepared prepare(TrainConfig config, const core::Origins& given, const core::Log
   auto base = checkpoint::Checkpoint::open(config.base_model);
   model::Spec spec = model::read_spec(base.config(), config.base_model.string());
   if (config.sequence_len > spec.max_positions) {
-    throw ConfigError("{}sequence_len: {} is more than the {} positions that {} was made for; lower it",
-                      given.contains("sequence_len") ? given.at("sequence_len") + ": " : "",
-                      config.sequence_len, spec.max_positions, config.base_model.string());
+    throw ConfigError(
+        "{}sequence_len: {} is more than the {} positions that {} was made for; lower it",
+        given.contains("sequence_len") ? given.at("sequence_len") + ": " : "", config.sequence_len,
+        spec.max_positions, config.base_model.string());
   }
   auto tokenizer = text::Tokenizer::load(base);
   auto chat_template = load_template(config, base, tokenizer);
   const lora::PromptDigests prompts{.tokenizer = tokenizer.digest(),
                                     .chat_template = chat_template ? chat_template->digest() : ""};
   lora::Adapter initial = initial_adapter(config, base, spec, prompts, given, log);
-  LoadedData data = load_data(config, tokenizer, chat_template ? &*chat_template : nullptr,
-                              spec.vocabulary, log);
+  LoadedData data =
+      load_data(config, tokenizer, chat_template ? &*chat_template : nullptr, spec.vocabulary, log);
   const model::Compute compute = compute_of(config.dtype);
   Prepared prepared{.config = std::move(config),
                     .base = std::move(base),
@@ -205,16 +213,18 @@ std::string describe_plan(const Prepared& prepared) {
   std::string parts;
   for (const MemoryPart& part : prepared.plan.parts) {
     need += part.bytes;
-    parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part.what,
-                         core::human_bytes(part.bytes));
+    parts +=
+        fmt::format("{}{} {}", parts.empty() ? "" : ", ", part.what, core::human_bytes(part.bytes));
   }
   const UpdateStream::Tokens& tokens = prepared.first_epoch;
   const std::int64_t once = tokens.example_tokens - tokens.computed_tokens;
   const std::string shared =
-      once == 0 ? ""
-                : fmt::format("; {:.0f} % of the tokens are beginnings that are computed once for "
-                              "several examples",
-                              100.0 * static_cast<double>(once) / static_cast<double>(tokens.example_tokens));
+      once == 0
+          ? ""
+          : fmt::format(
+                "; {:.0f} % of the tokens are beginnings that are computed once for "
+                "several examples",
+                100.0 * static_cast<double>(once) / static_cast<double>(tokens.example_tokens));
   const std::string savings = describe_savings(prepared.plan, config, prepared.spec.layers);
   std::string text = fmt::format(
       "base        {} ({}, {} parameters as {}, computed in {})\n"
@@ -226,7 +236,8 @@ std::string describe_plan(const Prepared& prepared) {
       config.adapter.r, prepared.initial.factors.size(),
       core::human_count(static_cast<std::uint64_t>(parameters_of(prepared.initial))),
       prepared.total_updates, config.tokens_per_update, shared, core::human_bytes(need), parts,
-      core::human_bytes(prepared.plan.available), savings.empty() ? "" : "\n            " + savings);
+      core::human_bytes(prepared.plan.available),
+      savings.empty() ? "" : "\n            " + savings);
   text += "\ntraining data\n" + data::to_text(prepared.data.preflight);
   if (prepared.data.validation_preflight) {
     text += "\nvalidation data\n" + data::to_text(*prepared.data.validation_preflight);

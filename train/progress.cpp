@@ -38,7 +38,8 @@ std::string progress_bar(const UpdateReport& report, int columns) {
   };
   std::string text = bar(done);
   for (const std::string& field : fields) {
-    const std::string longer = text + (text.ends_with("░") || text.ends_with("█") ? " " : " · ") + field;
+    const std::string longer =
+        text + (text.ends_with("░") || text.ends_with("█") ? " " : " · ") + field;
     if (core::display_width(longer) > columns) break;
     text = longer;
   }
@@ -48,10 +49,11 @@ std::string progress_bar(const UpdateReport& report, int columns) {
 std::string progress_line(const UpdateReport& report) {
   return fmt::format(
       "update {}/{}  epoch {:.2f}  loss {:.4f}  rate {:.2e}  norm {:.3f}  {:.0f} tok/s  {:.0f} % "
-      "supervised  {}  {} left", report.update, report.total_updates, report.epoch, report.loss,
-      report.learning_rate, report.gradient_norm, report.tokens_per_second,
-      100 * share(report.supervised_tokens, report.tokens), core::human_bytes(report.resident_bytes),
-      core::human_duration(report.remaining_seconds));
+      "supervised  {}  {} left",
+      report.update, report.total_updates, report.epoch, report.loss, report.learning_rate,
+      report.gradient_norm, report.tokens_per_second,
+      100 * share(report.supervised_tokens, report.tokens),
+      core::human_bytes(report.resident_bytes), core::human_duration(report.remaining_seconds));
 }
 
 std::string progress_line(const EvaluationReport& report) {

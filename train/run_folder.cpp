@@ -24,8 +24,9 @@ namespace {
 namespace fs = std::filesystem;
 
 /// What a run and its later evaluation write at the top of the folder.
-constexpr std::array kEntries{"config.yaml", "adapter",     "checkpoints", "metrics.jsonl", "preflight.json",
-                              "provenance.json", "log.txt", "eval",        "report.html"};
+constexpr std::array kEntries{"config.yaml",   "adapter",        "checkpoints",
+                              "metrics.jsonl", "preflight.json", "provenance.json",
+                              "log.txt",       "eval",           "report.html"};
 constexpr const char* kEventsPrefix = "events.out.tfevents.";
 
 bool is_run_entry(const std::string& name) {
@@ -52,7 +53,8 @@ void remove_entries(const fs::path& folder, bool (*is_to_go)(const std::string&)
   }
 }
 
-/// A process killed between the two renames of AtomicDirectory::commit() leaves the old folder aside.
+/// A process killed between the two renames of AtomicDirectory::commit() leaves the old folder
+/// aside.
 void bring_back(const fs::path& target) {
   std::error_code error;
   if (fs::exists(target, error)) return;
@@ -77,15 +79,19 @@ RunFolder::RunFolder(fs::path path, Start start) : path_(std::move(path)), start
   if (!fs::exists(path_, error)) return;
   const bool has_run = fs::exists(config(), error);
   if (has_run && start == Start::kFresh) {
-    throw InputError("{} holds a run already: continue it with --resume, replace it with --force, or "
-                     "choose another output_dir", path_.string());
+    throw InputError(
+        "{} holds a run already: continue it with --resume, replace it with --force, or "
+        "choose another output_dir",
+        path_.string());
   }
   // Other files may lie in the folder, but nothing of the names that this run would write.
   for (const auto& entry : fs::directory_iterator(path_, error)) {
     const std::string name = entry.path().filename().string();
     if (has_run || !is_run_entry(name) || fs::is_empty(entry.path(), error)) continue;
-    throw InputError("output_dir {} holds no run, but '{}', which a run would write; move it away, or "
-                     "choose another folder", path_.string(), name);
+    throw InputError(
+        "output_dir {} holds no run, but '{}', which a run would write; move it away, or "
+        "choose another folder",
+        path_.string(), name);
   }
   continues_ = has_run && start == Start::kResume;
 }

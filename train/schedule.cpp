@@ -21,15 +21,13 @@ double Schedule::rate(std::int64_t update) const {
   if (update < warmup_) return peak_ * (u / warmup);
   const auto rest = static_cast<double>(std::max<std::int64_t>(1, total_ - warmup_));
   switch (kind_) {
-    case SchedulerKind::kConstant:
-      return peak_;
+    case SchedulerKind::kConstant: return peak_;
     case SchedulerKind::kLinear:
       return peak_ * std::max(0.0, static_cast<double>(total_ - update) / rest);
     case SchedulerKind::kCosine:
       return peak_ * std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * ((u - warmup) / rest))));
     case SchedulerKind::kInverseSqrt: {
-      const auto timescale =
-          static_cast<double>(warmup_ > 0 ? warmup_ : kTimescaleWithoutWarmup);
+      const auto timescale = static_cast<double>(warmup_ > 0 ? warmup_ : kTimescaleWithoutWarmup);
       return peak_ / std::sqrt((u + timescale - warmup) / timescale);
     }
   }

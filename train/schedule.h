@@ -9,7 +9,8 @@ enum class SchedulerKind { kConstant, kLinear, kCosine, kInverseSqrt };
 
 /// The learning rate of every update, by the formulas of transformers' get_*_schedule functions.
 ///
-/// With u the update counted from 0, W warm-up updates and N updates in all, the factor on the peak:
+/// With u the update counted from 0, W warm-up updates and N updates in all, the factor on the
+/// peak:
 ///
 ///     u < W        u / W                                   (so the first update of a warm-up is 0)
 ///     constant     1

@@ -180,9 +180,8 @@ void Checkpoints::remove_leftovers() const {
 std::string difference(const Fingerprint& then, const Fingerprint& now,
                        const std::vector<std::string>& free) {
   const auto may_differ = [&](const std::string& key) {
-    return std::ranges::any_of(free, [&](const std::string& name) {
-      return key == name || key.starts_with(name + ".");
-    });
+    return std::ranges::any_of(
+        free, [&](const std::string& name) { return key == name || key.starts_with(name + "."); });
   };
   std::string text;
   const auto tell = [&](const std::string& key, const std::string& was, const std::string& is) {

@@ -17,23 +17,23 @@ namespace weft::train {
 /// the ingredient (`base weights`, `data /path/train.csv`) -> value or digest.
 using Fingerprint = std::map<std::string, std::string>;
 
-/// Everything that an interrupted run needs to go on as if nothing had happened. Randomness needs no
-/// entry: every random choice is a function of the seed and of the positions below.
+/// Everything that an interrupted run needs to go on as if nothing had happened. Randomness needs
+/// no entry: every random choice is a function of the seed and of the positions below.
 struct TrainState {
   std::int64_t update = 0;  ///< Updates done.
   std::uint64_t tokens = 0;
   std::uint64_t supervised_tokens = 0;
-  double seconds = 0;  ///< Spent training, interruptions not counted.
+  double seconds = 0;           ///< Spent training, interruptions not counted.
   std::int64_t evaluated = -1;  ///< Update of the last evaluation.
   bool evaluation_due = false;  ///< One was begun and did not finish.
-  nlohmann::json data;  ///< Position in the data: data::RowStream's own state.
+  nlohmann::json data;          ///< Position in the data: data::RowStream's own state.
   nlohmann::json guard;
   nlohmann::json early_stopping;
   std::uint64_t metrics_bytes = 0;  ///< Length of metrics.jsonl.
   Fingerprint fingerprint;
-  lora::Adapter adapter;           ///< fp32 masters.
+  lora::Adapter adapter;  ///< fp32 masters.
   std::int64_t optimizer_updates = 0;
-  std::vector<Moments> moments;    ///< Two per factor: of A, of B, in the adapter's order.
+  std::vector<Moments> moments;  ///< Two per factor: of A, of B, in the adapter's order.
 };
 
 /// Checkpoints of one run: folders `checkpoints/NNNNNN`, named by updates done, each with

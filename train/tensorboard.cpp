@@ -92,7 +92,8 @@ std::filesystem::path unused_name(const std::filesystem::path& folder) {
 
 std::uint32_t crc32c(std::string_view bytes) {
   std::uint32_t crc = 0xffffffffU;
-  for (const char c : bytes) crc = (crc >> 8) ^ kCrcTable[(crc ^ static_cast<std::uint8_t>(c)) & 0xffU];
+  for (const char c : bytes)
+    crc = (crc >> 8) ^ kCrcTable[(crc ^ static_cast<std::uint8_t>(c)) & 0xffU];
   return ~crc;
 }
 
@@ -133,7 +134,8 @@ void EventFile::record(std::string_view event) {
   const std::string head = framed.text();
   Message tail;
   tail.append_little_endian(masked_crc(event), 4);
-  for (const std::string_view part : {std::string_view(head), event, std::string_view(tail.text())}) {
+  for (const std::string_view part :
+       {std::string_view(head), event, std::string_view(tail.text())}) {
     if (std::fwrite(part.data(), 1, part.size(), file_.get()) != part.size()) {
       throw IoError("cannot write {}: {}", path_.string(), std::strerror(errno));
     }

@@ -41,10 +41,10 @@ struct Outcome {
   std::int64_t updates = 0;
   std::uint64_t tokens = 0;
   double seconds = 0;
-  double last_loss = 0;              ///< Of the last update of this process.
+  double last_loss = 0;  ///< Of the last update of this process.
   std::optional<double> first_validation_loss;
   std::optional<double> best_validation_loss;
-  std::int64_t adapter_update = 0;   ///< The update that adapter/ is of.
+  std::int64_t adapter_update = 0;  ///< The update that adapter/ is of.
 };
 
 /// What a run works with. The references must outlive the trainer.
@@ -55,7 +55,7 @@ struct TrainerParts {
   const std::vector<data::Row>& validation;  ///< Empty: none.
   std::int64_t recomputed_layers = 0;        ///< model::TrainPass::recomputed_layers
   const RunFolder& folder;                   ///< Claimed and begun.
-  lora::Adapter adapter;     ///< Configuration and provenance; factors are taken from the decoder.
+  lora::Adapter adapter;  ///< Configuration and provenance; factors are taken from the decoder.
   Fingerprint fingerprint;
   Observer& observer;
   const std::atomic<bool>& interrupted;  ///< Set from outside: finish the update, save, end.
@@ -109,7 +109,7 @@ class Trainer {
   Clock::time_point start_ = Clock::now();
   std::int64_t evaluated_ = -1;  ///< Update of the last evaluation.
   bool evaluation_due_ = false;
-  std::int64_t saved_ = -1;      ///< Update of the last checkpoint.
+  std::int64_t saved_ = -1;  ///< Update of the last checkpoint.
   Outcome outcome_;
   MetricsFile metrics_;
   EventFile events_;

@@ -28,8 +28,8 @@ std::int64_t updates_in(const std::vector<data::PlannedRow>& plan, std::int64_t 
 }
 
 /// Rows as the updates want them: without end, and so that whole ones fill an update. With shared
-/// beginnings a row holds more of the examples' tokens than of its own, and the number that fits into
-/// an update is not known from sequence_len.
+/// beginnings a row holds more of the examples' tokens than of its own, and the number that fits
+/// into an update is not known from sequence_len.
 data::RowStreamOptions rows_for(std::span<const data::Prefix> examples,
                                 const UpdateStreamOptions& options) {
   data::RowStreamOptions rows = options.rows;
@@ -108,8 +108,8 @@ std::optional<Update> UpdateStream::next() {
     if (!update.rows.empty() && (ahead_starts_epoch_ || is_full)) break;
     update.tokens += static_cast<std::uint64_t>(tokens);
     update.computed_tokens += ahead_->tokens.size();
-    update.supervised_tokens += static_cast<std::uint64_t>(
-        std::ranges::count_if(ahead_->targets, [](auto target) { return target != data::kNoTarget; }));
+    update.supervised_tokens += static_cast<std::uint64_t>(std::ranges::count_if(
+        ahead_->targets, [](auto target) { return target != data::kNoTarget; }));
     update.rows.push_back(std::move(*ahead_));
     ahead_.reset();
   }

@@ -22,13 +22,14 @@ struct Update {
 struct UpdateStreamOptions {
   data::RowStreamOptions rows;  ///< Its `epochs` and `most_tokens` are not used.
   std::int64_t tokens_per_update = 4096;
-  std::optional<double> num_epochs;          ///< Neither given: one epoch.
+  std::optional<double> num_epochs;  ///< Neither given: one epoch.
   std::optional<std::int64_t> max_updates;
 };
 
 /// Rows grouped into updates, to the end of the run. An update holds whole rows, in the stream's
-/// order, as many as fit into tokens_per_update, at least one; it never spans two epochs. Tokens are
-/// counted for each example, so that sharing beginnings does not change what an update learns from.
+/// order, as many as fit into tokens_per_update, at least one; it never spans two epochs. Tokens
+/// are counted for each example, so that sharing beginnings does not change what an update learns
+/// from.
 ///
 /// The stream refers to `examples`, which must outlive it unchanged.
 class UpdateStream {

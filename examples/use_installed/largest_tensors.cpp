@@ -18,9 +18,8 @@ int main(int argc, char** argv) {
   try {
     const auto model = weft::checkpoint::Checkpoint::open(argv[1]);
     std::vector<weft::checkpoint::TensorInfo> tensors = model.tensors();
-    std::ranges::stable_sort(tensors, [](const auto& a, const auto& b) {
-      return a.elements() > b.elements();
-    });
+    std::ranges::stable_sort(
+        tensors, [](const auto& a, const auto& b) { return a.elements() > b.elements(); });
     tensors.resize(std::min<std::size_t>(3, tensors.size()));
     for (const auto& tensor : tensors) {
       double sum = 0;

@@ -114,8 +114,8 @@ TEST(Checkpoint, AnyRowsOfAnInterleavedTensorAreThoseOfTheWhole) {
     for (std::int64_t end = begin; end <= query.rows(); ++end) {
       std::vector<float> part(static_cast<std::size_t>((end - begin) * query.row_elements()));
       model.read_rows(query, begin, end, part);
-      EXPECT_TRUE(std::equal(part.begin(), part.end(),
-                             whole.begin() + begin * query.row_elements()))
+      EXPECT_TRUE(
+          std::equal(part.begin(), part.end(), whole.begin() + begin * query.row_elements()))
           << begin << " to " << end;
     }
   }
@@ -296,9 +296,11 @@ TEST(CheckpointFault, AConfigurationThatIsNone) {
     (void)Checkpoint::open(dir / "m");
   };
   EXPECT_THROWS_WITH(open_with("{\n  \"a\": }"), InputError, "config.json:2:8: not JSON");
-  EXPECT_THROWS_WITH(open_with(std::string_view("{}\0{}", 5)), InputError, "config.json:1:3: not JSON");
+  EXPECT_THROWS_WITH(open_with(std::string_view("{}\0{}", 5)), InputError,
+                     "config.json:1:3: not JSON");
   EXPECT_THROWS_WITH(open_with(""), InputError, "config.json:1:1: not JSON");
-  EXPECT_THROWS_WITH(open_with("[1]"), InputError, "config.json: expected a JSON object, found array");
+  EXPECT_THROWS_WITH(open_with("[1]"), InputError,
+                     "config.json: expected a JSON object, found array");
   EXPECT_THROWS_WITH(open_with(R"({"a": 1, "a": 2})"), InputError, "'a' appears twice");
   EXPECT_THROWS_WITH(open_with(std::string(100'000, '[')), InputError, "deeper than 64");
   EXPECT_THROWS_WITH(open_with(R"({"tie_word_embeddings": "yes"})"), InputError,
@@ -358,7 +360,8 @@ TEST_F(IndexFault, ATensorThatTheIndexLacks) {
 }
 
 TEST_F(IndexFault, ATensorInAnotherFile) {
-  index["weight_map"]["model.norm.weight"] = index["weight_map"]["model.layers.1.mlp.up_proj.weight"];
+  index["weight_map"]["model.norm.weight"] =
+      index["weight_map"]["model.layers.1.mlp.up_proj.weight"];
   EXPECT_THROWS_WITH(open(), InputError, "'model.norm.weight'", "it is in");
 }
 
@@ -368,10 +371,12 @@ TEST_F(IndexFault, ATensorInTwoFiles) {
   writer.write(std::vector<float>(9));
   writer.finish();
   index["weight_map"]["x"] = "extra.safetensors";
-  EXPECT_THROWS_WITH(open(), InputError, "'model.norm.weight' is in two files", "extra.safetensors");
+  EXPECT_THROWS_WITH(open(), InputError, "'model.norm.weight' is in two files",
+                     "extra.safetensors");
 }
 
-// -- Configuration from GGUF metadata ---------------------------------------------------------------
+// -- Configuration from GGUF metadata
+// ---------------------------------------------------------------
 
 json gguf_config_of(const std::function<void(GgufBuilder&)>& change) {
   const TempDir dir;
@@ -444,8 +449,9 @@ TEST(GgufConfig, Llama3ScalingIsRecoveredFromItsFactors) {
 }
 
 TEST(GgufConfig, FactorsOfOneAreNoScaling) {
-  const json config = gguf_config_of(
-      [](GgufBuilder& file) { file.f32_tensor("rope_freqs.weight", {2}, {1.0F, 1.0F}); });
+  const json config = gguf_config_of([](GgufBuilder& file) {
+    file.f32_tensor("rope_freqs.weight", {2}, {1.0F, 1.0F});
+  });
   EXPECT_EQ(nullptr, config["rope_scaling"]);
 }
 
@@ -455,8 +461,11 @@ TEST(GgufConfig, FactorsOfOneAreNoScaling) {
 TEST(GgufFault, ScalingThatCannotBeExpressed) {
   EXPECT_GGUF_FAULT([](GgufBuilder& f) { f.text("llama.rope.scaling.type", "longrope"); },
                     "'longrope' is not supported");
-  EXPECT_GGUF_FAULT([](GgufBuilder& f) { f.f32_tensor("rope_freqs.weight", {2}, {1.0F, 2.0F}); },
-                    "rope_freqs.weight", "not Llama 3's");
+  EXPECT_GGUF_FAULT(
+      [](GgufBuilder& f) {
+        f.f32_tensor("rope_freqs.weight", {2}, {1.0F, 2.0F});
+      },
+      "rope_freqs.weight", "not Llama 3's");
   EXPECT_GGUF_FAULT([](GgufBuilder& f) { f.f32_tensor("rope_freqs.weight", {1}, {1.0F}); },
                     "must hold 2 values");
 }
@@ -477,11 +486,13 @@ TEST(GgufFault, MetadataThatIsMissingOrCannotBeMeant) {
     (void)Checkpoint::open(dir.write("m.gguf", file.build()));
   };
   GgufBuilder nothing;
-  nothing.text("general.architecture", "llama").f32_tensor("token_embd.weight", {8, 10}, std::vector<float>(80));
+  nothing.text("general.architecture", "llama")
+      .f32_tensor("token_embd.weight", {8, 10}, std::vector<float>(80));
   EXPECT_THROWS_WITH(open(nothing), InputError, "'llama.embedding_length' is missing");
   GgufBuilder anonymous;
   EXPECT_THROWS_WITH(open(anonymous), InputError, "'general.architecture' is missing");
-  EXPECT_GGUF_FAULT([](GgufBuilder& f) { f.f32("llama.rope.freq_base", -1.0F); }, "positive number");
+  EXPECT_GGUF_FAULT([](GgufBuilder& f) { f.f32("llama.rope.freq_base", -1.0F); },
+                    "positive number");
   EXPECT_GGUF_FAULT([](GgufBuilder& f) { f.u32("llama.attention.key_length", 0); },
                     "cannot be meant");
 }

@@ -14,9 +14,7 @@
 namespace weft::checkpoint {
 namespace {
 
-std::filesystem::path data_folder() {
-  return tests::source_dir() / "tests/checkpoint/data";
-}
+std::filesystem::path data_folder() { return tests::source_dir() / "tests/checkpoint/data"; }
 
 /// Floats as bits: equality must hold for the sign of zero and for NaN too.
 std::vector<std::uint32_t> bits_of(std::span<const float> values) {
@@ -66,8 +64,8 @@ TEST(Dequantize, EveryStorageHasItsBlockAndName) {
   EXPECT_EQ(256U, block_size(Storage::kQ6_K).elements);
   EXPECT_EQ(0U, block_size(Storage::kOther).elements);
   // The sizes are ggml's.
-  for (const char* name : {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K",
-                           "Q5_K", "Q6_K"}) {
+  for (const char* name :
+       {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"}) {
     EXPECT_EQ(find_ggml_type(name)->block_bytes, block_size(storage_of(name)).bytes) << name;
     EXPECT_EQ(find_ggml_type(name)->block_elements, block_size(storage_of(name)).elements) << name;
     EXPECT_NE(std::string::npos, readable_storages().find(name));

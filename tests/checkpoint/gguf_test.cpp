@@ -90,8 +90,9 @@ TEST(Gguf, ShapesAreRowMajorAndDataAreAligned) {
   EXPECT_EQ("F32", w.type->name);
   EXPECT_EQ(24U, w.bytes);
   EXPECT_EQ(32U, file.find_tensor("v")->offset);
-  EXPECT_EQ(bytes_of(7.0F),
-            std::string(reinterpret_cast<const char*>(file.bytes(*file.find_tensor("v")).data()), 4));
+  EXPECT_EQ(
+      bytes_of(7.0F),
+      std::string(reinterpret_cast<const char*>(file.bytes(*file.find_tensor("v")).data()), 4));
   EXPECT_EQ(nullptr, file.find_tensor("u"));
 }
 

@@ -28,15 +28,14 @@ std::string one(std::string_view record, std::size_t data = 4) {
   return safetensors_bytes(R"({"w":)" + std::string(record) + "}", std::string(data, 'x'));
 }
 
-constexpr const char* kTwo =
-    R"({"__metadata__":{"format":"pt"},)"
-    R"("b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-    R"("a":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}}   )";
+constexpr const char* kTwo = R"({"__metadata__":{"format":"pt"},)"
+                             R"("b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+                             R"("a":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}}   )";
 
 TEST(Safetensors, ReadsNamesShapesAndBytes) {
   const TempDir dir;
-  const auto file = Safetensors::open(
-      dir.write("m.safetensors", safetensors_bytes(kTwo, "01234567abcd")));
+  const auto file =
+      Safetensors::open(dir.write("m.safetensors", safetensors_bytes(kTwo, "01234567abcd")));
   ASSERT_EQ(2U, file.entries().size());
   EXPECT_EQ("a", file.entries()[0].name);
   EXPECT_EQ("BF16", file.entries()[0].dtype);
@@ -63,7 +62,8 @@ TEST(Safetensors, AFileWithoutTensorsIsOne) {
 TEST(SafetensorsFault, TooShortForALength) { EXPECT_FAULT("1234567", "only 7 bytes"); }
 
 TEST(SafetensorsFault, HeaderLongerThanTheFormatAllows) {
-  EXPECT_FAULT(tests::bytes_of(std::uint64_t{100'000'001}) + "{}", "100000001", "at most 100000000");
+  EXPECT_FAULT(tests::bytes_of(std::uint64_t{100'000'001}) + "{}", "100000001",
+               "at most 100000000");
   EXPECT_FAULT(tests::bytes_of(~std::uint64_t{0}) + "{}", "18446744073709551615");
 }
 
@@ -142,7 +142,8 @@ TEST(SafetensorsFault, SizesThatOverflow) {
 }
 
 TEST(SafetensorsFault, ElementsThatEndInsideAByte) {
-  EXPECT_FAULT(one(R"({"dtype":"F4","shape":[3],"data_offsets":[0,2]})", 2), "whole number of bytes");
+  EXPECT_FAULT(one(R"({"dtype":"F4","shape":[3],"data_offsets":[0,2]})", 2),
+               "whole number of bytes");
 }
 
 TEST(SafetensorsFault, OffsetsThatAreNoPair) {
@@ -156,8 +157,8 @@ TEST(SafetensorsFault, OffsetsThatDisagreeWithTheShape) {
 }
 
 TEST(SafetensorsFault, OffsetsOutsideTheFile) {
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "tensor 'w'",
-               "[0, 8)", "4 bytes of data", "cut short");
+  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "tensor 'w'", "[0, 8)",
+               "4 bytes of data", "cut short");
   EXPECT_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,0]})"), "[4, 0)");
 }
 
@@ -236,7 +237,8 @@ TEST(SafetensorsWriter, RefusesPlansThatNoReaderAccepts) {
   const auto write = [&](std::vector<TensorPlan> plan) {
     SafetensorsWriter(dir / "m.safetensors", std::move(plan));
   };
-  EXPECT_THROWS_WITH(write({{"w", "F32", {1}}, {"w", "F32", {1}}}), InputError, "two tensors", "'w'");
+  EXPECT_THROWS_WITH(write({{"w", "F32", {1}}, {"w", "F32", {1}}}), InputError, "two tensors",
+                     "'w'");
   EXPECT_THROWS_WITH(write({{"__metadata__", "F32", {1}}}), InputError, "__metadata__");
   EXPECT_THROWS_WITH(write({{"w\xff", "F32", {1}}}), InputError, "\\xff");
   EXPECT_THROWS_WITH(write({{"w", "F33", {1}}}), InputError, "'w'", "'F33'");

@@ -131,7 +131,8 @@ TEST_F(TrainCommand, FullDiskEndsTheRunWithTheLastCheckpointIntact) {
   const bool mounted = ::mount("tmpfs", (job_ / "run").c_str(), "tmpfs", 0, "size=420k") == 0;
   const std::string program = mounted ? "exec \"$@\"" : "trap '' XFSZ; ulimit -f 55; exec \"$@\"";
   std::vector<std::string> limited{"bash", "-c", program, "limited"};
-  const auto plain = command({"--set", "num_epochs=200", "--set", "save.every=20u", "--set", "save.keep=1"});
+  const auto plain =
+      command({"--set", "num_epochs=200", "--set", "save.every=20u", "--set", "save.keep=1"});
   limited.insert(limited.end(), plain.begin(), plain.end());
   const Finished full = tests::run_process(limited);
   const auto checkpoints = train::Checkpoints(job_ / "run/checkpoints");
@@ -203,7 +204,8 @@ TEST_F(TrainCommand, CheckShowsThePlanAndWritesNothing) {
 TEST_F(TrainCommand, PlainLinesWithoutATerminalAndResultsOnStandardOutput) {
   const Finished run = train({"--set", "max_updates=3"});
   EXPECT_EQ(run.status, 0);
-  for (const char* part : {"update 3/3", "loss", "tok/s", "supervised", "validation loss", "left"}) {
+  for (const char* part :
+       {"update 3/3", "loss", "tok/s", "supervised", "validation loss", "left"}) {
     EXPECT_THAT(run.err, HasSubstr(part));
   }
   EXPECT_THAT(run.err, Not(HasSubstr("\r")));

@@ -52,8 +52,8 @@ std::uint16_t nearest(double magnitude, std::uint16_t last_finite, ToDouble valu
 std::uint16_t f16_by_rule(float value) {
   const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000 : 0);
   if (std::isinf(value)) return static_cast<std::uint16_t>(sign | 0x7c00);
-  return static_cast<std::uint16_t>(sign | nearest(std::abs(static_cast<double>(value)), 0x7bff,
-                                                   f16_by_definition));
+  return static_cast<std::uint16_t>(
+      sign | nearest(std::abs(static_cast<double>(value)), 0x7bff, f16_by_definition));
 }
 
 std::uint16_t bf16_by_rule(float value) {
@@ -107,8 +107,8 @@ TEST(Number, RoundsToTheNearestF16AndTiesToEven) {
   for (std::uint32_t bits = 0; bits < 0x7c00; ++bits) {
     // The midpoint to the next pattern, and the floats on both sides of it.
     const double low = f16_by_definition(static_cast<std::uint16_t>(bits));
-    const double high = bits == 0x7bff ? 65536.0
-                                       : f16_by_definition(static_cast<std::uint16_t>(bits + 1));
+    const double high =
+        bits == 0x7bff ? 65536.0 : f16_by_definition(static_cast<std::uint16_t>(bits + 1));
     const auto middle = static_cast<float>((low + high) / 2);
     for (const float value : {middle, std::nextafter(middle, 0.0F), std::nextafter(middle, 1e9F)}) {
       ASSERT_EQ(f16_by_rule(value), float_to_f16(value)) << value;

@@ -80,8 +80,10 @@ void describe(Schema<Config>& s) {
   s.field("learning_rate", &Config::learning_rate, "peak rate").positive().at_most(1);
   s.field("packing", &Config::packing, "several examples a row");
   s.choice("lr_scheduler", &Config::scheduler,
-           {{"constant", Scheduler::kConstant}, {"linear", Scheduler::kLinear},
-            {"cosine", Scheduler::kCosine}}, "shape of the rate");
+           {{"constant", Scheduler::kConstant},
+            {"linear", Scheduler::kLinear},
+            {"cosine", Scheduler::kCosine}},
+           "shape of the rate");
   s.choice("second", &Config::second, {{"constant", Scheduler::kConstant}}, "another");
   s.field("clip", &Config::clip, "largest norm").positive();
   s.field("warmup", &Config::warmup, "share of the updates");
@@ -180,7 +182,8 @@ TEST(Schema, ListsAllProblemsAtOnceInFileOrder) {
 
 TEST(Schema, UnknownKeySuggestsTheSectionItBelongsTo) {
   EXPECT_THAT(wrong("r: 8"), HasSubstr("c.yaml:2:1: r: unknown key; did you mean 'adapter.r'?"));
-  EXPECT_THAT(wrong("adapter: {seed: 1}"), HasSubstr("adapter.seed: unknown key; did you mean 'seed'?"));
+  EXPECT_THAT(wrong("adapter: {seed: 1}"),
+              HasSubstr("adapter.seed: unknown key; did you mean 'seed'?"));
   EXPECT_THAT(wrong("zzzzzzzzzz: 8"), Not(HasSubstr("did you mean")));
 }
 
@@ -268,12 +271,11 @@ TEST(Schema, RulesBetweenKeysKnowThePlace) {
 
 TEST(Schema, OverridesAreCheckedLikeTheFile) {
   const std::string yaml = "base_model: m\ndatasets:\n- path: a\n";
-  const Config c = parse(yaml, {"adapter.r=4", "lora_alpha=8", "datasets.0.path=/b.csv",
-                                "datasets.1.path=/c.csv", "adapter.target_modules=[q, v]",
-                                "datasets.0.fields.output={nah}: x", "datasets.1.columns.0=es",
-                                "datasets.1.language=no", "adapter.rank_pattern.a.b=3",
-                                "validation.path=/v", "clip=null", "output_dir=/o=p",
-                                "datasets.0.language=\"a b\""});
+  const Config c = parse(
+      yaml, {"adapter.r=4", "lora_alpha=8", "datasets.0.path=/b.csv", "datasets.1.path=/c.csv",
+             "adapter.target_modules=[q, v]", "datasets.0.fields.output={nah}: x",
+             "datasets.1.columns.0=es", "datasets.1.language=no", "adapter.rank_pattern.a.b=3",
+             "validation.path=/v", "clip=null", "output_dir=/o=p", "datasets.0.language=\"a b\""});
   EXPECT_EQ(c.adapter.r, 4);
   EXPECT_EQ(c.adapter.lora_alpha, 8);
   ASSERT_EQ(c.datasets.size(), 2U);
@@ -400,7 +402,8 @@ TEST(Schema, HostileYamlIsAnErrorWithALine) {
   EXPECT_THAT(wrong("seed: !!python/object 3"), HasSubstr("is not supported"));
   EXPECT_THAT(wrong("--- \nseed: 1"), HasSubstr("more than one document"));
   EXPECT_THAT(wrong("output_dir: \xff"), HasSubstr("c.yaml:2:13: the file is not UTF-8"));
-  EXPECT_THAT(wrong(std::string("output_dir: a\0b", 15)), HasSubstr("c.yaml:2:14: a control character"));
+  EXPECT_THAT(wrong(std::string("output_dir: a\0b", 15)),
+              HasSubstr("c.yaml:2:14: a control character"));
   // yaml-cpp would take this byte for the end of the file and drop the rest unseen.
   EXPECT_THAT(wrong("seed: 1 #\x04\nsede: 2"), HasSubstr("(byte 0x04)"));
   EXPECT_THAT(wrong("output_dir: \"a\\0b\""), HasSubstr("zero byte"));

@@ -123,11 +123,12 @@ TEST(Terminal, AlignsNumbersRightAndTextLeft) {
   Table table({"stage", "loss"});
   table.add({"base", "2.5"});
   table.add({"náhuatl", "12.25"});
-  EXPECT_EQ("stage     loss\n"
-            "──────────────\n"
-            "base       2.5\n"
-            "náhuatl  12.25\n",
-            table.text());
+  EXPECT_EQ(
+      "stage     loss\n"
+      "──────────────\n"
+      "base       2.5\n"
+      "náhuatl  12.25\n",
+      table.text());
 }
 
 TEST(Terminal, ARowOfAnotherWidthIsAMistake) {

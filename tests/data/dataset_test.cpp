@@ -36,8 +36,8 @@ TEST(FieldTemplate, NamesTheColumnThatIsMissing) {
   EXPECT_THROWS_WITH((void)fill("{b}", R"({"a": "x"})"), InputError, "no column 'b'");
   EXPECT_THROWS_WITH((void)fill("{a}", R"({"a": null})"), InputError, "column 'a' holds nothing");
   EXPECT_THROWS_WITH((void)fill("{a}", R"({"a": [1]})"), InputError, "column 'a' holds a list");
-  EXPECT_THROWS_WITH((void)fill("x {a}", R"({"a": " "})", FieldTemplate::Empty::kRefuse), InputError,
-                     "column 'a' is empty");
+  EXPECT_THROWS_WITH((void)fill("x {a}", R"({"a": " "})", FieldTemplate::Empty::kRefuse),
+                     InputError, "column 'a' is empty");
 }
 
 struct Files {
@@ -60,9 +60,12 @@ TEST(LoadSamples, TellsTheTypeFromTheColumns) {
   EXPECT_EQ(load(R"({"instruction":"q","output":"a"})").type, DatasetType::kInstruction);
   EXPECT_EQ(load(R"({"prompt":"q","completion":"a"})").completion, "a");
   EXPECT_EQ(load(R"({"text":"t"})").text, "t");
-  EXPECT_EQ(load(R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]})")
-                .messages.size(), 2U);
-  EXPECT_THAT(log.at(0), HasSubstr("a.jsonl: read as type instruction (columns instruction, output)"));
+  EXPECT_EQ(
+      load(R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]})")
+          .messages.size(),
+      2U);
+  EXPECT_THAT(log.at(0),
+              HasSubstr("a.jsonl: read as type instruction (columns instruction, output)"));
   EXPECT_THROWS_WITH((void)load(R"({"es":"q","nah":"a"})"), InputError, "a.jsonl",
                      "columns (es, nah) do not tell", "{es}");
 }
@@ -70,11 +73,14 @@ TEST(LoadSamples, TellsTheTypeFromTheColumns) {
 TEST(LoadSamples, InstructionBecomesMessages) {
   const Files files;
   DatasetConfig c = files.config("a.csv", "es,nah,note\nagua,atl,x\n");
-  c.fields = {{"instruction", "Traduce: {es}"}, {"output", "{nah}"}, {"input", "({note})"},
+  c.fields = {{"instruction", "Traduce: {es}"},
+              {"output", "{nah}"},
+              {"input", "({note})"},
               {"system", "Eres traductor."}};
-  EXPECT_EQ(load_samples(c).at(0).messages.dump(),
-            R"~([{"role":"system","content":"Eres traductor."},)~"
-            R"~({"role":"user","content":"Traduce: agua\n(x)"},{"role":"assistant","content":"atl"}])~");
+  EXPECT_EQ(
+      load_samples(c).at(0).messages.dump(),
+      R"~([{"role":"system","content":"Eres traductor."},)~"
+      R"~({"role":"user","content":"Traduce: agua\n(x)"},{"role":"assistant","content":"atl"}])~");
 }
 
 TEST(LoadSamples, ShareGptAndContentPartsAreUnderstood) {
@@ -101,14 +107,19 @@ TEST(LoadSamples, BadRowsStopWithFileLineAndCount) {
 
 TEST(LoadSamples, BadRowsAreSkippedAndCountedWhenAsked) {
   const Files files;
-  DatasetConfig c = files.config(
-      "a.jsonl",
-      R"({"messages":[{"role":"user","content":"q"}]})" "\n"
-      R"({"messages":[{"role":"assistant","content":""}]})" "\n"
-      R"({"messages":[{"role":"assistant","content":[{"type":"image"}]}]})" "\n"
-      R"({"messages":[{"content":"q"}]})" "\n"
-      R"({"messages":5})" "\n"
-      R"({"messages":[{"role":"assistant","content":"a"}]})" "\n");
+  DatasetConfig c =
+      files.config("a.jsonl", R"({"messages":[{"role":"user","content":"q"}]})"
+                              "\n"
+                              R"({"messages":[{"role":"assistant","content":""}]})"
+                              "\n"
+                              R"({"messages":[{"role":"assistant","content":[{"type":"image"}]}]})"
+                              "\n"
+                              R"({"messages":[{"content":"q"}]})"
+                              "\n"
+                              R"({"messages":5})"
+                              "\n"
+                              R"({"messages":[{"role":"assistant","content":"a"}]})"
+                              "\n");
   c.on_bad_row = OnBadRow::kSkip;
   ReadStatistics statistics;
   std::vector<std::string> log;
@@ -117,7 +128,8 @@ TEST(LoadSamples, BadRowsAreSkippedAndCountedWhenAsked) {
   EXPECT_EQ(samples.size(), 1U);
   EXPECT_EQ(statistics.rows, 1);
   EXPECT_EQ(statistics.bad_rows, 5);
-  EXPECT_EQ(statistics.faults.at(0).what, "the conversation has no assistant message to learn from");
+  EXPECT_EQ(statistics.faults.at(0).what,
+            "the conversation has no assistant message to learn from");
   EXPECT_EQ(statistics.faults.at(1).what, "message 0 (assistant) is empty");
   EXPECT_EQ(statistics.faults.at(2).what, "message 0 holds something that is not text");
   EXPECT_EQ(statistics.faults.at(3).what, "message 0 has no role");
@@ -231,8 +243,8 @@ TEST(DatasetConfig, MistakesHaveTheirPlace) {
 
 TEST(DataDocument, ListsTheKeysAsTheSchemaHasThem) {
   const std::string page = tests::slurp(tests::source_dir() / "docs/data.md");
-  for (const std::string& reference : {core::config_reference<DatasetConfig>(),
-                                       core::config_reference<PreflightLimits>()}) {
+  for (const std::string& reference :
+       {core::config_reference<DatasetConfig>(), core::config_reference<PreflightLimits>()}) {
     const std::string table = reference.substr(reference.find("| key"));
     EXPECT_THAT(page, HasSubstr(table.substr(0, table.find("\n\n") + 1)));
   }

@@ -40,7 +40,9 @@ std::vector<Example> many(int count) {
 bool equal(const Row& a, const Row& b) {
   return a.tokens == b.tokens && a.positions == b.positions && a.targets == b.targets &&
          std::equal(a.segments.begin(), a.segments.end(), b.segments.begin(), b.segments.end(),
-                    [](Segment x, Segment y) { return x.begin == y.begin && x.end == y.end && x.parent == y.parent; });
+                    [](Segment x, Segment y) {
+                      return x.begin == y.begin && x.end == y.end && x.parent == y.parent;
+                    });
 }
 
 TEST(MakeRow, TargetsAreTheNextTokenOfTheSameExample) {
@@ -100,8 +102,9 @@ TEST(PlanEpoch, IsTheSameOnEveryMachineAndNewInEveryEpoch) {
   EXPECT_NE(plan, plan_epoch(prefixes, options, 1));
   // Written down: SplitMix64 and the packing are part of what "same seed" promises.
   EXPECT_EQ(indices(plan), "[[0,3],[5,4],[1,2]]");
-  EXPECT_EQ(indices(plan_epoch(prefixes, {.sequence_len = 10, .packing = false, .shuffle = false}, 5)),
-            "[[0],[1],[2],[3],[4],[5]]");
+  EXPECT_EQ(
+      indices(plan_epoch(prefixes, {.sequence_len = 10, .packing = false, .shuffle = false}, 5)),
+      "[[0],[1],[2],[3],[4],[5]]");
 }
 
 TEST(PlanEpoch, LongExamplesDoNotComeFirst) {
@@ -111,8 +114,9 @@ TEST(PlanEpoch, LongExamplesDoNotComeFirst) {
   const auto longest_share = [&](std::size_t begin, std::size_t end) {
     std::int64_t with_longest = 0;
     for (std::size_t row = begin; row < end; ++row) {
-      with_longest += std::ranges::any_of(
-          plan[row].examples, [&](std::uint32_t index) { return examples[index].tokens.size() >= 28; });
+      with_longest += std::ranges::any_of(plan[row].examples, [&](std::uint32_t index) {
+        return examples[index].tokens.size() >= 28;
+      });
     }
     return static_cast<double>(with_longest) / static_cast<double>(end - begin);
   };
@@ -164,8 +168,8 @@ TEST(MakeRow, SharedBeginningsAreThereOnceAndEveryExampleCanBeReadBack) {
   std::vector<const Example*> all;
   for (const Example& example : examples) all.push_back(&example);
   const Row row = make_row(all, true);
-  // 40 tokens of group 1 twice and 24 of the 30 more of its long ones once; 24 of the 30 of group 2;
-  // 5 are too few.
+  // 40 tokens of group 1 twice and 24 of the 30 more of its long ones once; 24 of the 30 of group
+  // 2; 5 are too few.
   EXPECT_EQ(row.example_tokens - std::ssize(row.tokens), 2 * 40 + 24 + 24);
   std::multiset<std::vector<std::int32_t>> found;
   std::multiset<std::vector<std::int32_t>> expected;
@@ -176,9 +180,11 @@ TEST(MakeRow, SharedBeginningsAreThereOnceAndEveryExampleCanBeReadBack) {
   for (std::size_t i = 0; i < row.segments.size(); ++i) {
     std::vector<std::int32_t> tokens;
     std::vector<std::int32_t> positions;
-    for (auto at = static_cast<std::int32_t>(i); at >= 0; at = row.segments[static_cast<std::size_t>(at)].parent) {
+    for (auto at = static_cast<std::int32_t>(i); at >= 0;
+         at = row.segments[static_cast<std::size_t>(at)].parent) {
       const Segment& segment = row.segments[static_cast<std::size_t>(at)];
-      tokens.insert(tokens.begin(), row.tokens.begin() + segment.begin, row.tokens.begin() + segment.end);
+      tokens.insert(tokens.begin(), row.tokens.begin() + segment.begin,
+                    row.tokens.begin() + segment.end);
       positions.insert(positions.begin(), row.positions.begin() + segment.begin,
                        row.positions.begin() + segment.end);
     }
@@ -199,14 +205,15 @@ TEST(PlanEpoch, SharingKeepsEveryExampleAndNeedsFewerRows) {
   std::vector<std::pair<int, int>> shapes;
   Random random(3);
   for (int i = 0; i < 900; ++i) {
-    const int group = i % 3 == 0 ? 7 : 100 + i / 4;  // a third has one beginning, the rest small families
+    const int group =
+        i % 3 == 0 ? 7 : 100 + i / 4;  // a third has one beginning, the rest small families
     shapes.emplace_back(group, 20 + static_cast<int>(random.below(20)));
   }
   const std::vector<Example> examples = grouped_examples(shapes);
   const auto prefixes = prefixes_of(examples);
   for (const std::int64_t most : {std::int64_t{200}, std::int64_t{100'000}}) {
-    const RowStreamOptions options{.sequence_len = 128, .share_prefixes = true, .most_tokens = most,
-                                   .seed = 3, .window = 300};
+    const RowStreamOptions options{
+        .sequence_len = 128, .share_prefixes = true, .most_tokens = most, .seed = 3, .window = 300};
     const auto plan = plan_epoch(prefixes, options, 1);
     EXPECT_EQ(plan, plan_epoch(prefixes, options, 1));
     std::vector<std::uint32_t> seen;

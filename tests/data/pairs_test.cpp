@@ -13,8 +13,9 @@ namespace {
 
 /// `count` different sentences in each of `documents` documents.
 std::vector<Pair> corpus(int documents, int count) {
-  static const std::vector<std::string> kWords{"atl", "tepetl", "cihuatl", "calli", "xochitl",
-                                               "tonatiuh", "mazatl", "coatl", "tochtli", "ehecatl"};
+  static const std::vector<std::string> kWords{"atl",     "tepetl",   "cihuatl", "calli",
+                                               "xochitl", "tonatiuh", "mazatl",  "coatl",
+                                               "tochtli", "ehecatl"};
   std::vector<Pair> pairs;
   for (int d = 0; d < documents; ++d) {
     for (int i = 0; i < count; ++i) {
@@ -55,7 +56,8 @@ TEST(CleanAndSplit, CountsAddUpToWhatWasRead) {
   EXPECT_EQ(s.empty, 1);
   EXPECT_EQ(s.misaligned, 2);
   EXPECT_EQ(s.empty + s.too_long + s.misaligned + s.near_duplicates + s.unused + s.leaks + s.train +
-                s.validation + s.test, s.read);
+                s.validation + s.test,
+            s.read);
   EXPECT_EQ(s.test, 30);
   EXPECT_EQ(s.validation, 20);
 }

@@ -1,9 +1,8 @@
 #include "data/prompt.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <fmt/format.h>
 
 #include <cstdlib>
 
@@ -15,9 +14,9 @@
 namespace weft::data {
 namespace {
 
+using ::testing::HasSubstr;
 using tests::kPlainTemplate;
 using tests::TinyTokenizer;
-using ::testing::HasSubstr;
 
 constexpr const char* kFile = "f.jsonl";
 
@@ -118,12 +117,12 @@ TEST(Prompt, InputsAreLearnedWhenAsked) {
 
 TEST(Prompt, EndOfTextIsAddedWhereTheTemplateDoesNotEndTheTurn) {
   Bench differs(ending("</s>"));
-  EXPECT_EQ(differs.shown(turns({"hi", "yes"})),
-            "<|user|>hi<|end|>\n<|assistant|>[yes<|end|></s>]")
+  EXPECT_EQ(differs.shown(turns({"hi", "yes"})), "<|user|>hi<|end|>\n<|assistant|>[yes<|end|></s>]")
       << "generation stops at </s> only, so it has to be learned";
   EXPECT_EQ(differs.statistics.appended_end, 1);
-  Bench bare(ending("</s>"), "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-                             "{% if add_generation_prompt %}assistant:{% endif %}");
+  Bench bare(ending("</s>"),
+             "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+             "{% if add_generation_prompt %}assistant:{% endif %}");
   EXPECT_EQ(bare.shown(turns({"hi", "yes"})), "user: hi\nassistant:[ yes\n</s>]");
 }
 
@@ -135,10 +134,11 @@ TEST(Prompt, EndTokenIsLearnedEvenWhenItPads) {
 }
 
 TEST(Prompt, TemplatesThatMarkGenerationDecideWhatIsLearned) {
-  Bench bench(ending("<|end|>"),
-              "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}"
-              "{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
-              "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}");
+  Bench bench(
+      ending("<|end|>"),
+      "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}"
+      "{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+      "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}");
   EXPECT_EQ(bench.shown(turns({"hi", "yes", "more", "no"})),
             "<|user|>hi<|end|>\n<|assistant|>[yes<|end|>]\n<|user|>more<|end|>\n"
             "<|assistant|>[no<|end|>]");
@@ -150,8 +150,8 @@ TEST(Prompt, TemplatesThatRewriteHistoryAreRefusedUnlessOnlyTheLastTurnCounts) {
       "{% for m in messages %}<|{{ m.role }}|>{% if loop.last %}think {% endif %}{{ m.content }}"
       "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
   Bench all(ending("<|end|>"), kRewrites);
-  EXPECT_THROWS_WITH((void)all.one(turns({"hi", "yes", "more", "no"})), InputError, "f.jsonl:3: ",
-                     "message 1 differently", "train_on_turns: last");
+  EXPECT_THROWS_WITH((void)all.one(turns({"hi", "yes", "more", "no"})), InputError,
+                     "f.jsonl:3: ", "message 1 differently", "train_on_turns: last");
   Bench last(ending("<|end|>"),
              "{% for m in messages %}<|{{ m.role }}|>{% if loop.last and m.role == 'assistant' %}"
              "think {% endif %}{{ m.content }}<|end|>\n{% endfor %}"
@@ -173,8 +173,8 @@ TEST(Prompt, WithoutTemplateSaysWhatToDo) {
 
 TEST(Prompt, TemplateErrorsHaveFileAndLine) {
   Bench bench({}, "{{ raise_exception('roles must alternate') }}");
-  EXPECT_THROWS_WITH((void)bench.one(turns({"q", "a"})), InputError, "f.jsonl:3: ",
-                     "roles must alternate");
+  EXPECT_THROWS_WITH((void)bench.one(turns({"q", "a"})), InputError,
+                     "f.jsonl:3: ", "roles must alternate");
 }
 
 TEST(Prompt, MergeAcrossTheBoundaryIsUndone) {
@@ -226,7 +226,8 @@ TEST(Prompt, BosIsAddedOnceByTheTokenizersRule) {
 
 TEST(Prompt, WithoutEndOfTextTokenThereIsNoEndToLearn) {
   Bench bench({.merges = {}, .eos = ""});
-  EXPECT_THROWS_WITH((void)bench.one(plain("text")), InputError, "f.jsonl:9", "no end-of-text token");
+  EXPECT_THROWS_WITH((void)bench.one(plain("text")), InputError, "f.jsonl:9",
+                     "no end-of-text token");
 }
 
 TEST(Prompt, LongExamplesAreDroppedAndCounted) {
@@ -268,8 +269,8 @@ TEST(Prompt, SplittingLearnsEveryTokenOnce) {
 
 TEST(Prompt, RaisingNamesTheRow) {
   Bench bench({}, kPlainTemplate, {.sequence_len = 4, .over_length = OverLength::kRaise});
-  EXPECT_THROWS_WITH((void)bench.one(plain("abcdefgh")), InputError, "f.jsonl:9: ",
-                     "9 tokens, more than sequence_len 4");
+  EXPECT_THROWS_WITH((void)bench.one(plain("abcdefgh")), InputError,
+                     "f.jsonl:9: ", "9 tokens, more than sequence_len 4");
 }
 
 TEST(Prompt, NothingToLearnIsAnErrorUnlessAllowed) {
@@ -311,7 +312,8 @@ TEST(Preflight, CountsAndRefuses) {
   EXPECT_THAT(p.violations[0], HasSubstr("25 % of the rows are bad"));
   EXPECT_THAT(to_text(p), HasSubstr("bad row     x:4: broken"));
   EXPECT_EQ(to_json(p)["supervised_tokens"], 11);
-  EXPECT_TRUE(inspect_examples(data, bench.tiny.tokenizer, {.max_bad_share = 0.3}).violations.empty());
+  EXPECT_TRUE(
+      inspect_examples(data, bench.tiny.tokenizer, {.max_bad_share = 0.3}).violations.empty());
 }
 
 TEST(Preflight, SeesDoubledBosAndMissingEnds) {
@@ -337,10 +339,9 @@ TEST(LoadExamples, KeepsOrderAndReportsTheFirstBadSampleOnAnyNumberOfThreads) {
   DatasetConfig good;
   good.path = {dir.write("good.jsonl", lines + "{\"text\": \"much too long\"}\n")};
   std::vector<std::string> log;
-  const Examples data = load_examples({good, good}, bench.builder,
-                                      [&](core::Level, std::string_view line) {
-                                        log.emplace_back(line);
-                                      });
+  const Examples data =
+      load_examples({good, good}, bench.builder,
+                    [&](core::Level, std::string_view line) { log.emplace_back(line); });
   ASSERT_EQ(data.examples.size(), 2000U);
   for (std::size_t i = 0; i < 2000; ++i) {
     EXPECT_EQ(data.examples[i].origin.line, static_cast<std::int64_t>(i % 1000) + 1);

@@ -43,7 +43,9 @@ RecordOptions as(Format format) { return {.format = format}; }
 
 TEST(Records, Utf16IsToldAsSuch) {
   using namespace std::string_literals;
-  for (const std::string& bytes : {"\xFF\xFE" "e\0s\0"s, "\xFE\xFF\0e\0s"s}) {
+  for (const std::string& bytes : {"\xFF\xFE"
+                                   "e\0s\0"s,
+                                   "\xFE\xFF\0e\0s"s}) {
     for (const Format format : {Format::kCsv, Format::kJsonl, Format::kText}) {
       EXPECT_THROWS_WITH((void)read(bytes, as(format)), InputError, "f: ", "UTF-16", "UTF-8");
     }
@@ -71,11 +73,13 @@ std::string zstd(const std::string& text) {
 }
 
 TEST(Csv, ReadsQuotesDelimitersAndLineEndsInsideFields) {
-  const Read r = read("\xEF\xBB\xBF" "a,b\r\n1,\"x, \"\"y\"\"\"\r\n\"two\nlines\",3\r\n\r\n4,5\" wide",
-                      as(Format::kCsv));
-  EXPECT_THAT(r.rows, ElementsAre(R"(2: {"a":"1","b":"x, \"y\""})",
-                                  R"(3: {"a":"two\nlines","b":"3"})",
-                                  R"(6: {"a":"4","b":"5\" wide"})"));
+  const Read r = read(
+      "\xEF\xBB\xBF"
+      "a,b\r\n1,\"x, \"\"y\"\"\"\r\n\"two\nlines\",3\r\n\r\n4,5\" wide",
+      as(Format::kCsv));
+  EXPECT_THAT(r.rows,
+              ElementsAre(R"(2: {"a":"1","b":"x, \"y\""})", R"(3: {"a":"two\nlines","b":"3"})",
+                          R"(6: {"a":"4","b":"5\" wide"})"));
   EXPECT_THAT(r.faults, IsEmpty());
 }
 
@@ -106,7 +110,8 @@ TEST(Csv, ColumnsNameAFileWithoutHeader) {
   EXPECT_THAT(read("x,y\nuno,ce\n", options).rows, ElementsAre(R"(2: {"es":"uno","nah":"ce"})"));
   options.delimiter = ";";
   EXPECT_THAT(read("x;y\n1,5;2\n", options).rows, ElementsAre(R"(2: {"es":"1,5","nah":"2"})"));
-  EXPECT_THROWS_WITH(read("x\n", options), InputError, "f:1: columns names 2 columns, the file has 1");
+  EXPECT_THROWS_WITH(read("x\n", options), InputError,
+                     "f:1: columns names 2 columns, the file has 1");
 }
 
 TEST(Csv, HeadersThatCannotBeMeant) {
@@ -138,8 +143,9 @@ TEST(CsvLine, IsReadBackAsItWas) {
 }
 
 TEST(Jsonl, ReportsEachBrokenLine) {
-  const Read r = read("{\"a\":1}\n\n{\"a\":\n[1]\n{\"a\":1,\"a\":2}\n{\"a\":\"\xff\"}\n{\"b\":{\"c\":1}}",
-                      as(Format::kJsonl));
+  const Read r =
+      read("{\"a\":1}\n\n{\"a\":\n[1]\n{\"a\":1,\"a\":2}\n{\"a\":\"\xff\"}\n{\"b\":{\"c\":1}}",
+           as(Format::kJsonl));
   EXPECT_THAT(r.rows, ElementsAre(R"(1: {"a":1})", R"(7: {"b":{"c":1}})"));
   ASSERT_EQ(r.faults.size(), 4U);
   EXPECT_THAT(r.faults[0], HasSubstr("f:3: not valid JSON: parse error"));
@@ -176,9 +182,9 @@ TEST(Text, DocumentsAreLinesParagraphsOrTheFile) {
               ElementsAre(R"(1: {"text":"one"})", R"(3: {"text":"two"})", R"(4: {"text":"three"})",
                           R"(6: {"text":"four"})"));
   options.documents = Documents::kParagraph;
-  EXPECT_THAT(read(text, options).rows,
-              ElementsAre(R"(1: {"text":"one"})", R"(3: {"text":"two\nthree"})",
-                          R"(6: {"text":"four"})"));
+  EXPECT_THAT(
+      read(text, options).rows,
+      ElementsAre(R"(1: {"text":"one"})", R"(3: {"text":"two\nthree"})", R"(6: {"text":"four"})"));
   options.documents = Documents::kFile;
   EXPECT_THAT(read(text, options).rows,
               ElementsAre(R"(1: {"text":"one\r\n\ntwo\nthree\n \nfour"})"));

@@ -9,9 +9,9 @@
 
 namespace weft::data::tests {
 
-/// A byte-level BPE tokenizer small enough to reason about: a token for every byte, the merges given
-/// (each of two printable ASCII pieces), and <s>, </s>, <|user|>, <|assistant|>, <|end|> as special
-/// tokens. `add_bos` puts <s> before every text that asks for special tokens.
+/// A byte-level BPE tokenizer small enough to reason about: a token for every byte, the merges
+/// given (each of two printable ASCII pieces), and <s>, </s>, <|user|>, <|assistant|>, <|end|> as
+/// special tokens. `add_bos` puts <s> before every text that asks for special tokens.
 struct TinyTokenizer {
   struct Options {
     std::vector<std::pair<std::string, std::string>> merges = {};
@@ -60,37 +60,52 @@ struct TinyTokenizer {
     }
     nlohmann::json added = nlohmann::json::array();
     for (const char* token : {"<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"}) {
-      added.push_back({{"id", next++}, {"content", token}, {"single_word", false},
-                       {"lstrip", false}, {"rstrip", false}, {"normalized", false},
+      added.push_back({{"id", next++},
+                       {"content", token},
+                       {"single_word", false},
+                       {"lstrip", false},
+                       {"rstrip", false},
+                       {"normalized", false},
                        {"special", true}});
     }
     nlohmann::json post = nullptr;
     if (options.add_bos) {
       const int id = added[0]["id"];
       post = {{"type", "TemplateProcessing"},
-              {"single", {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
-                          {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+              {"single",
+               {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
+                {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
               {"pair", nlohmann::json::array()},
-              {"special_tokens",
-               {{"<s>", {{"id", "<s>"}, {"ids", {id}}, {"tokens", {"<s>"}}}}}}};
+              {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {id}}, {"tokens", {"<s>"}}}}}}};
       post["pair"] = {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
                       {{"Sequence", {{"id", "B"}, {"type_id", 0}}}}};
     }
-    const nlohmann::json file{
-        {"version", "1.0"},
-        {"truncation", nullptr},
-        {"padding", nullptr},
-        {"added_tokens", added},
-        {"normalizer", nullptr},
-        {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false},
-                           {"trim_offsets", false}, {"use_regex", false}}},
-        {"post_processor", post},
-        {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false},
-                     {"use_regex", false}}},
-        {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr},
-                   {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr},
-                   {"fuse_unk", false}, {"byte_fallback", false}, {"vocab", vocabulary},
-                   {"merges", merges}}}};
+    const nlohmann::json file{{"version", "1.0"},
+                              {"truncation", nullptr},
+                              {"padding", nullptr},
+                              {"added_tokens", added},
+                              {"normalizer", nullptr},
+                              {"pre_tokenizer",
+                               {{"type", "ByteLevel"},
+                                {"add_prefix_space", false},
+                                {"trim_offsets", false},
+                                {"use_regex", false}}},
+                              {"post_processor", post},
+                              {"decoder",
+                               {{"type", "ByteLevel"},
+                                {"add_prefix_space", false},
+                                {"trim_offsets", false},
+                                {"use_regex", false}}},
+                              {"model",
+                               {{"type", "BPE"},
+                                {"dropout", nullptr},
+                                {"unk_token", nullptr},
+                                {"continuing_subword_prefix", nullptr},
+                                {"end_of_word_suffix", nullptr},
+                                {"fuse_unk", false},
+                                {"byte_fallback", false},
+                                {"vocab", vocabulary},
+                                {"merges", merges}}}};
     const weft::tests::TempDir dir;
     dir.write("tokenizer.json", file.dump());
     nlohmann::json config{{"tokenizer_class", "PreTrainedTokenizerFast"}};

@@ -20,12 +20,13 @@ using namespace weft;
 
 void touch_metadata(const checkpoint::Gguf& file) {
   for (const checkpoint::GgufEntry& entry : file.metadata()) {
-    for (const auto read : {+[](const checkpoint::Gguf& f, const std::string& k) { (void)f.integer(k); },
-                            +[](const checkpoint::Gguf& f, const std::string& k) { (void)f.real(k); },
-                            +[](const checkpoint::Gguf& f, const std::string& k) { (void)f.boolean(k); },
-                            +[](const checkpoint::Gguf& f, const std::string& k) { (void)f.strings(k); },
-                            +[](const checkpoint::Gguf& f, const std::string& k) { (void)f.integers(k); },
-                            +[](const checkpoint::Gguf& f, const std::string& k) { (void)f.reals(k); }}) {
+    for (const auto read :
+         {+[](const checkpoint::Gguf&f, const std::string&k) { (void)f.integer(k); },
+          +[](const checkpoint::Gguf&f, const std::string&k) { (void)f.real(k); },
+          +[](const checkpoint::Gguf&f, const std::string&k) { (void)f.boolean(k); },
+          +[](const checkpoint::Gguf&f, const std::string&k) { (void)f.strings(k); },
+          +[](const checkpoint::Gguf&f, const std::string&k) { (void)f.integers(k); },
+          +[](const checkpoint::Gguf&f, const std::string&k) { (void)f.reals(k); }}) {
       try {
         read(file, entry.key);
       } catch (const InputError&) {  // Of another type.

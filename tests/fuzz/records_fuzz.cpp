@@ -1,5 +1,5 @@
-// The dataset readers: the first byte chooses format and options, the rest is the file. Every row is
-// UTF-8 with an origin inside the file; broken files end in an InputError or ConfigError.
+// The dataset readers: the first byte chooses format and options, the rest is the file. Every row
+// is UTF-8 with an origin inside the file; broken files end in an InputError or ConfigError.
 
 #include <algorithm>
 #include <cstddef>
@@ -32,7 +32,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     });
     while (const auto record = reader->next()) {
       check(record->origin);
-      if (!weft::core::is_utf8(record->values.dump())) std::abort();  // dump() throws on what is not UTF-8.
+      if (!weft::core::is_utf8(record->values.dump()))
+        std::abort();  // dump() throws on what is not UTF-8.
     }
   } catch (const weft::InputError&) {
   } catch (const weft::ConfigError&) {

@@ -1,6 +1,6 @@
-// YAML through the schema: whatever the bytes, the result is a configuration or a ConfigError, and a
-// configuration survives being dumped and read again. The first line, when it begins with '#set ',
-// is given as an override.
+// YAML through the schema: whatever the bytes, the result is a configuration or a ConfigError, and
+// a configuration survives being dumped and read again. The first line, when it begins with '#set
+// ', is given as an override.
 
 #include <cstddef>
 #include <cstdint>

@@ -68,7 +68,8 @@ inline std::vector<lora::Module> llama_modules(int layers) {
     for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"}) {
       modules.push_back({layer + "self_attn." + name, 8, 8});
     }
-    for (const char* name : {"gate_proj", "up_proj"}) modules.push_back({layer + "mlp." + name, 8, 12});
+    for (const char* name : {"gate_proj", "up_proj"})
+      modules.push_back({layer + "mlp." + name, 8, 12});
     modules.push_back({layer + "mlp.down_proj", 12, 8});
   }
   return modules;

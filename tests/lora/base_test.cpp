@@ -45,15 +45,16 @@ TEST(BaseWeight, IsFoundByPathAndShape) {
 TEST(BaseWeight, AMissingTensorNamesTheNearest) {
   const TempDir dir;
   const Checkpoint base = Checkpoint::open(write_tiny_model(dir / "base"));
-  EXPECT_THROWS_WITH((void)base_weight(base, target_of("model.layers.2.self_attn.k_proj", 32, 16)), InputError,
-                     "model.layers.2.self_attn.k_proj.weight", "nearest", "self_attn.k_proj.weight");
+  EXPECT_THROWS_WITH((void)base_weight(base, target_of("model.layers.2.self_attn.k_proj", 32, 16)),
+                     InputError, "model.layers.2.self_attn.k_proj.weight", "nearest",
+                     "self_attn.k_proj.weight");
 }
 
 TEST(BaseWeight, AnotherShapeNamesBoth) {
   const TempDir dir;
   const Checkpoint base = Checkpoint::open(write_tiny_model(dir / "base"));
-  EXPECT_THROWS_WITH((void)base_weight(base, target_of("model.layers.1.self_attn.k_proj", 32, 32)), InputError,
-                     "[32, 32]", "[16, 32]");
+  EXPECT_THROWS_WITH((void)base_weight(base, target_of("model.layers.1.self_attn.k_proj", 32, 32)),
+                     InputError, "[32, 32]", "[16, 32]");
 }
 
 TEST(CheckBase, PassesOnTheRecordedWeightsAndNamesBothDigestsOnOthers) {

@@ -15,7 +15,9 @@ using ::testing::IsEmpty;
 using ::testing::Pair;
 using tests::config_with;
 
-AdapterConfig parse(const std::string& members) { return parse_config(config_with(members), "adapter"); }
+AdapterConfig parse(const std::string& members) {
+  return parse_config(config_with(members), "adapter");
+}
 
 TEST(AdapterConfig, DefaultsAreThoseOfPeft) {
   const AdapterConfig config =
@@ -71,40 +73,44 @@ TEST_P(UnsupportedFeature, IsRefusedByName) {
 
 INSTANTIATE_TEST_SUITE_P(
     AdapterConfig, UnsupportedFeature,
-    ::testing::Values(
-        Unsupported{R"("use_dora": true)", "DoRA"}, Unsupported{R"("lora_bias": true)", "lora_bias"},
-        Unsupported{R"("modules_to_save": ["lm_head"])", "modules_to_save"},
-        Unsupported{R"("trainable_token_indices": [1])", "trainable_token_indices"},
-        Unsupported{R"("trainable_token_indices": {"embed_tokens": [1]})", "trainable_token_indices"},
-        Unsupported{R"("target_parameters": ["experts.down_proj"])", "target_parameters"},
-        Unsupported{R"("layer_replication": [[0, 2]])", "layer_replication"},
-        Unsupported{R"("megatron_config": {"a": 1})", "megatron_config"},
-        Unsupported{R"("alora_invocation_tokens": [5])", "alora_invocation_tokens"},
-        Unsupported{R"("use_qalora": true)", "use_qalora"},
-        Unsupported{R"("arrow_config": {"top_k": 3})", "arrow_config"},
-        Unsupported{R"("use_bdlora": {"nblocks": 2})", "use_bdlora"},
-        Unsupported{R"("velora_config": {"rank": 2})", "velora_config"},
-        Unsupported{R"("kasa_config": {"beta": 1})", "kasa_config"},
-        Unsupported{R"("monteclora_config": {"n": 1})", "monteclora_config"},
-        Unsupported{R"("corda_config": {"a": 1})", "corda_config"},
-        Unsupported{R"("lora_ga_config": {"a": 1})", "lora_ga_config"},
-        Unsupported{R"("loftq_config": {"loftq_bits": 4})", "loftq_config"},
-        Unsupported{R"("init_lora_weights": "pissa")", "pissa"},
-        Unsupported{R"("init_lora_weights": "pissa_niter_4")", "pissa_niter_4"},
-        Unsupported{R"("init_lora_weights": "olora")", "olora"},
-        Unsupported{R"("init_lora_weights": "loftq")", "loftq"},
-        Unsupported{R"("init_lora_weights": "corda")", "corda"},
-        Unsupported{R"("init_lora_weights": "mica")", "mica"},
-        Unsupported{R"("bias": "all")", "'all'"}, Unsupported{R"("bias": "lora_only")", "'lora_only'"},
-        Unsupported{R"("task_type": "SEQ_CLS")", "task_type"},
-        Unsupported{R"("some_future_key": "new")", "'some_future_key' = \"new\""},
-        Unsupported{R"("some_flag": true)", "some_flag"}));
+    ::testing::Values(Unsupported{R"("use_dora": true)", "DoRA"},
+                      Unsupported{R"("lora_bias": true)", "lora_bias"},
+                      Unsupported{R"("modules_to_save": ["lm_head"])", "modules_to_save"},
+                      Unsupported{R"("trainable_token_indices": [1])", "trainable_token_indices"},
+                      Unsupported{R"("trainable_token_indices": {"embed_tokens": [1]})",
+                                  "trainable_token_indices"},
+                      Unsupported{R"("target_parameters": ["experts.down_proj"])",
+                                  "target_parameters"},
+                      Unsupported{R"("layer_replication": [[0, 2]])", "layer_replication"},
+                      Unsupported{R"("megatron_config": {"a": 1})", "megatron_config"},
+                      Unsupported{R"("alora_invocation_tokens": [5])", "alora_invocation_tokens"},
+                      Unsupported{R"("use_qalora": true)", "use_qalora"},
+                      Unsupported{R"("arrow_config": {"top_k": 3})", "arrow_config"},
+                      Unsupported{R"("use_bdlora": {"nblocks": 2})", "use_bdlora"},
+                      Unsupported{R"("velora_config": {"rank": 2})", "velora_config"},
+                      Unsupported{R"("kasa_config": {"beta": 1})", "kasa_config"},
+                      Unsupported{R"("monteclora_config": {"n": 1})", "monteclora_config"},
+                      Unsupported{R"("corda_config": {"a": 1})", "corda_config"},
+                      Unsupported{R"("lora_ga_config": {"a": 1})", "lora_ga_config"},
+                      Unsupported{R"("loftq_config": {"loftq_bits": 4})", "loftq_config"},
+                      Unsupported{R"("init_lora_weights": "pissa")", "pissa"},
+                      Unsupported{R"("init_lora_weights": "pissa_niter_4")", "pissa_niter_4"},
+                      Unsupported{R"("init_lora_weights": "olora")", "olora"},
+                      Unsupported{R"("init_lora_weights": "loftq")", "loftq"},
+                      Unsupported{R"("init_lora_weights": "corda")", "corda"},
+                      Unsupported{R"("init_lora_weights": "mica")", "mica"},
+                      Unsupported{R"("bias": "all")", "'all'"},
+                      Unsupported{R"("bias": "lora_only")", "'lora_only'"},
+                      Unsupported{R"("task_type": "SEQ_CLS")", "task_type"},
+                      Unsupported{R"("some_future_key": "new")", "'some_future_key' = \"new\""},
+                      Unsupported{R"("some_flag": true)", "some_flag"}));
 
 TEST(AdapterConfig, OtherPeftTypesAreRefused) {
-  EXPECT_THROWS_WITH((void)parse_config(R"({"peft_type": "ADALORA"})", "f"), InputError, "ADALORA", "LORA");
+  EXPECT_THROWS_WITH((void)parse_config(R"({"peft_type": "ADALORA"})", "f"), InputError, "ADALORA",
+                     "LORA");
   EXPECT_THROWS_WITH((void)parse_config(R"({"r": 8})", "f"), InputError, "peft_type");
-  EXPECT_THROWS_WITH((void)parse_config(R"({"peft_type": "LORA", "target_modules": null})", "f"), InputError,
-                     "target_modules");
+  EXPECT_THROWS_WITH((void)parse_config(R"({"peft_type": "LORA", "target_modules": null})", "f"),
+                     InputError, "target_modules");
 }
 
 struct Malformed {
@@ -114,13 +120,15 @@ struct Malformed {
 class HostileConfig : public ::testing::TestWithParam<Malformed> {};
 
 TEST_P(HostileConfig, IsAnInputErrorThatNamesTheFault) {
-  EXPECT_THROWS_WITH((void)parse_config(GetParam().text, "the file"), InputError, "the file", GetParam().part);
+  EXPECT_THROWS_WITH((void)parse_config(GetParam().text, "the file"), InputError, "the file",
+                     GetParam().part);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     AdapterConfig, HostileConfig,
     ::testing::Values(
-        Malformed{"", "not JSON"}, Malformed{"[1]", "object"}, Malformed{"{\"peft_type\": \"LORA\"", "not JSON"},
+        Malformed{"", "not JSON"}, Malformed{"[1]", "object"},
+        Malformed{"{\"peft_type\": \"LORA\"", "not JSON"},
         Malformed{R"({"peft_type": "LORA", "r": 1, "r": 2})", "twice"},
         Malformed{R"({"peft_type": "LORA", "rank_pattern": {"a": 1, "a": 2}})", "twice"},
         Malformed{R"({"peft_type": "LORA", "r": 0})", "'r' must be in 1..65536, found 0"},
@@ -144,8 +152,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(AdapterConfig, DeepNestingIsRefusedWithoutRecursion) {
   const std::string deep(200'000, '[');
-  EXPECT_THROWS_WITH((void)parse_config(R"({"peft_type": "LORA", "x": )" + deep, "the file"), InputError,
-                     "nested");
+  EXPECT_THROWS_WITH((void)parse_config(R"({"peft_type": "LORA", "x": )" + deep, "the file"),
+                     InputError, "nested");
 }
 
 TEST(AdapterConfig, WrittenTextReadsBackAndIsWrittenAlike) {
@@ -168,8 +176,9 @@ TEST(AdapterConfig, AllLinearIsWrittenAsTheNamesItMeant) {
   config.target_modules.pattern = "all-linear";
   const auto targets = resolve_targets(config, tests::llama_modules(2));
   const auto json = nlohmann::json::parse(config_text(config, targets));
-  EXPECT_THAT(json["target_modules"].get<std::vector<std::string>>(),
-              ElementsAre("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"));
+  EXPECT_THAT(
+      json["target_modules"].get<std::vector<std::string>>(),
+      ElementsAre("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"));
 }
 
 }  // namespace

@@ -30,10 +30,11 @@ void fill_b(weft::lora::Adapter& adapter, std::uint64_t seed) {
 int run(char** arguments, bool random_b) {
   using namespace weft;
   const auto base = checkpoint::Checkpoint::open(arguments[1]);
-  const lora::AdapterConfig config = lora::parse_config(core::read_text(arguments[2]), arguments[2]);
+  const lora::AdapterConfig config =
+      lora::parse_config(core::read_text(arguments[2]), arguments[2]);
   const std::uint64_t seed = std::strtoull(arguments[4], nullptr, 10);
-  lora::Adapter adapter = lora::make_adapter(
-      config, lora::resolve_targets(config, lora::linear_modules(base)), seed);
+  lora::Adapter adapter =
+      lora::make_adapter(config, lora::resolve_targets(config, lora::linear_modules(base)), seed);
   if (random_b) fill_b(adapter, seed);
   adapter.provenance = lora::Provenance{base.weights_digest(), "F32", "F32", "", "", {}};
   std::filesystem::create_directories(arguments[3]);
@@ -41,7 +42,8 @@ int run(char** arguments, bool random_b) {
   nlohmann::json chosen = nlohmann::json::array();
   for (const lora::Factors& factors : adapter.factors) {
     const lora::Target& target = factors.target;
-    chosen.push_back({{"path", target.module.path}, {"rank", target.rank}, {"scale", target.scale}});
+    chosen.push_back(
+        {{"path", target.module.path}, {"rank", target.rank}, {"scale", target.scale}});
   }
   fmt::print("{}\n", chosen.dump());
   return 0;

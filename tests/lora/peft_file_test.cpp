@@ -64,15 +64,16 @@ TEST(PeftFile, ReadsF32F16AndBf16Exactly) {
   const std::vector<float> wide{0.1F, -2, 3, 4e-30F};
   const std::vector<std::uint16_t> f16{0x3c00, 0xc000, 0x0001, 0x7bff};
   const std::vector<std::uint16_t> bf16{0x3f80, 0xc000, 0x0001, 0x7f7f};
-  const auto folder = write_adapter(
-      dir / "a", config_with(),
-      {{adapter_key(kQ, ".lora_A.weight"), {2, 2}, "F16", bytes_of(f16)},
-       {adapter_key(kQ, ".lora_B.weight"), {2, 2}, "BF16", bytes_of(bf16)},
-       {adapter_key(kV, ".lora_A.weight"), {2, 2}, "F32", bytes_of(wide)},
-       {adapter_key(kV, ".lora_B.weight"), {1, 2}, "F32", {}}});
+  const auto folder =
+      write_adapter(dir / "a", config_with(),
+                    {{adapter_key(kQ, ".lora_A.weight"), {2, 2}, "F16", bytes_of(f16)},
+                     {adapter_key(kQ, ".lora_B.weight"), {2, 2}, "BF16", bytes_of(bf16)},
+                     {adapter_key(kV, ".lora_A.weight"), {2, 2}, "F32", bytes_of(wide)},
+                     {adapter_key(kV, ".lora_B.weight"), {1, 2}, "F32", {}}});
   const Adapter adapter = read_peft(folder);
   EXPECT_THAT(adapter.factors[0].a, ElementsAre(1.0F, -2.0F, 0x1p-24F, 65504.0F));
-  EXPECT_THAT(adapter.factors[0].b, ElementsAre(1.0F, -2.0F, 0x1p-133F, std::bit_cast<float>(0x7f7f0000U)));
+  EXPECT_THAT(adapter.factors[0].b,
+              ElementsAre(1.0F, -2.0F, 0x1p-133F, std::bit_cast<float>(0x7f7f0000U)));
   EXPECT_EQ(adapter.factors[1].a, wide);
   EXPECT_EQ(PeftFile::open(folder).storage(), "BF16+F16+F32");
 }
@@ -122,8 +123,8 @@ class ForeignKey : public ::testing::TestWithParam<Foreign> {};
 
 TEST_P(ForeignKey, IsNamedWithWhatItIs) {
   const TempDir dir;
-  EXPECT_THROWS_WITH(open(dir, with(zero_pair(kQ, 2, 4, 5), {GetParam().key, {2, 2}, "F32", {}})), InputError,
-                     GetParam().key, GetParam().what);
+  EXPECT_THROWS_WITH(open(dir, with(zero_pair(kQ, 2, 4, 5), {GetParam().key, {2, 2}, "F32", {}})),
+                     InputError, GetParam().key, GetParam().what);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -132,10 +133,12 @@ INSTANTIATE_TEST_SUITE_P(
         Foreign{"base_model.model.model.embed_tokens.lora_embedding_A", "embedding"},
         Foreign{"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector", "DoRA"},
         Foreign{"base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "bias"},
-        Foreign{"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "token"},
+        Foreign{"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta",
+                "token"},
         Foreign{"base_model.model.lm_head.weight", "fully trained"},
         Foreign{"base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias", "base"},
-        Foreign{"base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "adapter name"},
+        Foreign{"base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
+                "adapter name"},
         Foreign{"model.layers.0.self_attn.q_proj.lora_a", "mlx-lm"},
         Foreign{"model.layers.0.self_attn.v_proj.lora_A.weight", "base_model.model."},
         Foreign{"base_model.model.lora_A.weight", "base_model.model."}));
@@ -157,7 +160,8 @@ TEST(PeftFile, NotANumberIsFoundWhenLoaded) {
   numbers[7] = std::numeric_limits<float>::quiet_NaN();
   tensors[1].bytes = bytes_of(numbers);
   const auto folder = write_adapter(dir / "a", config_with(), tensors);
-  EXPECT_THROWS_WITH((void)read_peft(folder), InputError, "q_proj.lora_B.weight", "element 7", "nan");
+  EXPECT_THROWS_WITH((void)read_peft(folder), InputError, "q_proj.lora_B.weight", "element 7",
+                     "nan");
 }
 
 TEST(PeftFile, AnEmptyAdapterIsAnError) {
@@ -182,17 +186,18 @@ TEST(PeftFile, MissingFilesSayWhatToDo) {
   EXPECT_THROWS_WITH((void)PeftFile::open(dir / "plain"), InputError, "adapter_config.json");
   dir.write("run/checkpoint-5/adapter_config.json", config_with());
   EXPECT_THROWS_WITH((void)PeftFile::open(dir / "run"), InputError, "did you mean", "checkpoint-5");
-  EXPECT_THROWS_WITH((void)PeftFile::open(dir / "run/checkpoint-5"), InputError, "adapter_model.safetensors");
+  EXPECT_THROWS_WITH((void)PeftFile::open(dir / "run/checkpoint-5"), InputError,
+                     "adapter_model.safetensors");
   dir.write("run/checkpoint-5/adapter_model.bin", "pickle");
-  EXPECT_THROWS_WITH((void)PeftFile::open(dir / "run/checkpoint-5"), InputError, "adapter_model.bin",
-                     "save_pretrained");
+  EXPECT_THROWS_WITH((void)PeftFile::open(dir / "run/checkpoint-5"), InputError,
+                     "adapter_model.bin", "save_pretrained");
 }
 
 TEST(PeftFile, AmbiguousPatternsOfAFileAreAnInputErrorThatNamesIt) {
   const TempDir dir;
-  EXPECT_THROWS_WITH(
-      open(dir, zero_pair(kQ, 2, 4, 5), config_with(R"("alpha_pattern": {"q_proj": 8, "self_attn.q_proj": 9})")),
-      InputError, "adapter_config.json", "alpha_pattern");
+  EXPECT_THROWS_WITH(open(dir, zero_pair(kQ, 2, 4, 5),
+                          config_with(R"("alpha_pattern": {"q_proj": 8, "self_attn.q_proj": 9})")),
+                     InputError, "adapter_config.json", "alpha_pattern");
 }
 
 TEST(PeftFile, APatternKeyWithoutUseIsReportedNotRefused) {
@@ -207,7 +212,8 @@ TEST(PeftFile, APatternKeyWithoutUseIsReportedNotRefused) {
 TEST(PeftFile, DigestCoversConfigurationAndWeights) {
   const TempDir dir;
   const auto first = write_adapter(dir / "a", config_with(), zero_pair(kQ, 2, 4, 5));
-  const auto second = write_adapter(dir / "b", config_with(R"("lora_dropout": 0.5)"), zero_pair(kQ, 2, 4, 5));
+  const auto second =
+      write_adapter(dir / "b", config_with(R"("lora_dropout": 0.5)"), zero_pair(kQ, 2, 4, 5));
   const auto third = write_adapter(dir / "c", config_with(), zero_pair(kQ, 2, 4, 6));
   const std::string digest = PeftFile::open(first).digest();
   EXPECT_EQ(PeftFile::open(first).digest(), digest);

@@ -21,7 +21,8 @@ TEST(PythonRegex, MatchIsAnchoredAtTheStartOnly) {
 }
 
 TEST(PythonRegex, ReadsNamedGroupsAsPythonWritesThem) {
-  EXPECT_EQ(PythonRegex(R"(.*?\.[^.]*\.(?P<idx>\d+)\.)").match_group("a.layers.7.x.9.y", "idx"), "7");
+  EXPECT_EQ(PythonRegex(R"(.*?\.[^.]*\.(?P<idx>\d+)\.)").match_group("a.layers.7.x.9.y", "idx"),
+            "7");
   EXPECT_EQ(PythonRegex(R"((?P<idx>\d+))").match_group("none", "idx"), "");
 }
 
@@ -33,15 +34,17 @@ TEST(PythonRegex, CapitalZIsTheEndOfTextAsInPython) {
 TEST(PythonRegex, DotIsACharacterNotAByte) { EXPECT_TRUE(PythonRegex("a.b").full_match("aéb")); }
 
 TEST(PythonRegex, RefusesWhatPythonReadsDifferently) {
-  for (const char* pattern : {R"(a\Kb)", R"(\h)", R"(\v)", R"(\Qa.b\E)", "[[:alpha:]]", "a{,3}", "(?R)",
-                              "(*ACCEPT)", "(?|a|b)", R"(\R)", "a(?i)b", R"(\pL)", "(?a)x"}) {
+  for (const char* pattern :
+       {R"(a\Kb)", R"(\h)", R"(\v)", R"(\Qa.b\E)", "[[:alpha:]]", "a{,3}", "(?R)", "(*ACCEPT)",
+        "(?|a|b)", R"(\R)", "a(?i)b", R"(\pL)", "(?a)x"}) {
     EXPECT_THROWS_WITH(PythonRegex{pattern}, ConfigError, pattern, "Python");
   }
 }
 
 TEST(PythonRegex, AcceptsTheSharedConstructs) {
-  for (const char* pattern : {"(?i)Q_PROJ", "(?i:Q)_proj", "(?:q)_proj", "(?=q)q_proj", "(?!k)q_proj",
-                              "[^k-z]?q_proj", "q_pro[]j]", "(?P<n>q)_proj", "q{1,2}_proj", "(?s-i:q)_proj"}) {
+  for (const char* pattern :
+       {"(?i)Q_PROJ", "(?i:Q)_proj", "(?:q)_proj", "(?=q)q_proj", "(?!k)q_proj", "[^k-z]?q_proj",
+        "q_pro[]j]", "(?P<n>q)_proj", "q{1,2}_proj", "(?s-i:q)_proj"}) {
     EXPECT_TRUE(PythonRegex(pattern).full_match("q_proj")) << pattern;
   }
 }

@@ -43,15 +43,16 @@ TEST(Targets, AListEntryMatchesWholePathsAndEndingsAtADot) {
               ElementsAre("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"));
   EXPECT_THAT(paths(resolve_targets(named({"layers.1.mlp.up_proj"}), llama_modules(2))),
               ElementsAre("model.layers.1.mlp.up_proj"));
-  EXPECT_THROWS_WITH((void)resolve_targets(named({"proj"}), llama_modules(1)), ConfigError, "'proj'");
+  EXPECT_THROWS_WITH((void)resolve_targets(named({"proj"}), llama_modules(1)), ConfigError,
+                     "'proj'");
 }
 
 TEST(Targets, APatternMatchesTheWholePath) {
   EXPECT_THAT(paths(resolve_targets(patterned(R"(model\.layers\.\d+\.mlp\..*)"), llama_modules(1))),
               ElementsAre("model.layers.0.mlp.down_proj", "model.layers.0.mlp.gate_proj",
                           "model.layers.0.mlp.up_proj"));
-  EXPECT_THROWS_WITH((void)resolve_targets(patterned("q_proj"), llama_modules(1)), ConfigError, "'q_proj'",
-                     "whole path", "nearest: 'q_proj'");
+  EXPECT_THROWS_WITH((void)resolve_targets(patterned("q_proj"), llama_modules(1)), ConfigError,
+                     "'q_proj'", "whole path", "nearest: 'q_proj'");
 }
 
 TEST(Targets, AllLinearInAnyCaseMeansEveryModule) {
@@ -108,7 +109,8 @@ TEST(Targets, PatternsGiveRankAndAlphaByPathOrEnding) {
   const auto targets = resolve_targets(config, llama_modules(2));
   std::vector<std::string> shown;
   for (const Target& target : targets) {
-    shown.push_back(fmt::format("{} {} {}", target.module.path.substr(13), target.rank, target.scale));
+    shown.push_back(
+        fmt::format("{} {} {}", target.module.path.substr(13), target.rank, target.scale));
   }
   EXPECT_THAT(shown, ElementsAre("0.self_attn.k_proj 4 1.5", "0.self_attn.q_proj 8 2",
                                  "0.self_attn.v_proj 8 0.75", "1.self_attn.k_proj 4 1.5",
@@ -120,19 +122,20 @@ TEST(Targets, OverlappingPatternsThatAgreeAreFineAndThatDisagreeAreNot) {
   config.rank_pattern = {{"q_proj", 4}, {"self_attn.q_proj", 4}};
   EXPECT_EQ(resolve_targets(config, llama_modules(1)).front().rank, 4);
   config.rank_pattern.back().second = 5;
-  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError, "rank_pattern", "'q_proj' (4)",
-                     "'self_attn.q_proj' (5)", "model.layers.0.self_attn.q_proj");
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError, "rank_pattern",
+                     "'q_proj' (4)", "'self_attn.q_proj' (5)", "model.layers.0.self_attn.q_proj");
 }
 
 TEST(Targets, AnEntryThatMatchesNothingNamesTheNearestModule) {
-  EXPECT_THROWS_WITH((void)resolve_targets(named({"q_proj", "v_porj"}), llama_modules(1)), ConfigError, "'v_porj'",
-                     "nearest: 'v_proj'");
-  EXPECT_THROWS_WITH((void)resolve_targets(named({"c_attn"}), llama_modules(1)), ConfigError, "'c_attn'");
+  EXPECT_THROWS_WITH((void)resolve_targets(named({"q_proj", "v_porj"}), llama_modules(1)),
+                     ConfigError, "'v_porj'", "nearest: 'v_proj'");
+  EXPECT_THROWS_WITH((void)resolve_targets(named({"c_attn"}), llama_modules(1)), ConfigError,
+                     "'c_attn'");
 }
 
 TEST(Targets, EmbeddingsAndHeadAreRefusedByName) {
-  EXPECT_THROWS_WITH((void)resolve_targets(named({"q_proj", "lm_head"}), llama_modules(1)), ConfigError,
-                     "'lm_head'", "not");
+  EXPECT_THROWS_WITH((void)resolve_targets(named({"q_proj", "lm_head"}), llama_modules(1)),
+                     ConfigError, "'lm_head'", "not");
   EXPECT_THROWS_WITH((void)resolve_targets(named({"embed_tokens"}), llama_modules(1)), ConfigError,
                      "'embed_tokens'");
 }
@@ -142,29 +145,33 @@ TEST(Targets, ExcludingTheHeadIsAllowedAndExcludingATypingErrorIsNot) {
   config.exclude_modules.names = {"lm_head"};
   EXPECT_THAT(resolve_targets(config, llama_modules(1)), SizeIs(1));
   config.exclude_modules.names = {"k_porj"};
-  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError, "exclude_modules", "k_porj",
-                     "k_proj");
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError,
+                     "exclude_modules", "k_porj", "k_proj");
 }
 
 TEST(Targets, AMissingLayerNamesTheLayersThereAre) {
   AdapterConfig config = named({"q_proj"});
   config.layers_to_transform = {0, 7};
-  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(3)), ConfigError, "no layer 7", "0 to 2");
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(3)), ConfigError, "no layer 7",
+                     "0 to 2");
 }
 
 TEST(Targets, PatternKeysThatMatchNothingAreErrors) {
   AdapterConfig config = named({"q_proj"});
   config.rank_pattern = {{"k_proj", 4}};
-  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError, "rank_pattern 'k_proj'");
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError,
+                     "rank_pattern 'k_proj'");
   config.rank_pattern.clear();
   config.alpha_pattern = {{"^q_proj", 4}};
-  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError, "alpha_pattern '^q_proj'");
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError,
+                     "alpha_pattern '^q_proj'");
 }
 
 TEST(Targets, NothingLeftAfterExclusionIsAnError) {
   AdapterConfig config = named({"q_proj"});
   config.exclude_modules.names = {"self_attn.q_proj"};
-  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError, "no layer is left");
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError,
+                     "no layer is left");
 }
 
 TEST(Targets, CombinationsThatPeftRejectsAreRejected) {

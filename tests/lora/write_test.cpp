@@ -87,7 +87,8 @@ TEST(Provenance, ReadsBackAsWritten) {
 TEST(Provenance, AFileThatIsNotOursIsAnError) {
   const TempDir dir;
   write_peft(sample(), dir.path());
-  for (const char* text : {"{}", "[]", "{\"format\": 2}", "{\"format\": 1, \"base_weights\": 5}", "x"}) {
+  for (const char* text :
+       {"{}", "[]", "{\"format\": 2}", "{\"format\": 1, \"base_weights\": 5}", "x"}) {
     dir.write(kProvenanceFile, text);
     EXPECT_THROWS_WITH((void)read_peft(dir.path()), InputError, "weft_provenance.json");
   }

@@ -46,7 +46,8 @@ Folded fold_into(const TempDir& dir, const std::filesystem::path& model,
   std::vector<lora::PeftFile> files;
   for (const auto& [path, weight] : adapters) files.push_back(lora::PeftFile::open(path));
   std::vector<WeightedAdapter> weighted;
-  for (std::size_t i = 0; i < files.size(); ++i) weighted.push_back({&files[i], adapters[i].second});
+  for (std::size_t i = 0; i < files.size(); ++i)
+    weighted.push_back({&files[i], adapters[i].second});
   const FoldPlan plan = plan_fold(base, weighted, dtype, checkpoint::kDefaultShardBytes);
   std::filesystem::create_directories(dir / "out");
   return {fold(base, weighted, plan, dir / "out", control), dir / "out/model.safetensors"};
@@ -79,7 +80,8 @@ TEST_P(FoldTo, EqualsTheFormulaRoundedOnce) {
   const TempDir dir;
   const auto tensors = small_model(GetParam());
   const auto model = write_model(dir / "base", tensors);
-  const auto adapter = write_noisy_adapter(dir / "a", kModules, config_of({"q_proj", "up_proj"}, 4, 6));
+  const auto adapter =
+      write_noisy_adapter(dir / "a", kModules, config_of({"q_proj", "up_proj"}, 4, 6));
   const Folded folded = fold_into(dir, model, {{adapter, 0.5}});
   ASSERT_EQ(folded.tensors.size(), 2U);
   for (const ModelTensor& tensor : tensors) {
@@ -89,10 +91,12 @@ TEST_P(FoldTo, EqualsTheFormulaRoundedOnce) {
     const auto width = static_cast<std::size_t>(core::size_of(tensor.dtype));
     for (std::size_t i = 0; i < exact.size(); ++i) {
       const float got = tests::decode(tensor.dtype, written.bytes.data() + i * width);
-      // Single rounding: nothing of the type lies nearer. Sums in another order may differ by 1e-15.
-      const float nearest = tensor.dtype == DType::kF32    ? static_cast<float>(exact[i])
-                            : tensor.dtype == DType::kF16 ? core::f16_to_float(round_to_f16(exact[i]))
-                                                          : core::bf16_to_float(round_to_bf16(exact[i]));
+      // Single rounding: nothing of the type lies nearer. Sums in another order may differ by
+      // 1e-15.
+      const float nearest = tensor.dtype == DType::kF32 ? static_cast<float>(exact[i])
+                            : tensor.dtype == DType::kF16
+                                ? core::f16_to_float(round_to_f16(exact[i]))
+                                : core::bf16_to_float(round_to_bf16(exact[i]));
       ASSERT_NEAR(static_cast<double>(got), exact[i],
                   std::abs(static_cast<double>(nearest) - exact[i]) + 1e-14)
           << tensor.name << " " << i;
@@ -110,7 +114,8 @@ TEST(Fold, CopiesUnchangedTensorsByteForByte) {
   const auto model = write_model(dir / "base", tensors);
   const auto adapter = write_noisy_adapter(dir / "a", {kModules[0]}, config_of({"q_proj"}, 2, 2));
   const Folded folded = fold_into(dir, model, {{adapter, 1}});
-  for (const char* name : {"model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"}) {
+  for (const char* name :
+       {"model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"}) {
     EXPECT_EQ(tests::stored(folded.file, name).bytes,
               tests::stored(model / "model.safetensors", name).bytes)
         << name;
@@ -122,11 +127,13 @@ TEST(Fold, CopiesUnchangedTensorsByteForByte) {
 TEST(Fold, OfAnUntrainedAdapterOrWithWeightZeroIsTheBase) {
   const TempDir dir;
   const auto model = write_model(dir / "base", small_model(DType::kF16));
-  const auto zero = write_noisy_adapter(dir / "zero", kModules, config_of({"q_proj", "up_proj"}, 4, 6), 5,
-                                        [](lora::Adapter& adapter) {
-                                          for (auto& f : adapter.factors) f.b.assign(f.b.size(), 0);
-                                        });
-  const auto noise = write_noisy_adapter(dir / "noise", kModules, config_of({"q_proj", "up_proj"}, 4, 6));
+  const auto zero =
+      write_noisy_adapter(dir / "zero", kModules, config_of({"q_proj", "up_proj"}, 4, 6), 5,
+                          [](lora::Adapter& adapter) {
+                            for (auto& f : adapter.factors) f.b.assign(f.b.size(), 0);
+                          });
+  const auto noise =
+      write_noisy_adapter(dir / "noise", kModules, config_of({"q_proj", "up_proj"}, 4, 6));
   const Folded folded = fold_into(dir, model, {{zero, 1}, {noise, 0}});
   EXPECT_EQ(tests::slurp(folded.file), tests::slurp(model / "model.safetensors"));
   EXPECT_EQ(folded.tensors[0].changed, 0);
@@ -139,7 +146,8 @@ TEST(Fold, OfTwoAdaptersIsTheSumOfTheirUpdates) {
   const auto tensors = small_model(DType::kF32);
   const auto model = write_model(dir / "base", tensors);
   const auto a = write_noisy_adapter(dir / "a", {kModules[0]}, config_of({"q_proj"}, 4, 6), 5);
-  const auto b = write_noisy_adapter(dir / "b", kModules, config_of({"q_proj", "up_proj"}, 3, 1), 50);
+  const auto b =
+      write_noisy_adapter(dir / "b", kModules, config_of({"q_proj", "up_proj"}, 3, 1), 50);
   const Folded folded = fold_into(dir, model, {{a, 0.5}, {b, -2}});
   ASSERT_EQ(folded.tensors.size(), 2U);
   EXPECT_EQ(folded.tensors[1].name, std::string(kQ) + ".weight");
@@ -149,7 +157,8 @@ TEST(Fold, OfTwoAdaptersIsTheSumOfTheirUpdates) {
   const auto written = tests::stored(folded.file, tensors[1].name);
   for (std::size_t i = 0; i < first.size(); ++i) {
     const double exact = first[i] + second[i] - static_cast<double>(tensors[1].values[i]);
-    ASSERT_FLOAT_EQ(tests::decode(DType::kF32, written.bytes.data() + 4 * i), static_cast<float>(exact));
+    ASSERT_FLOAT_EQ(tests::decode(DType::kF32, written.bytes.data() + 4 * i),
+                    static_cast<float>(exact));
   }
 }
 
@@ -201,7 +210,8 @@ TEST(Fold, ReportsNormsChangeAndWhatRoundingLeaves) {
       for (float& b : f.b) b *= 1e-3F;
     }
   };
-  const auto adapter = write_noisy_adapter(dir / "a", {kModules[0]}, config_of({"q_proj"}, 4, 4), 5, shrink);
+  const auto adapter =
+      write_noisy_adapter(dir / "a", {kModules[0]}, config_of({"q_proj"}, 4, 4), 5, shrink);
   const FoldedTensor f32 = fold_into(dir, model, {{adapter, 1}}).tensors.front();
   const FoldedTensor bf16 = fold_into(dir, model, {{adapter, 1}}, DType::kBF16).tensors.front();
   const auto exact = exact_fold(tensors[1], adapter, 1);
@@ -217,7 +227,7 @@ TEST(Fold, ReportsNormsChangeAndWhatRoundingLeaves) {
   EXPECT_GT(f32.changed, 0.98);
   EXPECT_NEAR(f32.retained, 1, 1e-4);
   EXPECT_LT(f32.largest_error, 1e-8);
-  EXPECT_LT(bf16.changed, 0.8);      // the update is smaller than most steps of bf16
+  EXPECT_LT(bf16.changed, 0.8);  // the update is smaller than most steps of bf16
   EXPECT_GT(std::abs(bf16.retained - 1), 0.001);
   EXPECT_LE(bf16.largest_error, 0x1p-12);  // half a step below 0.125
 }
@@ -237,7 +247,8 @@ TEST(Fold, AnUpdateThatLeavesF32NamesTheTensor) {
   const TempDir dir;
   const auto model = write_model(dir / "base", small_model(DType::kF32));
   const auto adapter = write_noisy_adapter(dir / "a", {kModules[1]}, config_of({"up_proj"}, 4, 6));
-  EXPECT_THROWS_WITH(fold_into(dir, model, {{adapter, 1e300}}), NumericError, "up_proj.weight", "F32");
+  EXPECT_THROWS_WITH(fold_into(dir, model, {{adapter, 1e300}}), NumericError, "up_proj.weight",
+                     "F32");
 }
 
 TEST(Fold, StopsWhenAsked) {
@@ -251,21 +262,23 @@ TEST(Fold, StopsWhenAsked) {
 TEST(FoldPlan, AnAdapterOfAnotherModelNamesTheTensor) {
   const TempDir dir;
   const auto model = write_model(dir / "base", small_model(DType::kF32));
-  const auto deeper = write_noisy_adapter(dir / "deep", {{"model.layers.1.self_attn.q_proj", 20, 24}},
-                                          config_of({"q_proj"}, 2, 2));
-  EXPECT_THROWS_WITH(fold_into(dir, model, {{deeper, 1}}), InputError, "model.layers.1.self_attn.q_proj.weight",
-                     "nearest");
+  const auto deeper = write_noisy_adapter(
+      dir / "deep", {{"model.layers.1.self_attn.q_proj", 20, 24}}, config_of({"q_proj"}, 2, 2));
+  EXPECT_THROWS_WITH(fold_into(dir, model, {{deeper, 1}}), InputError,
+                     "model.layers.1.self_attn.q_proj.weight", "nearest");
   const auto wider = write_noisy_adapter(dir / "wide", {{kQ, 28, 24}}, config_of({"q_proj"}, 2, 2));
-  EXPECT_THROWS_WITH(fold_into(dir, model, {{wider, 1}}), InputError, "q_proj.weight", "[24, 28]", "[24, 20]");
+  EXPECT_THROWS_WITH(fold_into(dir, model, {{wider, 1}}), InputError, "q_proj.weight", "[24, 28]",
+                     "[24, 20]");
 }
 
 TEST(FoldPlan, ALayerThatTheConfigurationChoosesWithoutFactorsIsAnError) {
   const TempDir dir;
   const auto model = write_model(dir / "base", small_model(DType::kF32));
   lora::AdapterConfig config = config_of({"q_proj"}, 2, 2);
-  const auto partial = write_noisy_adapter(dir / "a", {kModules[0]}, config, 5, [](lora::Adapter& adapter) {
-    adapter.config.target_modules.names = {"q_proj", "up_proj"};
-  });
+  const auto partial =
+      write_noisy_adapter(dir / "a", {kModules[0]}, config, 5, [](lora::Adapter& adapter) {
+        adapter.config.target_modules.names = {"q_proj", "up_proj"};
+      });
   EXPECT_THROWS_WITH(fold_into(dir, model, {{partial, 1}}), InputError, kUp, "incomplete");
 }
 

@@ -44,10 +44,11 @@ TEST(Memory, OfAMergeStaysFarBelowTheModelsSize) {
   config.target_modules.names = {"q_proj"};
   MergeRequest request;
   request.model = dir / "base";
-  request.adapters = {{tests::write_noisy_adapter(
-                           dir / "adapter",
-                           lora::linear_modules(checkpoint::Checkpoint::open(dir / "base")), config),
-                       1}};
+  request.adapters = {
+      {tests::write_noisy_adapter(dir / "adapter",
+                                  lora::linear_modules(checkpoint::Checkpoint::open(dir / "base")),
+                                  config),
+       1}};
   request.out = dir / "out";
   request.dtype = core::DType::kBF16;
   const double before = anonymous_mib();

@@ -24,7 +24,8 @@ using tests::write_tiny_model;
 class Merge : public ::testing::Test {
  protected:
   Merge() : model(write_tiny_model(dir / "base")) {
-    adapter = write_noisy_adapter(dir / "adapter", modules(), config_of({"q_proj", "down_proj"}, 4, 8));
+    adapter =
+        write_noisy_adapter(dir / "adapter", modules(), config_of({"q_proj", "down_proj"}, 4, 8));
     request.model = model;
     request.adapters = {{adapter, 1}};
     request.out = dir / "out";
@@ -186,7 +187,8 @@ void write_head_adapter(const std::filesystem::path& folder) {
 
 TEST_F(Merge, AnAdapterOfTheHeadNeedsAHeadOfItsOwn) {
   write_head_adapter(dir / "adapter");
-  EXPECT_THROWS_WITH((void)merge_model(request), InputError, "lm_head.weight", "tie_word_embeddings");
+  EXPECT_THROWS_WITH((void)merge_model(request), InputError, "lm_head.weight",
+                     "tie_word_embeddings");
   tests::TinyModel shape;
   shape.tied_head = false;
   std::filesystem::remove_all(model);

@@ -66,7 +66,8 @@ inline ModelTensor noisy(std::string name, std::vector<std::int64_t> shape,
   ModelTensor tensor{std::move(name), std::move(shape), dtype, noise(count, 0.1F, seed)};
   const auto bytes = encode(dtype, tensor.values);
   const auto width = static_cast<std::size_t>(core::size_of(dtype));
-  for (std::size_t i = 0; i < count; ++i) tensor.values[i] = decode(dtype, bytes.data() + i * width);
+  for (std::size_t i = 0; i < count; ++i)
+    tensor.values[i] = decode(dtype, bytes.data() + i * width);
   return tensor;
 }
 

@@ -29,8 +29,8 @@ std::uint16_t nearest_by_search(double value, std::uint16_t guess, ToFloat to_fl
 }
 
 TEST(Rounding, ThereIsNoDoubleRounding) {
-  // A little more than half way between 1 and the next bf16 number: a float in between would turn it
-  // into the tie, and the tie into 1.
+  // A little more than half way between 1 and the next bf16 number: a float in between would turn
+  // it into the tie, and the tie into 1.
   const double value = 1 + 0x1p-8 + 0x1p-40;
   EXPECT_EQ(core::float_to_bf16(static_cast<float>(value)), 0x3f80);
   EXPECT_EQ(round_to_bf16(value), 0x3f81);
@@ -70,7 +70,8 @@ TEST(Rounding, SubnormalsZerosAndLimits) {
   EXPECT_EQ(round_to_bf16(1e-60), 0x0000);
   EXPECT_EQ(round_to_bf16(-0.0), 0x8000);
   EXPECT_EQ(round_to_bf16(3.5e38), 0x7f80);
-  EXPECT_TRUE(std::isnan(core::bf16_to_float(round_to_bf16(std::numeric_limits<double>::quiet_NaN()))));
+  EXPECT_TRUE(
+      std::isnan(core::bf16_to_float(round_to_bf16(std::numeric_limits<double>::quiet_NaN()))));
 }
 
 }  // namespace

@@ -23,8 +23,10 @@ double formula(const std::vector<Term>& terms, std::int64_t i, std::int64_t j) {
   for (const Term& t : terms) {
     const lora::Target& target = t.factors.target;
     for (std::int64_t k = 0; k < target.rank; ++k) {
-      const auto b = static_cast<double>(t.factors.b[static_cast<std::size_t>(i * target.rank + k)]);
-      const auto a = static_cast<double>(t.factors.a[static_cast<std::size_t>(k * target.module.in + j)]);
+      const auto b =
+          static_cast<double>(t.factors.b[static_cast<std::size_t>(i * target.rank + k)]);
+      const auto a =
+          static_cast<double>(t.factors.a[static_cast<std::size_t>(k * target.module.in + j)]);
       sum += a * (t.weight * target.scale * b);
     }
   }
@@ -46,13 +48,15 @@ std::vector<double> whole(const Update& update) {
 }
 
 TEST(Update, EqualsTheFormulaBitForBitAtAnyShape) {
-  for (const auto& [rank, in, out] : {std::tuple{1, 1, 1}, {3, 7, 5}, {16, 64, 4}, {5, 33, 30}, {64, 9, 6}}) {
+  for (const auto& [rank, in, out] :
+       {std::tuple{1, 1, 1}, {3, 7, 5}, {16, 64, 4}, {5, 33, 30}, {64, 9, 6}}) {
     const std::vector<Term> terms{term(rank, in, out, 0.7, 1.5, 3)};
     const std::vector<double> update = whole(Update(terms, Update::Layout::kOutIn));
     ASSERT_EQ(update.size(), static_cast<std::size_t>(in * out));
     for (std::int64_t i = 0; i < out; ++i) {
       for (std::int64_t j = 0; j < in; ++j) {
-        ASSERT_EQ(update[static_cast<std::size_t>(i * in + j)], formula(terms, i, j)) << i << " " << j;
+        ASSERT_EQ(update[static_cast<std::size_t>(i * in + j)], formula(terms, i, j))
+            << i << " " << j;
       }
     }
   }

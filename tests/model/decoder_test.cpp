@@ -34,14 +34,17 @@ TEST_P(AgainstAutograd, LossAndAdapterGradientsAgreeInDouble) {
   Spec spec = tiny_spec();
   c.change(spec);
   const TensorMap weights = random_weights(spec, 1);
-  const auto wanted = [&](const std::string& path) { return path.find(c.only) != std::string::npos; };
+  const auto wanted = [&](const std::string& path) {
+    return path.find(c.only) != std::string::npos;
+  };
   const lora::Adapter adapter = random_adapter(spec, 3, 0.7, 2, wanted);
   ASSERT_FALSE(adapter.factors.empty());
   const data::Row row = random_row(spec, {9, 1, 5, 14}, 3);
 
   Decoder decoder = Decoder::from_weights(spec, weights, at::kDouble);
   decoder.attach(adapter, Decoder::Use::kTraining);
-  const TrainPass pass{.gradient_scale = 0.25, .dropout = c.dropout, .dropout_seed = 0x123456789abcULL};
+  const TrainPass pass{
+      .gradient_scale = 0.25, .dropout = c.dropout, .dropout_seed = 0x123456789abcULL};
   const model::LossSum sum = decoder.train(row, pass);
 
   Reference reference(spec, weights);
@@ -54,33 +57,42 @@ TEST_P(AgainstAutograd, LossAndAdapterGradientsAgreeInDouble) {
   for (const model::AdapterParameter& p : decoder.parameters()) {
     const ReferenceFactors& factors = reference.factors(p.target.module.path).front();
     // Gradients are kept in fp32; everything before that is double.
-    EXPECT_LT(relative_difference(p.grad_a, factors.a.grad()), 2e-7) << p.target.module.path << " A";
-    EXPECT_LT(relative_difference(p.grad_b, factors.b.grad()), 2e-7) << p.target.module.path << " B";
+    EXPECT_LT(relative_difference(p.grad_a, factors.a.grad()), 2e-7)
+        << p.target.module.path << " A";
+    EXPECT_LT(relative_difference(p.grad_b, factors.b.grad()), 2e-7)
+        << p.target.module.path << " B";
     EXPECT_GT(p.grad_a.abs().max().item<float>(), 0);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Decoder, AgainstAutograd,
-    testing::Values(
-        Case{"grouped_queries_tied_not", [](Spec&) {}},
-        Case{"tied", [](Spec& s) { s.tied_head = true; }},
-        Case{"biases", [](Spec& s) { s.qkv_bias = s.o_bias = s.mlp_bias = true; }},
-        Case{"qkv_bias", [](Spec& s) { s.qkv_bias = true; }},
-        Case{"one_kv_head", [](Spec& s) { s.kv_heads = 1; }},
-        Case{"as_many_kv_heads", [](Spec& s) { s.kv_heads = 4; }},
-        Case{"window", [](Spec& s) { s.windows.assign(3, 4); }},
-        Case{"window_in_upper_layers", [](Spec& s) { s.windows = {0, 3, 2}; }},
-        Case{"dropout", [](Spec&) {}, 0.3},
-        Case{"dropout_biases_window", [](Spec& s) { s.windows.assign(3, 2); s.qkv_bias = true; }, 0.1},
-        Case{"only_q", [](Spec&) {}, 0, "q_proj"},
-        Case{"only_v_dropout", [](Spec&) {}, 0.5, "v_proj"},
-        Case{"only_o", [](Spec&) {}, 0, "o_proj"},
-        Case{"only_up", [](Spec&) {}, 0, "up_proj"},
-        Case{"only_down", [](Spec&) {}, 0, "down_proj"},
-        Case{"upper_layers", [](Spec&) {}, 0, "layers.2."},
-        Case{"one_module_in_the_middle", [](Spec&) {}, 0.1, "layers.1.mlp.gate_proj"},
-        Case{"middle_o", [](Spec&) {}, 0, "layers.1.self_attn.o_proj"}),
+    testing::Values(Case{"grouped_queries_tied_not", [](Spec&) {}},
+                    Case{"tied", [](Spec& s) { s.tied_head = true; }},
+                    Case{"biases", [](Spec& s) { s.qkv_bias = s.o_bias = s.mlp_bias = true; }},
+                    Case{"qkv_bias", [](Spec& s) { s.qkv_bias = true; }},
+                    Case{"one_kv_head", [](Spec& s) { s.kv_heads = 1; }},
+                    Case{"as_many_kv_heads", [](Spec& s) { s.kv_heads = 4; }},
+                    Case{"window", [](Spec& s) { s.windows.assign(3, 4); }},
+                    Case{"window_in_upper_layers",
+                         [](Spec& s) {
+                           s.windows = {0, 3, 2};
+                         }},
+                    Case{"dropout", [](Spec&) {}, 0.3},
+                    Case{"dropout_biases_window",
+                         [](Spec& s) {
+                           s.windows.assign(3, 2);
+                           s.qkv_bias = true;
+                         },
+                         0.1},
+                    Case{"only_q", [](Spec&) {}, 0, "q_proj"},
+                    Case{"only_v_dropout", [](Spec&) {}, 0.5, "v_proj"},
+                    Case{"only_o", [](Spec&) {}, 0, "o_proj"},
+                    Case{"only_up", [](Spec&) {}, 0, "up_proj"},
+                    Case{"only_down", [](Spec&) {}, 0, "down_proj"},
+                    Case{"upper_layers", [](Spec&) {}, 0, "layers.2."},
+                    Case{"one_module_in_the_middle", [](Spec&) {}, 0.1, "layers.1.mlp.gate_proj"},
+                    Case{"middle_o", [](Spec&) {}, 0, "layers.1.self_attn.o_proj"}),
     [](const testing::TestParamInfo<Case>& tested) { return tested.param.name; });
 
 TEST(Decoder, ScaledGradientsAccumulateOverRows) {
@@ -124,17 +136,24 @@ TEST_P(Packing, GivesTheLossesAndGradientsOfSeparateRows) {
   ASSERT_EQ(packed_losses.size(), losses.size());
   for (std::size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(packed_losses[i], losses[i], 1e-5);
   for (std::size_t i = 0; i < packed.parameters().size(); ++i) {
-    EXPECT_LT(relative_difference(packed.parameters()[i].grad_a, separate.parameters()[i].grad_a), 1e-5);
-    EXPECT_LT(relative_difference(packed.parameters()[i].grad_b, separate.parameters()[i].grad_b), 1e-5);
+    EXPECT_LT(relative_difference(packed.parameters()[i].grad_a, separate.parameters()[i].grad_a),
+              1e-5);
+    EXPECT_LT(relative_difference(packed.parameters()[i].grad_b, separate.parameters()[i].grad_b),
+              1e-5);
   }
 }
 INSTANTIATE_TEST_SUITE_P(Decoder, Packing, testing::Values(at::kFloat, at::kDouble));
 
-/// Examples whose first tokens are those of the template they belong to, and whose answers are learned.
-std::vector<data::Example> examples_of(const std::vector<std::vector<int>>& beginnings, std::int64_t vocabulary) {
+/// Examples whose first tokens are those of the template they belong to, and whose answers are
+/// learned.
+std::vector<data::Example> examples_of(const std::vector<std::vector<int>>& beginnings,
+                                       std::int64_t vocabulary) {
   std::mt19937_64 random(11);
-  const auto token = [&] { return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(vocabulary)); };
-  // One stock of tokens for each depth: the n-th part of a beginning is the same wherever it is named.
+  const auto token = [&] {
+    return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(vocabulary));
+  };
+  // One stock of tokens for each depth: the n-th part of a beginning is the same wherever it is
+  // named.
   std::map<std::pair<std::size_t, int>, std::vector<std::int32_t>> parts;
   std::vector<data::Example> examples;
   for (const std::vector<int>& beginning : beginnings) {
@@ -189,8 +208,10 @@ TEST_P(Sharing, GivesTheLossesAndGradientsOfSeparateRows) {
     EXPECT_EQ(together.tokens, tokens);
     EXPECT_NEAR(together.loss, loss, 1e-5 * loss);
     for (std::size_t i = 0; i < shared.parameters().size(); ++i) {
-      EXPECT_LT(relative_difference(shared.parameters()[i].grad_a, separate.parameters()[i].grad_a), 1e-5);
-      EXPECT_LT(relative_difference(shared.parameters()[i].grad_b, separate.parameters()[i].grad_b), 1e-5);
+      EXPECT_LT(relative_difference(shared.parameters()[i].grad_a, separate.parameters()[i].grad_a),
+                1e-5);
+      EXPECT_LT(relative_difference(shared.parameters()[i].grad_b, separate.parameters()[i].grad_b),
+                1e-5);
     }
   }
 }
@@ -199,7 +220,8 @@ INSTANTIATE_TEST_SUITE_P(
     Decoder, Sharing,
     testing::Values(SharingCase{"one_branch", {{0}}}, SharingCase{"two_branches", {{0}, {0}}},
                     SharingCase{"fifty_branches", std::vector<std::vector<int>>(50, {0})},
-                    SharingCase{"nested", {{0, 1}, {0, 1}, {0, 2, 3}, {0, 2, 3}, {0, 2, 4}, {0}, {0, 2, 3}}},
+                    SharingCase{"nested",
+                                {{0, 1}, {0, 1}, {0, 2, 3}, {0, 2, 3}, {0, 2, 4}, {0}, {0, 2, 3}}},
                     SharingCase{"two_trees", {{0, 1}, {5}, {0, 1}, {5}, {7}, {0}}}),
     [](const testing::TestParamInfo<SharingCase>& tested) { return tested.param.name; });
 
@@ -281,7 +303,8 @@ TEST(Decoder, TrainsOneAdapterOverAFrozenOne) {
   reference.attach(trained, true);
   const at::Tensor loss = reference.loss(row, {.p = 0.2, .seed = 5});
   loss.backward();
-  EXPECT_NEAR(decoder.train(row, {.dropout = 0.2, .dropout_seed = 5}).loss, loss.item<double>(), 1e-8);
+  EXPECT_NEAR(decoder.train(row, {.dropout = 0.2, .dropout_seed = 5}).loss, loss.item<double>(),
+              1e-8);
   ASSERT_EQ(decoder.parameters().size(), trained.factors.size());
   for (const model::AdapterParameter& p : decoder.parameters()) {
     const ReferenceFactors& factors = reference.factors(p.target.module.path).back();
@@ -304,15 +327,19 @@ TEST(Decoder, RefreshTakesOverChangedMasters) {
   const std::vector<lora::Factors> factors = decoder.factors();
   ASSERT_EQ(factors.size(), decoder.linear_modules().size());
   EXPECT_EQ(factors.front().b, std::vector<float>(factors.front().b.size(), 0.0F));
-  EXPECT_TRUE(std::ranges::is_sorted(factors, {}, [](const auto& f) { return f.target.module.path; }));
+  EXPECT_TRUE(
+      std::ranges::is_sorted(factors, {}, [](const auto& f) { return f.target.module.path; }));
 }
 
 TEST(Decoder, BackwardEndsAtTheLowestTrainedModule) {
   const Spec spec = tiny_spec();
-  // Only `down` is trained: in the lowest layer nothing is added to the gradient that comes from above.
+  // Only `down` is trained: in the lowest layer nothing is added to the gradient that comes from
+  // above.
   const TensorMap weights = random_weights(spec, 1);
   model::Layer layer;
-  const auto tensor = [&](const char* name) { return weights.at(model::names::layer(0, name) + std::string(".weight")); };
+  const auto tensor = [&](const char* name) {
+    return weights.at(model::names::layer(0, name) + std::string(".weight"));
+  };
   const auto linear = [&](std::initializer_list<const char*> names) {
     std::vector<at::Tensor> parts;
     std::vector<model::LinearPart> places;
@@ -336,8 +363,11 @@ TEST(Decoder, BackwardEndsAtTheLowestTrainedModule) {
   layer.down.attach({.a = a, .b = b, .grad_a = at::zeros_like(a), .grad_b = at::zeros_like(b)});
 
   const data::Row row = random_row(spec, {5}, 1);
-  const model::RowContext context{spec, model::Visibility(row.segments, row.positions),
-                                  model::rotary_table(spec, row.positions, row.segments, at::kDouble), {}};
+  const model::RowContext context{
+      spec,
+      model::Visibility(row.segments, row.positions),
+      model::rotary_table(spec, row.positions, row.segments, at::kDouble),
+      {}};
   std::mt19937_64 random(2);
   const at::Tensor x = random_tensor({5, spec.hidden}, 1, random);
   const at::Tensor gradient = random_tensor({5, spec.hidden}, 1, random);
@@ -355,19 +385,25 @@ TEST(Decoder, RecomputedLayersGiveTheSameBits) {
   const TensorMap weights = random_weights(spec, 1);
   const data::Row row = random_row(spec, {9, 5, 14}, 3);
   for (const char* only : {"", "layers.1.", "v_proj", "down_proj"}) {
-    const auto wanted = [&](const std::string& path) { return path.find(only) != std::string::npos; };
+    const auto wanted = [&](const std::string& path) {
+      return path.find(only) != std::string::npos;
+    };
     std::vector<std::vector<at::Tensor>> gradients;
     std::vector<double> losses;
     for (const std::int64_t recomputed : {0, 1, 2, 99}) {
       Decoder decoder = Decoder::from_weights(spec, weights, at::kBFloat16);
       decoder.attach(random_adapter(spec, 3, 0.7, 2, wanted), Decoder::Use::kTraining);
-      losses.push_back(decoder.train(row, {.dropout = 0.2, .dropout_seed = 5, .recomputed_layers = recomputed}).loss);
+      losses.push_back(
+          decoder.train(row, {.dropout = 0.2, .dropout_seed = 5, .recomputed_layers = recomputed})
+              .loss);
       auto& these = gradients.emplace_back();
-      for (const model::AdapterParameter& p : decoder.parameters()) these.insert(these.end(), {p.grad_a, p.grad_b});
+      for (const model::AdapterParameter& p : decoder.parameters())
+        these.insert(these.end(), {p.grad_a, p.grad_b});
     }
     for (std::size_t i = 1; i < gradients.size(); ++i) {
       EXPECT_EQ(losses[i], losses[0]);
-      for (std::size_t k = 0; k < gradients[0].size(); ++k) EXPECT_TRUE(gradients[i][k].equal(gradients[0][k]));
+      for (std::size_t k = 0; k < gradients[0].size(); ++k)
+        EXPECT_TRUE(gradients[i][k].equal(gradients[0][k]));
     }
   }
 }
@@ -380,11 +416,13 @@ TEST(Decoder, SameSeedAndDataGiveTheSameBits) {
     for (int run = 0; run < 2; ++run) {
       Decoder decoder = Decoder::from_weights(spec, random_weights(spec, 1), type);
       decoder.attach(random_adapter(spec, 4, 1, 2), Decoder::Use::kTraining);
-      losses[run] = decoder.train(random_row(spec, {40, 30}, 3), {.dropout = 0.1, .dropout_seed = 9}).loss;
+      losses[run] =
+          decoder.train(random_row(spec, {40, 30}, 3), {.dropout = 0.1, .dropout_seed = 9}).loss;
       for (const auto& p : decoder.parameters()) gradients[run].push_back(p.grad_a.clone());
     }
     EXPECT_EQ(losses[0], losses[1]);
-    for (std::size_t i = 0; i < gradients[0].size(); ++i) EXPECT_TRUE(at::equal(gradients[0][i], gradients[1][i]));
+    for (std::size_t i = 0; i < gradients[0].size(); ++i)
+      EXPECT_TRUE(at::equal(gradients[0][i], gradients[1][i]));
   }
 }
 
@@ -439,15 +477,18 @@ TEST(Decoder, RefusesWhatDoesNotFit) {
   lora::Adapter other = random_adapter(spec, 2, 1, 2);
   other.factors[3].target.module.path = "model.layers.0.self_attn.oproj";
   EXPECT_THROWS_WITH(decoder.attach(other, Decoder::Use::kTraining), InputError,
-                     "model.layers.0.self_attn.oproj", "nearest: 'model.layers.0.self_attn.o_proj'");
+                     "model.layers.0.self_attn.oproj",
+                     "nearest: 'model.layers.0.self_attn.o_proj'");
   other = random_adapter(spec, 2, 1, 2);
   other.factors[5].a.pop_back();
-  EXPECT_THROWS_WITH(decoder.attach(other, Decoder::Use::kTraining), InputError, "mlp.up_proj", "39 and 56", "40 and 56");
+  EXPECT_THROWS_WITH(decoder.attach(other, Decoder::Use::kTraining), InputError, "mlp.up_proj",
+                     "39 and 56", "40 and 56");
   EXPECT_TRUE(decoder.parameters().empty());
 
   data::Row row = random_row(spec, {5}, 1);
   row.tokens[2] = 37;
-  EXPECT_THROWS_WITH(decoder.train(row, {}), InputError, "token id 37 at position 2", "vocabulary of 37");
+  EXPECT_THROWS_WITH(decoder.train(row, {}), InputError, "token id 37 at position 2",
+                     "vocabulary of 37");
   row = random_row(spec, {5}, 1);
   row.targets[1] = 99;
   EXPECT_THROWS_WITH((void)decoder.loss(row), InputError, "target id 99 at position 1");

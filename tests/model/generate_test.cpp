@@ -25,7 +25,8 @@ TEST_P(Cache, GivesTheLogitsOfTheWholeSequence) {
   spec.windows.assign(3, GetParam());
   Decoder decoder = Decoder::from_weights(spec, random_weights(spec, 1), at::kFloat);
   decoder.attach(random_adapter(spec, 2, 1, 2), Decoder::Use::kInference);
-  const std::vector<std::int32_t> tokens = random_row(spec, {300}, 3).tokens;  // beyond the first capacity
+  const std::vector<std::int32_t> tokens =
+      random_row(spec, {300}, 3).tokens;  // beyond the first capacity
   const at::Tensor whole = decoder.logits(tokens);
   KvCache cache;
   std::size_t read = 0;
@@ -37,7 +38,8 @@ TEST_P(Cache, GivesTheLogitsOfTheWholeSequence) {
   EXPECT_EQ(read, tokens.size());
   EXPECT_EQ(cache.length, 300);
   cache.truncate(100);
-  EXPECT_LT(relative_difference(decoder.next_logits({tokens.data() + 100, 7}, cache), whole[106]), 1e-5);
+  EXPECT_LT(relative_difference(decoder.next_logits({tokens.data() + 100, 7}, cache), whole[106]),
+            1e-5);
 }
 INSTANTIATE_TEST_SUITE_P(KvCache, Cache, testing::Values(0, 9));
 
@@ -47,7 +49,10 @@ TEST(Generate, GreedyFollowsTheLargestLogitAndStopsWhereTold) {
   std::vector<std::int32_t> tokens{3, 1, 4};
   std::vector<std::int32_t> wanted;
   for (int i = 0; i < 12; ++i) {
-    wanted.push_back(static_cast<std::int32_t>(decoder.logits(tokens)[static_cast<std::int64_t>(tokens.size()) - 1].argmax().item<std::int64_t>()));
+    wanted.push_back(static_cast<std::int32_t>(
+        decoder.logits(tokens)[static_cast<std::int64_t>(tokens.size()) - 1]
+            .argmax()
+            .item<std::int64_t>()));
     tokens.push_back(wanted.back());
   }
   KvCache cache;
@@ -60,16 +65,19 @@ TEST(Generate, GreedyFollowsTheLargestLogitAndStopsWhereTold) {
   const std::int32_t stop = wanted[5];
   const auto first = std::ranges::find(wanted, stop) - wanted.begin();
   KvCache again;
-  const model::GeneratedIds stopped = generate_ids(decoder, prompt, {.max_tokens = 12, .stop_ids = {99, stop}}, again);
+  const model::GeneratedIds stopped =
+      generate_ids(decoder, prompt, {.max_tokens = 12, .stop_ids = {99, stop}}, again);
   EXPECT_EQ(stopped.ids, std::vector<std::int32_t>(wanted.begin(), wanted.begin() + first));
   EXPECT_EQ(stopped.finish, model::Finish::kStopId);
 
   KvCache cancelled;
   int left = 3;
-  const auto cut = generate_ids(decoder, prompt, {.max_tokens = 12}, cancelled, [&](std::int32_t) { return --left > 0; });
+  const auto cut = generate_ids(decoder, prompt, {.max_tokens = 12}, cancelled,
+                                [&](std::int32_t) { return --left > 0; });
   EXPECT_EQ(cut.ids.size(), 3U);
   EXPECT_EQ(cut.finish, model::Finish::kCancelled);
-  EXPECT_THROWS_WITH((void)generate_ids(decoder, {}, {}, cancelled), InputError, "prompt has no tokens");
+  EXPECT_THROWS_WITH((void)generate_ids(decoder, {}, {}, cancelled), InputError,
+                     "prompt has no tokens");
 }
 
 TEST(Generate, SeedsRepeatAndDiffer) {
@@ -77,7 +85,9 @@ TEST(Generate, SeedsRepeatAndDiffer) {
   Decoder decoder = Decoder::from_weights(spec, random_weights(spec, 1), at::kFloat);
   const auto run = [&](std::uint64_t seed) {
     KvCache cache;
-    return generate_ids(decoder, std::vector<std::int32_t>{1, 2}, {.sampling = {.temperature = 1.5, .seed = seed}, .max_tokens = 20}, cache).ids;
+    return generate_ids(decoder, std::vector<std::int32_t>{1, 2},
+                        {.sampling = {.temperature = 1.5, .seed = seed}, .max_tokens = 20}, cache)
+        .ids;
   };
   EXPECT_EQ(run(1), run(1));
   EXPECT_NE(run(1), run(2));
@@ -90,7 +100,8 @@ at::Tensor processed(at::Tensor scores, const Sampling& s, const std::vector<std
   if (s.repetition_penalty != 1) {
     const at::Tensor ids = at::tensor(seen, at::kInt).to(at::kLong);
     const at::Tensor score = scores.gather(0, ids);
-    scores = scores.scatter(0, ids, at::where(score < 0, score * s.repetition_penalty, score / s.repetition_penalty));
+    scores = scores.scatter(
+        0, ids, at::where(score < 0, score * s.repetition_penalty, score / s.repetition_penalty));
   }
   scores = scores / s.temperature;
   if (s.top_k > 0) {

@@ -68,25 +68,26 @@ TEST_P(MemoryNeed, IsAnUpperBoundNearWhatIsUsed) {
   }
   const auto used = static_cast<double>(arena.usage().most - before);
 
-  const auto need = model::memory_need(
-      spec, c.training ? targets : std::vector<lora::Target>{},
-      {.compute = c.type == at::kFloat ? Compute::kF32 : Compute::kBF16,
-       .row_tokens = static_cast<std::int64_t>(row.tokens.size()),
-       .training = c.training,
-       .recomputed_layers = c.recomputed});
+  const auto need =
+      model::memory_need(spec, c.training ? targets : std::vector<lora::Target>{},
+                         {.compute = c.type == at::kFloat ? Compute::kF32 : Compute::kBF16,
+                          .row_tokens = static_cast<std::int64_t>(row.tokens.size()),
+                          .training = c.training,
+                          .recomputed_layers = c.recomputed});
   // Adam's moments are the optimiser's, not tensors; small tensors are not in the arena.
   double expected = static_cast<double>(need.total());
   for (const lora::Target& target : targets) {
     if (c.training) expected -= 8.0 * static_cast<double>(target.parameters());
   }
-  EXPECT_LE(used, expected * 1.02) << "weights " << need.weights << " activations " << need.activations << " adapter " << need.adapter;
-  EXPECT_GE(used, expected * 0.70) << "weights " << need.weights << " activations " << need.activations << " adapter " << need.adapter;
+  EXPECT_LE(used, expected * 1.02) << "weights " << need.weights << " activations "
+                                   << need.activations << " adapter " << need.adapter;
+  EXPECT_GE(used, expected * 0.70) << "weights " << need.weights << " activations "
+                                   << need.activations << " adapter " << need.adapter;
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Decoder, MemoryNeed,
-    testing::Values(Case{"one_segment"},
-                    Case{"bf16", at::kBFloat16},
+    testing::Values(Case{"one_segment"}, Case{"bf16", at::kBFloat16},
                     Case{"packed", at::kFloat, {100, 200, 60, 152}},
                     Case{"long_row", at::kFloat, {2048}},
                     Case{"recomputed", at::kFloat, {512}, true, 8},

@@ -8,7 +8,8 @@
 #include "model/linear.h"
 #include "tests/model/tiny.h"
 
-// Each operation against autograd over plain formulas, in double, on shapes that do not fit vectors.
+// Each operation against autograd over plain formulas, in double, on shapes that do not fit
+// vectors.
 namespace weft::tests {
 namespace {
 
@@ -68,7 +69,11 @@ TEST(Swiglu, FloatIsExactToItsPrecisionOverTheWholeRange) {
   const at::Tensor gate_up = at::cat({gate, at::ones_like(gate)}).view({1, -1});
   const at::Tensor wanted = at::silu(gate.to(at::kDouble));
   const at::Tensor difference = (model::swiglu(gate_up).view({-1}).to(at::kDouble) - wanted).abs();
-  EXPECT_LT((difference / (wanted.abs() + 1e-30)).masked_fill(wanted.abs() < 1e-30, 0).max().item<double>(), 4e-7);
+  EXPECT_LT((difference / (wanted.abs() + 1e-30))
+                .masked_fill(wanted.abs() < 1e-30, 0)
+                .max()
+                .item<double>(),
+            4e-7);
   EXPECT_LT(difference.max().item<double>(), 1e-5);
 }
 
@@ -79,15 +84,18 @@ TEST(Rotary, TurningAndTurningBackAgreeWithAutograd) {
   const std::int64_t turned = spec.q_width() + spec.kv_width();
   const at::Tensor qkv = random_tensor({14, turned + spec.kv_width()}, 1, random);
   const at::Tensor gradient = random_tensor(qkv.sizes(), 1, random);
-  const model::RotaryTable table = model::rotary_table(spec, row.positions, row.segments, at::kDouble);
+  const model::RotaryTable table =
+      model::rotary_table(spec, row.positions, row.segments, at::kDouble);
 
   const at::Tensor x = leaf(qkv);
-  const std::vector<at::Tensor> half = x.narrow(1, 0, turned).view({14, -1, spec.head_dim}).chunk(2, 2);
+  const std::vector<at::Tensor> half =
+      x.narrow(1, 0, turned).view({14, -1, spec.head_dim}).chunk(2, 2);
   const at::Tensor cos = table.cos.to(at::kDouble).unsqueeze(1);
   const at::Tensor sin = table.sin.to(at::kDouble).unsqueeze(1);
   const at::Tensor wanted = at::cat(
       {at::cat({half[0] * cos - half[1] * sin, half[1] * cos + half[0] * sin}, 2).reshape({14, -1}),
-       x.narrow(1, turned, spec.kv_width())}, 1);
+       x.narrow(1, turned, spec.kv_width())},
+      1);
   wanted.backward(gradient);
 
   model::rotate_(qkv, spec, table);
@@ -97,7 +105,8 @@ TEST(Rotary, TurningAndTurningBackAgreeWithAutograd) {
 }
 
 /// Attention by whole matrices: query i of the last n of m tokens sees key j where mask[i][j].
-at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask) {
+at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           const at::Tensor& mask) {
   const std::int64_t groups = q.size(0) / k.size(0);
   const at::Tensor scores = at::matmul(q, k.repeat_interleave(groups, 0).transpose(1, 2)) /
                             std::sqrt(static_cast<double>(q.size(2)));
@@ -132,7 +141,11 @@ data::Row segmented(const std::vector<std::pair<int, int>>& lengths_and_parents)
   for (const auto& [length, parent] : lengths_and_parents) {
     const auto begin = static_cast<std::int32_t>(row.tokens.size());
     const std::int32_t first =
-        parent < 0 ? 0 : row.positions[static_cast<std::size_t>(row.segments[static_cast<std::size_t>(parent)].end) - 1] + 1;
+        parent < 0 ? 0
+                   : row.positions[static_cast<std::size_t>(
+                                       row.segments[static_cast<std::size_t>(parent)].end) -
+                                   1] +
+                         1;
     for (std::int32_t i = 0; i < length; ++i) {
       row.tokens.push_back(0);
       row.positions.push_back(first + i);
@@ -149,8 +162,10 @@ struct AttentionCase {
 
 std::vector<AttentionCase> attention_cases() {
   const data::Row plain = segmented({{9, -1}, {1, -1}, {230, -1}, {64, -1}, {65, -1}});
-  // Two trees; the first with branches that have branches of their own, and one that is a single token.
-  const data::Row trees = segmented({{33, -1}, {20, 0}, {70, 0}, {1, 2}, {140, 2}, {5, 4}, {70, -1}, {3, 6}, {90, 6}});
+  // Two trees; the first with branches that have branches of their own, and one that is a single
+  // token.
+  const data::Row trees =
+      segmented({{33, -1}, {20, 0}, {70, 0}, {1, 2}, {140, 2}, {5, 4}, {70, -1}, {3, 6}, {90, 6}});
   std::vector<AttentionCase> cases;
   for (const data::Row& row : {plain, trees}) {
     for (const std::int64_t window : {0, 3, 70, 400}) {
@@ -163,7 +178,8 @@ std::vector<AttentionCase> attention_cases() {
 }
 
 /// q, k or v of [T, (heads + 2 kv_heads) dim] as [heads, T, dim].
-at::Tensor heads_of(const at::Tensor& qkv, std::int64_t first, std::int64_t heads, std::int64_t dim) {
+at::Tensor heads_of(const at::Tensor& qkv, std::int64_t first, std::int64_t heads,
+                    std::int64_t dim) {
   return qkv.view({qkv.size(0), -1, dim}).narrow(1, first, heads).transpose(0, 1);
 }
 
@@ -172,7 +188,8 @@ TEST(Attention, ForwardAndBackwardAgreeWithAutogradOverTreesOfSegments) {
   for (const AttentionCase& c : attention_cases()) {
     const AttentionShape& s = c.shape;
     const auto tokens = static_cast<std::int64_t>(c.row.tokens.size());
-    const at::Tensor qkv = random_tensor({tokens, (s.heads + 2 * s.kv_heads) * s.head_dim}, 1, random);
+    const at::Tensor qkv =
+        random_tensor({tokens, (s.heads + 2 * s.kv_heads) * s.head_dim}, 1, random);
     const at::Tensor gradient = random_tensor({tokens, s.heads * s.head_dim}, 1, random);
     const at::Tensor x = leaf(qkv);
     const at::Tensor wanted = plain_attention(
@@ -195,14 +212,17 @@ TEST(Attention, FloatAndBFloat16StayNearDouble) {
     const AttentionShape& s = c.shape;
     const auto tokens = static_cast<std::int64_t>(c.row.tokens.size());
     const at::Tensor qkv =
-        random_tensor({tokens, (s.heads + 2 * s.kv_heads) * s.head_dim}, 1, random).to(at::kBFloat16).to(at::kDouble);
+        random_tensor({tokens, (s.heads + 2 * s.kv_heads) * s.head_dim}, 1, random)
+            .to(at::kBFloat16)
+            .to(at::kDouble);
     const at::Tensor gradient =
         random_tensor({tokens, s.heads * s.head_dim}, 1, random).to(at::kBFloat16).to(at::kDouble);
     const model::Visibility visible(c.row.segments, c.row.positions);
     const auto run = [&](at::ScalarType type) {
       at::Tensor log_sums;
       const at::Tensor out = model::attend_row(qkv.to(type), s, visible, &log_sums);
-      const at::Tensor back = model::attend_row_backward(gradient.to(type), out, qkv.to(type), log_sums, s, visible);
+      const at::Tensor back =
+          model::attend_row_backward(gradient.to(type), out, qkv.to(type), log_sums, s, visible);
       return std::pair{out.to(at::kDouble), back.to(at::kDouble)};
     };
     const auto [out, back] = run(at::kDouble);
@@ -223,10 +243,12 @@ TEST(Attention, LastQueriesSeeAllCachedKeys) {
       const at::Tensor qkv = random_tensor({3, 8 * 8}, 1, random);
       const at::Tensor keys = random_tensor({2, 160, 8}, 1, random);  // a cache with room
       const at::Tensor values = random_tensor({2, 160, 8}, 1, random);
-      const at::Tensor mask = mask_of(segmented({{static_cast<int>(m), -1}}), window).narrow(0, m - 3, 3);
-      const at::Tensor wanted =
-          plain_attention(heads_of(qkv, 0, 4, 8), keys.narrow(1, 0, m), values.narrow(1, 0, m), mask);
-      EXPECT_LT(relative_difference(model::attend_cached(qkv, keys, values, m, shape), wanted), kExact);
+      const at::Tensor mask =
+          mask_of(segmented({{static_cast<int>(m), -1}}), window).narrow(0, m - 3, 3);
+      const at::Tensor wanted = plain_attention(heads_of(qkv, 0, 4, 8), keys.narrow(1, 0, m),
+                                                values.narrow(1, 0, m), mask);
+      EXPECT_LT(relative_difference(model::attend_cached(qkv, keys, values, m, shape), wanted),
+                kExact);
     }
   }
 }
@@ -240,14 +262,21 @@ TEST(Linear, BackwardWithAdaptersAndDropoutAgreesWithAutograd) {
   const at::Tensor dy = random_tensor({9, 11}, 1, random);
   const model::Dropout drop{.p = 0.4, .seed = 77};
   model::Linear linear(weight, bias, {{"first", 4, 0, 6}, {"second", 5, 6, 5}});
-  struct Factors { std::size_t part; bool trained; at::Tensor a, b; };
+  struct Factors {
+    std::size_t part;
+    bool trained;
+    at::Tensor a, b;
+  };
   std::vector<Factors> all;
   std::vector<at::Tensor> gradients;
   for (const auto& [part, trained, rank] : {std::tuple{0, true, 2}, {1, false, 3}, {1, true, 4}}) {
     const at::Tensor a = random_tensor({rank, 70}, 1, random);
     const at::Tensor b = random_tensor({part == 0 ? 6 : 5, rank}, 1, random);
     all.push_back({static_cast<std::size_t>(part), trained, leaf(a), leaf(b)});
-    model::Linear::Slot slot{.part = static_cast<std::size_t>(part), .scale = 0.5, .a = a.to(at::kFloat), .b = b.to(at::kFloat)};
+    model::Linear::Slot slot{.part = static_cast<std::size_t>(part),
+                             .scale = 0.5,
+                             .a = a.to(at::kFloat),
+                             .b = b.to(at::kFloat)};
     if (trained) {
       slot.grad_a = at::zeros_like(slot.a);
       slot.grad_b = at::zeros_like(slot.b);
@@ -263,12 +292,14 @@ TEST(Linear, BackwardWithAdaptersAndDropoutAgreesWithAutograd) {
     const at::Tensor scale = model::dropout(at::ones({9, 70}, at::kDouble), drop, module);
     const at::Tensor in = f.trained ? x_leaf * scale : x_leaf;
     const at::Tensor update = 0.5 * at::matmul(at::matmul(in, f.a.t()), f.b.t());
-    wanted = wanted + (f.part == 0 ? at::constant_pad_nd(update, {0, 5}) : at::constant_pad_nd(update, {6, 0}));
+    wanted = wanted + (f.part == 0 ? at::constant_pad_nd(update, {0, 5})
+                                   : at::constant_pad_nd(update, {6, 0}));
   }
   wanted.backward(dy);
 
   at::Tensor middle;
-  EXPECT_LT(relative_difference(linear.forward(x, residual, drop, &middle), wanted.detach()), kExact);
+  EXPECT_LT(relative_difference(linear.forward(x, residual, drop, &middle), wanted.detach()),
+            kExact);
   EXPECT_LT(relative_difference(linear.backward(dy, x, middle, drop, true), x_leaf.grad()), kExact);
   EXPECT_LT(relative_difference(gradients[0], all[0].a.grad()), 2e-7);
   EXPECT_LT(relative_difference(gradients[1], all[0].b.grad()), 2e-7);
@@ -284,10 +315,12 @@ TEST(Head, LossAndGradientAgreeWithAutogradAcrossChunks) {
   const at::Tensor weight = random_tensor({vocabulary, 3}, 1, random);
   const at::Tensor h = random_tensor({rows, 3}, 1, random);
   std::vector<std::int32_t> targets;
-  for (std::int64_t i = 0; i < rows; ++i) targets.push_back(static_cast<std::int32_t>(i * 977 % vocabulary));
+  for (std::int64_t i = 0; i < rows; ++i)
+    targets.push_back(static_cast<std::int32_t>(i * 977 % vocabulary));
   const at::Tensor x = leaf(h);
   const at::Tensor index = at::tensor(targets, at::kInt).to(at::kLong).unsqueeze(1);
-  const at::Tensor wanted = -at::log_softmax(at::matmul(x, weight.t()), 1).gather(1, index).squeeze(1);
+  const at::Tensor wanted =
+      -at::log_softmax(at::matmul(x, weight.t()), 1).gather(1, index).squeeze(1);
   (wanted.sum() * 0.125).backward();
 
   model::Head head(weight);
@@ -314,7 +347,8 @@ TEST(Head, LargeLogitsStayFinite) {
 }
 
 TEST(Philox, GivesTheKnownAnswersOfRandom123) {
-  const auto expect = [](const model::Philox& counter, std::uint64_t key, const std::vector<std::uint32_t>& wanted) {
+  const auto expect = [](const model::Philox& counter, std::uint64_t key,
+                         const std::vector<std::uint32_t>& wanted) {
     const model::Philox got = model::philox4x32(counter, key);
     EXPECT_EQ(std::vector<std::uint32_t>(got.words, got.words + 4), wanted);
   };

@@ -9,8 +9,9 @@
 #include "model/ops.h"
 #include "tests/model/tiny.h"
 
-// The decoder as plain ATen formulas on double tensors, differentiated by autograd: what the explicit
-// forward and backward must equal. Shares nothing with model/ but the spec, the names and Philox.
+// The decoder as plain ATen formulas on double tensors, differentiated by autograd: what the
+// explicit forward and backward must equal. Shares nothing with model/ but the spec, the names and
+// Philox.
 namespace weft::tests {
 
 struct ReferenceFactors {
@@ -21,16 +22,22 @@ struct ReferenceFactors {
 
 class Reference {
  public:
-  Reference(const model::Spec& spec, TensorMap weights) : spec_(spec), weights_(std::move(weights)) {}
+  Reference(const model::Spec& spec, TensorMap weights)
+      : spec_(spec), weights_(std::move(weights)) {}
 
   /// Factors become leaves of the graph.
   void attach(const lora::Adapter& adapter, bool trained, double weight = 1) {
     const auto leaf = [&](const std::vector<float>& values, std::int64_t rows) {
-      return at::tensor(values, at::kFloat).to(at::kDouble).view({rows, -1}).detach().requires_grad_(trained);
+      return at::tensor(values, at::kFloat)
+          .to(at::kDouble)
+          .view({rows, -1})
+          .detach()
+          .requires_grad_(trained);
     };
     for (const lora::Factors& f : adapter.factors) {
-      adapters_[f.target.module.path].push_back(
-          {leaf(f.a, f.target.rank), leaf(f.b, f.target.module.out), f.target.scale * weight, trained});
+      adapters_[f.target.module.path].push_back({leaf(f.a, f.target.rank),
+                                                 leaf(f.b, f.target.module.out),
+                                                 f.target.scale * weight, trained});
     }
   }
 
@@ -82,7 +89,8 @@ class Reference {
     for (std::int64_t i = 0; i < x.numel(); ++i) {
       const model::Philox words = model::philox4x32(
           {{static_cast<std::uint32_t>(16 * (i / 64) + i % 16), 0, module, 0}}, dropout.seed);
-      const bool dropped = words.words[i % 64 / 16] < static_cast<std::uint32_t>(dropout.p * 4294967296.0);
+      const bool dropped =
+          words.words[i % 64 / 16] < static_cast<std::uint32_t>(dropout.p * 4294967296.0);
       scale[i] = dropped ? 0 : 1 / (1 - dropout.p);
     }
     return x * scale.view_as(x);
@@ -104,8 +112,10 @@ class Reference {
   std::pair<at::Tensor, at::Tensor> angles(const data::Row& row) const {
     const at::Tensor exponent = at::arange(0, spec_.head_dim, 2).to(at::kFloat) / spec_.head_dim;
     const at::Tensor frequency = 1.0 / at::pow(spec_.rope.theta, exponent);
-    const at::Tensor angle = at::outer(at::tensor(row.positions, at::kInt).to(at::kFloat), frequency);
-    return {at::cos(angle).to(at::kDouble).unsqueeze(0), at::sin(angle).to(at::kDouble).unsqueeze(0)};
+    const at::Tensor angle =
+        at::outer(at::tensor(row.positions, at::kInt).to(at::kFloat), frequency);
+    return {at::cos(angle).to(at::kDouble).unsqueeze(0),
+            at::sin(angle).to(at::kDouble).unsqueeze(0)};
   }
 
   at::Tensor heads_of(const at::Tensor& x) const {  // [T, heads * dim] -> [heads, T, dim]
@@ -122,18 +132,21 @@ class Reference {
     at::Tensor visible = at::zeros({length, length}, at::kBool);
     for (const data::Segment segment : row.segments) {
       for (std::int64_t i = segment.begin; i < segment.end; ++i) {
-        const std::int64_t first = window == 0 ? segment.begin : std::max<std::int64_t>(segment.begin, i - window + 1);
+        const std::int64_t first =
+            window == 0 ? segment.begin : std::max<std::int64_t>(segment.begin, i - window + 1);
         visible[i].narrow(0, first, i - first + 1).fill_(true);
       }
     }
     return visible;
   }
 
-  at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& visible) {
+  at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                       const at::Tensor& visible) {
     const std::int64_t groups = spec_.heads / spec_.kv_heads;
     const at::Tensor keys = k.repeat_interleave(groups, 0);
     const at::Tensor values = v.repeat_interleave(groups, 0);
-    const at::Tensor scores = at::matmul(q, keys.transpose(1, 2)) / std::sqrt(static_cast<double>(spec_.head_dim));
+    const at::Tensor scores =
+        at::matmul(q, keys.transpose(1, 2)) / std::sqrt(static_cast<double>(spec_.head_dim));
     const at::Tensor p = at::softmax(scores.masked_fill(visible.logical_not(), -1e300), -1);
     return at::matmul(p, values).transpose(0, 1).reshape({q.size(1), -1});
   }

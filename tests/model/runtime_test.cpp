@@ -10,8 +10,8 @@
 namespace weft::tests {
 namespace {
 
-// at::parallel_for is a template that falls back to one thread, without a word, where it is compiled
-// without OpenMP.
+// at::parallel_for is a template that falls back to one thread, without a word, where it is
+// compiled without OpenMP.
 TEST(Runtime, KernelsRunOnAllThreads) {
   model::prepare_runtime(2);
   std::mutex mutex;

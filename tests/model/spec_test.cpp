@@ -16,10 +16,18 @@ using model::Spec;
 using nlohmann::json;
 
 json llama() {
-  return {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"vocab_size", 100},
-          {"hidden_size", 64}, {"intermediate_size", 96}, {"num_hidden_layers", 2},
-          {"num_attention_heads", 8}, {"num_key_value_heads", 2}, {"hidden_act", "silu"},
-          {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-5}, {"tie_word_embeddings", true}};
+  return {{"architectures", {"LlamaForCausalLM"}},
+          {"model_type", "llama"},
+          {"vocab_size", 100},
+          {"hidden_size", 64},
+          {"intermediate_size", 96},
+          {"num_hidden_layers", 2},
+          {"num_attention_heads", 8},
+          {"num_key_value_heads", 2},
+          {"hidden_act", "silu"},
+          {"max_position_embeddings", 512},
+          {"rms_norm_eps", 1e-5},
+          {"tie_word_embeddings", true}};
 }
 
 Spec with(std::initializer_list<std::pair<const char*, json>> changes) {
@@ -54,7 +62,9 @@ TEST(Spec, ModelTypeServesWhereArchitecturesAreMissing) {
 }
 
 TEST(Spec, BothSpellingsOfRotaryScalingAgree) {
-  const json scaling{{"factor", 4.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
+  const json scaling{{"factor", 4.0},
+                     {"low_freq_factor", 1.0},
+                     {"high_freq_factor", 4.0},
                      {"original_max_position_embeddings", 128}};
   json older = scaling;
   older["type"] = "llama3";
@@ -117,24 +127,30 @@ TEST(Spec, WindowsFollowTheFamily) {
 }
 
 TEST(Spec, RefusesByNameWhatItDoesNotCompute) {
-  EXPECT_THROWS_WITH(with({{"architectures", {"GemmaForCausalLM"}}}), InputError, "config.json", "GemmaForCausalLM",
-                     "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
+  EXPECT_THROWS_WITH(with({{"architectures", {"GemmaForCausalLM"}}}), InputError, "config.json",
+                     "GemmaForCausalLM", "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
   EXPECT_THROWS_WITH(with({{"hidden_act", "gelu"}}), InputError, "hidden_act", "gelu", "silu");
-  EXPECT_THROWS_WITH(with({{"partial_rotary_factor", 0.5}}), InputError, "partial_rotary_factor", "0.5");
-  EXPECT_THROWS_WITH(with({{"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.25}}}}),
-                     InputError, "partial_rotary_factor");
-  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}}), InputError, "longrope",
-                     "default, linear, dynamic, llama3, yarn");
-  EXPECT_THROWS_WITH(with({{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}}), InputError,
-                     "full_attention");
-  EXPECT_THROWS_WITH(with({{"quantization_config", {{"quant_method", "gptq"}}}}), InputError, "gptq");
+  EXPECT_THROWS_WITH(with({{"partial_rotary_factor", 0.5}}), InputError, "partial_rotary_factor",
+                     "0.5");
+  EXPECT_THROWS_WITH(
+      with({{"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.25}}}}),
+      InputError, "partial_rotary_factor");
+  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}}), InputError,
+                     "longrope", "default, linear, dynamic, llama3, yarn");
+  EXPECT_THROWS_WITH(with({{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}}),
+                     InputError, "full_attention");
+  EXPECT_THROWS_WITH(with({{"quantization_config", {{"quant_method", "gptq"}}}}), InputError,
+                     "gptq");
   EXPECT_THROWS_WITH(with({{"attention_dropout", 0.1}}), InputError, "attention_dropout");
-  EXPECT_THROWS_WITH(with({{"layer_types", {"full_attention", "sliding_attention"}}}), InputError, "layer_types");
+  EXPECT_THROWS_WITH(with({{"layer_types", {"full_attention", "sliding_attention"}}}), InputError,
+                     "layer_types");
   json mistral = llama();
   mistral["architectures"] = {"MistralForCausalLM"};
   mistral["attention_bias"] = true;
-  EXPECT_THROWS_WITH((void)read_spec(mistral, "c"), InputError, "attention_bias", "MistralForCausalLM");
-  EXPECT_NO_THROW(with({{"attention_dropout", 0.0}, {"partial_rotary_factor", 1.0}, {"rope_interleaved", false}}));
+  EXPECT_THROWS_WITH((void)read_spec(mistral, "c"), InputError, "attention_bias",
+                     "MistralForCausalLM");
+  EXPECT_NO_THROW(with(
+      {{"attention_dropout", 0.0}, {"partial_rotary_factor", 1.0}, {"rope_interleaved", false}}));
 }
 
 TEST(Spec, RefusesValuesThatMakeNoModel) {
@@ -146,8 +162,10 @@ TEST(Spec, RefusesValuesThatMakeNoModel) {
   EXPECT_THROWS_WITH(with({{"num_key_value_heads", 3}}), InputError, "num_attention_heads 8", "3");
   EXPECT_THROWS_WITH(with({{"hidden_size", 60}}), InputError, "60", "head_dim");
   EXPECT_THROWS_WITH(with({{"head_dim", 7}}), InputError, "head_dim 7");
-  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "linear"}}}}), InputError, "factor", "missing");
-  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "linear"}, {"factor", 0}}}}), InputError, "factor");
+  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "linear"}}}}), InputError, "factor",
+                     "missing");
+  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "linear"}, {"factor", 0}}}}), InputError,
+                     "factor");
   EXPECT_THROWS_WITH(with({{"rms_norm_eps", -1.0}}), InputError, "rms_norm_eps");
   EXPECT_THROWS_WITH(with({{"tie_word_embeddings", "yes"}}), InputError, "tie_word_embeddings");
 }

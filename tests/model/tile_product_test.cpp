@@ -11,8 +11,8 @@ namespace {
 
 using namespace model::kernel;
 
-/// Multiplies random operands of every shape near the kernels' edges, and compares with plain sums in
-/// double over the same (already rounded) operands.
+/// Multiplies random operands of every shape near the kernels' edges, and compares with plain sums
+/// in double over the same (already rounded) operands.
 template <typename E>
 void expect_products(double tolerance) {
   constexpr std::int64_t kPair = Operand<E>::kPair;
@@ -44,7 +44,8 @@ void expect_products(double tolerance) {
               double size = 1;
               for (std::int64_t p = 0; p < k; ++p) {
                 const auto left = static_cast<double>(a[of(i * a_stride + p)]);
-                const auto right = static_cast<double>(b[of((p / kPair * n + j) * kPair + p % kPair)]);
+                const auto right =
+                    static_cast<double>(b[of((p / kPair * n + j) * kPair + p % kPair)]);
                 sum += left * right;
                 size += std::abs(left * right);
               }

@@ -50,7 +50,8 @@ inline TensorMap random_weights(const model::Spec& spec, std::uint64_t seed) {
   TensorMap weights;
   for (const model::WeightShape& tensor : model::weight_shapes(spec)) {
     const bool norm = tensor.name.find("norm") != std::string::npos;
-    const double spread = tensor.shape.size() == 2 ? 1.2 / std::sqrt(static_cast<double>(tensor.shape[1])) : 0.2;
+    const double spread =
+        tensor.shape.size() == 2 ? 1.2 / std::sqrt(static_cast<double>(tensor.shape[1])) : 0.2;
     at::Tensor value = random_tensor(tensor.shape, spread, random);
     weights[tensor.name] = norm ? value + 1 : value;
   }
@@ -59,15 +60,16 @@ inline TensorMap random_weights(const model::Spec& spec, std::uint64_t seed) {
 
 /// Factors for the modules that `wanted` accepts; neither A nor B is zero.
 template <typename Wanted>
-lora::Adapter random_adapter(const model::Spec& spec, std::int64_t rank, double scale, std::uint64_t seed,
-                             const Wanted& wanted) {
+lora::Adapter random_adapter(const model::Spec& spec, std::int64_t rank, double scale,
+                             std::uint64_t seed, const Wanted& wanted) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal(0, 0.3F);
   lora::Adapter adapter;
   for (const lora::Module& module : model::linear_modules(spec)) {
     if (!wanted(module.path)) continue;
     lora::Factors factors;
-    factors.target = {.module = module, .rank = rank, .alpha = scale * static_cast<double>(rank), .scale = scale};
+    factors.target = {
+        .module = module, .rank = rank, .alpha = scale * static_cast<double>(rank), .scale = scale};
     factors.a.resize(static_cast<std::size_t>(rank * module.in));
     factors.b.resize(static_cast<std::size_t>(rank * module.out));
     for (float& value : factors.a) value = normal(random);
@@ -77,14 +79,17 @@ lora::Adapter random_adapter(const model::Spec& spec, std::int64_t rank, double 
   return adapter;
 }
 
-inline lora::Adapter random_adapter(const model::Spec& spec, std::int64_t rank, double scale, std::uint64_t seed) {
+inline lora::Adapter random_adapter(const model::Spec& spec, std::int64_t rank, double scale,
+                                    std::uint64_t seed) {
   return random_adapter(spec, rank, scale, seed, [](const std::string&) { return true; });
 }
 
 /// A row of segments with the given lengths; about two thirds of the positions are supervised.
-inline data::Row random_row(const model::Spec& spec, const std::vector<int>& lengths, std::uint64_t seed) {
+inline data::Row random_row(const model::Spec& spec, const std::vector<int>& lengths,
+                            std::uint64_t seed) {
   std::mt19937_64 random(seed);
-  std::uniform_int_distribution<std::int32_t> token(0, static_cast<std::int32_t>(spec.vocabulary) - 1);
+  std::uniform_int_distribution<std::int32_t> token(0,
+                                                    static_cast<std::int32_t>(spec.vocabulary) - 1);
   data::Row row;
   for (const int length : lengths) {
     const auto begin = static_cast<std::int32_t>(row.tokens.size());
@@ -93,7 +98,9 @@ inline data::Row random_row(const model::Spec& spec, const std::vector<int>& len
       row.positions.push_back(i);
     }
     for (int i = 0; i + 1 < length; ++i) {
-      row.targets.push_back(random() % 3 == 0 ? data::kNoTarget : row.tokens[static_cast<std::size_t>(begin + i + 1)]);
+      row.targets.push_back(random() % 3 == 0
+                                ? data::kNoTarget
+                                : row.tokens[static_cast<std::size_t>(begin + i + 1)]);
     }
     row.targets.push_back(data::kNoTarget);
     row.segments.push_back({begin, begin + length});

@@ -31,7 +31,8 @@ inline std::string safetensors_bytes(std::string_view header, std::string_view d
 class GgufBuilder {
  public:
   static constexpr std::uint32_t kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6,
-                                 kBool = 7, kString = 8, kArray = 9, kU64 = 10, kI64 = 11, kF64 = 12;
+                                 kBool = 7, kString = 8, kArray = 9, kU64 = 10, kI64 = 11,
+                                 kF64 = 12;
 
   static std::string string(std::string_view text) {
     return bytes_of(std::uint64_t{text.size()}) + std::string(text);

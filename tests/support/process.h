@@ -29,7 +29,8 @@ inline std::string weft_program() {
 }
 
 /// Runs `arguments[0]` with the rest, standard input from `input`, and waits for it.
-inline Finished run_process(const std::vector<std::string>& arguments, const std::string& input = "") {
+inline Finished run_process(const std::vector<std::string>& arguments,
+                            const std::string& input = "") {
   const TempDir scratch;
   const auto in = scratch.write("in", input);
   const auto start = std::chrono::steady_clock::now();
@@ -44,7 +45,8 @@ inline Finished run_process(const std::vector<std::string>& arguments, const std
     redirect(scratch / "out", O_WRONLY | O_CREAT, STDOUT_FILENO);
     redirect(scratch / "err", O_WRONLY | O_CREAT, STDERR_FILENO);
     std::vector<char*> argv;
-    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    for (const std::string& argument : arguments)
+      argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     ::execvp(argv[0], argv.data());
     ::_exit(127);
@@ -52,8 +54,7 @@ inline Finished run_process(const std::vector<std::string>& arguments, const std
   int status = 0;
   ::waitpid(child, &status, 0);
   Finished result;
-  result.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   result.out = slurp(scratch / "out");
   result.err = slurp(scratch / "err");

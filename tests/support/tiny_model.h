@@ -42,8 +42,8 @@ inline std::string byte_character(int byte) {
 /// tokenizer.json of one token a byte.
 inline nlohmann::ordered_json tiny_tokenizer() {
   const auto special = [](int id, const char* text) -> nlohmann::ordered_json {
-    return {{"id", id},          {"content", text},  {"single_word", false}, {"lstrip", false},
-            {"rstrip", false},   {"normalized", false}, {"special", true}};
+    return {{"id", id},        {"content", text},     {"single_word", false}, {"lstrip", false},
+            {"rstrip", false}, {"normalized", false}, {"special", true}};
   };
   nlohmann::ordered_json vocabulary{{"<pad>", 0}, {"<s>", 1}, {"</s>", 2}};
   for (int byte = 0; byte < 256; ++byte) vocabulary[byte_character(byte)] = byte + 3;

@@ -89,10 +89,10 @@ struct TinyLlama {
     const std::uint64_t columns = std::max<std::uint64_t>(1, tensor.columns);
     std::vector<float> list = values(tensor, index);
     if (tensor.heads > 0) list = interleave(list, tensor.heads, columns);
-    file.f32_tensor(tensor.gguf + ".weight",
-                    tensor.columns == 0 ? std::vector{tensor.rows}
-                                        : std::vector{tensor.columns, tensor.rows},
-                    list);
+    file.f32_tensor(
+        tensor.gguf + ".weight",
+        tensor.columns == 0 ? std::vector{tensor.rows} : std::vector{tensor.columns, tensor.rows},
+        list);
   }
 
   static GgufBuilder gguf() {

@@ -14,13 +14,15 @@ namespace {
 const char* const kMinimal = "base_model: m\noutput_dir: o\ndatasets: [{path: a.jsonl}]\n";
 
 TrainConfig parse(const std::string& more, const std::vector<std::string>& overrides = {}) {
-  return core::parse_config<TrainConfig>(kMinimal + more, {.name = "c.yaml", .directory = {}}, overrides);
+  return core::parse_config<TrainConfig>(kMinimal + more, {.name = "c.yaml", .directory = {}},
+                                         overrides);
 }
 
 TEST(TrainConfig, WordsOfOtherProgramsMeanTheSame) {
-  const TrainConfig c = parse("lora_r: 32\nlora_alpha: 64\ncutoff_len: 512\nsample_packing: false\n"
-                              "num_train_epochs: 3\nmax_steps: 10\nlr_scheduler_type: linear\n"
-                              "excess_length_strategy: raise\nsave_total_limit: 5\n");
+  const TrainConfig c = parse(
+      "lora_r: 32\nlora_alpha: 64\ncutoff_len: 512\nsample_packing: false\n"
+      "num_train_epochs: 3\nmax_steps: 10\nlr_scheduler_type: linear\n"
+      "excess_length_strategy: raise\nsave_total_limit: 5\n");
   EXPECT_EQ(c.adapter.r, 32);
   EXPECT_EQ(c.adapter.lora_alpha, 64);
   EXPECT_EQ(c.sequence_len, 512);
@@ -33,8 +35,9 @@ TEST(TrainConfig, WordsOfOtherProgramsMeanTheSame) {
 }
 
 TEST(TrainConfig, DumpReadsBackToTheSameConfiguration) {
-  const TrainConfig c = parse("adapter: {r: 4, target_modules: [q_proj, v_proj]}\neval: {every: null}\n"
-                              "early_stopping: {patience: 2}\nvalidation: {path: v.jsonl}\nwarmup: 7\n");
+  const TrainConfig c = parse(
+      "adapter: {r: 4, target_modules: [q_proj, v_proj]}\neval: {every: null}\n"
+      "early_stopping: {patience: 2}\nvalidation: {path: v.jsonl}\nwarmup: 7\n");
   const TrainConfig again =
       core::parse_config<TrainConfig>(core::dump_config(c, core::Dump::kFull));
   EXPECT_EQ(flatten(again), flatten(c));
@@ -43,19 +46,21 @@ TEST(TrainConfig, DumpReadsBackToTheSameConfiguration) {
 }
 
 TEST(TrainConfig, AllProblemsAreToldTogether) {
-  EXPECT_THROWS_WITH(parse("learning_rat: 1\nadapter: {r: 0, lora_dropout: 1}\nsave: {every: 100}\n"),
-                     ConfigError, "learning_rate", "adapter.r", "lora_dropout", "save.every");
+  EXPECT_THROWS_WITH(
+      parse("learning_rat: 1\nadapter: {r: 0, lora_dropout: 1}\nsave: {every: 100}\n"), ConfigError,
+      "learning_rate", "adapter.r", "lora_dropout", "save.every");
   EXPECT_THROWS_WITH(parse("early_stopping: {patience: 2}\n"), ConfigError, "validation");
   EXPECT_THROWS_WITH(parse("tokens_per_update: 100\n"), ConfigError, "tokens_per_update",
                      "sequence_len");
-  EXPECT_THROWS_WITH((void)core::parse_config<TrainConfig>("base_model: m\n"), ConfigError, "output_dir",
-                     "datasets");
+  EXPECT_THROWS_WITH((void)core::parse_config<TrainConfig>("base_model: m\n"), ConfigError,
+                     "output_dir", "datasets");
 }
 
 TEST(TrainConfig, OnePatternIsARegularExpressionAndNamesAreNames) {
   EXPECT_EQ(*adapter_config(parse("")).target_modules.pattern, "all-linear");
   EXPECT_EQ(*adapter_config(parse("adapter: {target_modules: '.*\\.[qv]_proj'}\n"))
-                 .target_modules.pattern, ".*\\.[qv]_proj");
+                 .target_modules.pattern,
+            ".*\\.[qv]_proj");
   const auto one = adapter_config(parse("adapter: {target_modules: q_proj}\n"));
   EXPECT_EQ(one.target_modules.names, std::vector<std::string>{"q_proj"});
   EXPECT_FALSE(one.target_modules.pattern);

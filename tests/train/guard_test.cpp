@@ -21,7 +21,7 @@ TEST(DivergenceGuard, StopsAtNanAndInfinityWithTheNumbers) {
 TEST(DivergenceGuard, StopsWhenTheMeanLossDoublesAndIgnoresOneBadUpdate) {
   DivergenceGuard guard({.ratio = 2, .window = 4});
   for (int update = 1; update <= 8; ++update) guard.observe(update, 2.0, 1.0);
-  guard.observe(9, 6.0, 1.0);  // mean 3
+  guard.observe(9, 6.0, 1.0);   // mean 3
   guard.observe(10, 5.9, 1.0);  // mean 3.975
   EXPECT_THROWS_WITH(guard.observe(11, 6.0, 1.0), NumericError, "diverged", "last 4 updates",
                      "lowest was 2.0000");

@@ -44,7 +44,8 @@ TEST(RunFolder, LeavesOtherFilesAloneAndRefusesToOverwriteThem) {
   for (const Start start : {Start::kFresh, Start::kResume, Start::kReplace}) {
     EXPECT_THROWS_WITH(RunFolder(temp / "work", start), InputError, "'adapter'", "no run");
   }
-  EXPECT_THROWS_WITH(RunFolder(temp / "work/data/train.csv", Start::kFresh), InputError, "is a file");
+  EXPECT_THROWS_WITH(RunFolder(temp / "work/data/train.csv", Start::kFresh), InputError,
+                     "is a file");
 }
 
 TEST(RunFolder, UnwritablePlaceIsTheUsersMistake) {

@@ -45,7 +45,9 @@ TEST(EventFile, StartsWithItsVersionAndFramesEveryScalar) {
   file.flush();
   const auto records = records_of(tests::slurp(file.path()));
   ASSERT_EQ(records.size(), 2U);
-  EXPECT_NE(records[0].find("\x1a\x0d"  "brain.Event:2"), std::string::npos);
+  EXPECT_NE(records[0].find("\x1a\x0d"
+                            "brain.Event:2"),
+            std::string::npos);
   // step 300 (field 2), then summary { value { tag, simple_value 1.5 } }.
   EXPECT_EQ(records[1].substr(9),
             std::string("\x10\xac\x02\x2a\x13\x0a\x11\x0a\x0atrain/loss\x15\0\0\xc0\x3f", 24));

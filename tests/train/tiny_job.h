@@ -14,8 +14,8 @@ namespace weft::tests {
 
 /// Sentences of different lengths, as JSONL of prompts and completions.
 inline std::string tiny_pairs(int count, int first = 0) {
-  static const std::vector<std::string> kWords{"atl", "tepetl", "xochitl", "in", "calli",
-                                               "tonatiuh", "ce", "centli", "itzcuintli", "huey"};
+  static const std::vector<std::string> kWords{
+      "atl", "tepetl", "xochitl", "in", "calli", "tonatiuh", "ce", "centli", "itzcuintli", "huey"};
   std::string text;
   for (int i = first; i < first + count; ++i) {
     std::string prompt = "say " + std::to_string(i % 7) + ":";
@@ -46,7 +46,8 @@ class TinyJob {
   [[nodiscard]] std::string yaml(const std::string& changes = "") const {
     return "base_model: base\noutput_dir: run\nseed: 3\ndatasets:\n  - path: train.jsonl\n"
            "sequence_len: 64\ntokens_per_update: 128\ndtype: float32\nlearning_rate: 1e-2\n"
-           "adapter: {r: 4, lora_alpha: 8}\nnum_epochs: 3\nwarmup: 2\n" + changes;
+           "adapter: {r: 4, lora_alpha: 8}\nnum_epochs: 3\nwarmup: 2\n" +
+           changes;
   }
 
   /// metrics.jsonl without what no two runs share.

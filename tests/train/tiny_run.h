@@ -27,7 +27,8 @@ class TinyRun : public TinyJob {
     return train::prepare(std::move(config), given, {});
   }
 
-  train::Outcome run(const std::string& changes = "", const std::vector<std::string>& overrides = {},
+  train::Outcome run(const std::string& changes = "",
+                     const std::vector<std::string>& overrides = {},
                      train::Start start = train::Start::kReplace) {
     return run_observed(changes, overrides, start, [](std::int64_t) {});
   }

@@ -80,10 +80,10 @@ TEST(Trainer, InterruptedAnywhereAndResumedEqualsTheUninterruptedRun) {
   const std::int64_t total = wanted.back().at("update");
   ASSERT_GT(total, 12);
   for (std::int64_t stop = 1; stop < total; stop += 3) {
-    const Outcome first = job.run_observed(kValidation, options, Start::kReplace,
-                                           [&](std::int64_t update) {
-                                             if (update == stop) job.interrupted = true;
-                                           });
+    const Outcome first =
+        job.run_observed(kValidation, options, Start::kReplace, [&](std::int64_t update) {
+          if (update == stop) job.interrupted = true;
+        });
     EXPECT_EQ(first.ending, Ending::kInterrupted);
     EXPECT_EQ(first.updates, stop);
     const Outcome second = job.run(kValidation, options, Start::kResume);
@@ -106,8 +106,8 @@ TEST(Trainer, ResumingACompleteRunChangesNothing) {
 TEST(Trainer, ResumingWithOtherSettingsNamesThem) {
   TinyRun job;
   job.run("", {"max_updates=3"});
-  EXPECT_THROWS_WITH(job.run("", {"learning_rate=0.5", "max_updates=3"}, Start::kResume), InputError,
-                     "learning_rate was 0.01 and is 0.5", "--force");
+  EXPECT_THROWS_WITH(job.run("", {"learning_rate=0.5", "max_updates=3"}, Start::kResume),
+                     InputError, "learning_rate was 0.01 and is 0.5", "--force");
   job.folder().write("train.jsonl", tests::tiny_pairs(41));
   EXPECT_THROWS_WITH(job.run("", {"max_updates=3"}, Start::kResume), InputError,
                      "the contents of datasets.0 file 0");
@@ -138,12 +138,13 @@ TEST(Trainer, AbsurdRateStopsWithTheNumbersAndNothingGoodIsLost) {
 
 TEST(Trainer, EarlyStoppingEndsAndKeepsTheBestAdapter) {
   TinyRun job;
-  const Outcome outcome =
-      job.run("validation: {path: valid.jsonl}\neval: {every: 1u}\nearly_stopping: {patience: 3}\n",
-              {"learning_rate=0.3", "num_epochs=50", "divergence.ratio=0", "lr_scheduler=constant"});
+  const Outcome outcome = job.run(
+      "validation: {path: valid.jsonl}\neval: {every: 1u}\nearly_stopping: {patience: 3}\n",
+      {"learning_rate=0.3", "num_epochs=50", "divergence.ratio=0", "lr_scheduler=constant"});
   EXPECT_EQ(outcome.ending, Ending::kEarlyStopping);
   EXPECT_EQ(outcome.adapter_update, outcome.updates - 3);
-  const auto provenance = nlohmann::json::parse(tests::slurp(job / "run/adapter/weft_provenance.json"));
+  const auto provenance =
+      nlohmann::json::parse(tests::slurp(job / "run/adapter/weft_provenance.json"));
   EXPECT_NE(provenance.dump().find("lowest validation loss"), std::string::npos);
 }
 
@@ -170,15 +171,16 @@ TEST(Trainer, StartsFromAnExistingAdapterAndTakesItsShape) {
     core::Origins given;
     auto config = core::parse_config<TrainConfig>(
         "base_model: base\noutput_dir: run\ndatasets: [{path: train.jsonl}]\nsequence_len: 64\n"
-        "adapter: {init_from: first/adapter}\n", {.name = "x.yaml", .directory = job.folder().path()},
-        {}, {}, &given);
+        "adapter: {init_from: first/adapter}\n",
+        {.name = "x.yaml", .directory = job.folder().path()}, {}, {}, &given);
     return prepare(std::move(config), given, {});
   }();
   EXPECT_EQ(prepared.config.adapter.r, 6);
   EXPECT_EQ(prepared.initial.factors.front().a,
             lora::read_peft(job / "first/adapter").factors.front().a);
-  EXPECT_THROWS_WITH((void)job.prepare("", {"adapter.init_from=" + (job / "first/adapter").string()}),
-                     ConfigError, "adapter.r", "init_from");
+  EXPECT_THROWS_WITH(
+      (void)job.prepare("", {"adapter.init_from=" + (job / "first/adapter").string()}), ConfigError,
+      "adapter.r", "init_from");
 }
 
 TEST(Trainer, StartsFromAnAdapterOfItsOwnTokenizerOnly) {
@@ -190,7 +192,8 @@ TEST(Trainer, StartsFromAnAdapterOfItsOwnTokenizerOnly) {
   const auto prepare_from_first = [&](const std::string& more) {
     return prepare(core::parse_config<TrainConfig>(
                        "base_model: base\noutput_dir: run\ndatasets: [{path: train.jsonl}]\n"
-                       "sequence_len: 64\nadapter: {init_from: first/adapter" + more + "}\n",
+                       "sequence_len: 64\nadapter: {init_from: first/adapter" +
+                           more + "}\n",
                        {.name = "x.yaml", .directory = job.folder().path()}),
                    {}, {});
   };
@@ -201,7 +204,8 @@ TEST(Trainer, StartsFromAnAdapterOfItsOwnTokenizerOnly) {
 TEST(Prepare, MemoryLimitIsCheckedBeforeTheWeightsAreRead) {
   TinyRun job;
   const Prepared prepared = job.prepare("memory_limit: 64KiB\n");
-  EXPECT_THROWS_WITH(require_sound(prepared), InputError, "64.0 KiB", "program and data", "needs about");
+  EXPECT_THROWS_WITH(require_sound(prepared), InputError, "64.0 KiB", "program and data",
+                     "needs about");
 }
 
 TEST(Prepare, DataThatBreaksALimitIsRefused) {
@@ -212,8 +216,8 @@ TEST(Prepare, DataThatBreaksALimitIsRefused) {
 
 TEST(Prepare, RowsLongerThanTheModelsContextAreAnError) {
   TinyRun job;
-  EXPECT_THROWS_WITH((void)job.prepare("", {"sequence_len=4096", "tokens_per_update=4096"}), ConfigError,
-                     "sequence_len", "4096", "512");
+  EXPECT_THROWS_WITH((void)job.prepare("", {"sequence_len=4096", "tokens_per_update=4096"}),
+                     ConfigError, "sequence_len", "4096", "512");
 }
 
 }  // namespace

@@ -2,12 +2,12 @@
 
 // The C interface of the Rust library text/bridge: the `tokenizers` and `minijinja` crates.
 //
-// Ownership: what a function gives out through a pointer (handles, WeftText, WeftEncoding) belongs to
-// the caller, who frees it with the function named here. Text going in is UTF-8 (invalid text is an
-// error) and is copied before the call returns.
-// Errors: a function that returns false (or NULL) has written a message into `error`, which the
-// caller frees; on success `error` is left alone. Panics of the Rust code become such errors.
-// Threads: handles may be used from several threads at once, except by the functions that free.
+// Ownership: what a function gives out through a pointer (handles, WeftText, WeftEncoding) belongs
+// to the caller, who frees it with the function named here. Text going in is UTF-8 (invalid text is
+// an error) and is copied before the call returns. Errors: a function that returns false (or NULL)
+// has written a message into `error`, which the caller frees; on success `error` is left alone.
+// Panics of the Rust code become such errors. Threads: handles may be used from several threads at
+// once, except by the functions that free.
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -45,8 +45,7 @@ WeftTokenizer* weft_tokenizer_new(const char* json, size_t json_size, const char
                                   size_t added_tokens_size, WeftText* error);
 void weft_tokenizer_free(WeftTokenizer* tokenizer);
 bool weft_tokenizer_encode(const WeftTokenizer* tokenizer, const char* text, size_t size,
-                           bool add_special, bool with_offsets, WeftEncoding* out,
-                           WeftText* error);
+                           bool add_special, bool with_offsets, WeftEncoding* out, WeftText* error);
 /// Ids that are not in the vocabulary are skipped, as the crate does.
 bool weft_tokenizer_decode(const WeftTokenizer* tokenizer, const uint32_t* ids, size_t count,
                            bool skip_special, WeftText* out, WeftText* error);
@@ -67,8 +66,9 @@ void weft_template_free(WeftTemplate* chat_template);
 /// Whether the template has {% generation %} blocks.
 bool weft_template_marks_generation(const WeftTemplate* chat_template);
 /// Renders with the variables of a JSON object. Where `mark` is not empty, the text of each
-/// {% generation %} block is put between two copies of it. `fuel` bounds the number of instructions.
-/// When the template itself raised the error, `raised` is set and `error` is its own message.
+/// {% generation %} block is put between two copies of it. `fuel` bounds the number of
+/// instructions. When the template itself raised the error, `raised` is set and `error` is its own
+/// message.
 bool weft_template_render(const WeftTemplate* chat_template, const char* variables,
                           size_t variables_size, const char* mark, size_t mark_size, uint64_t fuel,
                           WeftText* out, bool* raised, WeftText* error);
