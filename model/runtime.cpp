@@ -5,8 +5,6 @@
 #include <malloc.h>
 #endif
 
-#include <cstdlib>
-
 #include "core/parallel.h"
 #include "model/arena.h"
 
@@ -19,9 +17,6 @@ void prepare_runtime(int threads) {
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
   ::mallopt(M_TOP_PAD, 64 << 20);
 #endif
-  // Each shape of product that oneDNN has met costs half a megabyte, and rows differ in length: of
-  // the 1024 that it keeps by default, the last few rows' suffice. A miss costs half a millisecond.
-  ::setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "160", /*overwrite=*/0);
   install_arena();
   core::set_thread_count(threads);
   at::set_num_threads(core::thread_count());

@@ -9,8 +9,9 @@
 namespace weft::train {
 namespace {
 
-/// LibTorch's code as it is paged in, the programs that oneDNN makes and their descriptions (see
-/// model::prepare_runtime), buffers of threads, and what the heap loses between its blocks.
+/// LibTorch's code as it is paged in, the programs that oneDNN makes and their descriptions (half a
+/// megabyte for each shape of product it meets), buffers of threads, and what the heap loses
+/// between its blocks.
 constexpr std::uint64_t kRuntime = std::uint64_t{160} << 20;
 /// Below it products get slower.
 constexpr std::int64_t kShortRow = 256;
