@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "model/kernel_math.h"
@@ -67,27 +68,25 @@ struct Job {
   [[nodiscard]] std::int64_t group() const { return shape.heads / shape.kv_heads; }
 };
 
+/// Not zeroed: every element is written before it is read, and there is one for each call.
+template <typename Element>
+using Buffer = std::unique_ptr<Element[]>;
+
 /// Buffers of one thread. E: element type of operands.
 template <typename T, typename E>
 struct Scratch {
   using W = Wide<T>;
-  std::int64_t depth;                        ///< head_dim, filled up to whole pairs
-  std::int64_t columns;                      ///< head_dim, filled up to whole registers
-  std::int64_t rows;                         ///< of a block of queries, filled up
-  std::vector<E> left, left_gradient;        // [max(rows, kKeys), depth]
-  std::vector<E> across, across_gradient;    // packed [depth, rows or kForwardKeys]
-  std::vector<E> along, along_gradient;      // packed [rows or kForwardKeys, columns]
-  std::vector<E> weights, weights_gradient;  // [rows, keys] or [keys, rows]
-  std::vector<W> scores, scores_gradient;    // the same
-  std::vector<W> sums, sums_gradient;        // [max(rows, kKeys), columns]
-  std::vector<W> most, total;                // [rows]
+  std::int64_t depth;                   ///< head_dim, filled up to whole pairs
+  std::int64_t columns;                 ///< head_dim, filled up to whole registers
+  std::int64_t rows;                    ///< of a block of queries, filled up
+  Buffer<E> left, left_gradient;        // [max(rows, kKeys), depth]
+  Buffer<E> across, across_gradient;    // packed [depth, rows or kForwardKeys]
+  Buffer<E> along, along_gradient;      // packed [rows or kForwardKeys, columns]
+  Buffer<E> weights, weights_gradient;  // [rows, keys] or [keys, rows]
+  Buffer<W> scores, scores_gradient;    // the same
+  Buffer<W> sums, sums_gradient;        // [max(rows, kKeys), columns]
+  Buffer<W> most, total;                // [rows]
 
-  static std::int64_t elements(const AttentionShape& shape, std::int64_t& operands) {
-    const std::int64_t tall = tall_of(shape);
-    const std::int64_t wide = round_up(shape.head_dim, kLanes);
-    operands = 2 * tall * wide + 4 * wide * std::max(tall, kForwardKeys) + 2 * tall * kForwardKeys;
-    return 2 * tall * kForwardKeys + 2 * tall * wide + 2 * tall;
-  }
   static std::int64_t tall_of(const AttentionShape& shape) {
     return round_up(std::max(block_tokens(shape) * (shape.heads / shape.kv_heads), kKeys), kLanes);
   }
@@ -96,8 +95,8 @@ struct Scratch {
       : depth(round_up(shape.head_dim, Operand<E>::kPair)),
         columns(round_up(shape.head_dim, kLanes)),
         rows(tall_of(shape)) {
-    const auto make = [](auto& buffer, std::int64_t count) {
-      buffer.resize(static_cast<std::size_t>(count));
+    const auto make = []<typename Element>(Buffer<Element>& buffer, std::int64_t count) {
+      buffer = std::make_unique_for_overwrite<Element[]>(static_cast<std::size_t>(count));
     };
     for (auto* b : {&left, &left_gradient}) make(*b, rows * depth);
     const std::int64_t most_keys = std::max(rows, kForwardKeys);
@@ -237,31 +236,31 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
   const bool is_one_tile =
       job.visible.ancestors(block.segment).empty() && block.end - own.begin <= kForwardKeys;
   for (std::int64_t row = 0; row < rows; ++row) {
-    load(s.left.data() + row * s.depth, job.q.at(kv_head * group + row / n, block.begin + row % n),
+    load(s.left.get() + row * s.depth, job.q.at(kv_head * group + row / n, block.begin + row % n),
          dim, s.depth);
     s.most[static_cast<std::size_t>(row)] = -std::numeric_limits<W>::infinity();
     s.total[static_cast<std::size_t>(row)] = 0;
   }
-  std::fill_n(s.sums.data(), rows * s.columns, W(0));
+  std::fill_n(s.sums.get(), rows * s.columns, W(0));
   for_key_tiles(
       job.visible, block, job.shape.window, kForwardKeys,
       [&](const Visibility::Range& range, bool is_own, std::int64_t begin, std::int64_t count)
           WEFT_INLINED {
             const std::int64_t keys = round_up(count, kLanes);
             for (std::int64_t j = 0; j < count; ++j) {
-              pack_across_row(s.across.data(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
-              pack_along_row(s.along.data(), job.v.at(kv_head, begin + j), j, dim, s.columns);
+              pack_across_row(s.across.get(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
+              pack_along_row(s.along.get(), job.v.at(kv_head, begin + j), j, dim, s.columns);
             }
-            fill_across(s.across.data(), count, keys, s.depth);
-            fill_along(s.along.data(), count, keys, s.columns);
-            kernel::multiply(s.scores.data(), keys, s.left.data(), s.depth, s.across.data(),
+            fill_across(s.across.get(), count, keys, s.depth);
+            fill_along(s.along.get(), count, keys, s.columns);
+            kernel::multiply(s.scores.get(), keys, s.left.get(), s.depth, s.across.get(),
                              {rows, keys, s.depth}, false);
             for (std::int64_t row = 0; row < rows; ++row) {
               const std::int64_t token = block.begin + row % n;
               const Seen seen = seen_by_query(range, is_own, begin, count, token,
                                               own.position + (token - own.begin), job.shape.window);
-              W* const score = s.scores.data() + row * keys;
-              E* const weight = s.weights.data() + row * keys;
+              W* const score = s.scores.get() + row * keys;
+              E* const weight = s.weights.get() + row * keys;
               if (seen.first >= seen.last) {
                 std::fill_n(weight, keys, E(0));
                 continue;
@@ -288,13 +287,13 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
                 // The first time it multiplies by e^-infinity what is zero.
                 const W shrink = kernel::exponential(before - most);
                 s.total[static_cast<std::size_t>(row)] *= shrink;
-                W* const sum = s.sums.data() + row * s.columns;
+                W* const sum = s.sums.get() + row * s.columns;
                 for (std::int64_t d = 0; d < s.columns; ++d) sum[d] *= shrink;
                 s.most[static_cast<std::size_t>(row)] = most;
               }
               s.total[static_cast<std::size_t>(row)] += total;
             }
-            kernel::multiply(s.sums.data(), s.columns, s.weights.data(), keys, s.along.data(),
+            kernel::multiply(s.sums.get(), s.columns, s.weights.get(), keys, s.along.get(),
                              {rows, s.columns, keys}, true);
           });
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -302,7 +301,7 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
     const std::int64_t token = block.begin + row % n;
     const W total = s.total[static_cast<std::size_t>(row)];
     const W inverse = is_one_tile ? W(1) : 1 / total;
-    const W* const sum = s.sums.data() + row * s.columns;
+    const W* const sum = s.sums.get() + row * s.columns;
     T* const out = job.out.at(head, token);
     for (std::int64_t d = 0; d < dim; ++d) out[d] = narrow<T>(sum[d] * inverse);
     if (job.log_sums != nullptr) {
@@ -325,29 +324,29 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t head = kv_head * group + row / n;
     const std::int64_t token = block.begin + row % n;
-    load(s.left.data() + row * s.depth, job.q.at(head, token), dim, s.depth);
-    load(s.left_gradient.data() + row * s.depth, job.d_out.at(head, token), dim, s.depth);
+    load(s.left.get() + row * s.depth, job.q.at(head, token), dim, s.depth);
+    load(s.left_gradient.get() + row * s.depth, job.d_out.at(head, token), dim, s.depth);
   }
-  std::fill_n(s.sums.data(), rows * s.columns, W(0));
+  std::fill_n(s.sums.get(), rows * s.columns, W(0));
   for_key_tiles(
       job.visible, block, job.shape.window, kKeys,
       [&](const Visibility::Range& range, bool is_own, std::int64_t begin, std::int64_t count)
           WEFT_INLINED {
             const std::int64_t keys = round_up(count, kLanes);
             for (std::int64_t j = 0; j < count; ++j) {
-              pack_across_row(s.across.data(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
-              pack_across_row(s.across_gradient.data(), job.v.at(kv_head, begin + j), j, keys, dim,
+              pack_across_row(s.across.get(), job.k.at(kv_head, begin + j), j, keys, dim, s.depth);
+              pack_across_row(s.across_gradient.get(), job.v.at(kv_head, begin + j), j, keys, dim,
                               s.depth);
-              pack_along_row(s.along.data(), job.k.at(kv_head, begin + j), j, dim, s.columns);
+              pack_along_row(s.along.get(), job.k.at(kv_head, begin + j), j, dim, s.columns);
             }
-            fill_across(s.across.data(), count, keys, s.depth);
-            fill_across(s.across_gradient.data(), count, keys, s.depth);
-            fill_along(s.along.data(), count, keys, s.columns);
+            fill_across(s.across.get(), count, keys, s.depth);
+            fill_across(s.across_gradient.get(), count, keys, s.depth);
+            fill_along(s.along.get(), count, keys, s.columns);
             const kernel::Extent extent{rows, keys, s.depth};
-            kernel::multiply(s.scores.data(), keys, s.left.data(), s.depth, s.across.data(), extent,
+            kernel::multiply(s.scores.get(), keys, s.left.get(), s.depth, s.across.get(), extent,
                              false);
-            kernel::multiply(s.scores_gradient.data(), keys, s.left_gradient.data(), s.depth,
-                             s.across_gradient.data(), extent, false);
+            kernel::multiply(s.scores_gradient.get(), keys, s.left_gradient.get(), s.depth,
+                             s.across_gradient.get(), extent, false);
             for (std::int64_t row = 0; row < rows; ++row) {
               const std::int64_t token = block.begin + row % n;
               const std::int64_t place = (kv_head * group + row / n) * job.tokens + token;
@@ -355,9 +354,9 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
                                               own.position + (token - own.begin), job.shape.window);
               const W log_sum = job.log_sums[place];
               const W delta = job.delta[place];
-              const W* const score = s.scores.data() + row * keys;
-              const W* const gradient = s.scores_gradient.data() + row * keys;
-              E* const weight = s.weights.data() + row * keys;
+              const W* const score = s.scores.get() + row * keys;
+              const W* const gradient = s.scores_gradient.get() + row * keys;
+              E* const weight = s.weights.get() + row * keys;
               for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
               for (std::int64_t j = seen.first; j < seen.last; ++j) {
                 const W p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
@@ -366,11 +365,11 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
               for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j)
                 weight[j] = E(0);
             }
-            kernel::multiply(s.sums.data(), s.columns, s.weights.data(), keys, s.along.data(),
+            kernel::multiply(s.sums.get(), s.columns, s.weights.get(), keys, s.along.get(),
                              {rows, s.columns, keys}, true);
           });
   for (std::int64_t row = 0; row < rows; ++row) {
-    const W* const sum = s.sums.data() + row * s.columns;
+    const W* const sum = s.sums.get() + row * s.columns;
     T* const dq = job.dq.at(kv_head * group + row / n, block.begin + row % n);
     for (std::int64_t d = 0; d < dim; ++d) dq[d] = narrow<T>(sum[d]);
   }
@@ -392,20 +391,19 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
   for (std::int64_t c = 0; c < queries; ++c) {
     const T* const q = job.q.at(kv_head * group + c / n, block.begin + c % n);
     const T* const d_out = job.d_out.at(kv_head * group + c / n, block.begin + c % n);
-    pack_across_row(s.across.data(), q, c, columns, dim, s.depth);
-    pack_across_row(s.across_gradient.data(), d_out, c, columns, dim, s.depth);
-    pack_along_row(s.along.data(), q, c, dim, s.columns);
-    pack_along_row(s.along_gradient.data(), d_out, c, dim, s.columns);
+    pack_across_row(s.across.get(), q, c, columns, dim, s.depth);
+    pack_across_row(s.across_gradient.get(), d_out, c, columns, dim, s.depth);
+    pack_along_row(s.along.get(), q, c, dim, s.columns);
+    pack_along_row(s.along_gradient.get(), d_out, c, dim, s.columns);
   }
-  fill_across(s.across.data(), queries, columns, s.depth);
-  fill_across(s.across_gradient.data(), queries, columns, s.depth);
-  fill_along(s.along.data(), queries, columns, s.columns);
-  fill_along(s.along_gradient.data(), queries, columns, s.columns);
+  fill_across(s.across.get(), queries, columns, s.depth);
+  fill_across(s.across_gradient.get(), queries, columns, s.depth);
+  fill_along(s.along.get(), queries, columns, s.columns);
+  fill_along(s.along_gradient.get(), queries, columns, s.columns);
   const kernel::Extent extent{count, columns, s.depth};
-  kernel::multiply(s.scores.data(), columns, s.left.data(), s.depth, s.across.data(), extent,
-                   false);
-  kernel::multiply(s.scores_gradient.data(), columns, s.left_gradient.data(), s.depth,
-                   s.across_gradient.data(), extent, false);
+  kernel::multiply(s.scores.get(), columns, s.left.get(), s.depth, s.across.get(), extent, false);
+  kernel::multiply(s.scores_gradient.get(), columns, s.left_gradient.get(), s.depth,
+                   s.across_gradient.get(), extent, false);
 
   const Visibility::Range& keys = job.visible.own(tile.segment);
   const Visibility::Range& own = job.visible.own(block.segment);
@@ -420,10 +418,10 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
       const std::int64_t query_position = own.position + (block.begin - own.begin);
       last = std::clamp<std::int64_t>(key_position + job.shape.window - query_position, 0, n);
     }
-    const W* const score = s.scores.data() + j * columns;
-    const W* const gradient = s.scores_gradient.data() + j * columns;
-    E* const weight = s.weights.data() + j * columns;
-    E* const weight_gradient = s.weights_gradient.data() + j * columns;
+    const W* const score = s.scores.get() + j * columns;
+    const W* const gradient = s.scores_gradient.get() + j * columns;
+    E* const weight = s.weights.get() + j * columns;
+    E* const weight_gradient = s.weights_gradient.get() + j * columns;
     std::fill_n(weight, columns, E(0));
     std::fill_n(weight_gradient, columns, E(0));
     for (std::int64_t g = 0; g < group; ++g) {
@@ -439,10 +437,10 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
     }
   }
   const kernel::Extent sums{count, s.columns, columns};
-  kernel::multiply(s.sums.data(), s.columns, s.weights_gradient.data(), columns, s.along.data(),
-                   sums, true);
-  kernel::multiply(s.sums_gradient.data(), s.columns, s.weights.data(), columns,
-                   s.along_gradient.data(), sums, true);
+  kernel::multiply(s.sums.get(), s.columns, s.weights_gradient.get(), columns, s.along.get(), sums,
+                   true);
+  kernel::multiply(s.sums_gradient.get(), s.columns, s.weights.get(), columns,
+                   s.along_gradient.get(), sums, true);
 }
 
 /// Gradients of one tile of keys and values.
@@ -454,11 +452,11 @@ WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& ti
   const std::int64_t count = tile.end - tile.begin;
   const std::int64_t step = block_tokens(job.shape);
   for (std::int64_t j = 0; j < count; ++j) {
-    load(s.left.data() + j * s.depth, job.k.at(kv_head, tile.begin + j), dim, s.depth);
-    load(s.left_gradient.data() + j * s.depth, job.v.at(kv_head, tile.begin + j), dim, s.depth);
+    load(s.left.get() + j * s.depth, job.k.at(kv_head, tile.begin + j), dim, s.depth);
+    load(s.left_gradient.get() + j * s.depth, job.v.at(kv_head, tile.begin + j), dim, s.depth);
   }
-  std::fill_n(s.sums.data(), count * s.columns, W(0));
-  std::fill_n(s.sums_gradient.data(), count * s.columns, W(0));
+  std::fill_n(s.sums.get(), count * s.columns, W(0));
+  std::fill_n(s.sums_gradient.get(), count * s.columns, W(0));
   const Visibility::Range& keys = job.visible.own(tile.segment);
   const auto add = [&](std::int64_t segment, std::int64_t first) WEFT_INLINED {
     const Visibility::Range& own = job.visible.own(segment);
@@ -475,8 +473,8 @@ WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& ti
   for (const std::int64_t below : job.visible.descendants(tile.segment))
     add(below, job.visible.own(below).begin);
   for (std::int64_t j = 0; j < count; ++j) {
-    const W* const d_key = s.sums.data() + j * s.columns;
-    const W* const d_value = s.sums_gradient.data() + j * s.columns;
+    const W* const d_key = s.sums.get() + j * s.columns;
+    const W* const d_value = s.sums_gradient.get() + j * s.columns;
     T* const dk = job.dk.at(kv_head, tile.begin + j);
     T* const dv = job.dv.at(kv_head, tile.begin + j);
     for (std::int64_t d = 0; d < dim; ++d) {
@@ -662,12 +660,6 @@ at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at
     run_blocks<T, E>(job, blocks, [](auto&&... arguments) { forward(arguments...); });
   });
   return out;
-}
-
-std::int64_t attention_scratch_bytes(const AttentionShape& shape, std::int64_t element_bytes) {
-  std::int64_t operands = 0;
-  const std::int64_t sums = Scratch<float, float>::elements(shape, operands);
-  return operands * element_bytes + sums * 4;
 }
 
 }  // namespace weft::model

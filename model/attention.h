@@ -41,8 +41,4 @@ struct AttentionShape {
                                        const at::Tensor& values, std::int64_t m,
                                        const AttentionShape& shape);
 
-/// Bytes of the buffers that one thread works in.
-[[nodiscard]] std::int64_t attention_scratch_bytes(const AttentionShape& shape,
-                                                   std::int64_t element_bytes);
-
 }  // namespace weft::model
