@@ -2,7 +2,6 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/mm.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "model/kernel_math.h"
+#include "model/product.h"
 
 namespace weft::model {
 namespace {
@@ -82,7 +82,7 @@ void Head::cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targ
   for (std::int64_t first = 0; first < rows; first += chunk) {
     const std::int64_t count = std::min(chunk, rows - first);
     at::Tensor logits = buffer_.narrow(0, 0, count);
-    at::mm_out(logits, h.narrow(0, first, count), weight_.t());
+    product_(logits, {{h.narrow(0, first, count), weight_.t()}});
     kernel::for_type(logits.scalar_type(), [&]<typename T>(T) {
       const LossRows<T> part{kernel::mutable_data<T>(logits),
                              targets.data() + first,
@@ -95,19 +95,14 @@ void Head::cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targ
     });
     if (gradient == nullptr) continue;
     at::Tensor part = gradient->narrow(0, first, count);
-    at::mm_out(part, logits, weight_);
+    product_(part, {{logits, weight_}});
   }
 }
 
 at::Tensor Head::logits(const at::Tensor& h) const {
   const auto type = h.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  if (type == h.scalar_type()) return at::mm(h, weight_.t());
   at::Tensor result = at::empty({h.size(0), weight_.size(0)}, h.options().dtype(type));
-  const std::int64_t chunk = chunk_rows(weight_.size(0));
-  for (std::int64_t first = 0; first < h.size(0); first += chunk) {
-    const std::int64_t count = std::min(chunk, h.size(0) - first);
-    result.narrow(0, first, count).copy_(at::mm(h.narrow(0, first, count), weight_.t()));
-  }
+  product_(result, {{h, weight_.t()}});
   return result;
 }
 

@@ -1,13 +1,12 @@
 #include "model/linear.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <utility>
+
+#include "model/product.h"
 
 namespace weft::model {
 
@@ -17,9 +16,9 @@ Linear::Linear(at::Tensor weight, at::Tensor bias, std::vector<LinearPart> parts
 void Linear::attach(Slot slot) {
   slot.first = rank_;
   rank_ += slot.a.size(0);
+  slot.computed_b = at::empty(slot.b.sizes(), weight_.options());
   slots_.push_back(std::move(slot));
   a_ = at::empty({rank_, in()}, weight_.options());
-  b_ = at::zeros({weight_.size(0), rank_}, weight_.options());
   refresh();
 }
 
@@ -27,18 +26,14 @@ void Linear::detach_all() {
   slots_.clear();
   rank_ = 0;
   a_.reset();
-  b_.reset();
 }
 
 void Linear::refresh() {
   // The scale is applied before rounding to the element type.
   const at::ScalarType wide = at::promote_types(weight_.scalar_type(), at::kFloat);
   for (const Slot& slot : slots_) {
-    const LinearPart& part = parts_[slot.part];
-    a_.narrow(0, slot.first, slot.a.size(0)).copy_(slot.a);
-    b_.narrow(0, part.first, part.rows)
-        .narrow(1, slot.first, slot.b.size(1))
-        .copy_(slot.b.to(wide) * slot.scale);
+    a_.narrow(0, slot.first, slot.rank()).copy_(slot.a);
+    slot.computed_b.copy_(slot.b.to(wide) * slot.scale);
   }
 }
 
@@ -47,7 +42,7 @@ bool Linear::trains() const {
 }
 
 at::Tensor Linear::ranks(const at::Tensor& x, const Dropout& drop) const {
-  if (drop.p == 0 || !trains()) return at::mm(x, a_.t());
+  if (drop.p == 0 || !trains()) return product(x, a_.t());
   at::Tensor middle = at::empty({x.size(0), rank_}, x.options());
   for (std::size_t part = 0; part < parts_.size(); ++part) {
     at::Tensor dropped;
@@ -56,9 +51,8 @@ at::Tensor Linear::ranks(const at::Tensor& x, const Dropout& drop) const {
       // Only what is being trained is regularised.
       if (slot.grad_a.defined() && !dropped.defined())
         dropped = dropout(x, drop, parts_[part].index);
-      const at::Tensor& input = slot.grad_a.defined() ? dropped : x;
-      const std::int64_t rank = slot.a.size(0);
-      middle.narrow(1, slot.first, rank).copy_(at::mm(input, a_.narrow(0, slot.first, rank).t()));
+      product_(slot.of_ranks(middle),
+               {{slot.grad_a.defined() ? dropped : x, a_.narrow(0, slot.first, slot.rank()).t()}});
     }
   }
   return middle;
@@ -66,16 +60,31 @@ at::Tensor Linear::ranks(const at::Tensor& x, const Dropout& drop) const {
 
 at::Tensor Linear::forward(const at::Tensor& x, const at::Tensor& residual, const Dropout& drop,
                            at::Tensor* middle) const {
-  at::Tensor y = bias_.defined() ? at::addmm(bias_, x, weight_.t()) : at::mm(x, weight_.t());
-  if (!slots_.empty()) {
-    const at::Tensor r = ranks(x, drop);
-    y.addmm_(r, b_.t());
-    if (middle != nullptr) *middle = r;
+  at::Tensor y = at::empty({x.size(0), weight_.size(0)}, x.options());
+  at::Tensor r;
+  if (!slots_.empty()) r = ranks(x, drop);
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    const LinearPart& part = parts_[i];
+    std::vector<Factors> terms = {{x, weight_.narrow(0, part.first, part.rows).t()}};
+    for (const Slot& slot : slots_)
+      if (slot.part == i) terms.push_back({slot.of_ranks(r), slot.computed_b.t()});
+    Finish finish;
+    at::Tensor bias;
+    at::Tensor added;
+    if (bias_.defined()) {
+      bias = bias_.narrow(0, part.first, part.rows);
+      finish.bias = &bias;
+    }
+    // Not as part of the product: in bf16 the layer's output is rounded before the sum, as
+    // transformers does. Without that rounding the numbers are nearer to fp32 but farther from
+    // every model in use.
+    if (residual.defined()) {
+      added = residual.narrow(1, part.first, part.rows);
+      finish.residual = &added;
+    }
+    product_(y.narrow(1, part.first, part.rows), terms, finish);
   }
-  // Not as part of the product: in bf16 the layer's output is rounded before the sum, as
-  // transformers does. Without that rounding the numbers are nearer to fp32 but farther from every
-  // model in use.
-  if (residual.defined()) y.add_(residual);
+  if (middle != nullptr) *middle = r;
   return y;
 }
 
@@ -83,54 +92,47 @@ at::Tensor Linear::middle(const at::Tensor& x, const Dropout& drop) const {
   return slots_.empty() ? at::Tensor() : ranks(x, drop);
 }
 
-void Linear::accumulate_a(const at::Tensor& d_middle, const at::Tensor& x,
-                          const Dropout& drop) const {
-  const auto add = [](const Slot& slot, const at::Tensor& gradient) {
-    if (slot.grad_a.defined()) slot.grad_a.add_(gradient);
-  };
-  if (drop.p == 0) {
-    const at::Tensor gradients = at::mm(d_middle.t(), x);
-    for (const Slot& slot : slots_) add(slot, gradients.narrow(0, slot.first, slot.a.size(0)));
-    return;
-  }
-  for (std::size_t part = 0; part < parts_.size(); ++part) {
+void Linear::accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const at::Tensor& x,
+                        const at::Tensor& middle, const Dropout& drop) const {
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    const LinearPart& part = parts_[i];
     at::Tensor dropped;
     for (const Slot& slot : slots_) {
-      if (slot.part != part || !slot.grad_a.defined()) continue;
-      if (!dropped.defined()) dropped = dropout(x, drop, parts_[part].index);
-      add(slot, at::mm(d_middle.narrow(1, slot.first, slot.a.size(0)).t(), dropped));
+      if (slot.part != i || !slot.grad_a.defined()) continue;
+      if (drop.p != 0 && !dropped.defined()) dropped = dropout(x, drop, part.index);
+      product_(slot.grad_a, {{slot.of_ranks(d_middle).t(), drop.p == 0 ? x : dropped}},
+               {.add = true});
+      // The transpose of B's gradient: the long side of a product belongs to the columns.
+      const at::Tensor turned = at::empty({slot.rank(), part.rows}, slot.grad_b.options());
+      product_(turned, {{slot.of_ranks(middle).t(), dy.narrow(1, part.first, part.rows)}});
+      slot.grad_b.add_(turned.t(), slot.scale);
     }
   }
 }
 
 at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& middle,
                             const Dropout& drop, bool want_input) const {
-  at::Tensor dx;
-  if (want_input) dx = at::mm(dy, weight_);
-  if (slots_.empty()) return dx;
-  const at::Tensor d_middle = at::mm(dy, b_);  // [T, rank]
-  const bool training = trains();
-  if (training) {
-    // The off-diagonal blocks are computed in vain; one product is still faster than one per part.
-    const at::Tensor gradients = at::mm(dy.t(), middle);  // [out, rank]
-    for (const Slot& slot : slots_) {
-      if (!slot.grad_b.defined()) continue;
-      const LinearPart& part = parts_[slot.part];
-      slot.grad_b.add_(
-          gradients.narrow(0, part.first, part.rows).narrow(1, slot.first, slot.b.size(1)),
-          slot.scale);
-    }
-    accumulate_a(d_middle, x, drop);
-  }
-  if (!want_input) return dx;
-  if (drop.p == 0 || !training) return dx.addmm_(d_middle, a_);
+  if (slots_.empty()) return want_input ? product(dy, weight_) : at::Tensor();
+  at::Tensor d_middle = at::empty({dy.size(0), rank_}, dy.options());
   for (const Slot& slot : slots_) {
-    const at::Tensor d = d_middle.narrow(1, slot.first, slot.a.size(0));
-    const at::Tensor a = a_.narrow(0, slot.first, slot.a.size(0));
+    const LinearPart& part = parts_[slot.part];
+    product_(slot.of_ranks(d_middle), {{dy.narrow(1, part.first, part.rows), slot.computed_b}});
+  }
+  const bool training = trains();
+  if (training) accumulate(dy, d_middle, x, middle, drop);
+  if (!want_input) return {};
+  at::Tensor dx = at::empty({dy.size(0), in()}, dy.options());
+  if (drop.p == 0 || !training) {
+    product_(dx, {{dy, weight_}, {d_middle, a_}});
+    return dx;
+  }
+  product_(dx, {{dy, weight_}});
+  for (const Slot& slot : slots_) {
+    const at::Tensor d = product(slot.of_ranks(d_middle), a_.narrow(0, slot.first, slot.rank()));
     if (slot.grad_a.defined()) {
-      dropout_backward_(dx, at::mm(d, a), drop, parts_[slot.part].index);
+      dropout_backward_(dx, d, drop, parts_[slot.part].index);
     } else {
-      dx.addmm_(d, a);
+      dx.add_(d);
     }
   }
   return dx;

@@ -21,9 +21,10 @@ struct LinearPart {
 /// A frozen linear layer with adapters: y = x W^T + bias + sum over adapters of scale (drop(x) A^T)
 /// B^T.
 ///
-/// Modules that read the same input (q, k, v; gate, up) are parts of one Linear: one product each
-/// for the base, for all A and for all B (block-diagonal). Products with the rank come first; B A
-/// is never formed. Operands are in the element type of the weight, masters and gradients in fp32.
+/// Modules that read the same input (q, k, v; gate, up) are parts of one Linear: one product with
+/// all A, one for the gradient of the input. Products with the rank come first; B A is never
+/// formed, and B's product is summed with the base's before rounding. Operands are in the element
+/// type of the weight, masters and gradients in fp32.
 class Linear {
  public:
   /// weight [out, in] contiguous; bias [out] or undefined.
@@ -41,7 +42,15 @@ class Linear {
     at::Tensor b;         ///< [rows, r] fp32
     at::Tensor grad_a{};  ///< undefined: not trained
     at::Tensor grad_b{};
-    std::int64_t first = 0;  ///< Column in the stacked rank; set by attach().
+    // Set by attach():
+    std::int64_t first = 0;   ///< Column in the stacked rank
+    at::Tensor computed_b{};  ///< b in the element type, scale included
+
+    [[nodiscard]] std::int64_t rank() const { return a.size(0); }
+    /// This slot's columns of [T, sum of ranks].
+    [[nodiscard]] at::Tensor of_ranks(const at::Tensor& all) const {
+      return all.narrow(1, first, rank());
+    }
   };
   void attach(Slot slot);
   void detach_all();
@@ -66,7 +75,9 @@ class Linear {
 
  private:
   [[nodiscard]] at::Tensor ranks(const at::Tensor& x, const Dropout& dropout) const;
-  void accumulate_a(const at::Tensor& d_middle, const at::Tensor& x, const Dropout& dropout) const;
+  /// Adds to the gradients of trained slots.
+  void accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const at::Tensor& x,
+                  const at::Tensor& middle, const Dropout& dropout) const;
 
   at::Tensor weight_;
   at::Tensor bias_;
@@ -74,7 +85,6 @@ class Linear {
   std::vector<Slot> slots_;
   std::int64_t rank_ = 0;  // of all slots
   at::Tensor a_;           // [rank, in]
-  at::Tensor b_;           // [out, rank], block-diagonal, scale included
 };
 
 }  // namespace weft::model

@@ -2,46 +2,15 @@
 
 #include <algorithm>
 #include <functional>
-#include <map>
 #include <numeric>
-#include <string>
 
 #include "model/head.h"
 
 namespace weft::model {
 namespace {
 
-/// The joined matrix that a module is part of: "model.layers.0.self_attn.qkv" for q_proj.
-std::string joined(const std::string& path) {
-  const std::size_t dot = path.rfind('.') + 1;
-  const std::string name = path.substr(dot);
-  if (name == "q_proj" || name == "k_proj" || name == "v_proj") return path.substr(0, dot) + "qkv";
-  if (name == "gate_proj" || name == "up_proj") return path.substr(0, dot) + "gate_up";
-  return path;
-}
-
 std::uint64_t bytes(std::int64_t elements, std::int64_t size) {
   return static_cast<std::uint64_t>(elements) * static_cast<std::uint64_t>(size);
-}
-
-/// Elements of the adapters as they are computed with: A stacked, B block-diagonal.
-std::int64_t computed_elements(const Spec& spec, std::span<const lora::Target> targets) {
-  struct Joined {
-    std::int64_t rank = 0, in = 0, out = 0;
-  };
-  std::map<std::string, Joined> all;
-  for (const lora::Target& target : targets) {
-    Joined& one = all[joined(target.module.path)];
-    one.rank += target.rank;
-    one.in = target.module.in;
-  }
-  for (const lora::Module& module : linear_modules(spec)) {
-    const auto found = all.find(joined(module.path));
-    if (found != all.end()) found->second.out += module.out;
-  }
-  std::int64_t elements = 0;
-  for (const auto& [path, one] : all) elements += one.rank * (one.in + one.out);
-  return elements;
 }
 
 /// Layers below the lowest one with an adapter, which keep nothing.
@@ -111,7 +80,7 @@ MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets,
   }
   constexpr std::int64_t kMasterGradientAndMoments = 4;
   need.adapter = bytes(parameters, kMaster * (load.training ? kMasterGradientAndMoments : 1)) +
-                 bytes(computed_elements(spec, targets), element);
+                 bytes(parameters, element);
 
   const std::int64_t trained = spec.layers - lowest_layer(spec, targets);
   const Activations token(spec, load, trained > 0 ? (ranks + trained - 1) / trained : 0);

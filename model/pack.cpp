@@ -1,0 +1,209 @@
+#include "model/pack.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "model/kernel_math.h"
+#include "model/tile_product.h"
+
+namespace weft::model::kernel {
+namespace {
+
+/// What is turned as a whole: a float, or a pair of BFloat16, whose alignment it has.
+typedef std::uint32_t Word __attribute__((may_alias, aligned(2)));
+typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4), may_alias, aligned(2)));
+
+/// Exchanges the words that lie kStep apart between rows kStep apart: a quarter of a transposition.
+template <int kStep, int... kLane>
+WEFT_INLINE void exchange(Words (&rows)[kLanes], std::integer_sequence<int, kLane...>) {
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kStep) != 0) continue;
+    const Words a = rows[i];
+    const Words b = rows[i + kStep];
+    rows[i] = __builtin_shufflevector(
+        a, b, ((kLane & kStep) == 0 ? kLane : kLane - kStep + static_cast<int>(kLanes))...);
+    rows[i + kStep] = __builtin_shufflevector(
+        a, b, ((kLane & kStep) == 0 ? kLane + kStep : kLane + static_cast<int>(kLanes))...);
+  }
+}
+
+WEFT_INLINE void transpose_block(Word* to, std::int64_t to_stride, const Word* from,
+                                 std::int64_t from_stride) {
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes>();
+  Words rows[kLanes];
+  for (int i = 0; i < kLanes; ++i)
+    rows[i] = *reinterpret_cast<const Words*>(from + i * from_stride);
+  exchange<8>(rows, kAll);
+  exchange<4>(rows, kAll);
+  exchange<2>(rows, kAll);
+  exchange<1>(rows, kAll);
+  for (int i = 0; i < kLanes; ++i) *reinterpret_cast<Words*>(to + i * to_stride) = rows[i];
+}
+
+/// to[j][i] = from[i][j] for `rows` rows of `columns` words.
+WEFT_CLONES void transpose(Word* to, std::int64_t to_stride, const Word* from,
+                           std::int64_t from_stride, std::int64_t rows, std::int64_t columns) {
+  for (std::int64_t i = 0; i < rows; i += kLanes) {
+    for (std::int64_t j = 0; j < columns; j += kLanes) {
+      Word* target = to + j * to_stride + i;
+      const Word* source = from + i * from_stride + j;
+      const std::int64_t height = std::min(kLanes, rows - i);
+      const std::int64_t width = std::min(kLanes, columns - j);
+      if (height == kLanes && width == kLanes) {
+        transpose_block(target, to_stride, source, from_stride);
+        continue;
+      }
+      for (std::int64_t y = 0; y < height; ++y) {
+        for (std::int64_t x = 0; x < width; ++x)
+          target[x * to_stride + y] = source[y * from_stride + x];
+      }
+    }
+  }
+}
+
+// --- rows of b lie in rows of the packed panel -------------------------------------------------
+
+template <typename P, typename E>
+WEFT_INLINE void copy_rows_of(P* to, std::int64_t lanes, const MatrixView<E>& b, std::int64_t first,
+                              std::int64_t columns, std::int64_t k) {
+  for (std::int64_t i = 0; i < k; ++i) {
+    const E* from = b.data + i * b.row_stride + first;
+    P* row = to + i * lanes;
+#pragma omp simd
+    for (std::int64_t j = 0; j < columns; ++j) row[j] = widen(from[j]);
+    for (std::int64_t j = columns; j < lanes; ++j) row[j] = P{};
+  }
+}
+#define WEFT_COPY_ROWS(P, E)                                                             \
+  WEFT_CLONES void copy_rows(P* to, std::int64_t lanes, const MatrixView<E>& b,          \
+                             std::int64_t first, std::int64_t columns, std::int64_t k) { \
+    copy_rows_of(to, lanes, b, first, columns, k);                                       \
+  }
+WEFT_COPY_ROWS(float, float)
+WEFT_COPY_ROWS(double, double)
+WEFT_COPY_ROWS(float, c10::BFloat16)
+
+/// Rows 2 i and 2 i + 1 of b become row i of pairs.
+WEFT_CLONES void interleave_rows(c10::BFloat16* to, std::int64_t lanes,
+                                 const MatrixView<c10::BFloat16>& b, std::int64_t first,
+                                 std::int64_t columns, std::int64_t k) {
+  for (std::int64_t i = 0; i < k; i += 2) {
+    const c10::BFloat16* even = b.data + i * b.row_stride + first;
+    const c10::BFloat16* odd = even + b.row_stride;
+    auto* row = reinterpret_cast<std::uint32_t*>(to + i * lanes);
+    if (i + 1 < k) {
+#pragma omp simd
+      for (std::int64_t j = 0; j < columns; ++j)
+        row[j] = even[j].x | static_cast<std::uint32_t>(odd[j].x) << 16;
+    } else {
+      for (std::int64_t j = 0; j < columns; ++j) row[j] = even[j].x;
+    }
+    for (std::int64_t j = columns; j < lanes; ++j) row[j] = 0;
+  }
+}
+
+// --- columns of b lie in rows of memory: turned on the way ---------------------------------------
+
+void turn(float* to, std::int64_t lanes, const MatrixView<float>& b, std::int64_t first,
+          std::int64_t columns, std::int64_t k) {
+  if (columns < lanes) std::fill_n(to, k * lanes, 0.0F);
+  transpose(reinterpret_cast<Word*>(to), lanes,
+            reinterpret_cast<const Word*>(b.data + first * b.column_stride), b.column_stride,
+            columns, k);
+}
+
+template <typename P, typename E>
+void turn(P* to, std::int64_t lanes, const MatrixView<E>& b, std::int64_t first,
+          std::int64_t columns, std::int64_t k) {
+  if (columns < lanes) std::fill_n(to, k * lanes, P{});
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const E* from = b.data + (first + j) * b.column_stride;
+    for (std::int64_t i = 0; i < k; ++i) to[i * lanes + j] = widen(from[i]);
+  }
+}
+
+void turn_pairs(c10::BFloat16* to, std::int64_t lanes, const MatrixView<c10::BFloat16>& b,
+                std::int64_t first, std::int64_t columns, std::int64_t k) {
+  const std::int64_t pairs = k / 2;
+  if (columns < lanes) std::fill_n(to, round_up(k, 2) * lanes, c10::BFloat16());
+  auto* packed = reinterpret_cast<Word*>(to);
+  const c10::BFloat16* from = b.data + first * b.column_stride;
+  if (b.column_stride % 2 == 0) {
+    transpose(packed, lanes, reinterpret_cast<const Word*>(from), b.column_stride / 2, columns,
+              pairs);
+  } else {
+    for (std::int64_t j = 0; j < columns; ++j) {
+      for (std::int64_t p = 0; p < pairs; ++p)
+        packed[p * lanes + j] = *reinterpret_cast<const Word*>(from + j * b.column_stride + 2 * p);
+    }
+  }
+  if (k % 2 == 0) return;
+  for (std::int64_t j = 0; j < columns; ++j)
+    packed[pairs * lanes + j] = from[j * b.column_stride + k - 1].x;
+}
+
+template <typename P, typename E>
+void pack_left_of(P* to, const MatrixView<E>& a, std::int64_t first, std::int64_t last,
+                  std::int64_t k) {
+  const std::int64_t depth = round_up(k, Operand<P>::kPair);
+  const auto element = [](E value) {
+    if constexpr (std::is_same_v<E, P>) {
+      return value;
+    } else {
+      return widen(value);
+    }
+  };
+  if (a.column_stride == 1) {
+    for (std::int64_t i = first; i < last; ++i) {
+      P* row = to + (i - first) * depth;
+      const E* from = a.data + i * a.row_stride;
+      for (std::int64_t j = 0; j < k; ++j) row[j] = element(from[j]);
+      for (std::int64_t j = k; j < depth; ++j) row[j] = P{};
+    }
+    return;
+  }
+  for (std::int64_t i = first; i < last; i += kLanes) {
+    const std::int64_t height = std::min(kLanes, last - i);
+    P* rows = to + (i - first) * depth;
+    for (std::int64_t j = 0; j < k; ++j) {
+      const E* from = a.data + i + j * a.column_stride;
+      for (std::int64_t r = 0; r < height; ++r) rows[r * depth + j] = element(from[r]);
+    }
+    for (std::int64_t j = k; j < depth; ++j) {
+      for (std::int64_t r = 0; r < height; ++r) rows[r * depth + j] = P{};
+    }
+  }
+}
+
+template <typename P, typename E>
+void pack_panel_of(P* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns,
+                   std::int64_t k) {
+  const std::int64_t lanes = round_up(columns, kLanes);
+  if constexpr (Operand<P>::kPair == 2) {
+    if (b.column_stride == 1) return interleave_rows(to, lanes, b, first, columns, k);
+    turn_pairs(to, lanes, b, first, columns, k);
+  } else {
+    if (b.column_stride == 1) return copy_rows(to, lanes, b, first, columns, k);
+    turn(to, lanes, b, first, columns, k);
+  }
+}
+
+}  // namespace
+
+#define WEFT_PACK(P, E)                                                                    \
+  void pack_panel(P* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns, \
+                  std::int64_t k) {                                                        \
+    pack_panel_of(to, b, first, columns, k);                                               \
+  }                                                                                        \
+  void pack_left(P* to, const MatrixView<E>& a, std::int64_t first, std::int64_t last,     \
+                 std::int64_t k) {                                                         \
+    pack_left_of(to, a, first, last, k);                                                   \
+  }
+WEFT_PACK(float, float)
+WEFT_PACK(double, double)
+WEFT_PACK(float, c10::BFloat16)
+WEFT_PACK(c10::BFloat16, c10::BFloat16)
+#undef WEFT_PACK
+
+}  // namespace weft::model::kernel

@@ -1,0 +1,296 @@
+#include "model/product.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <limits>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "model/kernel_math.h"
+#include "model/pack.h"
+#include "model/tile_product.h"
+
+namespace weft::model {
+namespace {
+
+using kernel::MatrixView;
+using kernel::round_up;
+
+constexpr std::int64_t kPanel = 64;       // columns whose right operands are packed at once
+constexpr std::int64_t kDepth = 2048;     // of k at once: a packed panel stays in the second cache
+constexpr std::int64_t kStep = 1024;      // of k between two visits to a sum
+constexpr std::int64_t kRows = 96;        // rows that meet a step of the panel in turn
+constexpr std::int64_t kMostRows = 1024;  // whose sums are kept at once: 256 KiB of fp32
+
+/// The sums' way to c.
+struct Target {
+  void* c = nullptr;
+  std::int64_t stride = 0;
+  const void* bias = nullptr;
+  const void* residual = nullptr;
+  std::int64_t residual_stride = 0;
+  double scale = 1;
+  bool add = false;
+};
+
+/// A block of sums and where it goes.
+struct Block {
+  std::int64_t row = 0, rows = 0, column = 0, columns = 0;
+};
+
+/// E: element of bias and residual; C: of c; W: of the sums, in rows kPanel apart.
+template <typename E, typename C, typename W>
+WEFT_INLINE void finish_of(const Target& t, const W* sums, const Block& block) {
+  const auto scale = static_cast<W>(t.scale);
+  const auto to_element = [](auto value) WEFT_INLINED {
+    return kernel::narrow<C>(static_cast<kernel::Wide<C>>(value));
+  };
+  for (std::int64_t i = 0; i < block.rows; ++i) {
+    const W* sum = sums + i * kPanel;
+    C* c = static_cast<C*>(t.c) + (block.row + i) * t.stride + block.column;
+    const std::int64_t n = block.columns;
+    if (t.add) {
+#pragma omp simd
+      for (std::int64_t j = 0; j < n; ++j) c[j] = to_element(kernel::widen(c[j]) + scale * sum[j]);
+      continue;
+    }
+    if (t.bias != nullptr) {
+      const E* bias = static_cast<const E*>(t.bias) + block.column;
+#pragma omp simd
+      for (std::int64_t j = 0; j < n; ++j)
+        c[j] = to_element(scale * sum[j] + kernel::widen(bias[j]));
+    } else {
+#pragma omp simd
+      for (std::int64_t j = 0; j < n; ++j) c[j] = to_element(scale * sum[j]);
+    }
+    if (t.residual != nullptr) {
+      const E* residual =
+          static_cast<const E*>(t.residual) + (block.row + i) * t.residual_stride + block.column;
+#pragma omp simd
+      for (std::int64_t j = 0; j < n; ++j)
+        c[j] = to_element(kernel::widen(c[j]) + kernel::widen(residual[j]));
+    }
+  }
+}
+
+#define WEFT_FINISH(E, C, W)                                                          \
+  WEFT_CLONES void finish(const Target& t, E, C, const W* sums, const Block& block) { \
+    finish_of<E, C, W>(t, sums, block);                                               \
+  }
+WEFT_FINISH(float, float, float)
+WEFT_FINISH(double, double, double)
+WEFT_FINISH(c10::BFloat16, c10::BFloat16, float)
+WEFT_FINISH(c10::BFloat16, float, float)
+WEFT_FINISH(double, float, double)
+
+template <typename E>
+struct Term {
+  MatrixView<E> a;  // [m, k]
+  MatrixView<E> b;  // [k, n]
+  std::int64_t k = 0;
+};
+
+/// How a product is shared out: `row_parts` times `column_parts` threads, each with its rows of all
+/// panels of its part.
+struct Shares {
+  std::int64_t row_parts = 1, column_parts = 1;
+};
+
+/// Packing a panel costs about as much as kPackingRows rows of its products.
+constexpr std::int64_t kPackingRows = 5;
+
+Shares share(std::int64_t m, std::int64_t n, std::int64_t threads) {
+  const std::int64_t panels = (n + kPanel - 1) / kPanel;
+  Shares best;
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t row_parts = 1; row_parts <= threads; ++row_parts) {
+    const std::int64_t column_parts = threads / row_parts;
+    const std::int64_t cost = ((panels + column_parts - 1) / column_parts) *
+                              ((m + row_parts - 1) / row_parts + kPackingRows);
+    if (cost < least) {
+      least = cost;
+      best = {row_parts, column_parts};
+    }
+  }
+  return best;
+}
+
+/// E: element as stored; P: as multiplied (BFloat16 in pairs, or widened); C: of the result.
+template <typename E, typename P, typename C>
+class Product {
+ public:
+  using Sum = typename kernel::Operand<P>::Sum;
+  static constexpr std::int64_t kPair = kernel::Operand<P>::kPair;
+
+  Product(std::vector<Term<E>> terms, std::int64_t m, std::int64_t n, const Target& target)
+      : terms_(std::move(terms)), m_(m), n_(n), target_(target) {}
+
+  void run() const {
+    const Shares shares = share(m_, n_, at::in_parallel_region() ? 1 : at::get_num_threads());
+    const std::int64_t panels = (n_ + kPanel - 1) / kPanel;
+    const auto part = [](std::int64_t count, std::int64_t parts, std::int64_t i) {
+      return count * i / parts;
+    };
+    at::parallel_for(
+        0, shares.row_parts * shares.column_parts, 1, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            const std::int64_t r = i / shares.column_parts;
+            const std::int64_t c = i % shares.column_parts;
+            compute(part(m_, shares.row_parts, r), part(m_, shares.row_parts, r + 1),
+                    part(panels, shares.column_parts, c), part(panels, shares.column_parts, c + 1));
+          }
+        });
+  }
+
+ private:
+  /// Left operands as the kernel reads them: rows of pairs.
+  struct Left {
+    const P* data = nullptr;
+    std::int64_t stride = 0;
+    std::int64_t depth = 0;  // k, rounded up to pairs
+  };
+
+  /// Whether the kernel can read a where it lies.
+  [[nodiscard]] static bool is_direct(const Term<E>& term) {
+    return std::is_same_v<E, P> && term.a.column_stride == 1 && term.k % kPair == 0;
+  }
+
+  void compute(std::int64_t first_row, std::int64_t last_row, std::int64_t first_panel,
+               std::int64_t last_panel) const {
+    thread_local std::vector<P> left_buffer;
+    thread_local std::vector<P> panel;
+    thread_local std::vector<Sum> sums;
+    for (std::int64_t row = first_row; row < last_row; row += kMostRows) {
+      const std::int64_t end = std::min(row + kMostRows, last_row);
+      const std::vector<Left> left = pack_lefts(row, end, left_buffer);
+      grow(sums, (end - row) * kPanel);
+      for (std::int64_t p = first_panel; p < last_panel; ++p) {
+        Block block{.row = row, .rows = end - row, .column = p * kPanel};
+        block.columns = std::min(kPanel, n_ - block.column);
+        accumulate(sums.data(), left, block, panel);
+        finish(target_, E{}, C{}, sums.data(), block);
+      }
+    }
+  }
+
+  template <typename T>
+  static void grow(std::vector<T>& buffer, std::int64_t size) {
+    if (std::ssize(buffer) < size) buffer.resize(static_cast<std::size_t>(size));
+  }
+
+  std::vector<Left> pack_lefts(std::int64_t row, std::int64_t end, std::vector<P>& buffer) const {
+    std::int64_t size = 0;
+    for (const Term<E>& term : terms_)
+      if (!is_direct(term)) size += round_up(term.k, kPair) * (end - row);
+    grow(buffer, size);
+    std::vector<Left> left;
+    P* packed = buffer.data();
+    for (const Term<E>& term : terms_) {
+      const std::int64_t depth = round_up(term.k, kPair);
+      if constexpr (std::is_same_v<E, P>) {
+        if (is_direct(term)) {
+          left.push_back({term.a.data + row * term.a.row_stride, term.a.row_stride, depth});
+          continue;
+        }
+      }
+      kernel::pack_left(packed, term.a, row, end, term.k);
+      left.push_back({packed, depth, depth});
+      packed += depth * (end - row);
+    }
+    return left;
+  }
+
+  void accumulate(Sum* sums, const std::vector<Left>& left, const Block& block,
+                  std::vector<P>& panel) const {
+    const std::int64_t lanes = round_up(block.columns, kernel::kLanes);
+    bool add = false;
+    for (std::size_t i = 0; i < terms_.size(); ++i) {
+      for (std::int64_t first = 0; first < left[i].depth; first += kDepth) {
+        const std::int64_t depth = std::min(kDepth, left[i].depth - first);
+        grow(panel, depth * kPanel);
+        MatrixView<E> b = terms_[i].b;
+        b.data += first * b.row_stride;
+        kernel::pack_panel(panel.data(), b, block.column, block.columns,
+                           std::min(depth, terms_[i].k - first));
+        for (std::int64_t row = 0; row < block.rows; row += kRows) {
+          const std::int64_t rows = std::min(kRows, block.rows - row);
+          for (std::int64_t k = 0; k < depth; k += kStep) {
+            kernel::multiply(sums + row * kPanel, kPanel,
+                             left[i].data + row * left[i].stride + first + k, left[i].stride,
+                             panel.data() + k * lanes, {rows, lanes, std::min(kStep, depth - k)},
+                             add || k > 0);
+          }
+        }
+        add = true;
+      }
+    }
+    if (!add) std::fill_n(sums, block.rows * kPanel, Sum{});
+  }
+
+  std::vector<Term<E>> terms_;
+  std::int64_t m_, n_;
+  Target target_;
+};
+
+template <typename E>
+MatrixView<E> view(const at::Tensor& matrix) {
+  TORCH_INTERNAL_ASSERT(matrix.dim() == 2);
+  const bool by_row = matrix.stride(1) == 1 || matrix.size(1) == 1;
+  TORCH_INTERNAL_ASSERT(by_row || matrix.stride(0) == 1 || matrix.size(0) == 1,
+                        "a product of a matrix that is contiguous along no dimension");
+  return {matrix.const_data_ptr<E>(), by_row ? matrix.stride(0) : 1, by_row ? 1 : matrix.stride(1)};
+}
+
+template <typename E, typename C>
+void run(const at::Tensor& c, std::span<const Factors> terms, const Target& target) {
+  std::vector<Term<E>> views;
+  for (const Factors& f : terms) {
+    TORCH_INTERNAL_ASSERT(f.a.size(0) == c.size(0) && f.b.size(1) == c.size(1) &&
+                          f.a.size(1) == f.b.size(0));
+    if (f.a.size(1) > 0) views.push_back({view<E>(f.a), view<E>(f.b), f.a.size(1)});
+  }
+  if constexpr (std::is_same_v<E, c10::BFloat16>) {
+    if (kernel::has_bf16_pairs()) {
+      Product<E, E, C>(std::move(views), c.size(0), c.size(1), target).run();
+      return;
+    }
+  }
+  Product<E, kernel::Wide<E>, C>(std::move(views), c.size(0), c.size(1), target).run();
+}
+
+}  // namespace
+
+void product_(const at::Tensor& c, std::span<const Factors> terms, const Finish& finish) {
+  TORCH_INTERNAL_ASSERT(!terms.empty() && c.dim() == 2 && (c.stride(1) == 1 || c.size(1) == 1));
+  TORCH_INTERNAL_ASSERT(!finish.add || (finish.bias == nullptr && finish.residual == nullptr));
+  if (c.numel() == 0) return;
+  const at::ScalarType type = terms.front().a.scalar_type();
+  Target target{
+      .c = c.mutable_data_ptr(), .stride = c.stride(0), .scale = finish.scale, .add = finish.add};
+  if (finish.bias != nullptr) {
+    TORCH_INTERNAL_ASSERT(finish.bias->scalar_type() == type && finish.bias->is_contiguous());
+    target.bias = finish.bias->const_data_ptr();
+  }
+  if (finish.residual != nullptr) {
+    TORCH_INTERNAL_ASSERT(finish.residual->scalar_type() == type &&
+                          finish.residual->stride(1) == 1);
+    target.residual = finish.residual->const_data_ptr();
+    target.residual_stride = finish.residual->stride(0);
+  }
+  if (c.scalar_type() == at::kFloat && type == at::kBFloat16)
+    return run<c10::BFloat16, float>(c, terms, target);
+  if (c.scalar_type() == at::kFloat && type == at::kDouble)
+    return run<double, float>(c, terms, target);
+  TORCH_INTERNAL_ASSERT(c.scalar_type() == type);
+  kernel::for_type(type, [&]<typename E>(E) { run<E, E>(c, terms, target); });
+}
+
+at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
+  at::Tensor c = at::empty({a.size(0), b.size(1)}, a.options());
+  product_(c, {{a, b}});
+  return c;
+}
+
+}  // namespace weft::model

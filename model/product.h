@@ -1,0 +1,47 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+
+namespace weft::model {
+
+/// One product of a sum: a [m, k] times b [k, n], of float, BFloat16 or double. Either may be the
+/// transpose of a contiguous matrix, or a block of one: neighbours lie together along one of the
+/// dimensions.
+struct Factors {
+  at::Tensor a;
+  at::Tensor b;
+};
+
+/// What becomes of the sum of products.
+struct Finish {
+  const at::Tensor* bias = nullptr;      ///< [n], added to each row before rounding
+  const at::Tensor* residual = nullptr;  ///< [m, n], added after the sum was rounded
+  double scale = 1;                      ///< of the products
+  bool add = false;                      ///< Adds to c instead of replacing it
+};
+
+/// c [m, n] = scale * sum of a b over `terms` (+ bias), rounded once to c's type, then + residual.
+/// c's rows are contiguous and may be apart; its type is that of the operands, or float.
+///
+/// Products of BFloat16 are exact in fp32 and summed there: by AVX-512 BF16 where the processor has
+/// it, otherwise operands are widened on the way. An element's sum runs over the terms in turn and
+/// over k in order, so its bits depend neither on m and n nor on the threads: a row has the same
+/// result in any batch.
+///
+/// Why not LibTorch's: oneDNN keeps some 0.6 MB for every shape it meets and its bits depend on the
+/// shape; MKL chooses slower kernels on processors of other makers; and neither can add an
+/// adapter's product before rounding. bench_product compares the speed.
+void product_(const at::Tensor& c, std::span<const Factors> terms, const Finish& finish = {});
+inline void product_(const at::Tensor& c, std::initializer_list<Factors> terms,
+                     const Finish& finish = {}) {
+  product_(c, std::span(terms.begin(), terms.size()), finish);
+}
+
+/// product_() into a new tensor of the operands' type.
+[[nodiscard]] at::Tensor product(const at::Tensor& a, const at::Tensor& b);
+
+}  // namespace weft::model
