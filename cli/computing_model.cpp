@@ -24,6 +24,12 @@ model::Compute compute_of(const std::string& dtype, const core::Log& log) {
   return model::Compute::kBF16;
 }
 
+model::BaseFormat format_of(std::string_view name) {
+  for (const auto format : {model::BaseFormat::kInt8, model::BaseFormat::kNf4})
+    if (model::name_of(format) == name) return format;
+  return model::BaseFormat::kDense;
+}
+
 }  // namespace
 
 void declare_model(CLI::App& app, ModelArguments& arguments) {
@@ -34,6 +40,10 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
   app.add_option("--dtype", arguments.dtype,
                  "numbers to compute in: f32, bf16, or auto (bf16 where the processor has it)")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--base-quantization", arguments.base_quantization,
+                 "keeps the layers' weights as training with the same key did: none, int8, nf4")
+      ->check(CLI::IsMember({"none", "int8", "nf4"}))
       ->capture_default_str();
   app.add_option("--threads", arguments.threads, "threads; 0: all cores")
       ->check(whole_number_from(0));
@@ -59,13 +69,14 @@ OpenedModel open_model(const ModelArguments& arguments, const core::Log& log) {
 ComputingModel load_model(OpenedModel opened, const ModelArguments& arguments, std::int64_t tokens,
                           const core::Log& log) {
   const model::Compute compute = compute_of(arguments.dtype, log);
-  const model::MemoryNeed need =
-      model::memory_need(opened.spec, {}, {.compute = compute, .row_tokens = tokens});
+  const model::BaseFormat format = format_of(arguments.base_quantization);
+  const model::MemoryNeed need = model::memory_need(
+      opened.spec, {}, {.compute = compute, .base = format, .row_tokens = tokens});
   train::require_memory(
       {{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
        {"activations", need.activations, "fewer tokens"}},
       train::available_memory());
-  model::Decoder decoder = model::Decoder::load(opened.checkpoint, compute);
+  model::Decoder decoder = model::Decoder::load(opened.checkpoint, compute, format);
   for (const auto& [adapter, weight] : opened.adapters) {
     decoder.attach(adapter, model::Decoder::Use::kInference, weight);
   }

@@ -19,11 +19,13 @@ struct ModelArguments {
   std::string model{};
   std::vector<std::string> adapters{};  ///< DIR or DIR:WEIGHT
   std::string dtype;                    ///< "f32", "bf16", "auto": bf16 where the processor has it
+  std::string base_quantization = "none";
   int threads = 0;
   bool allow_other_base = false;
 };
 
-/// Declares --model, --adapter, --dtype (with the default already in `arguments`), --threads,
+/// Declares --model, --adapter, --dtype (with the default already in `arguments`),
+/// --base-quantization, --threads,
 /// --allow-other-base.
 void declare_model(CLI::App& app, ModelArguments& arguments);
 

@@ -56,9 +56,13 @@ Json targets_json(const lora::Targets& targets) {
 }
 
 Json provenance_json(const lora::Provenance& provenance) {
-  return {{"base_weights", provenance.base_weights},   {"base_storage", provenance.base_storage},
-          {"compute_dtype", provenance.compute_dtype}, {"tokenizer", provenance.tokenizer},
-          {"chat_template", provenance.chat_template}, {"more", Json(provenance.more)}};
+  return {{"base_weights", provenance.base_weights},
+          {"base_storage", provenance.base_storage},
+          {"compute_dtype", provenance.compute_dtype},
+          {"base_quantization", provenance.base_quantization},
+          {"tokenizer", provenance.tokenizer},
+          {"chat_template", provenance.chat_template},
+          {"more", Json(provenance.more)}};
 }
 
 /// "16" or "4-16" over all values of `key` in the modules.
@@ -109,9 +113,11 @@ void describe_provenance(InspectReport& report, const std::optional<lora::Proven
     report.line("trained on", "not recorded");
     return;
   }
+  const std::string& kept = provenance->base_quantization;
   report.line("trained on",
-              fmt::format("{} (stored as {}, computed in {})", provenance->base_weights,
-                          provenance->base_storage, provenance->compute_dtype));
+              fmt::format("{} (stored as {}, computed in {}{})", provenance->base_weights,
+                          provenance->base_storage, provenance->compute_dtype,
+                          kept.empty() || kept == "none" ? "" : ", layers kept as " + kept));
   if (!provenance->tokenizer.empty()) report.line("tokenizer", provenance->tokenizer);
   if (!provenance->chat_template.empty()) report.line("template", provenance->chat_template);
 }

@@ -82,6 +82,8 @@ struct Provenance {
   std::string base_weights;   ///< checkpoint::Checkpoint::weights_digest()
   std::string base_storage;   ///< e.g. "Q4_1", "BF16": how the base was stored in training
   std::string compute_dtype;  ///< "F32" or "BF16"
+  /// "nf4", "int8": to what the base's layers were rounded in training; "none" or empty: not.
+  std::string base_quantization;
   std::string tokenizer;      ///< digest of the tokenizer
   std::string chat_template;  ///< digest of the chat template, empty if none
   nlohmann::json more;        ///< data digests, configuration, program version

@@ -17,6 +17,7 @@ struct Entry {
 constexpr Entry kEntries[] = {{"base_weights", &Provenance::base_weights},
                               {"base_storage", &Provenance::base_storage},
                               {"compute_dtype", &Provenance::compute_dtype},
+                              {"base_quantization", &Provenance::base_quantization},
                               {"tokenizer", &Provenance::tokenizer},
                               {"chat_template", &Provenance::chat_template}};
 

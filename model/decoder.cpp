@@ -208,29 +208,31 @@ Decoder::Decoder(Decoder&&) noexcept = default;
 Decoder& Decoder::operator=(Decoder&&) noexcept = default;
 Decoder::~Decoder() = default;
 
-Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute) {
+Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute,
+                      BaseFormat format) {
   const Guard guard;
   auto state = std::make_unique<State>();
   state->spec = read_spec(checkpoint.config(), checkpoint.path().string());
   state->type = type_of(compute);
   state->weights =
-      make_weights(state->spec, state->type, checkpoint_filler(checkpoint, state->spec));
+      make_weights(state->spec, state->type, format, checkpoint_filler(checkpoint, state->spec));
   return Decoder(std::move(state));
 }
 
 Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::Tensor>& weights,
-                              at::ScalarType type) {
+                              at::ScalarType type, BaseFormat format) {
   const Guard guard;
   auto state = std::make_unique<State>();
   state->spec = spec;
   state->type = type;
-  state->weights = make_weights(spec, type, [&](const std::string& name, const at::Tensor& into) {
-    const auto found = weights.find(name);
-    if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
-    if (found->second.sizes() != into.sizes())
-      throw InputError("tensor '{}' has another shape than the spec says", name);
-    into.copy_(found->second);
-  });
+  state->weights =
+      make_weights(spec, type, format, [&](const std::string& name, const at::Tensor& into) {
+        const auto found = weights.find(name);
+        if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
+        if (found->second.sizes() != into.sizes())
+          throw InputError("tensor '{}' has another shape than the spec says", name);
+        into.copy_(found->second);
+      });
   return Decoder(std::move(state));
 }
 

@@ -12,6 +12,7 @@
 #include "checkpoint/checkpoint.h"
 #include "data/row.h"
 #include "lora/adapter.h"
+#include "model/quantised.h"
 #include "model/spec.h"
 
 namespace weft::model {
@@ -59,12 +60,15 @@ class Decoder {
  public:
   /// Reads the weights. InputError for an unsupported family (names the supported ones), a missing
   /// or misshapen tensor (names it).
-  [[nodiscard]] static Decoder load(const checkpoint::Checkpoint& checkpoint, Compute compute);
+  /// The linear layers' matrices are kept as `format` says.
+  [[nodiscard]] static Decoder load(const checkpoint::Checkpoint& checkpoint, Compute compute,
+                                    BaseFormat format = BaseFormat::kDense);
   /// From tensors in memory under their Hugging Face names, computing in `type`: kFloat, kBFloat16,
   /// or kDouble for tests of gradients.
   [[nodiscard]] static Decoder from_weights(const Spec& spec,
                                             const std::map<std::string, at::Tensor>& weights,
-                                            at::ScalarType type);
+                                            at::ScalarType type,
+                                            BaseFormat format = BaseFormat::kDense);
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();

@@ -11,14 +11,42 @@
 namespace weft::model {
 
 Linear::Linear(at::Tensor weight, at::Tensor bias, std::vector<LinearPart> parts)
-    : weight_(std::move(weight)), bias_(std::move(bias)), parts_(std::move(parts)) {}
+    : in_(weight.size(1)),
+      out_(weight.size(0)),
+      options_(weight.options()),
+      weight_(std::move(weight)),
+      bias_(std::move(bias)),
+      parts_(std::move(parts)) {}
+
+Linear::Linear(std::vector<QuantisedMatrix> weights, at::Tensor bias, std::vector<LinearPart> parts,
+               at::ScalarType type)
+    : in_(weights.front().columns()),
+      options_(at::TensorOptions().dtype(type)),
+      quantised_(std::move(weights)),
+      bias_(std::move(bias)),
+      parts_(std::move(parts)) {
+  for (const LinearPart& part : parts_) out_ += part.rows;
+}
+
+Factors Linear::base_term(const at::Tensor& x, std::size_t part) const {
+  if (!quantised_.empty()) return {x, quantised_[part], true};
+  return {x, weight_.narrow(0, parts_[part].first, parts_[part].rows).t()};
+}
+
+std::vector<Factors> Linear::input_terms(const at::Tensor& dy) const {
+  if (quantised_.empty()) return {{dy, weight_}};
+  std::vector<Factors> terms;
+  for (std::size_t i = 0; i < parts_.size(); ++i)
+    terms.push_back({dy.narrow(1, parts_[i].first, parts_[i].rows), quantised_[i], false});
+  return terms;
+}
 
 void Linear::attach(Slot slot) {
   slot.first = rank_;
   rank_ += slot.a.size(0);
-  slot.computed_b = at::empty(slot.b.sizes(), weight_.options());
+  slot.computed_b = at::empty(slot.b.sizes(), options_);
   slots_.push_back(std::move(slot));
-  a_ = at::empty({rank_, in()}, weight_.options());
+  a_ = at::empty({rank_, in()}, options_);
   refresh();
 }
 
@@ -30,7 +58,8 @@ void Linear::detach_all() {
 
 void Linear::refresh() {
   // The scale is applied before rounding to the element type.
-  const at::ScalarType wide = at::promote_types(weight_.scalar_type(), at::kFloat);
+  const at::ScalarType wide =
+      at::promote_types(c10::typeMetaToScalarType(options_.dtype()), at::kFloat);
   for (const Slot& slot : slots_) {
     a_.narrow(0, slot.first, slot.rank()).copy_(slot.a);
     slot.computed_b.copy_(slot.b.to(wide) * slot.scale);
@@ -60,15 +89,15 @@ at::Tensor Linear::ranks(const at::Tensor& x, const Dropout& drop) const {
 
 at::Tensor Linear::forward(const at::Tensor& x, const at::Tensor& residual, const Dropout& drop,
                            at::Tensor* middle) const {
-  at::Tensor y = at::empty({x.size(0), weight_.size(0)}, x.options());
+  at::Tensor y = at::empty({x.size(0), out_}, x.options());
   at::Tensor r;
   if (!slots_.empty()) r = ranks(x, drop);
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     const LinearPart& part = parts_[i];
-    std::vector<Factors> terms = {{x, weight_.narrow(0, part.first, part.rows).t()}};
+    std::vector<Factors> terms{base_term(x, i)};
     for (const Slot& slot : slots_)
       if (slot.part == i) terms.push_back({slot.of_ranks(r), slot.computed_b.t()});
-    Finish finish;
+    Epilogue finish;
     at::Tensor bias;
     at::Tensor added;
     if (bias_.defined()) {
@@ -112,8 +141,8 @@ void Linear::accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const 
 
 at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& middle,
                             const Dropout& drop, bool want_input) const {
-  if (slots_.empty()) return want_input ? product(dy, weight_) : at::Tensor();
-  at::Tensor d_middle = at::empty({dy.size(0), rank_}, dy.options());
+  at::Tensor d_middle;
+  if (!slots_.empty()) d_middle = at::empty({dy.size(0), rank_}, dy.options());
   for (const Slot& slot : slots_) {
     const LinearPart& part = parts_[slot.part];
     product_(slot.of_ranks(d_middle), {{dy.narrow(1, part.first, part.rows), slot.computed_b}});
@@ -121,12 +150,12 @@ at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at:
   const bool training = trains();
   if (training) accumulate(dy, d_middle, x, middle, drop);
   if (!want_input) return {};
-  at::Tensor dx = at::empty({dy.size(0), in()}, dy.options());
-  if (drop.p == 0 || !training) {
-    product_(dx, {{dy, weight_}, {d_middle, a_}});
-    return dx;
-  }
-  product_(dx, {{dy, weight_}});
+  at::Tensor dx = at::empty({dy.size(0), in_}, dy.options());
+  std::vector<Factors> terms = input_terms(dy);
+  const bool is_sum = drop.p == 0 || !training;
+  if (is_sum && !slots_.empty()) terms.emplace_back(d_middle, a_);
+  product_(dx, terms);
+  if (is_sum) return dx;
   for (const Slot& slot : slots_) {
     const at::Tensor d = product(slot.of_ranks(d_middle), a_.narrow(0, slot.first, slot.rank()));
     if (slot.grad_a.defined()) {

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "model/ops.h"
+#include "model/product.h"
+#include "model/quantised.h"
 
 namespace weft::model {
 
@@ -24,14 +26,18 @@ struct LinearPart {
 /// Modules that read the same input (q, k, v; gate, up) are parts of one Linear: one product with
 /// all A, one for the gradient of the input. Products with the rank come first; B A is never
 /// formed, and B's product is summed with the base's before rounding. Operands are in the element
-/// type of the weight, masters and gradients in fp32.
+/// type of the weight, masters and gradients in fp32. A quantised weight is read back panel by
+/// panel.
 class Linear {
  public:
-  /// weight [out, in] contiguous; bias [out] or undefined.
   Linear() = default;
+  /// weight [out, in] contiguous; bias [out] or undefined.
   Linear(at::Tensor weight, at::Tensor bias, std::vector<LinearPart> parts);
+  /// One quantised matrix a part; activations are of `type`.
+  Linear(std::vector<QuantisedMatrix> weights, at::Tensor bias, std::vector<LinearPart> parts,
+         at::ScalarType type);
 
-  [[nodiscard]] std::int64_t in() const { return weight_.size(1); }
+  [[nodiscard]] std::int64_t in() const { return in_; }
   [[nodiscard]] const std::vector<LinearPart>& parts() const { return parts_; }
 
   /// The factors of one adapter at one part. Tensors share storage with who trains them.
@@ -79,7 +85,16 @@ class Linear {
   void accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const at::Tensor& x,
                   const at::Tensor& middle, const Dropout& dropout) const;
 
-  at::Tensor weight_;
+  /// x times the transposed weight of a part.
+  [[nodiscard]] Factors base_term(const at::Tensor& x, std::size_t part) const;
+  /// The terms of dy times the weight.
+  [[nodiscard]] std::vector<Factors> input_terms(const at::Tensor& dy) const;
+
+  std::int64_t in_ = 0;
+  std::int64_t out_ = 0;
+  at::TensorOptions options_;  // of activations and of the adapters' factors as they are computed
+  at::Tensor weight_;          // undefined where the base is quantised
+  std::vector<QuantisedMatrix> quantised_;
   at::Tensor bias_;
   std::vector<LinearPart> parts_;
   std::vector<Slot> slots_;

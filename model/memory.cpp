@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <set>
+#include <string>
 
 #include "model/head.h"
 
@@ -67,10 +69,15 @@ MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets,
   const std::int64_t element = load.compute == Compute::kBF16 ? 2 : 4;
   constexpr std::int64_t kMaster = 4;
   MemoryNeed need;
+  std::set<std::string> linear;
+  for (const lora::Module& module : linear_modules(spec)) linear.insert(module.path + ".weight");
   for (const WeightShape& one : weight_shapes(spec)) {
-    need.weights += bytes(
-        std::accumulate(one.shape.begin(), one.shape.end(), std::int64_t{1}, std::multiplies<>()),
-        element);
+    const auto columns = one.shape.back();
+    const auto rows = std::accumulate(one.shape.begin(), one.shape.end() - 1, std::int64_t{1},
+                                      std::multiplies<>());
+    const bool is_linear = linear.contains(one.name);
+    need.weights +=
+        frozen_bytes(is_linear ? load.base : BaseFormat::kDense, rows, columns, element);
   }
   std::int64_t parameters = 0;
   std::int64_t ranks = 0;

@@ -5,6 +5,7 @@
 
 #include "lora/adapter.h"
 #include "model/decoder.h"
+#include "model/quantised.h"
 #include "model/spec.h"
 
 namespace weft::model {
@@ -12,6 +13,7 @@ namespace weft::model {
 /// What a decoder is going to do.
 struct Workload {
   Compute compute = Compute::kF32;
+  BaseFormat base = BaseFormat::kDense;
   std::int64_t row_tokens = 0;         ///< Of the longest row
   bool training = false;               ///< Backward as well
   std::int64_t recomputed_layers = 0;  ///< TrainPass::recomputed_layers

@@ -87,9 +87,11 @@ WEFT_FINISH(double, float, double)
 
 template <typename E>
 struct Term {
-  MatrixView<E> a;  // [m, k]
-  MatrixView<E> b;  // [k, n]
+  MatrixView<E> a{};  // [m, k]
+  MatrixView<E> b{};  // [k, n], unless it is quantised
   std::int64_t k = 0;
+  const QuantisedMatrix* quantised = nullptr;
+  bool turned = false;
 };
 
 /// How a product is shared out: `row_parts` times `column_parts` threads, each with its rows of all
@@ -202,6 +204,26 @@ class Product {
     return left;
   }
 
+  /// Rows [first, first + depth) of a term's right operand, in the columns of `block`.
+  static void pack(P* to, const Term<E>& term, std::int64_t first, std::int64_t depth,
+                   const Block& block) {
+    if (term.quantised == nullptr) {
+      MatrixView<E> b = term.b;
+      b.data += first * b.row_stride;
+      return kernel::pack_panel(to, b, block.column, block.columns, depth);
+    }
+    thread_local std::vector<E> values;
+    grow(values, round_up(depth, kernel::kLanes) * kPanel);
+    if (term.turned) {
+      const std::int64_t stride = round_up(depth, kernel::kLanes);
+      term.quantised->read({block.column, block.columns, first, depth}, values.data(), stride);
+      return kernel::pack_panel(to, MatrixView<E>{values.data(), 1, stride}, 0, block.columns,
+                                depth);
+    }
+    term.quantised->read({first, depth, block.column, block.columns}, values.data(), kPanel);
+    kernel::pack_panel(to, MatrixView<E>{values.data(), kPanel, 1}, 0, block.columns, depth);
+  }
+
   void accumulate(Sum* sums, const std::vector<Left>& left, const Block& block,
                   std::vector<P>& panel) const {
     const std::int64_t lanes = round_up(block.columns, kernel::kLanes);
@@ -210,10 +232,7 @@ class Product {
       for (std::int64_t first = 0; first < left[i].depth; first += kDepth) {
         const std::int64_t depth = std::min(kDepth, left[i].depth - first);
         grow(panel, depth * kPanel);
-        MatrixView<E> b = terms_[i].b;
-        b.data += first * b.row_stride;
-        kernel::pack_panel(panel.data(), b, block.column, block.columns,
-                           std::min(depth, terms_[i].k - first));
+        pack(panel.data(), terms_[i], first, std::min(depth, terms_[i].k - first), block);
         for (std::int64_t row = 0; row < block.rows; row += kRows) {
           const std::int64_t rows = std::min(kRows, block.rows - row);
           for (std::int64_t k = 0; k < depth; k += kStep) {
@@ -247,9 +266,19 @@ template <typename E, typename C>
 void run(const at::Tensor& c, std::span<const Factors> terms, const Target& target) {
   std::vector<Term<E>> views;
   for (const Factors& f : terms) {
-    TORCH_INTERNAL_ASSERT(f.a.size(0) == c.size(0) && f.b.size(1) == c.size(1) &&
-                          f.a.size(1) == f.b.size(0));
-    if (f.a.size(1) > 0) views.push_back({view<E>(f.a), view<E>(f.b), f.a.size(1)});
+    std::int64_t depth = 0;
+    std::int64_t width = 0;
+    if (f.quantised != nullptr) {
+      depth = f.turned ? f.quantised->columns() : f.quantised->rows();
+      width = f.turned ? f.quantised->rows() : f.quantised->columns();
+    } else {
+      depth = f.b.size(0);
+      width = f.b.size(1);
+    }
+    TORCH_INTERNAL_ASSERT(f.a.size(0) == c.size(0) && width == c.size(1) && f.a.size(1) == depth);
+    if (depth == 0) continue;
+    views.push_back({.a = view<E>(f.a), .k = depth, .quantised = f.quantised, .turned = f.turned});
+    if (f.quantised == nullptr) views.back().b = view<E>(f.b);
   }
   if constexpr (std::is_same_v<E, c10::BFloat16>) {
     if (kernel::has_bf16_pairs()) {
@@ -262,7 +291,7 @@ void run(const at::Tensor& c, std::span<const Factors> terms, const Target& targ
 
 }  // namespace
 
-void product_(const at::Tensor& c, std::span<const Factors> terms, const Finish& finish) {
+void product_(const at::Tensor& c, std::span<const Factors> terms, const Epilogue& finish) {
   TORCH_INTERNAL_ASSERT(!terms.empty() && c.dim() == 2 && (c.stride(1) == 1 || c.size(1) == 1));
   TORCH_INTERNAL_ASSERT(!finish.add || (finish.bias == nullptr && finish.residual == nullptr));
   if (c.numel() == 0) return;

@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
+#include <utility>
+
+#include "model/quantised.h"
 
 namespace weft::model {
 
@@ -12,12 +15,19 @@ namespace weft::model {
 /// transpose of a contiguous matrix, or a block of one: neighbours lie together along one of the
 /// dimensions.
 struct Factors {
+  Factors(at::Tensor left, at::Tensor right) : a(std::move(left)), b(std::move(right)) {}
+  /// b is a quantised matrix, or its transpose: read back panel by panel.
+  Factors(at::Tensor left, const QuantisedMatrix& right, bool transpose)
+      : a(std::move(left)), quantised(&right), turned(transpose) {}
+
   at::Tensor a;
-  at::Tensor b;
+  at::Tensor b{};
+  const QuantisedMatrix* quantised = nullptr;
+  bool turned = false;
 };
 
 /// What becomes of the sum of products.
-struct Finish {
+struct Epilogue {
   const at::Tensor* bias = nullptr;      ///< [n], added to each row before rounding
   const at::Tensor* residual = nullptr;  ///< [m, n], added after the sum was rounded
   double scale = 1;                      ///< of the products
@@ -35,9 +45,9 @@ struct Finish {
 /// Why not LibTorch's: oneDNN keeps some 0.6 MB for every shape it meets and its bits depend on the
 /// shape; MKL chooses slower kernels on processors of other makers; and neither can add an
 /// adapter's product before rounding. bench_product compares the speed.
-void product_(const at::Tensor& c, std::span<const Factors> terms, const Finish& finish = {});
+void product_(const at::Tensor& c, std::span<const Factors> terms, const Epilogue& finish = {});
 inline void product_(const at::Tensor& c, std::initializer_list<Factors> terms,
-                     const Finish& finish = {}) {
+                     const Epilogue& finish = {}) {
   product_(c, std::span(terms.begin(), terms.size()), finish);
 }
 

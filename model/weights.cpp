@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 
 #include "core/error.h"
 #include "core/number.h"
@@ -15,8 +16,12 @@ namespace {
 
 class Builder {
  public:
-  Builder(const Spec& spec, at::ScalarType type, const FillTensor& fill)
-      : spec_(spec), options_(at::TensorOptions().dtype(type)), fill_(fill) {}
+  Builder(const Spec& spec, at::ScalarType type, BaseFormat format, const FillTensor& fill)
+      : spec_(spec),
+        type_(type),
+        options_(at::TensorOptions().dtype(type)),
+        format_(format),
+        fill_(fill) {}
 
   at::Tensor tensor(const std::string& name, std::vector<std::int64_t> shape) const {
     at::Tensor result = at::empty(shape, options_);
@@ -33,13 +38,28 @@ class Builder {
       parts.push_back({names::layer(layer, module), next_module_++, out, rows});
       out += rows;
     }
-    at::Tensor weight = at::empty({out, in}, options_);
     at::Tensor biases = bias ? at::empty({out}, options_) : at::Tensor();
-    for (const LinearPart& part : parts) {
-      fill_(part.path + ".weight", weight.narrow(0, part.first, part.rows));
+    for (const LinearPart& part : parts)
       if (bias) fill_(part.path + ".bias", biases.narrow(0, part.first, part.rows));
-    }
+    if (format_ != BaseFormat::kDense) return quantised(in, biases, std::move(parts));
+    at::Tensor weight = at::empty({out, in}, options_);
+    for (const LinearPart& part : parts)
+      fill_(part.path + ".weight", weight.narrow(0, part.first, part.rows));
     return {weight, biases, std::move(parts)};
+  }
+
+  /// From the fp32 numbers of one module at a time.
+  Linear quantised(std::int64_t in, const at::Tensor& biases, std::vector<LinearPart> parts) {
+    std::vector<QuantisedMatrix> matrices;
+    for (const LinearPart& part : parts) {
+      const at::Tensor values = at::empty({part.rows, in}, at::TensorOptions().dtype(at::kFloat));
+      fill_(part.path + ".weight", values);
+      matrices.emplace_back(
+          format_,
+          std::span(values.const_data_ptr<float>(), static_cast<std::size_t>(values.numel())),
+          part.rows, in);
+    }
+    return {std::move(matrices), biases, std::move(parts), type_};
   }
 
   Layer layer(std::int64_t i) {
@@ -63,7 +83,9 @@ class Builder {
 
  private:
   const Spec& spec_;
+  at::ScalarType type_;
   at::TensorOptions options_;
+  BaseFormat format_;
   const FillTensor& fill_;
   std::uint32_t next_module_ = 0;  // counts as linear_modules() does
 };
@@ -127,8 +149,9 @@ void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::Tenso
 
 }  // namespace
 
-Weights make_weights(const Spec& spec, at::ScalarType type, const FillTensor& fill) {
-  Builder builder(spec, type, fill);
+Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
+                     const FillTensor& fill) {
+  Builder builder(spec, type, format, fill);
   Weights weights;
   weights.embedding =
       builder.tensor(std::string(names::kEmbedding) + ".weight", {spec.vocabulary, spec.hidden});

@@ -21,12 +21,15 @@ struct Weights {
   Head head;
 };
 
-/// Writes the named tensor into the given one (contiguous, the shape the spec says).
+/// Writes the named tensor into the given one (contiguous, the shape the spec says, of any type).
 using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
 
 /// Allocates a model's tensors of `type` and fills them: q, k, v and gate, up lie in one matrix
 /// each.
-[[nodiscard]] Weights make_weights(const Spec& spec, at::ScalarType type, const FillTensor& fill);
+/// The linear layers' matrices are kept as `format` says; embedding, norms, biases and head are not
+/// quantised.
+[[nodiscard]] Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
+                                   const FillTensor& fill);
 
 /// A filler that reads a checkpoint. Checks first that it holds every tensor the spec needs, in its
 /// shape, and none that the model would not use (rotary inv_freq buffers aside): InputError naming

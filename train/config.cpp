@@ -227,6 +227,13 @@ void describe(core::Schema<TrainConfig>& s) {
             {"fp32", DTypeChoice::kFloat32},
             {"bf16", DTypeChoice::kBFloat16}},
            "numbers of the base and of the products; auto: bfloat16 where the processor has it");
+  s.choice("base_quantization", &C::base_quantization,
+           {{"none", model::BaseFormat::kDense},
+            {"int8", model::BaseFormat::kInt8},
+            {"nf4", model::BaseFormat::kNf4}},
+           "how the frozen linear layers are kept in memory: nf4 (as QLoRA: 4.1 bits a weight, "
+           "scales quantised in turn) or int8 (a scale for each row); the adapter learns on top "
+           "of the rounded weights, and records it");
   describe_learning(s);
   describe_running(s);
   for (const auto& [other, path] : std::initializer_list<std::pair<const char*, const char*>>{

@@ -14,6 +14,7 @@
 #include "data/prompt.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
+#include "model/quantised.h"
 #include "train/guard.h"
 #include "train/schedule.h"
 #include "train/state.h"
@@ -75,6 +76,7 @@ struct TrainConfig {
   data::PreflightLimits preflight;
   AdapterSection adapter;
   DTypeChoice dtype = DTypeChoice::kAuto;
+  model::BaseFormat base_quantization = model::BaseFormat::kDense;
   std::int64_t tokens_per_update = 4096;
   double learning_rate = 2e-4;
   SchedulerKind lr_scheduler = SchedulerKind::kCosine;

@@ -33,6 +33,7 @@ lora::Provenance provenance_of(const Prepared& prepared, const std::string& weig
   provenance.base_weights = weights_digest;
   provenance.base_storage = main_storage(prepared.base);
   provenance.compute_dtype = prepared.compute == model::Compute::kBF16 ? "BF16" : "F32";
+  provenance.base_quantization = model::name_of(prepared.config.base_quantization);
   provenance.tokenizer = prepared.tokenizer.digest();
   if (prepared.chat_template) provenance.chat_template = prepared.chat_template->digest();
   nlohmann::json data = nlohmann::json::object();
@@ -70,7 +71,8 @@ nlohmann::ordered_json provenance_json(const Prepared& prepared,
            {{"path", prepared.config.base_model.string()},
             {"weights", provenance.base_weights},
             {"storage", provenance.base_storage},
-            {"compute", provenance.compute_dtype}}},
+            {"compute", provenance.compute_dtype},
+            {"quantization", provenance.base_quantization}}},
           {"tokenizer", provenance.tokenizer},
           {"chat_template", provenance.chat_template},
           {"data", prepared.data.files},
@@ -146,7 +148,8 @@ Outcome train(const Prepared& prepared, RunFolder& folder, Observer& observer,
   const Fingerprint fingerprint = fingerprint_of(prepared, provenance);
   const std::optional<TrainState> state = find_state(folder, fingerprint, log);
 
-  auto decoder = model::Decoder::load(prepared.base, prepared.compute);
+  auto decoder =
+      model::Decoder::load(prepared.base, prepared.compute, prepared.config.base_quantization);
   decoder.attach(prepared.initial, model::Decoder::Use::kTraining);
   const std::vector<data::Row> validation = validation_rows(prepared);
   UpdateStream updates(prepared.data.train.examples, prepared.updates());

@@ -9,10 +9,9 @@
 namespace weft::train {
 namespace {
 
-/// LibTorch's code as it is paged in, the programs that oneDNN makes and their descriptions (half a
-/// megabyte for each shape of product it meets), buffers of threads, and what the heap loses
-/// between its blocks.
-constexpr std::uint64_t kRuntime = std::uint64_t{160} << 20;
+/// LibTorch's code as it is paged in, buffers of threads, and what the heap loses between its
+/// blocks.
+constexpr std::uint64_t kRuntime = std::uint64_t{96} << 20;
 /// Below it products get slower.
 constexpr std::int64_t kShortRow = 256;
 
@@ -62,6 +61,7 @@ class Planner {
   [[nodiscard]] model::MemoryNeed need(std::int64_t row, std::int64_t recomputed) const {
     return model::memory_need(demand_.spec, demand_.targets,
                               {.compute = demand_.compute,
+                               .base = config_.base_quantization,
                                .row_tokens = row,
                                .training = true,
                                .recomputed_layers = recomputed});
@@ -80,15 +80,20 @@ class Planner {
     if (config_.packing && !config_.memory_limit) knob += " or a memory_limit, which shortens rows";
     plan_.row_tokens = row;
     plan_.recomputed_layers = recomputed;
-    plan_.parts = {
-        {"weights", n.weights,
-         demand_.compute == model::Compute::kF32 ? "dtype: bfloat16 halves the weights" : ""},
-        {"activations", n.activations, knob},
-        {"adapter and optimiser", n.adapter,
-         fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
-                     config_.adapter.r)},
-        {"program and data", resident_ + kRuntime, ""}};
+    plan_.parts = {{"weights", n.weights, weights_knob()},
+                   {"activations", n.activations, knob},
+                   {"adapter and optimiser", n.adapter,
+                    fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
+                                config_.adapter.r)},
+                   {"program and data", resident_ + kRuntime, ""}};
     return plan_;
+  }
+
+  [[nodiscard]] std::string weights_knob() const {
+    if (config_.base_quantization != model::BaseFormat::kDense) return "";
+    return demand_.compute == model::Compute::kF32
+               ? "dtype: bfloat16 halves the weights, base_quantization: nf4 quarters them"
+               : "base_quantization: nf4 takes a quarter for the layers' weights";
   }
 
   const TrainConfig& config_;

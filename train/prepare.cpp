@@ -227,12 +227,15 @@ std::string describe_plan(const Prepared& prepared) {
                 100.0 * static_cast<double>(once) / static_cast<double>(tokens.example_tokens));
   const std::string savings = describe_savings(prepared.plan, config, prepared.spec.layers);
   std::string text = fmt::format(
-      "base        {} ({}, {} parameters as {}, computed in {})\n"
+      "base        {} ({}, {} parameters as {}, computed in {}{})\n"
       "adapter     rank {}, {} layers, {} parameters\n"
       "updates     {}, of at most {} tokens each{}\n"
       "memory      about {} ({}); {} available{}\n",
       config.base_model.string(), prepared.spec.architecture, core::human_count(base_parameters),
       fmt::join(storage, ", "), prepared.compute == model::Compute::kBF16 ? "bfloat16" : "float32",
+      config.base_quantization == model::BaseFormat::kDense
+          ? ""
+          : fmt::format(", layers kept as {}", model::name_of(config.base_quantization)),
       config.adapter.r, prepared.initial.factors.size(),
       core::human_count(static_cast<std::uint64_t>(parameters_of(prepared.initial))),
       prepared.total_updates, config.tokens_per_update, shared, core::human_bytes(need), parts,

@@ -108,6 +108,36 @@ TEST(Decoder, ScaledGradientsAccumulateOverRows) {
   EXPECT_EQ(decoder.parameters()[4].grad_b.abs().max().item<float>(), 0);
 }
 
+TEST(Decoder, AQuantisedBaseTrainsAsItsRoundedWeightsWould) {
+  const Spec spec = tiny_spec();
+  for (const auto format : {model::BaseFormat::kInt8, model::BaseFormat::kNf4}) {
+    const TensorMap weights = random_weights(spec, 4);
+    TensorMap rounded = weights;
+    for (const lora::Module& module : model::linear_modules(spec)) {
+      const at::Tensor values = weights.at(module.path + ".weight").to(at::kFloat);
+      const auto count = static_cast<std::size_t>(values.numel());
+      at::Tensor read = at::empty_like(values);
+      model::QuantisedMatrix(format, {values.const_data_ptr<float>(), count}, module.out, module.in)
+          .read({0, module.out, 0, module.in}, read.mutable_data_ptr<float>(), module.in);
+      EXPECT_GT(relative_difference(read, values), 1e-4) << "nothing was rounded";
+      rounded[module.path + ".weight"] = read.to(at::kDouble);
+    }
+    Decoder quantised = Decoder::from_weights(spec, weights, at::kFloat, format);
+    Decoder dense = Decoder::from_weights(spec, rounded, at::kFloat);
+    const data::Row row = random_row(spec, {7, 12}, 6);
+    for (Decoder* decoder : {&quantised, &dense})
+      decoder->attach(random_adapter(spec, 2, 1, 5), Decoder::Use::kTraining);
+    const model::LossSum of_quantised = quantised.train(row, {});
+    EXPECT_DOUBLE_EQ(of_quantised.loss, dense.train(row, {}).loss);
+    for (std::size_t i = 0; i < dense.parameters().size(); ++i) {
+      EXPECT_LT(relative_difference(quantised.parameters()[i].grad_a, dense.parameters()[i].grad_a),
+                1e-5);
+      EXPECT_LT(relative_difference(quantised.parameters()[i].grad_b, dense.parameters()[i].grad_b),
+                1e-5);
+    }
+  }
+}
+
 class Packing : public testing::TestWithParam<at::ScalarType> {};
 
 TEST_P(Packing, GivesTheLossesAndGradientsOfSeparateRows) {

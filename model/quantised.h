@@ -1,0 +1,67 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/BFloat16.h>
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace weft::model {
+
+/// How the frozen matrices of a base are kept in memory.
+enum class BaseFormat {
+  kDense,  ///< In the type that is computed with
+  kInt8,   ///< One byte an element, a scale a row: bitsandbytes' vector-wise absmax
+  kNf4,    ///< Half a byte an element, blocks of 64 with scales quantised in turn: QLoRA
+};
+
+/// "none", "int8", "nf4": in configurations and records.
+[[nodiscard]] std::string_view name_of(BaseFormat format);
+
+/// Bytes that a matrix takes in a format; `element` bytes each in kDense.
+[[nodiscard]] std::uint64_t frozen_bytes(BaseFormat format, std::int64_t rows, std::int64_t columns,
+                                         std::int64_t element);
+
+/// A matrix in kInt8 or kNf4, read back block by block when it is multiplied.
+///
+/// kInt8: element = code * s, s = max |row| / 127, code = round(element 127 / max), ties to even.
+/// kNf4 (arXiv 2305.14314): elements lie one row after the other in blocks of 64; element = table[
+/// code] * m, m = max |block|, code the nearest entry of the NormalFloat table. The m, less their
+/// mean, are kept as codes of 8 bits of the dynamic tree (arXiv 1511.04561) with a scale for each
+/// 256. These are bitsandbytes'
+/// values (quantize_4bit with compress_statistics, compared in the tests), 4.13 bits an element;
+/// where its own CPU code takes a neighbour of the nearest code for 0.3 % of the m, the nearest is
+/// taken here.
+class QuantisedMatrix {
+ public:
+  /// values [rows, columns]; all finite. Uses core::parallel_for.
+  QuantisedMatrix(BaseFormat format, std::span<const float> values, std::int64_t rows,
+                  std::int64_t columns);
+
+  [[nodiscard]] std::int64_t rows() const { return rows_; }
+  [[nodiscard]] std::int64_t columns() const { return columns_; }
+
+  struct Block {
+    std::int64_t row = 0, rows = 0, column = 0, columns = 0;
+  };
+  /// Elements of a block, rounded once to `to`'s type; its rows lie `stride` apart. T: float,
+  /// double or BFloat16.
+  template <typename T>
+  void read(const Block& block, T* to, std::int64_t stride) const;
+
+ private:
+  void make_int8(std::span<const float> values);
+  void make_nf4(std::span<const float> values);
+  void compress_scales(std::span<const float> scales);
+  [[nodiscard]] float scale_of(std::int64_t block) const;
+
+  BaseFormat format_;
+  std::int64_t rows_, columns_;
+  at::Tensor codes_;        // uint8; kNf4: two a byte, the first in the high half
+  at::Tensor scales_;       // kInt8: [rows] fp32; kNf4: [ceil(blocks / 256)] fp32
+  at::Tensor scale_codes_;  // kNf4: [blocks] uint8
+  float scale_mean_ = 0;    // kNf4
+};
+
+}  // namespace weft::model
