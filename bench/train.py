@@ -1,17 +1,24 @@
 """`script/bench train`: training speed and memory of weft and of transformers + PEFT.
 
-Both programs train the same adapter shape on the same sentence pairs, in turns: rows of 512 tokens,
-two an update. A figure is the median over updates after the warm-up, then over rounds. Both get the
-same number of threads; PEFT additionally compiled and uncompiled, since either may win.
+Both programs train the same adapter shape on the same sentence pairs, in turns, in rows of 512
+tokens; PEFT two rows an update, compiled and not, since either may win, and once as most scripts do it,
+with padded batches of 8. A figure is the median over updates after the warm-up, then over rounds. All
+get the same number of threads. A token is one of an example; weft computes common beginnings once.
+
+The share of the matrix products' rate is the arithmetic that an update needs (frozen layers forward and
+for the input's gradient, adapters, the head on supervised positions, attention's left out) by the
+update's time, relative to the rate of LibTorch's products at these shapes, measured in each round.
 """
 import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,27 +40,66 @@ def prepare(cache: Path):
     shutil.copy(ROOT / "bench" / "train.yaml", WORK / "train.yaml")
 
 
-def run_weft(dtype, updates, threads):
+def minor_faults(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[7])
+
+
+def run_weft(dtype, updates, threads, *options):
+    """Trains and watches: page faults are counted between the end of the warm-up and the last update."""
     run = WORK / f"run-{dtype}"
     shutil.rmtree(run, ignore_errors=True)
-    command = ["/usr/bin/env", "python3", "-c",
-               "import resource,subprocess,sys;c=subprocess.run(sys.argv[1:],stderr=subprocess.DEVNULL).returncode;"
-               "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss);sys.exit(c)",
-               WEFT, "train", WORK / "train.yaml", "--set", f"dtype={dtype}", "--set", f"output_dir={run}",
-               "--set", f"threads={threads}", "--set", f"max_updates={updates + WARMUP}"]
-    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    command = [WEFT, "train", WORK / "train.yaml", "--set", f"dtype={dtype}", "--set", f"output_dir={run}",
+               "--set", f"threads={threads}", "--set", f"max_updates={updates + WARMUP}",
+               *(word for option in options for word in ("--set", option))]
+    metrics = run / "metrics.jsonl"
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    faults = {}
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        done = metrics.read_text().count('"loss"') if metrics.exists() else 0
+        faults[done] = minor_faults(process.pid)
+        time.sleep(0.05)
+    if status:
+        raise SystemExit(f"{' '.join(map(str, command))} failed")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
-    rates = [b["tokens"] / (b["seconds"] - a["seconds"]) for a, b in zip(steps, steps[1:])]
-    return {"tokens_per_s": statistics.median(rates[WARMUP - 1:]),
-            "peak_rss_gib": int(done.stdout.split()[-1]) / 2**20,
+    seconds = [b["seconds"] - a["seconds"] for a, b in zip(steps, steps[1:])][WARMUP - 1:]
+    counted = steps[WARMUP:]
+    first, last = min(n for n in faults if n >= WARMUP), max(faults)
+    return {"tokens_per_s": statistics.median(s["tokens"] / t for s, t in zip(counted, seconds)),
+            "gflop_per_s": statistics.median(gigaflop(s) / t for s, t in zip(counted, seconds)),
+            "faults_per_update": (faults[last] - faults[first]) / max(1, last - first),
+            "peak_rss_gib": usage.ru_maxrss / 2**20,
             "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"]}
 
 
-def run_peft(dtype, updates, threads, compiled):
+def gigaflop(step):
+    """What an update of SmolLM2-135M with LoRA of rank 16 has to compute, attention's products left out."""
+    hidden, kv, wide, layers, vocabulary, rank = 576, 192, 1536, 30, 49152, 16
+    shapes = [(hidden, hidden), (kv, hidden), (kv, hidden), (hidden, hidden),
+              (wide, hidden), (wide, hidden), (hidden, wide)]
+    frozen = layers * sum(out * into for out, into in shapes)
+    adapter = layers * sum(rank * (out + into) for out, into in shapes)
+    return 1e-9 * (step["computed_tokens"] * (4 * frozen + 6 * adapter)
+                   + step["supervised_tokens"] * 4 * vocabulary * hidden)
+
+
+def product_rate(dtype, threads):
+    """GFLOP/s of LibTorch's and of weft's products: the middle of the base's shapes."""
+    short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    done = subprocess.run([ROOT / "build/release/bin/bench_product", "--dtype", short, "--threads", str(threads)],
+                          check=True, capture_output=True, text=True)
+    rates = [[float(x) for x in re.findall(r"([0-9]+) GF", line)]
+             for line in done.stdout.splitlines() if "W^T" in line or "dy W" in line]
+    return {"weft": statistics.median(r[0] for r in rates), "LibTorch": statistics.median(r[1] for r in rates)}
+
+
+def run_peft(dtype, updates, threads, compiled, *options):
     command = [sys.executable, ROOT / "bench/peers/peft_train.py", WORK / "smollm2",
                WORK / "pairs/train.csv", "--dtype", dtype, "--updates", updates,
-               "--warmup", WARMUP + compiled, "--threads", threads]
+               "--warmup", WARMUP + compiled, "--threads", threads, *options]
     if compiled:
         command.append("--compile")
     environment = dict(os.environ, HF_HUB_OFFLINE="1", OMP_NUM_THREADS=str(threads))
@@ -75,6 +121,8 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes minutes)")
+    parser.add_argument("--variants", action="store_true",
+                        help="weft with recomputation and quantised bases, PEFT with padding, as well")
     args = parser.parse_args()
     cache = Path(os.environ["WEFT_CACHE"])
     WORK.mkdir(parents=True, exist_ok=True)
@@ -84,34 +132,48 @@ def main():
                 ("PEFT", lambda dtype: run_peft(dtype, args.updates, args.threads, False))]
     if not args.no_compile:
         programs.append(("PEFT, torch.compile", lambda dtype: run_peft(dtype, args.updates, args.threads, True)))
-    results = {}
+    variants = [("weft, layers computed again", "gradient_checkpointing=all"),
+                ("weft, base in int8", "base_quantization=int8"), ("weft, base in nf4", "base_quantization=nf4")]
+    if args.variants:
+        for name, option in variants:
+            programs.append((name, lambda dtype, option=option: run_weft(dtype, args.updates, args.threads, option)))
+        programs.append(("PEFT, padded batches of 8", lambda dtype: run_peft(
+            dtype, args.updates, args.threads, False, "--padded", "--batch", 8)))
+    results, rates = {}, {}
     for round_number in range(args.rounds):
         for dtype in args.dtypes.split(","):
+            rates.setdefault(dtype, []).append(product_rate(dtype, args.threads))
             for name, run in programs:
                 figures = run(dtype)
                 results.setdefault((dtype, name), []).append(figures)
-                print(f"  round {round_number + 1} {dtype:9} {name:20} {figures['tokens_per_s']:7.1f} tokens/s",
-                      file=sys.stderr)
+                print(f"  round {round_number + 1} {dtype:9} {name:28} {figures['tokens_per_s']:7.1f} tokens/s "
+                      f"{figures['peak_rss_gib']:6.2f} GiB", file=sys.stderr)
 
     import peft
     import torch
     import transformers
-    table, record = [], []
+    table, notes, record = [], [], []
     for dtype in args.dtypes.split(","):
-        speed = {name: statistics.median(r["tokens_per_s"] for r in results[dtype, name]) for name, _ in programs}
-        memory = {name: max(r["peak_rss_gib"] for r in results[dtype, name]) for name, _ in programs}
+        middle = {(name, key): statistics.median(r[key] for r in results[dtype, name])
+                  for name, _ in programs for key in results[dtype, name][0]}
+        rate = statistics.median(r["LibTorch"] for r in rates[dtype])
         for name, _ in programs:
-            table.append(f"| {dtype} | {name} | {speed[name]:.0f} | {speed['weft'] / speed[name]:.2f} "
-                         f"| {memory[name]:.2f} | {memory[name] / memory['weft']:.2f} |")
-            record.append({"dtype": dtype, "program": name, "tokens_per_s": speed[name],
-                           "peak_rss_gib": memory[name], "rounds": results[dtype, name]})
+            speed, memory = middle[name, "tokens_per_s"], middle[name, "peak_rss_gib"]
+            table.append(f"| {dtype} | {name} | {speed:.0f} | {middle['weft', 'tokens_per_s'] / speed:.2f} "
+                         f"| {memory:.2f} | {memory / middle['weft', 'peak_rss_gib']:.2f} |")
+            record.append({"dtype": dtype, "program": name, "tokens_per_s": speed,
+                           "peak_rss_gib": memory, "rounds": results[dtype, name]})
+        notes.append(f"{dtype}: weft computes at {middle['weft', 'gflop_per_s']:.0f} GFLOP/s, "
+                     f"{middle['weft', 'gflop_per_s'] / rate:.0%} of the {rate:.0f} of LibTorch's products at these shapes "
+                     f"(weft's own: {statistics.median(r['weft'] for r in rates[dtype]):.0f}); "
+                     f"{middle['weft', 'faults_per_update']:.0f} page faults an update.")
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
     print(f"{machine()}; {versions}; {args.rounds} rounds of {args.updates} updates\n")
     print("| dtype | program | tokens/s | weft is faster by | peak GiB | times weft's |")
     print("|---|---|---|---|---|---|")
-    print("\n".join(table))
+    print("\n".join(table) + "\n\n" + "\n".join(notes))
     (WORK / "train.json").write_text(json.dumps(
-        {"machine": machine(), "versions": versions, "results": record}, indent=2))
+        {"machine": machine(), "versions": versions, "results": record, "products": rates}, indent=2))
 
 
 if __name__ == "__main__":

@@ -31,23 +31,38 @@ def parse():
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--padded", action="store_true", help="batches of BATCH examples, padded to the longest")
     return parser.parse_args()
 
 
-def packed_rows(tokenizer, path, seq):
-    """Yields (ids, labels) rows of `seq` tokens; only answers are labelled."""
-    ids, labels = [], []
+def examples(tokenizer, path):
+    """Yields (ids, labels) of each pair; only answers are labelled."""
     with open(path, newline="", encoding="utf-8") as file:
         for record in csv.DictReader(file):
             messages = [{"role": "user", "content": f"Traduce al náhuatl: {record['es']}"}]
             prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             question = tokenizer(prompt, add_special_tokens=False)["input_ids"]
             answer = tokenizer(record["nah"] + "<|im_end|>\n", add_special_tokens=False)["input_ids"]
-            ids += question + answer
-            labels += [-100] * len(question) + answer
-            while len(ids) >= seq:
-                yield ids[:seq], labels[:seq]
-                ids, labels = ids[seq:], labels[seq:]
+            yield question + answer, [-100] * len(question) + answer
+
+
+def packed_rows(tokenizer, path, seq):
+    """Yields rows of `seq` tokens, one example after the other."""
+    ids, labels = [], []
+    for more_ids, more_labels in examples(tokenizer, path):
+        ids, labels = ids + more_ids, labels + more_labels
+        while len(ids) >= seq:
+            yield ids[:seq], labels[:seq]
+            ids, labels = ids[seq:], labels[seq:]
+
+
+def padded(batch, pad_id):
+    """As transformers' collators do: ids, labels and mask of the longest example's length."""
+    longest = max(len(ids) for ids, _ in batch)
+    return [torch.tensor(rows) for rows in (
+        [ids + [pad_id] * (longest - len(ids)) for ids, _ in batch],
+        [labels + [-100] * (longest - len(labels)) for _, labels in batch],
+        [[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in batch])]
 
 
 def main():
@@ -63,20 +78,20 @@ def main():
     model.train()
     step = torch.compile(model) if args.compile else model
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
-    rows = packed_rows(tokenizer, args.csv, args.seq)
+    rows = examples(tokenizer, args.csv) if args.padded else packed_rows(tokenizer, args.csv, args.seq)
     rates, losses = [], []
     for update in range(args.warmup + args.updates):
         batch = [next(rows) for _ in range(args.batch)]
-        ids = torch.tensor([row[0] for row in batch])
-        labels = torch.tensor([row[1] for row in batch])
+        ids, labels, mask = padded(batch, tokenizer.pad_token_id or 0)
+        inputs = {"input_ids": ids, "labels": labels} | ({"attention_mask": mask} if args.padded else {})
         start = time.perf_counter()
-        loss = step(input_ids=ids, labels=labels).loss
+        loss = step(**inputs).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         if update >= args.warmup:
-            rates.append(ids.numel() / (time.perf_counter() - start))
+            rates.append(mask.sum().item() / (time.perf_counter() - start))
     print(json.dumps({
         "program": "peft", "dtype": args.dtype, "compiled": args.compile,
         "tokens_per_s": round(statistics.median(rates), 1), "first_loss": losses[0], "last_loss": losses[-1],
