@@ -12,16 +12,19 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/terminal.h"
+#include "merge/combine.h"
 
 namespace weft::cli {
 namespace {
 
 struct Options {
+  std::string recipe;
   std::string model;
   std::vector<std::string> adapters;
   std::string out;
   std::string dtype = "keep";
   std::string max_shard_size = "5GB";
+  std::uint64_t seed = 0;
   bool force = false;
   bool allow_other_base = false;
   bool json = false;
@@ -78,11 +81,35 @@ std::function<void(merge::FoldProgress)> progress_line() {
   };
 }
 
+merge::CombineRequest combine_request_of(const Options& options) {
+  if (!options.model.empty() || !options.adapters.empty()) {
+    throw ConfigError("a recipe names its models itself; leave out --model and --adapter");
+  }
+  const std::filesystem::path path = options.recipe;
+  merge::CombineRequest request;
+  request.recipe =
+      merge::parse_recipe(core::read_text(path, 16 << 20), options.recipe, path.parent_path());
+  request.out = options.out;
+  request.dtype = parse_type(options.dtype);
+  request.seed = options.seed;
+  request.max_shard_bytes = parse_size(options.max_shard_size);
+  request.overwrite = options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
+  request.allow_other_base = options.allow_other_base;
+  return request;
+}
+
+merge::MergeReport merge_as_asked(const Options& options) {
+  const merge::FoldControl control{progress_line(), &catch_interrupts()};
+  if (!options.recipe.empty()) {
+    return merge::combine_models(combine_request_of(options), control, stderr_log("merge"));
+  }
+  if (options.model.empty()) throw ConfigError("give a recipe, or --model");
+  return merge::merge_model(request_of(options), control, stderr_log("merge"));
+}
+
 int run(const Options& options) {
   core::set_thread_count(options.threads);
-  const merge::MergeRequest request = request_of(options);
-  const merge::FoldControl control{progress_line(), &catch_interrupts()};
-  const merge::MergeReport report = merge::merge_model(request, control, stderr_log("merge"));
+  const merge::MergeReport report = merge_as_asked(options);
   if (options.json) {
     fmt::print("{}\n", merge::report_json(report).dump(2));
   } else {
@@ -97,9 +124,10 @@ Run add_merge(CLI::App& app);
 Run add_merge(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   app.description(
-      "Fold adapters into a model's weights; without adapters, convert a GGUF file to a "
-      "Hugging Face directory.");
-  app.add_option("--model", options->model, "Hugging Face directory or GGUF file")->required();
+      "Fold adapters into a model's weights; combine whole models as a mergekit recipe says; "
+      "without adapters, convert a GGUF file to a Hugging Face directory.");
+  app.add_option("recipe", options->recipe, "YAML as mergekit reads it, instead of --model");
+  app.add_option("--model", options->model, "Hugging Face directory or GGUF file");
   app.add_option("--adapter", options->adapters,
                  "PEFT folder, with an optional weight (DIR:0.5); repeat it to add several")
       ->take_all()
@@ -107,9 +135,11 @@ Run add_merge(CLI::App& app) {
       ->allow_extra_args(false);
   app.add_option("--out", options->out, "folder to write")->required();
   app.add_option("--dtype", options->dtype,
-                 "keep, f32, f16 or bf16; keep writes block-quantised bases as f32")
+                 "keep, f32, f16 or bf16; keep writes block-quantised bases as f32, and what a recipe says")
       ->capture_default_str();
   app.add_option("--max-shard-size", options->max_shard_size, "largest safetensors file")
+      ->capture_default_str();
+  app.add_option("--seed", options->seed, "of recipes that draw (dare, della)")
       ->capture_default_str();
   app.add_flag("--force", options->force, "replace the output folder if it exists");
   app.add_flag("--allow-other-base", options->allow_other_base,
