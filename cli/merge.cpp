@@ -11,6 +11,7 @@
 #include "cli/interrupt.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "core/schema_node.h"
 #include "core/terminal.h"
 #include "merge/combine.h"
 
@@ -19,6 +20,8 @@ namespace {
 
 struct Options {
   std::string recipe;
+  std::string method = "linear";
+  std::vector<std::string> parameters;
   std::string model;
   std::vector<std::string> adapters;
   std::string out;
@@ -81,14 +84,71 @@ std::function<void(merge::FoldProgress)> progress_line() {
   };
 }
 
-merge::CombineRequest combine_request_of(const Options& options) {
-  if (!options.model.empty() || !options.adapters.empty()) {
-    throw ConfigError("a recipe names its models itself; leave out --model and --adapter");
+/// The sum of weighted updates: what merge_model() does without a recipe.
+bool is_plain_sum(const Options& options) {
+  return options.method == "linear" || options.method == "cat";
+}
+
+/// The method as merge::find_method() knows it. PEFT and mergekit give one name to different
+/// numbers, so that it has to be said whose are meant.
+std::string adapter_method(const std::string& name) {
+  for (const char* ambiguous : {"ties", "dare_ties", "dare_linear"}) {
+    if (name != ambiguous) continue;
+    throw ConfigError(
+        "--method {0} differs between PEFT and mergekit; say {0}:peft or {0}:mergekit", name);
+  }
+  return name;
+}
+
+/// The recipe that --model, --adapter, --method and --parameter amount to.
+std::string adapter_recipe(const Options& options) {
+  using core::ConfigNode;
+  ConfigNode recipe = ConfigNode::map();
+  recipe.add("merge_method", ConfigNode::string(adapter_method(options.method)));
+  recipe.add("base_model", ConfigNode::string(options.model));
+  std::vector<ConfigNode> models;
+  for (const std::string& text : options.adapters) {
+    const AdapterArgument adapter = parse_adapter(text);
+    ConfigNode reference = ConfigNode::map();
+    reference.add("model", ConfigNode::string(options.model));
+    reference.add("lora", ConfigNode::string(adapter.directory.string()));
+    ConfigNode parameters = ConfigNode::map();
+    parameters.add("weight", ConfigNode::scalar(fmt::format("{}", adapter.weight)));
+    ConfigNode entry = ConfigNode::map();
+    entry.add("model", std::move(reference));
+    entry.add("parameters", std::move(parameters));
+    models.push_back(std::move(entry));
+  }
+  recipe.add("models", ConfigNode::list(std::move(models)));
+  ConfigNode parameters = ConfigNode::map();
+  for (const std::string& text : options.parameters) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string::npos || parameters.find(text.substr(0, equals)) != nullptr) {
+      throw ConfigError("--parameter '{}' is NAME=VALUE, once for each name", text);
+    }
+    parameters.add(text.substr(0, equals), ConfigNode::scalar(text.substr(equals + 1)));
+  }
+  if (!parameters.entries.empty()) recipe.add("parameters", std::move(parameters));
+  return core::emit_yaml(recipe);
+}
+
+merge::Recipe recipe_of(const Options& options) {
+  if (options.recipe.empty()) {
+    return merge::parse_recipe(adapter_recipe(options), "--method", ".");
+  }
+  if (!options.model.empty() || !options.adapters.empty() || !is_plain_sum(options) ||
+      !options.parameters.empty()) {
+    throw ConfigError(
+        "a recipe names its models and method itself; leave out --model, --adapter, --method and "
+        "--parameter");
   }
   const std::filesystem::path path = options.recipe;
+  return merge::parse_recipe(core::read_text(path, 16 << 20), options.recipe, path.parent_path());
+}
+
+merge::CombineRequest combine_request_of(const Options& options) {
   merge::CombineRequest request;
-  request.recipe =
-      merge::parse_recipe(core::read_text(path, 16 << 20), options.recipe, path.parent_path());
+  request.recipe = recipe_of(options);
   request.out = options.out;
   request.dtype = parse_type(options.dtype);
   request.seed = options.seed;
@@ -100,10 +160,13 @@ merge::CombineRequest combine_request_of(const Options& options) {
 
 merge::MergeReport merge_as_asked(const Options& options) {
   const merge::FoldControl control{progress_line(), &catch_interrupts()};
-  if (!options.recipe.empty()) {
+  if (!options.recipe.empty() || (!options.model.empty() && !is_plain_sum(options))) {
     return merge::combine_models(combine_request_of(options), control, stderr_log("merge"));
   }
   if (options.model.empty()) throw ConfigError("give a recipe, or --model");
+  if (!options.parameters.empty()) {
+    throw ConfigError("--method {} has no parameters but the adapters' weights", options.method);
+  }
   return merge::merge_model(request_of(options), control, stderr_log("merge"));
 }
 
@@ -133,9 +196,19 @@ Run add_merge(CLI::App& app) {
       ->take_all()
       ->expected(1)
       ->allow_extra_args(false);
+  app.add_option("--method", options->method,
+                 "how several adapters are combined: linear (or cat), task_arithmetic, ties:peft, "
+                 "ties:mergekit, dare_linear:..., dare_ties:..., magnitude_prune, breadcrumbs, "
+                 "della, ... (docs/combine.md)")
+      ->capture_default_str();
+  app.add_option("--parameter", options->parameters, "of the method: density=0.5; may be repeated")
+      ->take_all()
+      ->expected(1)
+      ->allow_extra_args(false);
   app.add_option("--out", options->out, "folder to write")->required();
-  app.add_option("--dtype", options->dtype,
-                 "keep, f32, f16 or bf16; keep writes block-quantised bases as f32, and what a recipe says")
+  app.add_option(
+         "--dtype", options->dtype,
+         "keep, f32, f16 or bf16; keep writes block-quantised bases as f32, and what a recipe says")
       ->capture_default_str();
   app.add_option("--max-shard-size", options->max_shard_size, "largest safetensors file")
       ->capture_default_str();

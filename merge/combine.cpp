@@ -25,7 +25,8 @@ core::DType own_dtype(Storage storage) {
 
 core::DType common_dtype(const TensorGroup& group) {
   core::DType dtype = own_dtype(group.inputs.front().info->storage);
-  for (const TensorInput& input : group.inputs) dtype = common(dtype, own_dtype(input.info->storage));
+  for (const TensorInput& input : group.inputs)
+    dtype = common(dtype, own_dtype(input.info->storage));
   return dtype;
 }
 
@@ -43,9 +44,12 @@ std::vector<OutputTensor> outputs_of(const CombinePlan& plan, const Method& meth
   std::vector<OutputTensor> outputs;
   for (const GroupPlan& tensor : plan.tensors) {
     const TensorInput& reference = tensor.group.reference();
-    OutputTensor output{tensor.group.name, reference.model, reference.info,
+    OutputTensor output{tensor.group.name,
+                        reference.model,
+                        reference.info,
                         dtype.value_or(common_dtype(tensor.group)),
-                        [&method, &tensor] { return evaluate(method, tensor); }, {}};
+                        [&method, &tensor] { return evaluate(method, tensor); },
+                        {}};
     for (const TensorInput& input : tensor.group.inputs) {
       output.reads.emplace_back(input.model, input.info);
     }
@@ -67,18 +71,20 @@ nlohmann::json vocabulary(const Checkpoint& model) {
     }
     return words;
   }
-  throw InputError("'{}' has no tokenizer.json, so its tokens cannot be compared with the base's "
-                   "(tokenizer: base)",
-                   model.path().string());
+  throw InputError(
+      "'{}' has no tokenizer.json, so its tokens cannot be compared with the base's "
+      "(tokenizer: base)",
+      model.path().string());
 }
 
 void require_same_tokens(const Checkpoint& donor, const OpenModels& models) {
   const nlohmann::json words = vocabulary(donor);
   for (const OpenModel& model : models.all()) {
     if (model.checkpoint.get() == &donor || vocabulary(*model.checkpoint) == words) continue;
-    throw InputError("'{}' does not have the tokens of the base '{}'; weft does not permute "
-                     "embeddings",
-                     model.reference.text(), donor.path().string());
+    throw InputError(
+        "'{}' does not have the tokens of the base '{}'; weft does not permute "
+        "embeddings",
+        model.reference.text(), donor.path().string());
   }
 }
 
@@ -104,7 +110,8 @@ void set_layers(nlohmann::json& config, const CombinePlan& plan, const Checkpoin
     const nlohmann::json& own = plan.layer_models[i]->checkpoint->config();
     const auto index = static_cast<std::size_t>(plan.layers[i]);
     const bool known = own.contains("layer_types") && index < own.at("layer_types").size();
-    list.push_back(known ? own.at("layer_types").at(index) : types->at(std::min(index, before - 1)));
+    list.push_back(known ? own.at("layer_types").at(index)
+                         : types->at(std::min(index, before - 1)));
   }
   *types = std::move(list);
 }

@@ -17,8 +17,8 @@ constexpr std::string_view kHead = "lm_head.weight";
 
 /// The embedding comes before the layers; final norms and the head come after them.
 bool before_layers(std::string_view name) {
-  return name.find("embed") != std::string_view::npos || name.find("wte") != std::string_view::npos ||
-         name.find("wpe") != std::string_view::npos;
+  return name.find("embed") != std::string_view::npos ||
+         name.find("wte") != std::string_view::npos || name.find("wpe") != std::string_view::npos;
 }
 
 std::string with_layer(const std::string& name, std::int64_t index) {
@@ -43,9 +43,9 @@ void check_count(const RecipeSlice& slice, const Method& method,
   }
   if (count < rule.least || count > rule.most) {
     throw ConfigError("method {} takes {} {}, the recipe has {}{}", method.name(),
-                      rule.least == rule.most    ? "exactly"
-                      : count < rule.least ? "at least"
-                                           : "at most",
+                      rule.least == rule.most ? "exactly"
+                      : count < rule.least    ? "at least"
+                                              : "at most",
                       count < rule.least ? rule.least : rule.most, count,
                       base ? " with the base" : "");
   }
@@ -105,10 +105,11 @@ class Planner {
       }
       if (slice.models.empty()) slice.length = range.second - range.first;
       if (slice.length != range.second - range.first) {
-        throw InputError("'{}' gives {} layers where '{}' gives {}; models of one slice need as "
-                         "many",
-                         source.model.text(), range.second - range.first,
-                         recipe.sources.front().model.text(), slice.length);
+        throw InputError(
+            "'{}' gives {} layers where '{}' gives {}; models of one slice need as "
+            "many",
+            source.model.text(), range.second - range.first, recipe.sources.front().model.text(),
+            slice.length);
       }
       const bool counts = recipe_.method->rule().base != InputRule::Base::kIgnored;
       if (wanted && counts && source.model == *wanted) slice.base = slice.models.size();
@@ -127,9 +128,9 @@ class Planner {
     for (const TensorInfo& tensor : slice.models[reference]->checkpoint->tensors()) {
       const auto layer = layer_of(tensor.name);
       if (!layer || layer->index != slice.first[reference] + index) continue;
-      add(slice, with_layer(tensor.name, out), [&](std::size_t i) {
-        return with_layer(tensor.name, slice.first[i] + index);
-      }, t);
+      add(
+          slice, with_layer(tensor.name, out),
+          [&](std::size_t i) { return with_layer(tensor.name, slice.first[i] + index); }, t);
     }
     require_same_tensors(slice, index);
     plan_.layer_models.push_back(slice.models[reference]);
@@ -146,10 +147,11 @@ class Planner {
         if (!layer || layer->index != slice.first[i] + index) continue;
         const std::string name = with_layer(tensor.name, slice.first[reference] + index);
         if (slice.models[reference]->checkpoint->find(name) != nullptr) continue;
-        throw InputError("'{}' has tensor '{}', '{}' has none ('{}'): these models do not have the "
-                         "same architecture",
-                         slice.models[i]->reference.text(), tensor.name,
-                         slice.models[reference]->reference.text(), name);
+        throw InputError(
+            "'{}' has tensor '{}', '{}' has none ('{}'): these models do not have the "
+            "same architecture",
+            slice.models[i]->reference.text(), tensor.name,
+            slice.models[reference]->reference.text(), name);
       }
     }
   }
@@ -167,7 +169,8 @@ class Planner {
     }
     for (const std::string& name : names) {
       if (name == kHead) plan_.tied = false;
-      add(slice, name, [&](std::size_t) { return name; }, 0);
+      add(
+          slice, name, [&](std::size_t) { return name; }, 0);
     }
   }
 
@@ -188,10 +191,11 @@ class Planner {
       const std::string name = name_of(i);
       const TensorInfo* info = slice.models[i]->find(name);
       if (info == nullptr) {
-        throw InputError("'{}' has no tensor '{}', which '{}' has: these models do not have the "
-                         "same architecture",
-                         slice.models[i]->reference.text(), name,
-                         slice.models[slice.reference()]->reference.text());
+        throw InputError(
+            "'{}' has no tensor '{}', which '{}' has: these models do not have the "
+            "same architecture",
+            slice.models[i]->reference.text(), name,
+            slice.models[slice.reference()]->reference.text());
       }
       plan.group.inputs.push_back({slice.models[i]->checkpoint.get(), info});
       plan.group.own.push_back(own_parameters(slice, i, name, t));
@@ -225,8 +229,7 @@ class Planner {
     const bool words = before_layers(info.name) || info.name == kHead;
     throw InputError("tensor '{}' has shape {} in '{}' and {} in '{}'{}", info.name,
                      shape_text(reference), slice.models[0]->reference.text(), shape_text(info),
-                     slice.models[i]->reference.text(),
-                     words ? ": their vocabularies differ" : "");
+                     slice.models[i]->reference.text(), words ? ": their vocabularies differ" : "");
   }
 
   const Recipe& recipe_;
@@ -243,8 +246,7 @@ std::optional<LayerName> layer_of(std::string_view tensor) {
     const std::size_t end = std::min(tensor.find('.', begin), tensor.size());
     const std::string_view part = tensor.substr(begin, end - begin);
     LayerName layer{begin, part.size(), 0};
-    const auto [rest, error] =
-        std::from_chars(part.data(), part.data() + part.size(), layer.index);
+    const auto [rest, error] = std::from_chars(part.data(), part.data() + part.size(), layer.index);
     if (begin > 0 && !part.empty() && error == std::errc() && rest == part.data() + part.size()) {
       return layer;
     }

@@ -13,8 +13,7 @@ std::unique_ptr<Update> make_update(const checkpoint::Checkpoint& base,
     const WeightedAdapter& adapter = adapters[use.adapter];
     terms.push_back({adapter.file->load(use.target), adapter.weight});
   }
-  const bool input_first =
-      lora::stores_input_first(base, terms.front().factors.target.module.path);
+  const bool input_first = lora::stores_input_first(base, terms.front().factors.target.module.path);
   return std::make_unique<Update>(std::move(terms),
                                   input_first ? Update::Layout::kInOut : Update::Layout::kOutIn);
 }

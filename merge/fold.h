@@ -44,8 +44,8 @@ struct FoldPlan {
   bool widened = false;  ///< Nothing was asked for, and block formats became F32.
 };
 
-/// The tensors of `base` that adapters change, by name, and what changes them. Every tensor of every
-/// adapter is used exactly once; errors as of plan_fold().
+/// The tensors of `base` that adapters change, by name, and what changes them. Every tensor of
+/// every adapter is used exactly once; errors as of plan_fold().
 [[nodiscard]] std::map<std::string, std::vector<FoldPlan::Use>> match_adapters(
     const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters);
 

@@ -78,7 +78,9 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
   report.tensors = plan.tensors.size();
   report.files = plan.shards.size();
   report.bytes = plan.bytes;
-  core::write_text(folder.path() / "config.json", config_text(inputs.base.config(), plan.model_dtype, !request.dtype && !plan.widened));
+  core::write_text(
+      folder.path() / "config.json",
+      config_text(inputs.base.config(), plan.model_dtype, !request.dtype && !plan.widened));
   write_side_files(inputs.base, embedded, folder.path());
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   core::write_text(folder.path() / "merge.json", report_json(report).dump(2) + "\n");

@@ -60,9 +60,10 @@ class Linear final : public Method {
     }
     if (group.shared.at("normalize") != 0) {
       if (sum == 0) {
-        throw ConfigError("tensor '{}': the weights sum to 0, so they cannot be normalised (set "
-                          "normalize: false if that is meant)",
-                          group.name);
+        throw ConfigError(
+            "tensor '{}': the weights sum to 0, so they cannot be normalised (set "
+            "normalize: false if that is meant)",
+            group.name);
       }
       for (double& weight : weights) weight /= sum;
     }

@@ -124,7 +124,8 @@ class SceDeltas final : public GroupDeltas {
     for (std::size_t at = 0; at < squares.size(); ++at) weights_[at % models] += squares[at];
     double sum = 0;
     for (double& weight : weights_) {
-      weight /= static_cast<double>(std::max<std::int64_t>(1, group().reference().info->elements()));
+      weight /=
+          static_cast<double>(std::max<std::int64_t>(1, group().reference().info->elements()));
       sum += weight;
     }
     for (double& weight : weights_) {

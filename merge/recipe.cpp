@@ -23,7 +23,7 @@ class RecipeReader {
                 std::array{"merge_method", "models", "slices", "base_model", "parameters", "dtype",
                            "out_dtype", "tokenizer_source", "tokenizer", "name"});
     Recipe recipe;
-    recipe.method = &find_method(text_of(need(root, "merge_method"), "merge_method"));
+    recipe.method = &method(need(root, "merge_method"));
     if (const ConfigNode* base = given(root, "base_model")) recipe.base = reference(*base);
     recipe.parameters = settings(root);
     check_parameters(recipe.parameters, *recipe.method);
@@ -91,6 +91,14 @@ class RecipeReader {
     return node.items;
   }
 
+  /// "ties" and "ties:mergekit" are the same.
+  [[nodiscard]] const Method& method(const ConfigNode& node) const {
+    constexpr std::string_view kMergekit = ":mergekit";
+    std::string name = text_of(node, "merge_method");
+    if (name.ends_with(kMergekit)) name.resize(name.size() - kMergekit.size());
+    return find_method(name);
+  }
+
   [[nodiscard]] fs::path path(const std::string& text) const {
     const fs::path beside = folder_ / text;
     return fs::exists(beside) ? beside : fs::path(text);
@@ -140,7 +148,8 @@ class RecipeReader {
     const ConfigNode* node = given(root, key);
     if (node == nullptr) return std::nullopt;
     const auto parsed = core::parse_dtype(text_of(*node, key));
-    if (!parsed) fail(*node, "'{}: {}' is unknown; it is float32, float16 or bfloat16", key, node->text);
+    if (!parsed)
+      fail(*node, "'{}: {}' is unknown; it is float32, float16 or bfloat16", key, node->text);
     return parsed;
   }
 
@@ -185,9 +194,8 @@ class RecipeReader {
     check_parameters(slice.parameters, method);
     for (const ConfigNode& entry : list_of(need(node, "sources"), "sources")) {
       expect_keys(entry, "sources", std::array{"model", "layer_range", "parameters"});
-      slice.sources.push_back(
-          {reference(need(entry, "model")), layer_range(need(entry, "layer_range")),
-           settings(entry)});
+      slice.sources.push_back({reference(need(entry, "model")),
+                               layer_range(need(entry, "layer_range")), settings(entry)});
       check_parameters(slice.sources.back().parameters, method);
     }
     return slice;

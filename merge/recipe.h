@@ -48,9 +48,10 @@ struct Recipe {
   std::vector<RecipeSlice> slices;
   std::optional<ModelReference> base{};
   Settings parameters{};
-  std::optional<core::DType> dtype{};  ///< Of the output; nothing: what holds every input's numbers.
-  bool base_tokenizer = false;         ///< The models must have the base's tokens.
-  std::string text{};                  ///< As given, for the record.
+  std::optional<core::DType>
+      dtype{};                  ///< Of the output; nothing: what holds every input's numbers.
+  bool base_tokenizer = false;  ///< The models must have the base's tokens.
+  std::string text{};           ///< As given, for the record.
 };
 
 /// Reads mergekit's YAML. `where` begins every message; `folder` is what relative paths start from

@@ -16,8 +16,12 @@ using core::ConfigNode;
 
 double scalar_value(const ConfigNode& node, const ParameterSpec& spec) {
   const std::string& text = node.text;
-  for (const auto& [word, value] : {std::pair{"true", 1.0}, {"True", 1.0}, {"yes", 1.0},
-                                    {"false", 0.0}, {"False", 0.0}, {"no", 0.0}}) {
+  for (const auto& [word, value] : {std::pair{"true", 1.0},
+                                    {"True", 1.0},
+                                    {"yes", 1.0},
+                                    {"false", 0.0},
+                                    {"False", 0.0},
+                                    {"no", 0.0}}) {
     if (text == word && spec.is_switch) return value;
   }
   double value = 0;
@@ -56,14 +60,10 @@ std::optional<double> conditional_value(const ConfigNode& entry, std::string_vie
 std::optional<double> setting_value(const ConfigNode& setting, std::string_view tensor, double t,
                                     const ParameterSpec& spec) {
   switch (setting.kind) {
-    case ConfigNode::Kind::kNull:
-      return std::nullopt;
-    case ConfigNode::Kind::kScalar:
-      return scalar_value(setting, spec);
-    case ConfigNode::Kind::kMap:
-      return conditional_value(setting, tensor, t, spec);
-    case ConfigNode::Kind::kList:
-      break;
+    case ConfigNode::Kind::kNull: return std::nullopt;
+    case ConfigNode::Kind::kScalar: return scalar_value(setting, spec);
+    case ConfigNode::Kind::kMap: return conditional_value(setting, tensor, t, spec);
+    case ConfigNode::Kind::kList: break;
   }
   if (setting.items.empty()) return std::nullopt;
   if (setting.items.front().kind == ConfigNode::Kind::kScalar) {
@@ -84,9 +84,10 @@ double resolve_parameter(const ParameterSpec& spec, std::span<const Settings* co
     if (const auto value = setting_value(found->second, tensor, t, spec)) return *value;
   }
   if (spec.fallback) return *spec.fallback;
-  throw ConfigError("no value for parameter '{}' of tensor '{}': none is given, or no filter fits "
-                    "and there is no entry without one",
-                    spec.name, tensor);
+  throw ConfigError(
+      "no value for parameter '{}' of tensor '{}': none is given, or no filter fits "
+      "and there is no entry without one",
+      spec.name, tensor);
 }
 
 }  // namespace weft::merge

@@ -47,7 +47,8 @@ void Sparsifier::select(const RowReader& read, const RowLoop& loop) {
   std::int64_t top = 0;
   if (rule_.kind == Sparsity::kOutliers) {
     // Where density and gamma are more than the whole, it is gamma that gives way.
-    const std::int64_t bottom = std::max<std::int64_t>(0, count - stay - share_of(rule_.gamma, count));
+    const std::int64_t bottom =
+        std::max<std::int64_t>(0, count - stay - share_of(rule_.gamma, count));
     top = count - bottom - stay;
   } else if (rule_.at_least_one) {
     stay = std::max<std::int64_t>(1, stay);

@@ -203,9 +203,8 @@ FoldedTensor summary(const OutputTensor& tensor, const RowDeltas& update, const 
   folded.base_norm = std::sqrt(sums.base);
   folded.update_norm = std::sqrt(sums.update);
   folded.largest_error = sums.error;
-  folded.changed =
-      static_cast<double>(sums.changed) /
-      static_cast<double>(std::max<std::int64_t>(1, tensor.info->elements()));
+  folded.changed = static_cast<double>(sums.changed) /
+                   static_cast<double>(std::max<std::int64_t>(1, tensor.info->elements()));
   folded.retained = sums.update > 0 ? sums.kept / sums.update : 1;
   return folded;
 }
