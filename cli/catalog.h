@@ -18,7 +18,7 @@ struct CatalogEntry {
 inline constexpr std::array kCatalog{
     CatalogEntry{"train", "train an adapter as a YAML file describes", Home::kTorchLibrary},
     CatalogEntry{"generate", "answer a prompt, or chat", Home::kTorchLibrary},
-    CatalogEntry{"merge", "fold an adapter into the weights; convert GGUF to Hugging Face files",
+    CatalogEntry{"merge", "fold adapters into the weights, or combine models; convert GGUF",
                  Home::kProgram},
     CatalogEntry{"eval", "measure loss, bits per byte and chrF of a model and its stages",
                  Home::kTorchLibrary},

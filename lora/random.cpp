@@ -39,4 +39,14 @@ float RandomStream::uniform(std::uint64_t i) const noexcept {
   return static_cast<float>(words[i % 4] >> 8) * 0x1p-24F;
 }
 
+void RandomStream::fill(std::uint64_t first, std::span<float> out) const noexcept {
+  for (std::size_t done = 0; done < out.size();) {
+    const std::uint64_t block = (first + done) / 4;
+    const auto words = philox(key_, {low(block), high(block), name_[0], name_[1]});
+    for (std::uint64_t word = (first + done) % 4; word < 4 && done < out.size(); ++word, ++done) {
+      out[done] = static_cast<float>(words[word] >> 8) * 0x1p-24F;
+    }
+  }
+}
+
 }  // namespace weft::lora

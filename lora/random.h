@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 namespace weft::lora {
@@ -20,6 +21,8 @@ class RandomStream {
 
   /// Number i as a float in [0, 1): the upper 24 bits over 2^24.
   [[nodiscard]] float uniform(std::uint64_t i) const noexcept;
+  /// Numbers first, first + 1, ...: the same, four at a time.
+  void fill(std::uint64_t first, std::span<float> out) const noexcept;
 
  private:
   std::array<std::uint32_t, 2> key_;

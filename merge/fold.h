@@ -1,9 +1,9 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,6 +14,8 @@
 #include "core/log.h"
 #include "core/number.h"
 #include "lora/peft_file.h"
+#include "merge/stream.h"
+#include "merge/update.h"
 
 namespace weft::merge {
 
@@ -21,17 +23,6 @@ namespace weft::merge {
 struct WeightedAdapter {
   const lora::PeftFile* file = nullptr;
   double weight = 1;
-};
-
-/// How one folded tensor changed. W: the base's numbers, D: the exact update, M: what was written.
-struct FoldedTensor {
-  std::string name;
-  std::int64_t rank = 0;     ///< Sum of the ranks of the adapters that change it.
-  double base_norm = 0;      ///< Frobenius norm of W.
-  double update_norm = 0;    ///< Frobenius norm of D.
-  double largest_error = 0;  ///< max |M - (W + D)|: the one rounding.
-  double changed = 0;        ///< Share of elements that differ from W rounded to M's type.
-  double retained = 1;       ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
 };
 
 /// What is to be written: every tensor of the base, its type in the output, and what changes it.
@@ -53,6 +44,16 @@ struct FoldPlan {
   bool widened = false;  ///< Nothing was asked for, and block formats became F32.
 };
 
+/// The tensors of `base` that adapters change, by name, and what changes them. Every tensor of
+/// every adapter is used exactly once; errors as of plan_fold().
+[[nodiscard]] std::map<std::string, std::vector<FoldPlan::Use>> match_adapters(
+    const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters);
+
+/// The weighted sum of the adapters' updates of one tensor; `uses` is not empty.
+[[nodiscard]] std::unique_ptr<Update> make_update(const checkpoint::Checkpoint& base,
+                                                  std::span<const WeightedAdapter> adapters,
+                                                  std::span<const FoldPlan::Use> uses);
+
 /// Plans the fold without writing anything. `dtype` empty keeps each tensor's type; a base with any
 /// block-quantised tensor is then written as F32 as a whole, which holds its numbers exactly.
 ///
@@ -63,17 +64,6 @@ struct FoldPlan {
 [[nodiscard]] FoldPlan plan_fold(const checkpoint::Checkpoint& base,
                                  std::span<const WeightedAdapter> adapters,
                                  std::optional<core::DType> dtype, std::uint64_t max_shard_bytes);
-
-struct FoldProgress {
-  std::uint64_t done = 0;  ///< Bytes written.
-  std::uint64_t total = 0;
-};
-
-/// Who is told how far it is, and who may stop it (Interrupted).
-struct FoldControl {
-  std::function<void(FoldProgress)> progress;
-  const std::atomic<bool>* stop = nullptr;
-};
 
 /// Writes the planned tensors as safetensors files into `folder`, with the index when there are
 /// several: M = round(W + sum_i weight_i * scale_i * B_i A_i), sum and addition in double, one

@@ -40,7 +40,18 @@ struct MergeReport {
     /// "unrecorded": the adapter does not say.
     std::string base_check;
   };
+  /// A model that a recipe combined.
+  struct Model {
+    std::string path;    ///< "checkpoint" or "checkpoint+adapter".
+    std::string digest;  ///< Of the checkpoint's numbers (weights_digest()).
+    std::string storage;
+    bool base = false;
+  };
   std::filesystem::path model;
+  std::string method;                     ///< Empty: the weighted sum of adapters.
+  std::string recipe;                     ///< As given.
+  std::optional<std::uint64_t> seed;      ///< Of a method that draws.
+  std::vector<Model> models;              ///< Of a recipe.
   std::string base_digest;                ///< checkpoint::Checkpoint::weights_digest()
   std::string base_storage;               ///< "BF16", "Q4_1+Q6_K+F32", most numbers first.
   core::DType dtype = core::DType::kF32;  ///< FoldPlan::model_dtype

@@ -56,8 +56,8 @@ void require_complete(const checkpoint::Checkpoint& base, const lora::PeftFile& 
 
 }  // namespace
 
-FoldPlan plan_fold(const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters,
-                   std::optional<core::DType> dtype, std::uint64_t max_shard_bytes) {
+std::map<std::string, std::vector<FoldPlan::Use>> match_adapters(
+    const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters) {
   std::map<std::string, std::vector<FoldPlan::Use>> uses;
   for (std::size_t i = 0; i < adapters.size(); ++i) {
     const std::vector<lora::Target>& targets = adapters[i].file->targets();
@@ -66,6 +66,12 @@ FoldPlan plan_fold(const checkpoint::Checkpoint& base, std::span<const WeightedA
     }
     require_complete(base, *adapters[i].file);
   }
+  return uses;
+}
+
+FoldPlan plan_fold(const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters,
+                   std::optional<core::DType> dtype, std::uint64_t max_shard_bytes) {
+  std::map<std::string, std::vector<FoldPlan::Use>> uses = match_adapters(base, adapters);
   const bool blocks = std::ranges::any_of(
       base.tensors(), [](const TensorInfo& tensor) { return is_block_format(tensor.storage); });
   FoldPlan plan;

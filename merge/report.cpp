@@ -79,6 +79,18 @@ nlohmann::json report_json(const MergeReport& report) {
       {"adapters", nlohmann::json::array()},
       {"folded", nlohmann::json::array()},
   };
+  if (!report.method.empty()) {
+    json["method"] = report.method;
+    json["recipe"] = report.recipe;
+    json["models"] = nlohmann::json::array();
+    if (report.seed) json["seed"] = *report.seed;
+  }
+  for (const MergeReport::Model& model : report.models) {
+    json["models"].push_back({{"path", model.path},
+                              {"weights_digest", model.digest},
+                              {"storage", model.storage},
+                              {"base", model.base}});
+  }
   for (const MergeReport::Adapter& adapter : report.adapters) {
     json["adapters"].push_back({{"path", adapter.directory.string()},
                                 {"weight", adapter.weight},
@@ -102,6 +114,14 @@ nlohmann::json report_json(const MergeReport& report) {
 
 std::string report_table(const MergeReport& report) {
   std::string text;
+  if (!report.method.empty()) {
+    text += fmt::format("method    {}{}\n", report.method,
+                        report.seed ? fmt::format(" (seed {})", *report.seed) : "");
+  }
+  for (const MergeReport::Model& model : report.models) {
+    text += fmt::format("model     {} ({}){}\n", model.path, model.storage,
+                        model.base ? ", the base" : "");
+  }
   for (const MergeReport::Adapter& adapter : report.adapters) {
     text += fmt::format("adapter   {} (weight {:g}): {} modules, {} parameters, base {}\n",
                         adapter.directory.string(), adapter.weight, adapter.modules,
@@ -111,11 +131,11 @@ std::string report_table(const MergeReport& report) {
                                                              : "not that of training");
   }
   if (!report.folded.empty()) text += folded_table(report.folded);
-  text +=
-      fmt::format("written   {} tensors as {}, {} in {} file{}, {}; {} folded, {} as in the base\n",
-                  report.tensors, core::name_of(report.dtype), core::human_bytes(report.bytes),
-                  report.files, report.files == 1 ? "" : "s", core::human_duration(report.seconds),
-                  report.folded.size(), report.tensors - report.folded.size());
+  text += fmt::format(
+      "written   {} tensors as {}, {} in {} file{}, {}; {} {}, {} as in the base\n",
+      report.tensors, core::name_of(report.dtype), core::human_bytes(report.bytes), report.files,
+      report.files == 1 ? "" : "s", core::human_duration(report.seconds), report.folded.size(),
+      report.method.empty() ? "folded" : "changed", report.tensors - report.folded.size());
   return text;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "lora/adapter.h"
+#include "merge/row_deltas.h"
 
 namespace weft::merge {
 
@@ -20,7 +21,7 @@ struct Term {
 ///
 /// Products and sums are in double (sums in float change 3 % of the F32 results for an update of 1
 /// % and rank 16), in the same order on every machine and for every number of threads.
-class Update {
+class Update : public RowDeltas {
  public:
   enum class Layout { kOutIn, kInOut };
 
@@ -31,16 +32,14 @@ class Update {
   [[nodiscard]] std::int64_t rows() const noexcept { return rows_; }
   [[nodiscard]] std::int64_t columns() const noexcept { return columns_; }
   /// The sum of the terms' ranks.
-  [[nodiscard]] std::int64_t rank() const noexcept { return rank_; }
+  [[nodiscard]] std::int64_t rank() const noexcept override { return rank_; }
 
-  /// Rows that compute() does at a time.
-  static constexpr std::int64_t kRowBlock = 4;
   /// Numbers in a row of compute()'s output: columns() rounded up.
-  [[nodiscard]] std::int64_t stride() const noexcept { return panels_ * kPanel; }
+  [[nodiscard]] std::int64_t stride() const noexcept override { return panels_ * kPanel; }
 
   /// Rows [begin, begin + kRowBlock) of the update, row i at out[i * stride()]. Rows beyond rows()
   /// are zero. out.size() == kRowBlock * stride(). Thread-safe.
-  void compute(std::int64_t begin, std::span<double> out) const;
+  void compute(std::int64_t begin, std::span<double> out) const override;
 
  private:
   static constexpr std::int64_t kPanel = 8;  // columns: one 64-byte vector of doubles

@@ -31,6 +31,16 @@ std::vector<Target> some_targets() {
   return resolve_targets(config, {{"m.0.q_proj", 400, 30}, {"m.0.down_proj", 100, 50}});
 }
 
+TEST(RandomStream, FillsWithTheNumbersItGivesOneByOne) {
+  const RandomStream stream(42, "a name");
+  std::vector<float> numbers(11);
+  for (const std::uint64_t first : {0U, 1U, 2U, 3U, 4U, 1000001U}) {
+    stream.fill(first, numbers);
+    for (std::size_t i = 0; i < numbers.size(); ++i)
+      EXPECT_EQ(numbers[i], stream.uniform(first + i));
+  }
+}
+
 TEST(InitialAdapter, LeavesTheModelUnchangedAndSpreadsAEvenly) {
   const Adapter adapter = make_adapter({}, some_targets(), 7);
   ASSERT_EQ(adapter.factors.size(), 2U);

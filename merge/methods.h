@@ -1,0 +1,19 @@
+#pragma once
+
+#include <span>
+
+#include "merge/method.h"
+
+// The methods by family, one source file each; merge/method.cpp lists them.
+
+namespace weft::merge {
+
+[[nodiscard]] const Method& linear_method();                         // method_linear.cpp
+[[nodiscard]] const Method& passthrough_method();                    // method_linear.cpp
+[[nodiscard]] const Method& slerp_method();                          // method_slerp.cpp
+[[nodiscard]] const Method& nuslerp_method();                        // method_slerp.cpp
+[[nodiscard]] std::span<const Method* const> task_vector_methods();  // method_task_vector.cpp
+[[nodiscard]] const Method& model_stock_method();                    // method_model_stock.cpp
+[[nodiscard]] const Method& sce_method();                            // method_sce.cpp
+
+}  // namespace weft::merge

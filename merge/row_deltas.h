@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace weft::merge {
+
+/// What a merge adds to one tensor of the model it starts from, a few rows at a time: the product
+/// of an adapter's factors (Update), or what a method makes of several models (merge/method.h).
+/// Const methods are thread-safe.
+class RowDeltas {
+ public:
+  virtual ~RowDeltas() = default;
+
+  /// Rows that compute() does at a time.
+  static constexpr std::int64_t kRowBlock = 4;
+
+  /// The rank of what is added, where it has a known one; 0 elsewhere.
+  [[nodiscard]] virtual std::int64_t rank() const noexcept { return 0; }
+  /// Numbers in a row of compute()'s output; at least the tensor's row.
+  [[nodiscard]] virtual std::int64_t stride() const noexcept = 0;
+  /// Rows [begin, begin + kRowBlock), row i at out[i * stride()]; rows beyond the tensor's last
+  /// hold anything. out.size() == kRowBlock * stride().
+  virtual void compute(std::int64_t begin, std::span<double> out) const = 0;
+};
+
+}  // namespace weft::merge

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "core/number.h"
+#include "merge/row_deltas.h"
+
+namespace weft::merge {
+
+/// How one folded tensor changed. W: the base's numbers, D: the exact update, M: what was written.
+struct FoldedTensor {
+  std::string name;
+  std::int64_t rank = 0;     ///< Sum of the ranks of the adapters that change it.
+  double base_norm = 0;      ///< Frobenius norm of W.
+  double update_norm = 0;    ///< Frobenius norm of D.
+  double largest_error = 0;  ///< max |M - (W + D)|: the one rounding.
+  double changed = 0;        ///< Share of elements that differ from W rounded to M's type.
+  double retained = 1;       ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
+};
+
+struct FoldProgress {
+  std::uint64_t done = 0;  ///< Bytes written.
+  std::uint64_t total = 0;
+};
+
+/// Who is told how far it is, and who may stop it (Interrupted).
+struct FoldControl {
+  std::function<void(FoldProgress)> progress;
+  const std::atomic<bool>* stop = nullptr;
+};
+
+/// A tensor of the output: the numbers it starts from, its type, and what is added to it.
+struct OutputTensor {
+  std::string name;
+  const checkpoint::Checkpoint* source = nullptr;
+  const checkpoint::TensorInfo* info = nullptr;  ///< Of `source`.
+  core::DType dtype = core::DType::kF32;
+  /// Called when the tensor's turn comes; empty: nothing changes it.
+  std::function<std::unique_ptr<const RowDeltas>()> change;
+  /// What else is read for it, so that its pages can be given back.
+  std::vector<std::pair<const checkpoint::Checkpoint*, const checkpoint::TensorInfo*>> reads;
+};
+
+/// Writes M = round(W + D) for every tensor into the files of `shards`, with the index when there
+/// are several: the addition in double, one rounding to nearest even. Unchanged tensors of the same
+/// type are copied byte for byte. Streams over tiles of rows; the result does not depend on the
+/// number of threads or the processor. NumericError naming the tensor when a number leaves the
+/// range of its type. Returns the changed tensors, in order of name.
+[[nodiscard]] std::vector<FoldedTensor> write_tensors(std::span<const OutputTensor> tensors,
+                                                      std::span<const checkpoint::Shard> shards,
+                                                      const std::filesystem::path& folder,
+                                                      const FoldControl& control = {});
+
+}  // namespace weft::merge

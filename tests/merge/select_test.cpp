@@ -1,0 +1,64 @@
+#include "merge/select.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+
+#include "core/parallel.h"
+
+namespace weft::merge {
+namespace {
+
+/// The places of the k largest, equals by place, by sorting.
+std::vector<std::int64_t> sorted_top(const std::vector<std::uint32_t>& keys, std::int64_t k) {
+  std::vector<std::int64_t> places(keys.size());
+  std::iota(places.begin(), places.end(), 0);
+  std::ranges::stable_sort(places, std::greater(),
+                           [&](std::int64_t i) { return keys[static_cast<std::size_t>(i)]; });
+  places.resize(static_cast<std::size_t>(k));
+  std::ranges::sort(places);
+  return places;
+}
+
+std::vector<std::int64_t> selected(const std::vector<std::uint32_t>& keys, std::int64_t columns,
+                                   std::int64_t k) {
+  const auto rows = static_cast<std::int64_t>(keys.size()) / columns;
+  const TopSet top = select_top(
+      rows, columns, k,
+      [&](std::int64_t begin, std::int64_t end, std::span<std::uint32_t> out) {
+        std::copy(keys.begin() + begin * columns, keys.begin() + end * columns, out.begin());
+      },
+      [&](const std::function<void(std::int64_t, std::int64_t)>& body) {
+        core::parallel_for(rows, 1, body);
+      });
+  std::vector<std::int64_t> places;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (top.contains(keys[i], static_cast<std::int64_t>(i)))
+      places.push_back(static_cast<std::int64_t>(i));
+  }
+  return places;
+}
+
+TEST(SelectTop, IsWhatSortingGivesForEveryNumberAndManyEquals) {
+  std::mt19937 random(3);
+  std::vector<std::uint32_t> keys(7 * 11);
+  for (const std::uint32_t kinds : {1U, 3U, 20U, 0xffffffffU}) {
+    for (auto& key : keys)
+      key = (static_cast<std::uint32_t>(random()) % kinds) * (kinds < 100 ? 0x00013001U : 1U);
+    for (std::int64_t k = 0; k <= 77; ++k)
+      EXPECT_EQ(selected(keys, 11, k), sorted_top(keys, k)) << k;
+  }
+}
+
+TEST(MagnitudeKey, HasTheOrderOfMagnitudes) {
+  EXPECT_EQ(magnitude_key(0.0), 0U);
+  EXPECT_EQ(magnitude_key(-1.5), magnitude_key(1.5));
+  EXPECT_LT(magnitude_key(1e-30), magnitude_key(-2e-30));
+  EXPECT_LT(magnitude_key(3.0), magnitude_key(-1e20));
+}
+
+}  // namespace
+}  // namespace weft::merge
