@@ -15,6 +15,9 @@ void describe(core::Schema<GenerateSection>& s) {
       .positive();
   s.field("show", &GenerateSection::show, "answers printed below the table, of every stage")
       .at_least(0);
+  s.field("batch", &GenerateSection::batch,
+          "answers written at the same time: time and memory, not results, depend on it")
+      .range(1, 1024);
 }
 
 void describe(core::Schema<BootstrapSection>& s) {

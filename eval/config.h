@@ -19,6 +19,7 @@ struct GenerateSection {
   std::int64_t max_tokens = 128;
   double repetition_penalty = 1;
   std::int64_t show = 5;
+  std::int64_t batch = 64;
 };
 
 struct BootstrapSection {

@@ -10,8 +10,8 @@
 #include "eval/instruction.h"
 #include "eval/text.h"
 #include "lora/adapter.h"
+#include "model/decode_batch.h"
 #include "model/decoder.h"
-#include "model/generate.h"
 #include "model/memory.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -184,22 +184,22 @@ class StageRunner {
       options.sampling.repetition_penalty = config_.generate->repetition_penalty;
     }
     options.stop_ids = tokenizer_.stop_ids();
-    for (const Question& question : questions) {
-      model::KvCache cache;
-      const auto ids =
-          model::generate_ids(decoder, question.tokens, options, cache, [&](std::int32_t) {
-            check_stop();
-            return true;
-          }).ids;
-      const std::vector<std::string> references{question.reference};
-      Generation generation{.prompt = question.text,
-                            .reference = question.reference,
-                            .output = tokenizer_.decode(ids, text::Tokenizer::Specials::kSkip)};
+    std::vector<std::vector<std::int32_t>> prompts;
+    for (const Question& question : questions) prompts.push_back(question.tokens);
+    const model::BatchOptions batch{.sequences = config_.generate ? config_.generate->batch : 1,
+                                    .progress = [&](std::int64_t done) {
+                                      report(suite.name, "answered", done, questions.size());
+                                    }};
+    const auto answers = model::generate_batch(decoder, prompts, options, batch);
+    for (std::size_t i = 0; i < questions.size(); ++i) {
+      const std::vector<std::string> references{questions[i].reference};
+      Generation generation{
+          .prompt = questions[i].text,
+          .reference = questions[i].reference,
+          .output = tokenizer_.decode(answers[i].ids, text::Tokenizer::Specials::kSkip)};
       generation.chrf = chrf_statistics(generation.output, references, kChrf);
       generation.chrf_plus_plus = chrf_statistics(generation.output, references, kChrfPlusPlus);
       suite.generations.push_back(std::move(generation));
-      report(suite.name, "answered", static_cast<std::int64_t>(suite.generations.size()),
-             questions.size());
     }
   }
 

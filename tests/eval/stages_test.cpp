@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <set>
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
@@ -147,6 +148,32 @@ TEST_F(Stages, CompletionsCountOnlyTheAnswersBytes) {
   EXPECT_EQ(suite.generations[1].reference, "cēntli");
   EXPECT_EQ(suite.generations[0].chrf.size(), 6U);
   EXPECT_EQ(suite.generations[0].chrf_plus_plus.size(), 8U);
+}
+
+TEST_F(Stages, AnswersDoNotDependOnHowManyAreWrittenAtOnce) {
+  std::string rows;
+  for (int i = 0; i < 20; ++i) {
+    rows +=
+        fmt::format("{{\"prompt\": \"traduce: {} \", \"completion\": \"atl\"}}\n",
+                    std::string(static_cast<std::size_t>(1 + i % 7), static_cast<char>('a' + i)));
+  }
+  EvalConfig config;
+  config.base_model = base_;
+  config.data.emplace_back().path = {folder_.write("pairs.jsonl", rows)};
+  config.generate = GenerateSection{.examples = 20, .max_tokens = 12};
+  const auto outputs = [&](std::int64_t batch) {
+    config.generate->batch = batch;
+    const Evaluation evaluation = evaluate(config, {});
+    std::vector<std::string> all;
+    for (const Generation& g : evaluation.stages[0].suites.at(0).generations)
+      all.push_back(g.output);
+    return all;
+  };
+  const std::vector<std::string> together = outputs(64);
+  ASSERT_EQ(together.size(), 20U);
+  EXPECT_GT(std::set<std::string>(together.begin(), together.end()).size(), 5U);
+  EXPECT_EQ(outputs(1), together);
+  EXPECT_EQ(outputs(7), together);
 }
 
 TEST_F(Stages, ExampleLongerThanTheModelReadsIsRefused) {
