@@ -1,6 +1,7 @@
 #include "eval/config.h"
 
 #include "core/error.h"
+#include "eval/gates.h"
 
 namespace weft::eval {
 
@@ -58,6 +59,14 @@ void describe(core::Schema<EvalConfig>& s) {
             {"bf16", DType::kBFloat16}},
            "precision of weights and matrix products");
   s.section("bootstrap", &EvalConfig::bootstrap, "how the intervals are made");
+  s.field("gates", &EvalConfig::gates,
+          "what has to hold, e.g. bits_per_byte.merged - bits_per_byte.adapter <= 0.001; exit "
+          "status 3 when one does not");
+  s.field("gate_confidence", &EvalConfig::gate_confidence,
+          "gates have to hold in this share of bootstrap resamples, too; by default the figures "
+          "alone decide");
+  s.field("report", &EvalConfig::report,
+          "HTML page with a chart, tables and answers side by side; one file, no scripts");
   s.field("output", &EvalConfig::output,
           "JSON file for the figures, each item's loss and the generated answers");
   s.field("allow_other_base", &EvalConfig::allow_other_base,
@@ -78,6 +87,12 @@ void validate(const EvalConfig& config) {
     throw ConfigError(
         "generate (--generate) needs instruction data: give data (--data FILE), or "
         "leave it out");
+  }
+  for (const std::string& text : config.gates) (void)parse_gate(text);
+  if (const auto& share = config.gate_confidence;
+      share && !(share->relative && share->value >= 0.5 && share->value < 1)) {
+    throw ConfigError("gate_confidence is {}, expected 50% to less than 100%",
+                      core::to_string(*share));
   }
 }
 

@@ -41,7 +41,10 @@ struct EvalConfig {
   std::optional<std::int64_t> limit;
   DType dtype = DType::kFloat32;
   BootstrapSection bootstrap;
+  std::vector<std::string> gates;
+  std::optional<core::Share> gate_confidence;
   std::optional<std::filesystem::path> output;
+  std::optional<std::filesystem::path> report;
   bool allow_other_base = false;
   std::int64_t threads = 0;
 };

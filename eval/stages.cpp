@@ -7,6 +7,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
+#include "eval/gates.h"
 #include "eval/instruction.h"
 #include "eval/text.h"
 #include "lora/adapter.h"
@@ -82,6 +83,16 @@ Inputs read_inputs(const EvalConfig& config, const Source& base, std::int64_t se
                            instruction_data(dataset, base.tokenizer, chat_template, limits, log)});
   }
   return inputs;
+}
+
+void require_gate_names(const EvalConfig& config, const Inputs& inputs) {
+  GateNames names;
+  names.stages.emplace_back("base");
+  if (config.adapter) names.stages.emplace_back("base+adapter");
+  if (config.merged) names.stages.emplace_back("merged");
+  for (const Inputs::Text& text : inputs.texts) names.suites.push_back(text.name);
+  for (const Inputs::Data& data : inputs.data) names.suites.push_back(data.name);
+  for (const std::string& gate : config.gates) require_names(parse_gate(gate), names);
 }
 
 std::string template_digest(const Source& source) {
@@ -262,6 +273,7 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   }
   const std::int64_t sequence_len = choose_sequence_len(config, base.spec, hooks);
   const Inputs inputs = read_inputs(config, base, sequence_len, hooks.log);
+  require_gate_names(config, inputs);
   std::optional<lora::Adapter> adapter;
   if (config.adapter) adapter = read_adapter(config, base, hooks.log);
 
