@@ -22,6 +22,13 @@ struct GenerateSection {
   std::int64_t batch = 64;
 };
 
+/// `stages[]`: a model, perhaps with adapters.
+struct StageSection {
+  std::string name;
+  std::optional<std::filesystem::path> model;  ///< Without it the base.
+  std::vector<std::filesystem::path> adapter;  ///< Several add up.
+};
+
 struct BootstrapSection {
   std::int64_t resamples = 2000;
   std::int64_t seed = 12345;
@@ -33,6 +40,7 @@ struct EvalConfig {
   std::filesystem::path base_model;
   std::optional<std::filesystem::path> adapter;
   std::optional<std::filesystem::path> merged;
+  std::vector<StageSection> stages;
   std::vector<std::filesystem::path> text;
   std::vector<data::DatasetConfig> data;
   std::optional<GenerateSection> generate;
@@ -50,8 +58,17 @@ struct EvalConfig {
 };
 
 void describe(core::Schema<GenerateSection>& schema);
+void describe(core::Schema<StageSection>& schema);
 void describe(core::Schema<BootstrapSection>& schema);
 void describe(core::Schema<EvalConfig>& schema);
+
+/// What is measured one after another. Of the short form: base, base+adapter, merged.
+struct StagePlan {
+  std::string name;
+  std::filesystem::path model;
+  std::vector<std::filesystem::path> adapters;
+};
+[[nodiscard]] std::vector<StagePlan> stage_plans(const EvalConfig& config);
 
 /// Throws ConfigError when there is no base model, neither text nor data, or no data to generate
 /// for.

@@ -103,7 +103,7 @@ class Reader {
     if (parts.size() < 2 || parts.size() > 3) fail("expected FIGURE.STAGE or FIGURE.SUITE.STAGE");
     term.figure = parts[0];
     if (parts.size() == 3) term.suite = parts[1];
-    term.stage = parts.back() == "adapter" ? "base+adapter" : parts.back();
+    term.stage = parts.back();
     return term;
   }
 
@@ -125,6 +125,11 @@ class Reader {
   std::size_t at_ = 0;
 };
 
+/// "adapter" is short for base+adapter where no stage has that name itself.
+bool is_short_for(const std::string& name, const std::string& stage) {
+  return name == "adapter" && stage == "base+adapter";
+}
+
 /// A term's suite in its stage, and the place of the suite.
 struct Found {
   const SuiteResult* suite = nullptr;
@@ -132,11 +137,15 @@ struct Found {
 };
 
 Found find(const Evaluation& evaluation, const GateTerm& term) {
-  for (const StageResult& stage : evaluation.stages) {
-    if (stage.name != term.stage) continue;
-    for (std::size_t i = 0; i < stage.suites.size(); ++i) {
-      if (term.suite.empty() || stage.suites[i].name == term.suite) return {&stage.suites[i], i};
-    }
+  auto stage = std::ranges::find(evaluation.stages, term.stage, &StageResult::name);
+  if (stage == evaluation.stages.end()) {
+    stage = std::ranges::find_if(evaluation.stages, [&](const StageResult& candidate) {
+      return is_short_for(term.stage, candidate.name);
+    });
+  }
+  if (stage == evaluation.stages.end()) return {};
+  for (std::size_t i = 0; i < stage->suites.size(); ++i) {
+    if (term.suite.empty() || stage->suites[i].name == term.suite) return {&stage->suites[i], i};
   }
   return {};
 }
@@ -190,7 +199,10 @@ Gate parse_gate(std::string_view text) { return Reader(text).gate(); }
 void require_names(const Gate& gate, const GateNames& names) {
   const auto require = [&](const char* what, const std::string& name,
                            const std::vector<std::string>& known) {
-    if (std::ranges::find(known, name) != known.end()) return;
+    const auto is_meant = [&](const std::string& candidate) {
+      return candidate == name || is_short_for(name, candidate);
+    };
+    if (std::ranges::any_of(known, is_meant)) return;
     throw ConfigError("gate '{}': there is no {} '{}', only {}", gate.text, what, name,
                       fmt::join(known, ", "));
   };

@@ -28,7 +28,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { fo
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: start; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
-  overflow-wrap: normal; vertical-align: middle; }
+  overflow-wrap: normal; vertical-align: top; }
+td .soft { font-size: .85em; }
 td.number, th.number { text-align: end; white-space: nowrap; }
 figure { margin: 1rem 0; }
 .rung { display: grid; grid-template-columns: 9rem 1fr 5rem; gap: .8rem; align-items: center; }
@@ -136,24 +137,44 @@ std::string table(const std::vector<Rung>& rungs) {
   std::string text =
       "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"figures\"><table>"
       "<thead><tr><th scope=\"col\">stage</th>";
-  for (const Measured& measured : rungs.front().figures) {
-    text += fmt::format(
-        "<th scope=\"col\" class=\"number\">{}</th><th scope=\"col\" "
-        "class=\"number\">interval</th>",
-        measured.name);
-  }
+  for (const Measured& measured : rungs.front().figures)
+    text += fmt::format("<th scope=\"col\" class=\"number\">{}</th>", measured.name);
   text += "</tr></thead><tbody>\n";
   for (const Rung& rung : rungs) {
     text += fmt::format("<tr><th scope=\"row\">{}</th>", escaped(rung.stage));
     for (const Measured& measured : rung.figures) {
       const int digits = measured.name == "loss" || measured.name == "bits_per_byte" ? 4 : 2;
       text +=
-          fmt::format("<td class=\"number\">{:.{}f}</td><td class=\"number soft\">{}</td>",
+          fmt::format("<td class=\"number\">{:.{}f}<br><span class=\"soft\">{}</span></td>",
                       measured.figure.value, digits, range_text(measured.figure.interval, digits));
     }
     text += "</tr>\n";
   }
   return text + "</tbody></table></div>\n";
+}
+
+/// What each stage changed: against the first, and from the third on against the one before it.
+std::string sentences(const Evaluation& evaluation, const SuiteResult& first,
+                      const BootstrapOptions& options) {
+  std::string text;
+  const SuiteResult* before = nullptr;
+  std::string before_name;
+  for (const StageResult& stage : evaluation.stages) {
+    const SuiteResult* suite = suite_named(stage, first.name);
+    if (suite == nullptr) continue;
+    const auto add = [&](const SuiteResult& other, const std::string& other_name) {
+      const std::vector<Measured> figures = measure(*suite, &other, options);
+      const Estimate& change = *named(figures, "bits_per_byte")->difference;
+      text += fmt::format(
+          "<p>{}</p>\n",
+          escaped(difference_sentence(stage.name, other_name, change.value, change.interval)));
+    };
+    if (suite != &first) add(first, evaluation.stages.front().name);
+    if (before != nullptr && before != &first) add(*before, before_name);
+    before = suite;
+    before_name = stage.name;
+  }
+  return text;
 }
 
 std::string marked(std::string_view output, std::string_view reference) {
@@ -193,12 +214,7 @@ std::string suite_section(const Evaluation& evaluation, const SuiteResult& first
                           const PageOptions& options) {
   const std::vector<Rung> rungs = rungs_of(evaluation, first, options.bootstrap);
   std::string text = fmt::format("<section><h2>{}</h2>\n", escaped(first.name));
-  for (std::size_t i = 1; i < rungs.size(); ++i) {
-    const Measured* bits = named(rungs[i].figures, "bits_per_byte");
-    text += fmt::format("<p>{}</p>\n", escaped(difference_sentence(rungs[i].stage, rungs[0].stage,
-                                                                   bits->difference->value,
-                                                                   bits->difference->interval)));
-  }
+  text += sentences(evaluation, first, options.bootstrap);
   text += ladder(rungs, first.name) + table(rungs);
   return text + examples(evaluation, first, options.examples) + "</section>\n";
 }
@@ -207,17 +223,16 @@ std::string gates_section(std::span<const GateResult> gates) {
   if (gates.empty()) return {};
   std::string text =
       "<section><h2>Gates</h2>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" "
-      "aria-label=\"gates\">"
-      "<table><thead><tr><th scope=\"col\">gate</th><th scope=\"col\" "
-      "class=\"number\">measured</th>"
-      "<th scope=\"col\" class=\"number\">bound</th><th scope=\"col\" class=\"number\">limit</th>"
-      "<th scope=\"col\">result</th></tr></thead><tbody>\n";
+      "aria-label=\"gates\"><table><thead><tr><th scope=\"col\">result</th><th "
+      "scope=\"col\">gate</th><th scope=\"col\" class=\"number\">measured</th><th scope=\"col\" "
+      "class=\"number\">bound</th><th scope=\"col\" class=\"number\">limit</th></tr></thead>"
+      "<tbody>\n";
   for (const GateResult& gate : gates) {
     text += fmt::format(
-        "<tr><td>{}</td><td class=\"number\">{:.6g}</td><td class=\"number\">{}</td><td "
-        "class=\"number\">{:.6g}</td><td class=\"{}\">{}</td></tr>\n",
-        escaped(gate.text), gate.left, gate.bound ? fmt::format("{:.6g}", *gate.bound) : "-",
-        gate.limit, gate.passed ? "good" : "bad", gate.passed ? "passed" : "failed");
+        "<tr><td class=\"{}\">{}</td><td>{}</td><td class=\"number\">{:.6g}</td><td "
+        "class=\"number\">{}</td><td class=\"number\">{:.6g}</td></tr>\n",
+        gate.passed ? "good" : "bad", gate.passed ? "passed" : "failed", escaped(gate.text),
+        gate.left, gate.bound ? fmt::format("{:.6g}", *gate.bound) : "-", gate.limit);
   }
   return text + "</tbody></table></div></section>\n";
 }
@@ -228,9 +243,9 @@ std::string provenance(const Evaluation& evaluation, const BootstrapOptions& opt
     text += fmt::format("<dt>{}</dt><dd dir=\"auto\">{}</dd>\n", escaped(what), escaped(value));
   };
   for (const StageResult& stage : evaluation.stages) {
-    line(stage.name, stage.adapter.empty()
-                         ? stage.model.string()
-                         : stage.model.string() + "\nwith " + stage.adapter.string());
+    std::string made_of = stage.model.string();
+    for (const auto& adapter : stage.adapters) made_of += "\nwith " + adapter.string();
+    line(stage.name, made_of);
   }
   line("precision", evaluation.dtype);
   line("tokens at once", std::to_string(evaluation.sequence_len));

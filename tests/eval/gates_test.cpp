@@ -81,7 +81,7 @@ TEST(Gates, MistakesAreNamedWithTheirPlace) {
   EXPECT_THROWS_WITH((void)parse_gate(""), ConfigError, "expected a figure");
   const GateNames names{{"base", "merged"}, {"a", "b"}};
   EXPECT_THROWS_WITH(require_names(parse_gate("loss.a.adapter <= 1"), names), ConfigError,
-                     "base+adapter", "base, merged");
+                     "stage 'adapter'", "base, merged");
   EXPECT_THROWS_WITH(require_names(parse_gate("loss.c.base <= 1"), names), ConfigError,
                      "suite 'c'");
   EXPECT_THROWS_WITH(require_names(parse_gate("loss.base <= 1"), names), ConfigError,
