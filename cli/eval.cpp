@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -11,6 +12,8 @@
 #include "core/file.h"
 #include "core/terminal.h"
 #include "eval/config.h"
+#include "eval/gates.h"
+#include "eval/html.h"
 #include "eval/report.h"
 #include "eval/stages.h"
 #include "model/runtime.h"
@@ -23,7 +26,8 @@ namespace {
 struct EvalArguments {
   std::string config;
   std::vector<std::string> overrides;
-  std::string model, adapter, merged, out, dtype;
+  std::string model, adapter, merged, out, report, dtype;
+  std::vector<std::string> gates;
   std::vector<std::string> text, data, fields;
   std::int64_t sequence_len = 0, limit = 0, generate = 0, threads = -1;
   bool special = false, json = false, allow_other_base = false, force = false;
@@ -54,6 +58,8 @@ eval::EvalConfig configuration(const EvalArguments& arguments, const core::Log& 
   if (!arguments.adapter.empty()) config.adapter = arguments.adapter;
   if (!arguments.merged.empty()) config.merged = arguments.merged;
   if (!arguments.out.empty()) config.output = arguments.out;
+  if (!arguments.report.empty()) config.report = arguments.report;
+  config.gates.insert(config.gates.end(), arguments.gates.begin(), arguments.gates.end());
   if (arguments.sequence_len > 0) config.sequence_len = arguments.sequence_len;
   if (arguments.limit > 0) config.limit = arguments.limit;
   if (arguments.threads >= 0) config.threads = arguments.threads;
@@ -108,7 +114,13 @@ void declare(CLI::App& app, EvalArguments& a) {
                "accept an adapter that was trained on other weights");
   app.add_flag("--json", a.json, "print JSON instead of tables");
   app.add_option("--out", a.out, "JSON file for figures, each item's loss and generated answers");
-  app.add_flag("--force", a.force, "overwrite --out");
+  app.add_option("--report", a.report, "HTML page with a chart, tables and answers side by side");
+  app.add_option(
+         "--gate", a.gates,
+         "what has to hold, e.g. \"bits_per_byte.merged - bits_per_byte.adapter <= 0.001\"; "
+         "exit status 3 when it does not")
+      ->allow_extra_args(false);
+  app.add_flag("--force", a.force, "overwrite --out and --report");
   declare_question(app, a.question, "docs/eval.md");
 }
 
@@ -126,13 +138,62 @@ class ProgressLine {
   }
 };
 
+std::vector<eval::GateResult> gate_results(const eval::EvalConfig& config,
+                                           const eval::Evaluation& evaluation) {
+  std::vector<eval::Gate> gates;
+  for (const std::string& text : config.gates) gates.push_back(eval::parse_gate(text));
+  std::optional<double> confidence;
+  if (config.gate_confidence) confidence = config.gate_confidence->value;
+  return eval::check_gates(evaluation, gates, confidence, eval::bootstrap_options(config));
+}
+
+/// Writes and prints what was measured; the exit status.
+int show(const EvalArguments& arguments, const eval::EvalConfig& config,
+         const eval::Evaluation& evaluation) {
+  const eval::BootstrapOptions bootstrap = eval::bootstrap_options(config);
+  const auto dump = [&](eval::Detail detail, std::span<const eval::GateResult> gates) {
+    nlohmann::ordered_json json = eval::to_json(evaluation, detail, bootstrap);
+    if (!gates.empty()) json["gates"] = eval::to_json(gates);
+    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  };
+  // What hours have measured is written before anything else can fail.
+  if (config.output) core::write_text(*config.output, dump(eval::Detail::kItems, {}));
+  const std::vector<eval::GateResult> gates = gate_results(config, evaluation);
+  if (config.output && !gates.empty())
+    core::write_text(*config.output, dump(eval::Detail::kItems, gates));
+  if (config.report) {
+    const std::int64_t examples = config.generate ? config.generate->show : 0;
+    core::write_text(*config.report,
+                     eval::to_html(evaluation, gates,
+                                   {.title = config.base_model.filename().string(),
+                                    .examples = std::max<std::int64_t>(examples, 12),
+                                    .bootstrap = bootstrap}));
+  }
+  const bool passed = std::ranges::all_of(gates, &eval::GateResult::passed);
+  const int status = static_cast<int>(passed ? ExitCode::kDone : ExitCode::kRefused);
+  if (arguments.json) {
+    fmt::print("{}", dump(eval::Detail::kFigures, gates));
+    if (!passed) fmt::print(stderr, "{}", eval::gates_table(gates));
+    return status;
+  }
+  fmt::print("{}", eval::to_table(evaluation, bootstrap));
+  if (config.generate && config.generate->show > 0) {
+    const std::string samples = eval::to_samples(evaluation, config.generate->show);
+    if (!samples.empty()) fmt::print("\n{}", samples);
+  }
+  if (!gates.empty()) fmt::print("\n{}", eval::gates_table(gates));
+  if (config.report) fmt::print(stderr, "weft eval: report {}\n", config.report->string());
+  return status;
+}
+
 int run(const EvalArguments& arguments) {
   if (answer_about_keys<eval::EvalConfig>(arguments.question, "weft eval")) return 0;
   const core::Log log = stderr_log("eval");
   const eval::EvalConfig config = configuration(arguments, log);
   if (answer_about_values(arguments.question, config)) return 0;
-  if (config.output) {
-    core::require_writable(*config.output, core::OutputKind::kFile,
+  for (const auto& file : {config.output, config.report}) {
+    if (!file) continue;
+    core::require_writable(*file, core::OutputKind::kFile,
                            arguments.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
   }
   model::prepare_runtime(static_cast<int>(config.threads));
@@ -146,23 +207,7 @@ int run(const EvalArguments& arguments) {
             train::available_memory());
       }};
   const eval::Evaluation evaluation = eval::evaluate(config, hooks);
-  const eval::BootstrapOptions bootstrap = eval::bootstrap_options(config);
-  const auto dump = [&](eval::Detail detail) {
-    return eval::to_json(evaluation, detail, bootstrap)
-               .dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
-           "\n";
-  };
-  if (config.output) core::write_text(*config.output, dump(eval::Detail::kItems));
-  if (arguments.json) {
-    fmt::print("{}", dump(eval::Detail::kFigures));
-    return 0;
-  }
-  fmt::print("{}", eval::to_table(evaluation, bootstrap));
-  if (config.generate && config.generate->show > 0) {
-    const std::string samples = eval::to_samples(evaluation, config.generate->show);
-    if (!samples.empty()) fmt::print("\n{}", samples);
-  }
-  return 0;
+  return show(arguments, config, evaluation);
 }
 
 }  // namespace

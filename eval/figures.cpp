@@ -28,6 +28,8 @@ double perplexity_of(const Sums& sums) { return std::exp(loss_of(sums)); }
 double bits_of(const Sums& sums) { return sums.loss / (sums.bytes * std::numbers::ln2); }
 
 using OfSums = double (*)(const Sums&);
+constexpr std::pair<std::string_view, OfSums> kOfItems[] = {
+    {"loss", loss_of}, {"perplexity", perplexity_of}, {"bits_per_byte", bits_of}};
 
 Figure over_items(const SuiteResult& suite, OfSums figure) {
   return [&suite, figure](std::span<const std::uint32_t> times) {
@@ -111,13 +113,24 @@ double mean_loss(std::span<const Item> items) { return loss_of(sum(items, {})); 
 double perplexity(std::span<const Item> items) { return perplexity_of(sum(items, {})); }
 double bits_per_byte(std::span<const Item> items) { return bits_of(sum(items, {})); }
 
+std::optional<Sampled> sampled_figure(const SuiteResult& suite, std::string_view name) {
+  for (const auto& [known, figure] : kOfItems) {
+    if (known == name) return Sampled{std::ssize(suite.items), over_items(suite, figure)};
+  }
+  if (suite.generations.empty()) return std::nullopt;
+  const std::int64_t answers = std::ssize(suite.generations);
+  if (name == "chrf") return Sampled{answers, over_generations(suite, &Generation::chrf, kChrf)};
+  if (name == "chrf++") {
+    return Sampled{answers, over_generations(suite, &Generation::chrf_plus_plus, kChrfPlusPlus)};
+  }
+  return std::nullopt;
+}
+
 std::vector<Measured> measure(const SuiteResult& suite, const SuiteResult* first,
                               const BootstrapOptions& options) {
   std::vector<Measured> all;
   const bool paired = first != nullptr && same_items(suite, *first);
-  const std::pair<std::string_view, OfSums> of_items[] = {
-      {"loss", loss_of}, {"perplexity", perplexity_of}, {"bits_per_byte", bits_of}};
-  for (const auto& [name, figure] : of_items) {
+  for (const auto& [name, figure] : kOfItems) {
     all.push_back(measure_pair({name, suite.items.size(), over_items(suite, figure),
                                 first == nullptr ? Figure{} : over_items(*first, figure), paired},
                                options));

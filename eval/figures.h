@@ -31,6 +31,15 @@ struct Measured {
   std::optional<Estimate> relative;    ///< This stage / the first - 1, paired by item.
 };
 
+/// A figure of a suite as the bootstrap takes it. Refers to the suite.
+struct Sampled {
+  std::int64_t items = 0;
+  Figure figure;
+};
+/// By the names of measure(); nothing for one that the suite has not.
+[[nodiscard]] std::optional<Sampled> sampled_figure(const SuiteResult& suite,
+                                                    std::string_view name);
+
 /// A suite's figures; chrf and chrf++ only where answers were generated. `first`: the same suite in
 /// the stage to compare with, or null. Differences get an interval only where both stages were
 /// measured on the same items (tokens may differ, bytes may not).

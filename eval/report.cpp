@@ -162,7 +162,12 @@ nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
       suites.push_back(suite_json(suite, first, detail, options));
     }
     Json entry{{"name", stage.name}, {"model", stage.model.string()}};
-    if (!stage.adapter.empty()) entry["adapter"] = stage.adapter.string();
+    if (stage.adapters.size() == 1) {
+      entry["adapter"] = stage.adapters.front().string();
+    } else if (!stage.adapters.empty()) {
+      entry["adapter"] = Json::array();
+      for (const auto& adapter : stage.adapters) entry["adapter"].push_back(adapter.string());
+    }
     entry["seconds"] = number(stage.seconds);
     entry["suites"] = suites;
     stages.push_back(entry);

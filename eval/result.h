@@ -38,11 +38,11 @@ struct SuiteResult {
   std::vector<Generation> generations{};
 };
 
-/// One state of a model on its way to users: "base", "base+adapter", "merged".
+/// One state of a model on its way to users: "base", "base+adapter", "merged", or as named.
 struct StageResult {
   std::string name{};
   std::filesystem::path model{};
-  std::filesystem::path adapter{};  ///< Empty: none.
+  std::vector<std::filesystem::path> adapters{};
   double seconds = 0;
   std::vector<SuiteResult> suites{};
 };

@@ -25,9 +25,11 @@ struct PassLoss {
   double loss = 0;          ///< Sum in nats.
 };
 
-/// Scores passes in order. Short ones share a row of at most max_tokens tokens as segments; a pass
-/// longer than that has a row of its own. `done(n)` is told after each row how many passes are
-/// finished; it may throw to stop. Throws NumericError when a loss is not finite.
+/// Scores passes; results are in their order. Several share a row of at most max_tokens tokens as
+/// segments, packed as in training (data/pack.h): what they begin with alike, up to the first place
+/// with a target, is computed once. A pass longer than max_tokens has a row of its own. `done(n)`
+/// is told after each row how many passes are finished; it may throw to stop. Throws NumericError
+/// when a loss is not finite.
 [[nodiscard]] std::vector<PassLoss> score(std::span<const Pass> passes, std::int64_t max_tokens,
                                           const TokenLosses& losses,
                                           const std::function<void(std::int64_t)>& done = {});

@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <optional>
 #include <set>
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
+#include "eval/gates.h"
 #include "eval/instruction.h"
 #include "eval/text.h"
 #include "lora/adapter.h"
+#include "model/decode_batch.h"
 #include "model/decoder.h"
-#include "model/generate.h"
 #include "model/memory.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -84,26 +86,34 @@ Inputs read_inputs(const EvalConfig& config, const Source& base, std::int64_t se
   return inputs;
 }
 
+void require_gate_names(const EvalConfig& config, const Inputs& inputs) {
+  GateNames names;
+  for (const StagePlan& plan : stage_plans(config)) names.stages.push_back(plan.name);
+  for (const Inputs::Text& text : inputs.texts) names.suites.push_back(text.name);
+  for (const Inputs::Data& data : inputs.data) names.suites.push_back(data.name);
+  for (const std::string& gate : config.gates) require_names(parse_gate(gate), names);
+}
+
 std::string template_digest(const Source& source) {
   return source.chat_template ? source.chat_template->digest() : "none";
 }
 
 /// The items are the base's; a model that reads text otherwise would be measured on what its users
 /// never see.
-void require_same_prompts(const Source& base, const Source& merged, const EvalConfig& config) {
+void require_same_prompts(const Source& base, const Source& other, const EvalConfig& config) {
   const auto require_same = [&](const char* what, const std::string& of_base,
-                                const std::string& of_merged) {
-    if (of_base == of_merged) return;
+                                const std::string& of_other) {
+    if (of_base == of_other) return;
     throw InputError(
         "'{}' and '{}' differ in their {} ({} and {}), so that their figures could not "
-        "be compared; give the merged model the base's {}, as weft merge does",
-        base.checkpoint.path().string(), merged.checkpoint.path().string(), what, of_base,
-        of_merged, what);
+        "be compared; give the second the first's {}, as weft merge does",
+        base.checkpoint.path().string(), other.checkpoint.path().string(), what, of_base, of_other,
+        what);
   };
-  require_same("tokenizer", base.tokenizer.digest(), merged.tokenizer.digest());
+  require_same("tokenizer", base.tokenizer.digest(), other.tokenizer.digest());
   // Plain text goes through no template.
   if (config.data.empty()) return;
-  require_same("chat template", template_digest(base), template_digest(merged));
+  require_same("chat template", template_digest(base), template_digest(other));
 }
 
 /// Runs the suites of one stage after another on models that the caller holds.
@@ -184,22 +194,22 @@ class StageRunner {
       options.sampling.repetition_penalty = config_.generate->repetition_penalty;
     }
     options.stop_ids = tokenizer_.stop_ids();
-    for (const Question& question : questions) {
-      model::KvCache cache;
-      const auto ids =
-          model::generate_ids(decoder, question.tokens, options, cache, [&](std::int32_t) {
-            check_stop();
-            return true;
-          }).ids;
-      const std::vector<std::string> references{question.reference};
-      Generation generation{.prompt = question.text,
-                            .reference = question.reference,
-                            .output = tokenizer_.decode(ids, text::Tokenizer::Specials::kSkip)};
+    std::vector<std::vector<std::int32_t>> prompts;
+    for (const Question& question : questions) prompts.push_back(question.tokens);
+    const model::BatchOptions batch{.sequences = config_.generate ? config_.generate->batch : 1,
+                                    .progress = [&](std::int64_t done) {
+                                      report(suite.name, "answered", done, questions.size());
+                                    }};
+    const auto answers = model::generate_batch(decoder, prompts, options, batch);
+    for (std::size_t i = 0; i < questions.size(); ++i) {
+      const std::vector<std::string> references{questions[i].reference};
+      Generation generation{
+          .prompt = questions[i].text,
+          .reference = questions[i].reference,
+          .output = tokenizer_.decode(answers[i].ids, text::Tokenizer::Specials::kSkip)};
       generation.chrf = chrf_statistics(generation.output, references, kChrf);
       generation.chrf_plus_plus = chrf_statistics(generation.output, references, kChrfPlusPlus);
       suite.generations.push_back(std::move(generation));
-      report(suite.name, "answered", static_cast<std::int64_t>(suite.generations.size()),
-             questions.size());
     }
   }
 
@@ -211,8 +221,9 @@ class StageRunner {
   std::string stage_;
 };
 
-lora::Adapter read_adapter(const EvalConfig& config, const Source& base, const core::Log& log) {
-  lora::Adapter adapter = lora::read_peft(*config.adapter, log);
+lora::Adapter read_adapter(const std::filesystem::path& file, const Source& base,
+                           const EvalConfig& config, const core::Log& log) {
+  lora::Adapter adapter = lora::read_peft(file, log);
   if (config.allow_other_base) return adapter;
   const std::filesystem::path& path = base.checkpoint.path();
   lora::PromptDigests prompts{.tokenizer = base.tokenizer.digest()};
@@ -225,7 +236,7 @@ lora::Adapter read_adapter(const EvalConfig& config, const Source& base, const c
   return adapter;
 }
 
-model::Decoder load(const Source& source, const char* what, model::Compute compute,
+model::Decoder load(const Source& source, const std::string& what, model::Compute compute,
                     std::int64_t sequence_len, const Hooks& hooks) {
   if (hooks.before_load) {
     const model::MemoryNeed need =
@@ -254,16 +265,25 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   const auto compute =
       config.dtype == DType::kBFloat16 ? model::Compute::kBF16 : model::Compute::kF32;
   // Everything that can be wrong with the files is found before the first long computation.
+  const std::vector<StagePlan> plans = stage_plans(config);
   const Source base = open_source(config.base_model);
-  std::optional<Source> merged;
-  if (config.merged) {
-    merged = open_source(*config.merged);
-    require_same_prompts(base, *merged, config);
+  std::map<std::filesystem::path, Source> others;
+  for (const StagePlan& plan : plans) {
+    if (plan.model == config.base_model || others.contains(plan.model)) continue;
+    require_same_prompts(base, others.emplace(plan.model, open_source(plan.model)).first->second,
+                         config);
   }
+  const auto source_of = [&](const StagePlan& plan) -> const Source& {
+    return plan.model == config.base_model ? base : others.at(plan.model);
+  };
   const std::int64_t sequence_len = choose_sequence_len(config, base.spec, hooks);
   const Inputs inputs = read_inputs(config, base, sequence_len, hooks.log);
-  std::optional<lora::Adapter> adapter;
-  if (config.adapter) adapter = read_adapter(config, base, hooks.log);
+  require_gate_names(config, inputs);
+  std::vector<std::vector<lora::Adapter>> adapters(plans.size());
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    for (const std::filesystem::path& file : plans[i].adapters)
+      adapters[i].push_back(read_adapter(file, source_of(plans[i]), config, hooks.log));
+  }
 
   Evaluation evaluation;
   evaluation.sequence_len = sequence_len;
@@ -272,18 +292,19 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
     evaluation.decoding = {config.generate->max_tokens, config.generate->repetition_penalty};
   }
   StageRunner runner(config, inputs, base.tokenizer, hooks, sequence_len);
-  {
-    model::Decoder decoder = load(base, "the base", compute, sequence_len, hooks);
-    evaluation.stages.push_back(runner.run("base", base.checkpoint.path(), decoder));
-    if (adapter) {
-      decoder.attach(*adapter, model::Decoder::Use::kInference);
-      evaluation.stages.push_back(runner.run("base+adapter", base.checkpoint.path(), decoder));
-      evaluation.stages.back().adapter = *config.adapter;
+  // Stages that follow each other and share a model share its weights in memory.
+  std::optional<model::Decoder> decoder;
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    const Source& source = source_of(plans[i]);
+    if (!decoder || plans[i].model != plans[i - 1].model) {
+      decoder.reset();
+      decoder = load(source, "'" + plans[i].name + "'", compute, sequence_len, hooks);
     }
-  }
-  if (merged) {
-    model::Decoder decoder = load(*merged, "the merged model", compute, sequence_len, hooks);
-    evaluation.stages.push_back(runner.run("merged", merged->checkpoint.path(), decoder));
+    decoder->detach_all();
+    for (const lora::Adapter& adapter : adapters[i])
+      decoder->attach(adapter, model::Decoder::Use::kInference);
+    evaluation.stages.push_back(runner.run(plans[i].name, source.checkpoint.path(), *decoder));
+    evaluation.stages.back().adapters = plans[i].adapters;
   }
   return evaluation;
 }

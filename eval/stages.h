@@ -33,14 +33,14 @@ struct Hooks {
       before_load{};
 };
 
-/// Measures every stage of the configuration on every suite: the base, the base with the adapter
-/// attached (the same weights in memory), then the merged model after the base has been freed.
+/// Measures every stage of the configuration (stage_plans()) on every suite, one after another.
+/// Stages in a row that share a model share its weights in memory; one model is held at a time.
 ///
 /// A suite of plain text is named after its file, one of instruction data likewise; a name that is
 /// taken gets "-2", "-3", ... Items are made once, by the base's tokenizer and chat template, so
 /// that every stage is measured on the same ones.
 /// Throws InputError for files and models that are not what they should be (an adapter trained on
-/// other weights, a merged model with another tokenizer or template), NumericError for losses that
+/// other weights, a model with another tokenizer or template), NumericError for losses that
 /// are not finite, and Interrupted.
 [[nodiscard]] Evaluation evaluate(const EvalConfig& config, const Hooks& hooks);
 

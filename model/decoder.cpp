@@ -387,4 +387,37 @@ at::Tensor Decoder::next_logits(std::span<const std::int32_t> tokens, KvCache& c
   return s.weights.head.logits(rms_norm(last, s.weights.final_norm, s.spec.norm_eps)).squeeze(0);
 }
 
+at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
+                                std::span<KvCache* const> caches, std::int64_t fill) {
+  const Guard guard;
+  const State& s = *state_;
+  check_tokens(tokens, s.spec.vocabulary);
+  if (tokens.empty() || tokens.size() != caches.size())
+    throw InputError("{} tokens for {} sequences", tokens.size(), caches.size());
+  // A segment each: every token stands at the end of its own sequence.
+  const auto rows = static_cast<std::int32_t>((std::ssize(tokens) + fill - 1) / fill * fill);
+  data::Row row;
+  row.tokens.assign(tokens.begin(), tokens.end());
+  row.tokens.resize(static_cast<std::size_t>(rows));
+  row.positions.resize(row.tokens.size());
+  for (std::int32_t i = 0; i < rows; ++i) row.segments.push_back({.begin = i, .end = i + 1});
+  for (std::size_t i = 0; i < caches.size(); ++i) {
+    row.positions[i] = static_cast<std::int32_t>(caches[i]->length);
+    reserve(*caches[i], s.spec, s.type, 1);
+    ++caches[i]->length;
+  }
+  const RowContext context = s.context(row);
+  at::Tensor x = embed(s.weights.embedding, row.tokens);
+  std::vector<SequenceKeys> sequences(caches.size());
+  for (std::size_t i = 0; i < s.weights.layers.size(); ++i) {
+    for (std::size_t c = 0; c < caches.size(); ++c) {
+      const LayerCache& layer = caches[c]->layers[i];
+      sequences[c] = {layer.keys, layer.values, caches[c]->length};
+    }
+    x = s.weights.layers[i].forward_step(x, context, sequences);
+  }
+  const at::Tensor h = rms_norm(x, s.weights.final_norm, s.spec.norm_eps);
+  return s.weights.head.logits(h).narrow(0, 0, std::ssize(tokens));
+}
+
 }  // namespace weft::model

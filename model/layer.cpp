@@ -59,6 +59,17 @@ at::Tensor Layer::forward_cached(const at::Tensor& x, const RowContext& row, Lay
   return down.forward(swiglu(gate_up_of(y, row, unused)), y);
 }
 
+at::Tensor Layer::forward_step(const at::Tensor& x, const RowContext& row,
+                               std::span<const SequenceKeys> sequences) const {
+  const at::Tensor packed = qkv.forward(rms_norm(x, input_norm, row.spec.norm_eps));
+  rotate_(packed, row.spec, row.table);
+  append_keys(packed, sequences, shape);
+  const at::Tensor attended = attend_step(packed, sequences, shape);
+  LayerState unused;
+  const at::Tensor y = o.forward(attended, x);
+  return down.forward(swiglu(gate_up_of(y, row, unused)), y);
+}
+
 bool Layer::trains() const {
   return qkv.trains() || o.trains() || gate_up.trains() || down.trains();
 }

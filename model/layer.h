@@ -7,6 +7,7 @@
 
 #include "data/row.h"
 #include "model/attention.h"
+#include "model/attention_step.h"
 #include "model/linear.h"
 #include "model/ops.h"
 #include "model/spec.h"
@@ -63,6 +64,11 @@ struct Layer {
   /// `cache`, whose capacity suffices.
   [[nodiscard]] at::Tensor forward_cached(const at::Tensor& x, const RowContext& row,
                                           LayerCache& cache, std::int64_t past) const;
+
+  /// The newest token of each of several sequences: x [n, D], n >= sequences.size(); what is beyond
+  /// belongs to none. Their keys and values are written to the last places of `sequences`.
+  [[nodiscard]] at::Tensor forward_step(const at::Tensor& x, const RowContext& row,
+                                        std::span<const SequenceKeys> sequences) const;
 
   /// Turns d [T, D], the gradient of the output, into that of the input, and adds to the gradients
   /// of trained adapters. Overwrites parts of `state`. With `lowest` the gradient ends at the first

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
@@ -61,15 +62,44 @@ TEST(Score, FillsRowsUpToTheLimitAndRestartsPositions) {
   CountingModel model;
   std::vector<std::int64_t> done;
   (void)score(five_passes(), 5, model.losses(), [&](std::int64_t n) { done.push_back(n); });
-  ASSERT_EQ(model.rows.size(), 3U);
-  EXPECT_EQ(done, (std::vector<std::int64_t>{2, 3, 5}));
-  const data::Row& first = model.rows[0];
-  EXPECT_EQ(first.tokens, (std::vector<std::int32_t>{1, 2, 3, 5, 6}));
-  EXPECT_EQ(first.positions, (std::vector<std::int32_t>{0, 1, 2, 0, 1}));
-  ASSERT_EQ(first.segments.size(), 2U);
-  EXPECT_EQ(first.segments[1].begin, 3);
-  EXPECT_EQ(first.segments[1].end, 5);
-  EXPECT_EQ(model.rows[1].tokens.size(), 7U);  // longer than the limit: a row of its own
+  std::size_t tokens = 0;
+  for (const data::Row& row : model.rows) {
+    tokens += row.tokens.size();
+    // Longer than the limit: a row of its own.
+    EXPECT_TRUE(row.tokens.size() <= 5 || row.segments.size() == 1) << row.tokens.size();
+    for (const data::Segment& segment : row.segments) {
+      for (std::int32_t i = segment.begin; i < segment.end; ++i)
+        EXPECT_EQ(row.positions[static_cast<std::size_t>(i)], i - segment.begin);
+    }
+  }
+  EXPECT_EQ(tokens, 15U);
+  EXPECT_EQ(model.rows.size(), 3U);  // 7 | 3 + 2 | 2 + 1
+  EXPECT_TRUE(std::ranges::is_sorted(done));
+  EXPECT_EQ(done.back(), 5);
+}
+
+TEST(Score, ComputesCommonBeginningsOnce) {
+  constexpr std::int32_t kNone = data::kNoTarget;
+  std::vector<Pass> passes;
+  for (std::int32_t i = 0; i < 3; ++i) {
+    Pass pass;
+    for (std::int32_t t = 0; t < 20; ++t) {
+      pass.tokens.push_back(t < 17 ? t : 100 * i + t);
+      pass.targets.push_back(t < 16 ? kNone : t);  // The 17th is alike, too, but predicts.
+    }
+    passes.push_back(pass);
+  }
+  CountingModel model, alone;
+  const auto results = score(passes, 100, model.losses());
+  ASSERT_EQ(model.rows.size(), 1U);
+  EXPECT_EQ(model.rows[0].tokens.size(), 16U + 3 * 4);
+  const auto separate = score(passes, 20, alone.losses());
+  EXPECT_EQ(alone.rows.size(), 3U);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(results[i].tokens, 4);
+    EXPECT_EQ(results[i].loss, separate[i].loss);
+  }
+  EXPECT_GT(results[2].loss, results[1].loss);
 }
 
 TEST(Score, StopsAtANumberThatIsNone) {

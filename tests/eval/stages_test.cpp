@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <set>
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
@@ -115,7 +116,7 @@ TEST_F(Stages, AdapterCountsOnlyInItsStage) {
     return evaluation.stages[stage].suites.at(0).items.at(0).loss;
   };
   EXPECT_EQ(evaluation.stages[1].name, "base+adapter");
-  EXPECT_EQ(evaluation.stages[1].adapter, folder_ / "adapter");
+  EXPECT_EQ(evaluation.stages[1].adapters, std::vector<fs::path>{folder_ / "adapter"});
   EXPECT_EQ(evaluation.stages[2].name, "merged");
   EXPECT_EQ(loss(2), loss(0));
   auto decoder = model::Decoder::load(checkpoint::Checkpoint::open(base_), model::Compute::kF32);
@@ -123,6 +124,57 @@ TEST_F(Stages, AdapterCountsOnlyInItsStage) {
   const double expected = loss_by_hand(decoder, kText);
   EXPECT_NEAR(loss(1) / expected, 1, 1e-6);
   EXPECT_GT(std::abs(loss(1) - loss(0)), 0.01 * loss(0));
+}
+
+TEST_F(Stages, AnyLadderOfModelsAndAdaptersIsMeasuredInItsOrder) {
+  const fs::path adapter = write_adapter(strong_adapter(base_), folder_ / "adapter");
+  const fs::path other = tests::write_tiny_model(folder_ / "other", {.seed = 2});
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  config.allow_other_base = true;
+  config.stages = {{.name = "other", .model = other, .adapter = {}},
+                   {.name = "plain", .model = {}, .adapter = {}},
+                   {.name = "twice", .model = {}, .adapter = {adapter, adapter}},
+                   {.name = "once", .model = {}, .adapter = {adapter}},
+                   {.name = "again", .model = {}, .adapter = {}}};
+  std::vector<std::string> loaded;
+  const Evaluation evaluation =
+      evaluate(config, {.before_load = [&](const std::string& what, std::uint64_t, std::uint64_t) {
+                 loaded.push_back(what);
+               }});
+  EXPECT_EQ(loaded, (std::vector<std::string>{"'other'", "'plain'"}));
+  ASSERT_EQ(evaluation.stages.size(), 5U);
+  const auto loss = [&](std::size_t stage) {
+    return evaluation.stages[stage].suites.at(0).items.at(0).loss;
+  };
+  EXPECT_EQ(loss(1), loss(4));
+  EXPECT_NE(loss(0), loss(1));
+  EXPECT_NE(loss(2), loss(3));
+  EXPECT_NE(loss(1), loss(3));
+  auto decoder = model::Decoder::load(checkpoint::Checkpoint::open(base_), model::Compute::kF32);
+  decoder.attach(strong_adapter(base_), model::Decoder::Use::kInference, 2);
+  EXPECT_NEAR(loss(2) / loss_by_hand(decoder, kText), 1, 1e-5);
+  config.stages[4].name = "plain";
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "two stages are called 'plain'");
+  config.stages.pop_back();
+  config.merged = other;
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "leave stages out");
+}
+
+TEST_F(Stages, GatesAreReadBeforeModelsAreLoaded) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  const Hooks hooks{
+      .before_load = [](const std::string&, std::uint64_t, std::uint64_t) { FAIL() << "loaded"; }};
+  config.gates = {"loss.base <= 1", "loss.merged <= 1"};
+  EXPECT_THROWS_WITH((void)evaluate(config, hooks), ConfigError, "no stage 'merged'", "base");
+  config.gates = {"los.base <= 1"};
+  EXPECT_THROWS_WITH((void)evaluate(config, hooks), ConfigError, "'los' is no figure");
+  config.gates = {};
+  config.gate_confidence = core::Share{0.3, true};
+  EXPECT_THROWS_WITH((void)evaluate(config, hooks), ConfigError, "gate_confidence is 30%");
 }
 
 TEST_F(Stages, CompletionsCountOnlyTheAnswersBytes) {
@@ -147,6 +199,32 @@ TEST_F(Stages, CompletionsCountOnlyTheAnswersBytes) {
   EXPECT_EQ(suite.generations[1].reference, "cēntli");
   EXPECT_EQ(suite.generations[0].chrf.size(), 6U);
   EXPECT_EQ(suite.generations[0].chrf_plus_plus.size(), 8U);
+}
+
+TEST_F(Stages, AnswersDoNotDependOnHowManyAreWrittenAtOnce) {
+  std::string rows;
+  for (int i = 0; i < 20; ++i) {
+    rows +=
+        fmt::format("{{\"prompt\": \"traduce: {} \", \"completion\": \"atl\"}}\n",
+                    std::string(static_cast<std::size_t>(1 + i % 7), static_cast<char>('a' + i)));
+  }
+  EvalConfig config;
+  config.base_model = base_;
+  config.data.emplace_back().path = {folder_.write("pairs.jsonl", rows)};
+  config.generate = GenerateSection{.examples = 20, .max_tokens = 12};
+  const auto outputs = [&](std::int64_t batch) {
+    config.generate->batch = batch;
+    const Evaluation evaluation = evaluate(config, {});
+    std::vector<std::string> all;
+    for (const Generation& g : evaluation.stages[0].suites.at(0).generations)
+      all.push_back(g.output);
+    return all;
+  };
+  const std::vector<std::string> together = outputs(64);
+  ASSERT_EQ(together.size(), 20U);
+  EXPECT_GT(std::set<std::string>(together.begin(), together.end()).size(), 5U);
+  EXPECT_EQ(outputs(1), together);
+  EXPECT_EQ(outputs(7), together);
 }
 
 TEST_F(Stages, ExampleLongerThanTheModelReadsIsRefused) {

@@ -2,6 +2,8 @@
 import json
 import math
 import shutil
+import subprocess
+from html import escape as html_escape, unescape as html_unescape
 
 import pytest
 import torch
@@ -229,3 +231,46 @@ def test_bad_input_is_one_line_and_exit_2(weft, tiny, tmp_path, arguments, messa
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+# Chromium's window has a least width, a frame has none: media queries see the frame's. Inline
+# elements are not looked at: spaces at the end of a line hang out of it, unseen.
+PROBE = """<!DOCTYPE html><title></title><iframe width="{width}" height="900" style="border:0"
+srcdoc="{page}"></iframe><script>addEventListener("load", () => {{
+const page = document.querySelector("iframe").contentDocument, e = page.documentElement;
+const out = [...page.querySelectorAll("body *")].filter(n => !n.closest(".wide") &&
+  getComputedStyle(n).display !== "inline" &&
+  n.getBoundingClientRect().right > e.clientWidth + 1).map(n => n.tagName);
+document.title = JSON.stringify({{width: e.clientWidth, scroll: e.scrollWidth, out,
+  text: page.body.innerText.length}}); }});</script>"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_report_fits_the_window_and_shows_the_figures(weft, tiny, tmp_path, width):
+    """In headless Chromium, measured by a script of another page around it."""
+    words = ["in xochitl", "कितना सुंदर है", "كتاب جديد", "ខ្ញុំ", "w" * 90]
+    data = jsonl(tmp_path / "pairs.jsonl",
+                 [{"prompt": f"{w} <b>: ", "completion": w[:30]} for w in words])
+    page, out = tmp_path / "report.html", tmp_path / "out.json"
+    done = weft.run("eval", "--model", tiny / "base", "--adapter", tiny / "adapter", "--data", data,
+                    "--sequence-len", "512", "--generate", "5", "--report", page, "--out", out,
+                    "--gate", "bits_per_byte.adapter <= 0.1 * bits_per_byte.base", check=False)
+    assert done.returncode == 3, done.stderr
+    assert "FAILED by" in done.stdout
+    html = page.read_text(encoding="utf-8")
+    assert "<script" not in html and "http" not in html
+    result = json.loads(out.read_text())
+    assert not result["gates"][0]["passed"]
+    for stage in result["stages"]:
+        assert f"{stage['suites'][0]['bits_per_byte']:.4f}" in html
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE.format(width=width, page=html_escape(html)), encoding="utf-8")
+    shown = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/c",
+         "--enable-logging=stderr", "--window-size=1400,1000", "--dump-dom", probe.as_uri()],
+        capture_output=True, text=True, timeout=120)
+    found = json.loads(html_unescape(shown.stdout.split("<title>")[1].split("</title>")[0]))
+    assert width - 20 <= found["width"] <= width
+    assert found["scroll"] <= found["width"] and found["out"] == []
+    assert found["text"] > 500
+    assert "CONSOLE" not in shown.stderr

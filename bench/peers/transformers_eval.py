@@ -1,0 +1,81 @@
+"""The peer of `script/bench eval`: the same scoring and the same answers with transformers.
+
+Reads the questions and answers that weft scored, scores the answers in padded batches sorted by
+length, writes answers in left-padded batches with a KV cache, and prints one JSON line.
+"""
+import argparse
+import json
+import time
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", help="Hugging Face directory")
+    parser.add_argument("pairs", help="JSON: [[question, answer], ...]")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--batch", type=int, default=8, help="texts scored at once")
+    parser.add_argument("--answers", type=int, default=64)
+    parser.add_argument("--answer-batch", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def score(model, examples, pad, batch):
+    """Sum of -ln p over the answers' tokens, logits for answers only where that is possible."""
+    total = 0.0
+    examples = sorted(examples, key=lambda e: len(e[0]) + len(e[1]), reverse=True)
+    for first in range(0, len(examples), batch):
+        part = examples[first:first + batch]
+        longest = max(len(q) + len(a) for q, a in part)
+        ids = torch.tensor([q + a + [pad] * (longest - len(q) - len(a)) for q, a in part])
+        mask = torch.tensor([[1] * (len(q) + len(a)) + [0] * (longest - len(q) - len(a)) for q, a in part])
+        hidden = model.model(ids, attention_mask=mask).last_hidden_state
+        rows = [hidden[i, len(q) - 1:len(q) + len(a) - 1] for i, (q, a) in enumerate(part)]
+        targets = torch.tensor([token for _, a in part for token in a])
+        total += torch.nn.functional.cross_entropy(
+            model.lm_head(torch.cat(rows)).float(), targets, reduction="sum").item()
+    return total
+
+
+def main():
+    args = parse()
+    torch.set_num_threads(args.threads)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model, dtype=getattr(torch, args.dtype), attn_implementation="sdpa").eval()
+    examples = []
+    for question, answer in json.load(open(args.pairs, encoding="utf-8")):
+        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False,
+                                               add_generation_prompt=True)
+        examples.append((tokenizer(prompt, add_special_tokens=False)["input_ids"],
+                         tokenizer(answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]))
+    pad = tokenizer.eos_token_id
+    with torch.inference_mode():
+        score(model, examples[:args.batch], pad, args.batch)  # warm-up
+        begun = time.perf_counter()
+        loss = score(model, examples, pad, args.batch)
+        scoring = time.perf_counter() - begun
+
+        questions = [q for q, _ in examples[:args.answers]]
+        begun, new_tokens = time.perf_counter(), 0
+        for first in range(0, len(questions), args.answer_batch):
+            part = questions[first:first + args.answer_batch]
+            longest = max(map(len, part))
+            ids = torch.tensor([[pad] * (longest - len(q)) + q for q in part])
+            mask = torch.tensor([[0] * (longest - len(q)) + [1] * len(q) for q in part])
+            # Every answer is max_tokens long in both programs, so that the work is the same.
+            out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=args.max_tokens,
+                                 min_new_tokens=args.max_tokens, pad_token_id=pad)
+            new_tokens += len(part) * (out.shape[1] - longest)
+        generating = time.perf_counter() - begun
+    print(json.dumps({"score_s": scoring, "tokens": sum(len(q) + len(a) for q, a in examples),
+                      "answer_tokens": sum(len(a) for _, a in examples), "loss": loss,
+                      "generate_s": generating, "new_tokens": new_tokens}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "eval/bootstrap.h"
+#include "eval/gates.h"
+#include "eval/result.h"
+
+namespace weft::eval {
+
+struct PageOptions {
+  std::string title = "Evaluation";
+  std::int64_t examples = 12;  ///< Generated answers shown per suite, spread evenly.
+  BootstrapOptions bootstrap{};
+};
+
+/// The evaluation as one HTML page for people: what each stage cost or gained in a sentence, a
+/// ladder of bits per byte with intervals (inline SVG), the tables, gates, and generated answers
+/// side by side. No scripts, nothing from elsewhere; light and dark, readable on a phone, in print
+/// and by screen readers. All text from outside is escaped; its direction is told from itself.
+[[nodiscard]] std::string to_html(const Evaluation& evaluation, std::span<const GateResult> gates,
+                                  const PageOptions& options = {});
+
+/// One sentence on a difference of bits per byte: "base+adapter needs 1.2047 bits per byte less
+/// than base (-1.2512 .. -1.1581): better." An interval that holds zero is "no measurable
+/// difference".
+[[nodiscard]] std::string difference_sentence(std::string_view stage, std::string_view first,
+                                              double difference,
+                                              const std::optional<Interval>& interval);
+
+/// A part of a text, and whether the other text has it too.
+struct DiffPart {
+  std::string text;
+  bool common = false;
+};
+/// `text` cut into runs that `reference` has in common with it (longest common subsequence) and
+/// runs that it has not. Never cuts between a letter and its combining marks, nor inside a word of
+/// a script whose letters join or reorder (Arabic, the scripts of India and South-East Asia), which
+/// would be drawn wrongly. Beyond 4000 units in either text, all of it is one common part.
+[[nodiscard]] std::vector<DiffPart> character_diff(std::string_view text,
+                                                   std::string_view reference);
+
+}  // namespace weft::eval

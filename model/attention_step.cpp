@@ -1,0 +1,150 @@
+#include "model/attention_step.h"
+
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "model/kernel_math.h"
+
+namespace weft::model {
+namespace {
+
+using kernel::narrow;
+using kernel::Wide;
+using kernel::widen;
+
+/// The heads that share one head of keys, of one sequence.
+template <typename T>
+struct Step {
+  const T* queries;  ///< [group, head_dim]
+  const T* keys;     ///< [count, head_dim]
+  const T* values;   ///< [count, head_dim]
+  T* out;            ///< [group, head_dim]
+  std::int64_t group;
+  std::int64_t count;
+  std::int64_t head_dim;
+  Wide<T> scale;
+  Wide<T>* scores;  ///< [group, count]: room
+  Wide<T>* wide;    ///< [2 group, head_dim]: room for queries and sums
+};
+
+/// Scores become weights that add up to 1, rounded as the element type holds them.
+template <typename T>
+WEFT_INLINE void softmax(Wide<T>* scores, std::int64_t count, Wide<T> scale) {
+  using W = Wide<T>;
+  W most = -std::numeric_limits<W>::infinity();
+#pragma omp simd reduction(max : most)
+  for (std::int64_t j = 0; j < count; ++j) {
+    scores[j] = kernel::rounded<T>(scores[j]) * scale;
+    most = std::max(most, scores[j]);
+  }
+  W total = 0;
+#pragma omp simd reduction(+ : total)
+  for (std::int64_t j = 0; j < count; ++j) {
+    scores[j] = kernel::exponential(scores[j] - most);
+    total += scores[j];
+  }
+  const W share = 1 / total;
+  for (std::int64_t j = 0; j < count; ++j) scores[j] = kernel::rounded<T>(scores[j] * share);
+}
+
+template <typename T>
+WEFT_INLINE void attend_of(const Step<T>& s) {
+  using W = Wide<T>;
+  const std::int64_t dim = s.head_dim;
+  W* const queries = s.wide;
+  W* const sums = s.wide + s.group * dim;
+  for (std::int64_t i = 0; i < s.group * dim; ++i) {
+    queries[i] = widen(s.queries[i]);
+    sums[i] = 0;
+  }
+  for (std::int64_t j = 0; j < s.count; ++j) {
+    const T* const key = s.keys + j * dim;
+    for (std::int64_t g = 0; g < s.group; ++g) {
+      const W* const query = queries + g * dim;
+      W dot = 0;
+#pragma omp simd reduction(+ : dot)
+      for (std::int64_t d = 0; d < dim; ++d) dot += query[d] * widen(key[d]);
+      s.scores[g * s.count + j] = dot;
+    }
+  }
+  for (std::int64_t g = 0; g < s.group; ++g) softmax<T>(s.scores + g * s.count, s.count, s.scale);
+  for (std::int64_t j = 0; j < s.count; ++j) {
+    const T* const value = s.values + j * dim;
+    for (std::int64_t g = 0; g < s.group; ++g) {
+      const W weight = s.scores[g * s.count + j];
+      W* const sum = sums + g * dim;
+#pragma omp simd
+      for (std::int64_t d = 0; d < dim; ++d) sum[d] += weight * widen(value[d]);
+    }
+  }
+  for (std::int64_t i = 0; i < s.group * dim; ++i) s.out[i] = narrow<T>(sums[i]);
+}
+
+#define WEFT_STEP_KERNEL(T) \
+  WEFT_CLONES void attend(const Step<T>& step) { attend_of(step); }
+WEFT_STEP_KERNEL(float)
+WEFT_STEP_KERNEL(double)
+WEFT_STEP_KERNEL(c10::BFloat16)
+
+}  // namespace
+
+void append_keys(const at::Tensor& qkv, std::span<const SequenceKeys> sequences,
+                 const AttentionShape& shape) {
+  const std::int64_t dim = shape.head_dim;
+  kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
+    const T* row = kernel::data<T>(qkv) + shape.heads * dim;
+    for (const SequenceKeys& sequence : sequences) {
+      for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
+        const std::int64_t place = head * sequence.keys.stride(0) + (sequence.length - 1) * dim;
+        std::copy_n(row + head * dim, dim, kernel::mutable_data<T>(sequence.keys) + place);
+        std::copy_n(row + (shape.kv_heads + head) * dim, dim,
+                    kernel::mutable_data<T>(sequence.values) + place);
+      }
+      row += qkv.size(1);
+    }
+  });
+}
+
+at::Tensor attend_step(const at::Tensor& qkv, std::span<const SequenceKeys> sequences,
+                       const AttentionShape& shape) {
+  const std::int64_t dim = shape.head_dim;
+  const std::int64_t group = shape.heads / shape.kv_heads;
+  at::Tensor out = at::zeros({qkv.size(0), shape.heads * dim}, qkv.options());
+  std::int64_t longest = 0;
+  for (const SequenceKeys& sequence : sequences) longest = std::max(longest, sequence.length);
+  kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
+    const T* const rows = kernel::data<T>(qkv);
+    T* const results = kernel::mutable_data<T>(out);
+    const auto scale = static_cast<Wide<T>>(1 / std::sqrt(static_cast<double>(dim)));
+    at::parallel_for(
+        0, std::ssize(sequences) * shape.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+          std::vector<Wide<T>> scores(static_cast<std::size_t>(group * longest));
+          std::vector<Wide<T>> wide(static_cast<std::size_t>(2 * group * dim));
+          for (std::int64_t task = begin; task < end; ++task) {
+            const std::int64_t row = task / shape.kv_heads;
+            const std::int64_t head = task % shape.kv_heads;
+            const SequenceKeys& sequence = sequences[static_cast<std::size_t>(row)];
+            const std::int64_t first =
+                shape.window > 0 ? std::max<std::int64_t>(0, sequence.length - shape.window) : 0;
+            const std::int64_t place = head * sequence.keys.stride(0) + first * dim;
+            attend({.queries = rows + row * qkv.size(1) + head * group * dim,
+                    .keys = kernel::data<T>(sequence.keys) + place,
+                    .values = kernel::data<T>(sequence.values) + place,
+                    .out = results + (row * shape.heads + head * group) * dim,
+                    .group = group,
+                    .count = sequence.length - first,
+                    .head_dim = dim,
+                    .scale = scale,
+                    .scores = scores.data(),
+                    .wide = wide.data()});
+          }
+        });
+  });
+  return out;
+}
+
+}  // namespace weft::model
