@@ -207,6 +207,11 @@ Storage storage_of(std::string_view name) noexcept {
   return found == kFormats.end() ? Storage::kOther : found->storage;
 }
 
+std::string_view name_of(Storage storage) noexcept {
+  const Format* format = find(storage);
+  return format == nullptr ? "other" : format->name;
+}
+
 std::string readable_storages() {
   std::string text;
   for (const Format& format : kFormats) {

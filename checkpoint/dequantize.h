@@ -24,6 +24,9 @@ struct BlockSize {
 /// The storage called "F32", "Q4_K", ...; kOther for every other name.
 [[nodiscard]] Storage storage_of(std::string_view name) noexcept;
 
+/// The name of a storage: "F32", "Q4_K"; "other" for kOther.
+[[nodiscard]] std::string_view name_of(Storage storage) noexcept;
+
 /// "F32, F16, ..., Q6_K": what dequantize() reads, for messages.
 [[nodiscard]] std::string readable_storages();
 

@@ -107,28 +107,6 @@ double positive_real(const Gguf& file, const std::string& key, double value) {
   return value;
 }
 
-/// The factors by which Llama 3 divides its rotary frequencies, as llama.cpp's converter computes
-/// them in single precision (conversion/llama.py, generate_extra_tensors).
-std::vector<float> llama3_factors(double theta, std::int64_t head_dim, double factor,
-                                  double original) {
-  static constexpr double kLow = 1.0;
-  static constexpr double kHigh = 4.0;
-  std::vector<float> factors(static_cast<std::size_t>(head_dim / 2));
-  for (std::size_t i = 0; i < factors.size(); ++i) {
-    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
-    const double wavelength = 2.0 * std::numbers::pi * std::pow(theta, exponent);
-    double value = 1.0;
-    if (wavelength > original / kLow) {
-      value = factor;
-    } else if (wavelength >= original / kHigh) {
-      const double smooth = (original / wavelength - kLow) / (kHigh - kLow);
-      value = 1.0 / ((1.0 - smooth) / factor + smooth);
-    }
-    factors[i] = static_cast<float>(value);
-  }
-  return factors;
-}
-
 /// Llama 3's scaling is in no key: the converter bakes it into the tensor rope_freqs.weight. Its
 /// parameters are recovered and must give the stored factors back; anything else is refused rather
 /// than dropped (transformers drops it and computes other numbers).
@@ -145,7 +123,8 @@ json scaling_from_factors(const Gguf& file, const GgufTensor& tensor, double the
   if (std::ranges::all_of(stored, [](float f) { return f == 1.0F; })) return nullptr;
   const double factor = *std::ranges::max_element(stored);
   for (const double original : {8192.0, 4096.0, 16384.0, 32768.0, 131072.0}) {
-    const std::vector<float> expected = llama3_factors(theta, head_dim, factor, original);
+    const std::vector<float> expected =
+        llama3_rope_factors(theta, head_dim, {.factor = factor, .original = original});
     if (std::ranges::equal(stored, expected,
                            [](double a, double b) { return std::abs(a - b) <= kTolerance * b; })) {
       return {{"rope_type", "llama3"},
@@ -235,6 +214,12 @@ const GgufFamily* find_gguf_family(std::string_view architecture) noexcept {
   return found == kFamilies.end() ? nullptr : &*found;
 }
 
+const GgufFamily* find_gguf_family_of(std::string_view model_type) noexcept {
+  if (model_type == "mistral") model_type = "llama";
+  const auto found = std::ranges::find(kFamilies, model_type, &GgufFamily::model_type);
+  return found == kFamilies.end() ? nullptr : &*found;
+}
+
 std::string known_gguf_families() {
   std::string text;
   for (const GgufFamily& family : kFamilies) {
@@ -256,6 +241,39 @@ std::optional<MappedName> hugging_face_name(const GgufFamily& family, std::strin
     }
   }
   return std::nullopt;
+}
+
+std::optional<MappedName> gguf_name(const GgufFamily& family, std::string_view name) {
+  const auto dot = name.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const std::string_view suffix = name.substr(dot);
+  if (suffix != ".weight" && suffix != ".bias") return std::nullopt;
+  for (const TensorRule& rule : family.tensors) {
+    if (rule.hugging_face.empty()) continue;
+    if (const auto layer = match(rule.hugging_face, name.substr(0, dot))) {
+      return MappedName{fill(rule.gguf, *layer) + std::string(suffix), rule.rows};
+    }
+  }
+  return std::nullopt;
+}
+
+std::vector<float> llama3_rope_factors(double theta, std::int64_t head_dim,
+                                       const Llama3Scaling& scaling) {
+  std::vector<float> factors(static_cast<std::size_t>(head_dim / 2));
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
+    const double wavelength = 2.0 * std::numbers::pi * std::pow(theta, exponent);
+    double value = 1.0;
+    if (wavelength > scaling.original / scaling.low) {
+      value = scaling.factor;
+    } else if (wavelength >= scaling.original / scaling.high) {
+      const double smooth =
+          (scaling.original / wavelength - scaling.low) / (scaling.high - scaling.low);
+      value = 1.0 / ((1.0 - smooth) / scaling.factor + smooth);
+    }
+    factors[i] = static_cast<float>(value);
+  }
+  return factors;
 }
 
 nlohmann::json gguf_config(const Gguf& file, const GgufFamily& family) {

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "checkpoint/gguf.h"
 
@@ -46,6 +47,10 @@ struct GgufFamily {
 /// Null when weft does not know the architecture.
 [[nodiscard]] const GgufFamily* find_gguf_family(std::string_view architecture) noexcept;
 
+/// The family of a config.json's model_type; a Mistral is a llama to llama.cpp. Null when weft does
+/// not know how GGUF stores it.
+[[nodiscard]] const GgufFamily* find_gguf_family_of(std::string_view model_type) noexcept;
+
 /// "llama, ..." for messages.
 [[nodiscard]] std::string known_gguf_families();
 
@@ -58,6 +63,23 @@ struct MappedName {
 /// Nothing when the family has no such tensor; an empty name for what is read but is no weight.
 [[nodiscard]] std::optional<MappedName> hugging_face_name(const GgufFamily& family,
                                                           std::string_view gguf_name);
+
+/// The way back: the GGUF name of a Hugging Face tensor, and the order its rows have in the file.
+[[nodiscard]] std::optional<MappedName> gguf_name(const GgufFamily& family,
+                                                  std::string_view hugging_face_name);
+
+/// Parameters of Llama 3's rotary scaling (config.json, rope_type "llama3").
+struct Llama3Scaling {
+  double factor = 8;
+  double low = 1;   ///< low_freq_factor
+  double high = 4;  ///< high_freq_factor
+  double original = 8192;
+};
+
+/// The factors by which Llama 3 divides its rotary frequencies, [head_dim / 2]: the tensor
+/// rope_freqs.weight (ggml-org/llama.cpp, conversion/llama.py, generate_extra_tensors).
+[[nodiscard]] std::vector<float> llama3_rope_factors(double theta, std::int64_t head_dim,
+                                                     const Llama3Scaling& scaling);
 
 /// config.json of the file, with the values that transformers derives from the same metadata, plus
 /// what it leaves out: rotary scaling (from the metadata, or recovered from rope_freqs.weight),

@@ -20,6 +20,8 @@ inline constexpr std::array kCatalog{
     CatalogEntry{"generate", "answer a prompt, or chat", Home::kTorchLibrary},
     CatalogEntry{"merge", "fold adapters into the weights, or combine models; convert GGUF",
                  Home::kProgram},
+    CatalogEntry{"export", "write GGUF models and adapters, portable PEFT, and Ollama folders",
+                 Home::kProgram},
     CatalogEntry{"eval", "measure loss, bits per byte and chrF of a model and its stages",
                  Home::kTorchLibrary},
     CatalogEntry{"inspect", "show what a model, adapter, GGUF file or run folder holds",

@@ -27,8 +27,10 @@ const std::map<std::string, std::set<std::string>>& allowed() {
       {"model", {"core", "checkpoint", "text", "lora", "data"}},
       {"train", {"core", "checkpoint", "text", "lora", "data", "model"}},
       {"merge", {"core", "checkpoint", "text", "lora"}},
+      {"export", {"core", "checkpoint", "text", "lora", "merge"}},
       {"eval", {"core", "checkpoint", "text", "lora", "data", "model"}},
-      {"cli", {"core", "checkpoint", "text", "lora", "data", "model", "train", "merge", "eval"}},
+      {"cli",
+       {"core", "checkpoint", "text", "lora", "data", "model", "train", "merge", "export", "eval"}},
   };
   return kTable;
 }
@@ -63,7 +65,8 @@ TEST(Layering, EveryIncludePointsDownTheTable) {
 
 TEST(Layering, OnlyTorchFoldersIncludeLibTorch) {
   static const std::regex kTorch(R"re(^\s*#\s*include\s+[<"](ATen|c10|torch)/)re");
-  for (const std::string folder : {"core", "checkpoint", "text", "lora", "data", "merge"}) {
+  for (const std::string folder :
+       {"core", "checkpoint", "text", "lora", "data", "merge", "export"}) {
     for (const auto& entry : fs::recursive_directory_iterator(source_dir() / folder)) {
       if (!entry.is_regular_file() || !is_source(entry.path())) continue;
       std::ifstream file(entry.path());

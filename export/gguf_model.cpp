@@ -1,0 +1,188 @@
+#include "export/gguf_model.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+
+#include "checkpoint/dequantize.h"
+#include "checkpoint/gguf_writer.h"
+#include "core/error.h"
+#include "core/terminal.h"
+#include "export/gguf_metadata.h"
+#include "export/gguf_tensors.h"
+
+namespace weft::exporting {
+namespace {
+
+namespace fs = std::filesystem;
+using checkpoint::Storage;
+
+/// Rows of each changed tensor that are read back.
+constexpr std::int64_t kSampledRows = 64;
+
+void require_space(const fs::path& out, std::uint64_t bytes) {
+  std::error_code error;
+  const fs::path folder = out.has_parent_path() ? out.parent_path() : fs::path(".");
+  const fs::space_info space = fs::space(folder, error);
+  if (error || space.available >= bytes) return;
+  throw IoError("writing '{}' needs {}, the disk has {} free", out.string(),
+                core::human_bytes(bytes), core::human_bytes(space.available));
+}
+
+std::string model_name(const GgufRequest& request) {
+  if (!request.name.empty()) return request.name;
+  fs::path path = fs::weakly_canonical(request.inputs.model);
+  // A GGUF base has a name of its own, which is carried over.
+  return fs::is_directory(path) ? path.filename().string() : "";
+}
+
+/// Quantising what is quantised already adds its errors up (llama-quantize refuses it unless told).
+void tell_about_requantising(const OpenInputs& inputs, const std::vector<GgufTensorJob>& jobs,
+                             const core::Log& log) {
+  const auto is_plain = [](Storage storage) {
+    return storage == Storage::kF32 || storage == Storage::kF16 || storage == Storage::kBF16;
+  };
+  const auto again = std::ranges::count_if(jobs, [&](const GgufTensorJob& job) {
+    return job.info != nullptr && job.stored.empty() && !is_plain(job.info->storage) &&
+           !is_plain(job.plan.storage);
+  });
+  if (again == 0) return;
+  core::tell(log, core::Level::kWarning,
+             fmt::format("{} tensors of '{}' are quantised already and are quantised again; their "
+                         "errors add up: start from the model as it was published, if you can",
+                         again, inputs.base.path().string()));
+}
+
+/// The largest root mean square error of a row, relative to the row's own, that rounding can leave:
+/// far above what the formats do, far below what a wrong row or scale does.
+double largest_relative_error(Storage storage) {
+  switch (storage) {
+    case Storage::kF32: return 1e-6;
+    case Storage::kF16: return 2e-3;
+    case Storage::kBF16: return 1e-2;
+    case Storage::kQ8_0: return 5e-2;
+    case Storage::kQ6_K: return 0.1;
+    default: return 0.5;
+  }
+}
+
+struct RowComparison {
+  double kept = 0;    ///< <M - W, D>
+  double update = 0;  ///< <D, D>
+  double error = 0;   ///< |M - (W + D)|^2
+  double exact = 0;   ///< |W + D|^2
+
+  void add(std::span<const float> base, const double* delta, std::span<const float> written) {
+    for (std::size_t j = 0; j < base.size(); ++j) {
+      const double w = base[j];
+      const double m = written[j];
+      const double d = delta[j];
+      kept += (m - w) * d;
+      update += d * d;
+      error += (m - w - d) * (m - w - d);
+      exact += (w + d) * (w + d);
+    }
+  }
+};
+
+/// Reads sampled rows of one changed tensor back through the reader of models, which undoes the
+/// order of rows by itself.
+WrittenUpdate compare(const OpenInputs& inputs, const GgufTensorJob& job,
+                      const checkpoint::Checkpoint& written) {
+  const checkpoint::TensorInfo* const tensor = written.find(job.info->name);
+  if (tensor == nullptr || tensor->shape != job.info->shape) {
+    throw NumericError("{}: the tensor '{}' was not read back", written.path().string(),
+                       job.info->name);
+  }
+  const std::optional<merge::Update> update = update_of(inputs, job);
+  const auto width = static_cast<std::size_t>(job.info->row_elements());
+  const std::int64_t step = std::max<std::int64_t>(1, job.info->rows() / kSampledRows);
+  std::vector<float> base(width);
+  std::vector<float> back(width);
+  std::vector<double> delta(static_cast<std::size_t>(merge::Update::kRowBlock * update->stride()));
+  RowComparison sums;
+  for (std::int64_t row = 0; row < job.info->rows(); row += step) {
+    inputs.base.read_rows(*job.info, row, row + 1, base);
+    written.read_rows(*tensor, row, row + 1, back);
+    update->compute(row, delta);
+    sums.add(base, delta.data(), back);
+  }
+  const double relative = sums.exact > 0 ? std::sqrt(sums.error / sums.exact) : 0;
+  if (!(relative <= largest_relative_error(job.plan.storage))) {
+    throw NumericError(
+        "{}: tensor '{}' read back differs from what was written by {:.2g} of itself",
+        written.path().string(), job.info->name, relative);
+  }
+  return {job.info->name, std::string(checkpoint::name_of(job.plan.storage)),
+          sums.update > 0 ? sums.kept / sums.update : 1,
+          sums.update > 0 ? std::sqrt(sums.error / sums.update) : 0};
+}
+
+std::vector<WrittenUpdate> compare_all(const OpenInputs& inputs,
+                                       const std::vector<GgufTensorJob>& jobs,
+                                       const fs::path& out) {
+  const auto written = checkpoint::Checkpoint::open(out);
+  std::vector<WrittenUpdate> updates;
+  for (const GgufTensorJob& job : jobs) {
+    if (!job.uses.empty()) updates.push_back(compare(inputs, job, written));
+  }
+  std::ranges::sort(updates, {}, &WrittenUpdate::name);
+  return updates;
+}
+
+std::vector<std::pair<std::string, std::size_t>> count_storages(
+    const std::vector<GgufTensorJob>& jobs) {
+  std::map<std::string, std::size_t> counts;
+  for (const GgufTensorJob& job : jobs) {
+    ++counts[std::string(checkpoint::name_of(job.plan.storage))];
+  }
+  return {counts.begin(), counts.end()};
+}
+
+void write_all(const OpenInputs& inputs, const std::vector<GgufTensorJob>& jobs,
+               checkpoint::GgufWriter& writer, const merge::FoldControl& control) {
+  merge::FoldProgress progress{0, writer.total_bytes()};
+  for (const GgufTensorJob& job : jobs) {
+    write_tensor(inputs, job, [&](std::span<const std::byte> bytes) {
+      if (control.stop != nullptr && control.stop->load()) {
+        throw Interrupted("stopped; nothing was written");
+      }
+      writer.write(bytes);
+      progress.done += bytes.size();
+      if (control.progress) control.progress(progress);
+    });
+  }
+}
+
+}  // namespace
+
+GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& control,
+                      const core::Log& log) {
+  const auto start = std::chrono::steady_clock::now();
+  core::require_writable(request.out, core::OutputKind::kFile, request.overwrite);
+  const OpenInputs inputs = open_inputs(request.inputs, request.out, log);
+  const std::vector<GgufTensorJob> jobs = plan_tensors(inputs, *request.type);
+  const checkpoint::GgufFields fields =
+      model_fields(inputs.base, *request.type, {model_name(request), request.pre}, log);
+  tell_about_requantising(inputs, jobs, log);
+
+  std::vector<checkpoint::GgufTensorPlan> plans;
+  for (const GgufTensorJob& job : jobs) plans.push_back(job.plan);
+  GgufReport report;
+  {
+    checkpoint::GgufWriter writer(request.out, fields, std::move(plans));
+    require_space(request.out, writer.total_bytes());
+    write_all(inputs, jobs, writer, control);
+    writer.finish();
+    report.bytes = writer.total_bytes();
+  }
+  report.updates = compare_all(inputs, jobs, request.out);
+  report.base_digest = inputs.base_digest;
+  report.storages = count_storages(jobs);
+  report.tensors = jobs.size();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace weft::exporting

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/gguf_writer.h"
+#include "export/file_type.h"
+#include "export/inputs.h"
+#include "merge/fold.h"
+#include "merge/update.h"
+
+// From tensors of a model, with adapters folded in, to the tensors of a GGUF file.
+
+namespace weft::exporting {
+
+/// One tensor of the output, and where its numbers come from: a tensor of the base (`info`), bytes
+/// that are already as wanted (`stored`), or numbers made here (`made`).
+struct GgufTensorJob {
+  checkpoint::GgufTensorPlan plan;
+  const checkpoint::TensorInfo* info = nullptr;
+  std::span<const std::byte> stored;
+  std::vector<float> made;
+  /// Head width by which the rows are interleaved (checkpoint/gguf_family.h, RowOrder); 0: not.
+  std::int64_t interleaved_head = 0;
+  std::vector<merge::FoldPlan::Use> uses;  ///< Updates that are added; empty: none.
+};
+
+/// Every tensor of the output, in llama.cpp's order: outside the layers first, then layer by layer.
+/// Errors as of merge::plan_fold; InputError, naming the tensor, for one the family does not have.
+[[nodiscard]] std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs,
+                                                      const FileType& type);
+
+/// The update of a job's tensor; nothing when no adapter changes it.
+[[nodiscard]] std::optional<merge::Update> update_of(const OpenInputs& inputs,
+                                                     const GgufTensorJob& job);
+
+/// Calls `emit` with the tensor's bytes, piece by piece and in order.
+/// NumericError naming the tensor when a number leaves the range of its storage.
+void write_tensor(const OpenInputs& inputs, const GgufTensorJob& job,
+                  const std::function<void(std::span<const std::byte>)>& emit);
+
+}  // namespace weft::exporting

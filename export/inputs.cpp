@@ -1,0 +1,77 @@
+#include "export/inputs.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace weft::exporting {
+namespace {
+
+namespace fs = std::filesystem;
+
+void refuse_to_replace_input(const InputPaths& paths, const fs::path& out) {
+  const fs::path target = fs::weakly_canonical(out);
+  std::vector<fs::path> inputs{paths.model};
+  for (const auto& adapter : paths.adapters) inputs.push_back(adapter.directory);
+  for (const fs::path& input : inputs) {
+    if (input.empty()) continue;
+    const fs::path resolved = fs::weakly_canonical(input);
+    if (std::ranges::mismatch(target, resolved).in1 == target.end()) {
+      throw InputError("--out '{}' is, or holds, the input '{}', which would be replaced",
+                       out.string(), input.string());
+    }
+  }
+}
+
+void check_base(const OpenInputs& inputs, const lora::PeftFile& adapter, bool allow_other,
+                const core::Log& log) {
+  const auto& provenance = adapter.provenance();
+  if (allow_other && provenance && provenance->base_weights != inputs.base_digest) {
+    core::tell(log, core::Level::kWarning,
+               fmt::format("adapter '{}' was trained on other weights ({}) than '{}' ({})",
+                           adapter.directory().string(), provenance->base_weights,
+                           inputs.base.path().string(), inputs.base_digest));
+    return;
+  }
+  lora::check_base(provenance, inputs.base_digest, inputs.base.path());
+}
+
+}  // namespace
+
+OpenAdapters open_adapters(const std::vector<InputPaths::Adapter>& adapters, const core::Log& log) {
+  OpenAdapters opened;
+  opened.files.reserve(adapters.size());
+  for (const auto& adapter : adapters) {
+    opened.files.push_back(lora::PeftFile::open(adapter.directory, log));
+    opened.weighted.push_back({&opened.files.back(), adapter.weight});
+  }
+  return opened;
+}
+
+OpenInputs open_inputs(const InputPaths& paths, const fs::path& out, const core::Log& log,
+                       CheckWeights check) {
+  refuse_to_replace_input(paths, out);
+  OpenInputs inputs{checkpoint::Checkpoint::open(paths.model), {}, {}, {}};
+  const auto quantised = inputs.base.config().find("quantization_config");
+  if (quantised != inputs.base.config().end() && !quantised->is_null()) {
+    throw InputError(
+        "'{}': config.json has a quantization_config; export the model as it was before it was "
+        "quantised",
+        paths.model.string());
+  }
+  OpenAdapters opened = open_adapters(paths.adapters, log);
+  inputs.files = std::move(opened.files);  // Keeps its elements where they are.
+  inputs.adapters = std::move(opened.weighted);
+  if (check == CheckWeights::kNo) return inputs;
+  const bool recorded = std::ranges::any_of(inputs.files, [](const lora::PeftFile& file) {
+    return file.provenance() && !file.provenance()->base_weights.empty();
+  });
+  if (!recorded) return inputs;
+  inputs.base_digest = inputs.base.weights_digest();
+  for (const lora::PeftFile& file : inputs.files) {
+    check_base(inputs, file, paths.allow_other_base, log);
+  }
+  return inputs;
+}
+
+}  // namespace weft::exporting

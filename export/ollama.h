@@ -1,0 +1,38 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "core/file.h"
+#include "core/log.h"
+#include "export/file_type.h"
+#include "export/inputs.h"
+#include "merge/fold.h"
+
+namespace weft::exporting {
+
+struct OllamaRequest {
+  InputPaths inputs;
+  std::filesystem::path out;
+  const FileType* type = nullptr;  ///< Of the merged model.
+  /// A model that Ollama has ("smollm2:135m"): the adapter is written beside it, nothing is merged.
+  std::string from;
+  core::Overwrite overwrite = core::Overwrite::kRefuse;
+};
+
+/// What lies in the folder.
+struct OllamaReport {
+  std::string weights;        ///< "model.gguf" or "adapter.gguf"
+  std::string chat_template;  ///< The known format that was written; empty: none was recognised.
+};
+
+/// Writes a folder for `ollama create NAME -f Modelfile`: base and adapters as one GGUF model (FROM
+/// ./model.gguf), or with `from` the adapter alone (FROM name, ADAPTER ./adapter.gguf); TEMPLATE
+/// and PARAMETER stop for the known chat formats, SYSTEM where the model's template has a system
+/// message of its own. An unknown format is told to `log`; Ollama then takes the template from the
+/// GGUF file.
+[[nodiscard]] OllamaReport write_ollama(const OllamaRequest& request,
+                                        const merge::FoldControl& control = {},
+                                        const core::Log& log = {});
+
+}  // namespace weft::exporting

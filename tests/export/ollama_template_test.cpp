@@ -1,0 +1,66 @@
+#include "export/ollama_template.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace weft::exporting {
+namespace {
+
+constexpr const char* kChatml =
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + "
+    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+std::optional<OllamaTemplate> find(const std::string& source, std::string_view bos = "") {
+  return find_ollama_template(text::ChatTemplate(source, {{"bos_token", bos}}), bos);
+}
+
+TEST(OllamaTemplate, ChatmlIsKnownByWhatItRenders) {
+  const auto found = find(kChatml);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->name, "chatml");
+  EXPECT_EQ(found->system, "");
+  EXPECT_THAT(found->stops, ::testing::Contains("<|im_end|>"));
+}
+
+TEST(OllamaTemplate, ASystemMessageOfTheTemplatesOwnBecomesSystem) {
+  const auto found = find(
+      std::string("{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are Smol."
+                  "<|im_end|>\\n' }}{% endif %}") +
+      kChatml);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->name, "chatml");
+  EXPECT_EQ(found->system, "You are Smol.");
+}
+
+TEST(OllamaTemplate, BosIsLeftToOllama) {
+  const auto found = find(
+      "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "
+      "'<|end_header_id|>\\n\\n' + m['content'] + '<|eot_id|>' }}{% endfor %}"
+      "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}",
+      "<|begin_of_text|>");
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->name, "llama3");
+}
+
+TEST(OllamaTemplate, BosMayBePartOfTheFormat) { EXPECT_TRUE(find(kChatml, "<|im_start|>")); }
+
+TEST(OllamaTemplate, ATemplateThatRefusesSystemMessagesIsStillKnown) {
+  const auto found = find(
+      "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+      "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else "
+      "m['role']) + '\\n' + m['content'] + '<end_of_turn>\\n' }}{% endfor %}"
+      "{{ '<start_of_turn>model\\n' }}");
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->name, "gemma");
+}
+
+TEST(OllamaTemplate, AnythingElseIsNotGuessed) {
+  EXPECT_FALSE(find("{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"));
+  // One blank more than ChatML.
+  std::string other = kChatml;
+  other.insert(other.find("<|im_end|>"), " ");
+  EXPECT_FALSE(find(other));
+}
+
+}  // namespace
+}  // namespace weft::exporting
