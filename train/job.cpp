@@ -152,7 +152,7 @@ Outcome train(const Prepared& prepared, RunFolder& folder, Observer& observer,
       model::Decoder::load(prepared.base, prepared.compute, prepared.config.base_quantization);
   decoder.attach(prepared.initial, model::Decoder::Use::kTraining);
   const std::vector<data::Row> validation = validation_rows(prepared);
-  UpdateStream updates(prepared.data.train.examples, prepared.updates());
+  UpdateStream updates = prepared.stream.value();
 
   folder.begin();
   Checkpoints(folder.checkpoints()).remove_leftovers();

@@ -47,6 +47,7 @@ struct Prepared {
   std::int64_t total_updates = 0;
   MemoryPlan plan;
   UpdateStream::Tokens first_epoch;
+  std::optional<UpdateStream> stream{};  ///< At its beginning; nothing without examples.
 
   /// How the examples become updates.
   [[nodiscard]] UpdateStreamOptions updates() const {

@@ -194,9 +194,9 @@ Prepared prepare(TrainConfig config, const core::Origins& given, const core::Log
                     .first_epoch = {}};
   prepared.plan = plan_of(prepared);
   if (!prepared.data.train.examples.empty()) {
-    const UpdateStream updates(prepared.data.train.examples, prepared.updates());
-    prepared.total_updates = updates.total();
-    prepared.first_epoch = updates.first_epoch();
+    prepared.stream.emplace(prepared.data.train.examples, prepared.updates());
+    prepared.total_updates = prepared.stream->total();
+    prepared.first_epoch = prepared.stream->first_epoch();
   }
   return prepared;
 }

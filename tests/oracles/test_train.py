@@ -1,5 +1,8 @@
 """weft train against PEFT and torch.optim.AdamW, live; its files against PEFT's and TensorBoard's readers."""
 import json
+import os
+import re
+import subprocess
 
 import pytest
 import torch
@@ -181,3 +184,39 @@ def test_tensorboard_reads_the_curve_once_after_a_resumed_run(weft, trained):
     assert [p.step for p in points] == list(range(1, 25))
     assert [p.value for p in points] == pytest.approx(losses, rel=1e-6)
     assert len(reader.Scalars("train/learning_rate")) == 24
+
+
+def mebibytes(text):
+    """The plan's own figure: '883.1 MiB', '1.20 GiB'."""
+    number, unit = re.search(r"memory +about ([0-9.]+) ([MG])iB", text).groups()
+    return float(number) * (1024 if unit == "G" else 1)
+
+
+@pytest.mark.parametrize("changes", [
+    {},
+    {"gradient_checkpointing": "all"},
+    {"memory_limit": "620MiB"},
+    {"base_quantization": "nf4", "dtype": "float32"},
+], ids=["as it is", "recomputed", "limited", "nf4"])
+def test_memory_stays_within_its_plan(weft, smollm2_gguf, tmp_path, changes):
+    """On the real model, with examples enough for several rows: the kernel's figure, not our own."""
+    lines = [{"prompt": f"{i} {a}\n", "completion": f"{b} {a} {b}"} for i in range(200) for a, b in PAIRS]
+    (tmp_path / "train.jsonl").write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    config = {"base_model": str(smollm2_gguf), "output_dir": str(tmp_path / "run"),
+              "datasets": [{"path": "train.jsonl", "type": "completion"}], "sequence_len": 512,
+              "tokens_per_update": 1024, "adapter": {"r": 16, "target_modules": ["all-linear"]},
+              "max_updates": 4, "save": {"every": "2u"}} | changes
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with open(tmp_path / "log", "w+") as log:
+        process = subprocess.Popen([str(weft.path), "train", str(tmp_path / "config.yaml")],
+                                   stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        log.seek(0)
+        text = log.read()
+    assert status == 0, text
+    plan = mebibytes(text)
+    assert usage.ru_maxrss / 1024 <= 1.1 * plan, text
+    if "memory_limit" in changes:
+        assert plan <= 620
+        assert usage.ru_maxrss / 1024 <= 1.1 * 620
