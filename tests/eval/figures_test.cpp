@@ -95,8 +95,9 @@ TEST(Report, JsonHasTheFixedKeysAndConsistentNumbers) {
   const Evaluation evaluation{
       .sequence_len = 512,
       .dtype = "float32",
-      .stages = {{.name = "base", .model = "m", .adapters = {}, .suites = {suite(1)}},
-                 {.name = "base+adapter", .model = "m", .adapters = {"a"}, .suites = {suite(0.6)}}}};
+      .stages = {
+          {.name = "base", .model = "m", .adapters = {}, .suites = {suite(1)}},
+          {.name = "base+adapter", .model = "m", .adapters = {"a"}, .suites = {suite(0.6)}}}};
   const auto json = to_json(evaluation, Detail::kFigures);
   ASSERT_EQ(json["stages"].size(), 2U);
   const auto& first = json["stages"][0]["suites"][0];
