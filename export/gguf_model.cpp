@@ -108,6 +108,8 @@ WrittenUpdate compare(const OpenInputs& inputs, const GgufTensorJob& job,
     update->compute(row, delta);
     sums.add(base, delta.data(), back);
   }
+  inputs.base.release(*job.info);
+  written.release(*tensor);
   const double relative = sums.exact > 0 ? std::sqrt(sums.error / sums.exact) : 0;
   if (!(relative <= largest_relative_error(job.plan.storage))) {
     throw NumericError(

@@ -120,6 +120,7 @@ class TensorWriter {
                          });
       if (overflow_) complain();
       emit(std::span<const std::byte>(bytes_));
+      base_.release(*job_.info);  // An embedding alone can be larger than the memory wanted here.
     }
   }
 
@@ -243,6 +244,7 @@ void write_tensor(const OpenInputs& inputs, const GgufTensorJob& job,
   if (!job.stored.empty()) {
     for (std::size_t at = 0; at < job.stored.size(); at += kCopyBytes) {
       emit(job.stored.subspan(at, std::min(kCopyBytes, job.stored.size() - at)));
+      if (job.info != nullptr) inputs.base.release(*job.info);
     }
   } else if (job.info == nullptr) {
     emit(std::as_bytes(std::span(job.made)));
@@ -252,7 +254,6 @@ void write_tensor(const OpenInputs& inputs, const GgufTensorJob& job,
   } else {
     TensorWriter(inputs, job).run(emit);
   }
-  if (job.info != nullptr) inputs.base.release(*job.info);
 }
 
 }  // namespace weft::exporting

@@ -65,7 +65,7 @@ TEST(CheckBase, PassesOnTheRecordedWeightsAndNamesBothDigestsOnOthers) {
   const Checkpoint stranger = Checkpoint::open(write_tiny_model(dir / "other", other));
   Adapter adapter;
   EXPECT_NO_THROW(check_base(adapter, base));
-  adapter.provenance = Provenance{base.weights_digest(), "F32", "F32", "", "", {}};
+  adapter.provenance = Provenance{base.weights_digest(), "F32", "F32", "", "", "", {}};
   EXPECT_NO_THROW(check_base(adapter, base));
   const std::string trained_on = base.weights_digest();
   const std::string found = stranger.weights_digest();
@@ -79,7 +79,7 @@ TEST(CheckPrompts, AnotherTokenizerIsRefusedAndAnotherTemplateWarnedOf) {
     EXPECT_EQ(level, core::Level::kWarning);
     told.emplace_back(line);
   };
-  const Provenance provenance{"w", "F32", "F32", "tokenizer-1", "template-1", {}};
+  const Provenance provenance{"w", "F32", "F32", "none", "tokenizer-1", "template-1", {}};
   const auto check = [&](const std::optional<Provenance>& recorded, const PromptDigests& now) {
     check_prompts(recorded, now, "base", log);
   };
