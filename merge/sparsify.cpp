@@ -107,7 +107,8 @@ void Sparsifier::drop(std::int64_t begin, std::int64_t end, std::span<double> va
   for (std::size_t i = 0; i < values.size(); ++i) {
     const std::uint32_t key = magnitude_key(values[i]);
     const std::int64_t place = begin * columns_ + static_cast<std::int64_t>(i);
-    if (!kept_.contains(key, place) || dropped_.contains(key, place)) values[i] = 0;
+    const bool stays = kept_.contains(key, place) & !dropped_.contains(key, place);
+    values[i] = stays ? values[i] : 0.0;  // A choice of values, not a branch: it is unpredictable.
   }
 }
 
@@ -116,7 +117,7 @@ void Sparsifier::drop_by_chance(std::int64_t begin, std::span<double> values) co
   draws.resize(values.size());
   random_->fill(static_cast<std::uint64_t>(begin * columns_), draws);
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (static_cast<double>(draws[i]) >= rule_.density) values[i] = 0;
+    values[i] = static_cast<double>(draws[i]) < rule_.density ? values[i] : 0.0;
   }
 }
 
