@@ -118,19 +118,21 @@ class TaskDeltas final : public GroupDeltas {
       for (std::size_t j = 0; j < count; ++j) total[j] += vote * deltas[i * count + j];
     }
     for (std::size_t i = 0; i < models; ++i) {
-      const double vote = plain ? 1.0 : mix_.weights[i];
-      const double share = mix_.divisor == Divisor::kCount ? 1.0 : mix_.weights[i];
+      const double weight = mix_.weights[i];
+      const double vote = plain ? 1.0 : weight;
+      const double share = mix_.divisor == Divisor::kCount ? 1.0 : weight;
       for (std::size_t j = 0; j < count; ++j) {
         const double value = deltas[i * count + j];
         const double with_sign = total[j] >= 0 ? vote * value : -(vote * value);
-        sum[j] += with_sign > 0 ? mix_.weights[i] * value : 0.0;
+        sum[j] += with_sign > 0 ? weight * value : 0.0;
         part[j] += with_sign > 0 ? share : 0.0;
       }
     }
     const bool divides = mix_.divisor != Divisor::kNone;
+    const double lambda = mix_.lambda;
     for (std::size_t j = 0; j < count; ++j) {
       const double divisor = divides && part[j] != 0 ? part[j] : 1.0;
-      out[j] += mix_.lambda * (sum[j] / divisor);
+      out[j] += lambda * (sum[j] / divisor);
     }
   }
 
