@@ -30,7 +30,8 @@ class LinearDeltas final : public GroupDeltas {
         continue;
       }
       input.read(begin, end, numbers);
-      for (std::size_t j = 0; j < count; ++j) out[j] += weights_[i] * numbers[j];
+      const double weight = weights_[i];
+      for (std::size_t j = 0; j < count; ++j) out[j] += weight * numbers[j];
     }
     plain.read(begin, end, numbers);
     for (std::size_t j = 0; j < count; ++j) out[j] += own * numbers[j];

@@ -53,8 +53,6 @@ struct Mix {
   double all_weights = 0;
 };
 
-bool takes_part(double value, double total) { return total >= 0 ? value > 0 : value < 0; }
-
 class TaskDeltas final : public GroupDeltas {
  public:
   TaskDeltas(TensorGroup tensors, Mix mix, std::span<const SparsifyRule> rules)
@@ -108,25 +106,33 @@ class TaskDeltas final : public GroupDeltas {
     const std::size_t count = out.size();
     const std::size_t models = others_.size();
     const bool plain = mix_.consensus == Consensus::kPlainSum;
-    for (std::size_t j = 0; j < count; ++j) {
-      double total = 0;
-      for (std::size_t i = 0; i < models; ++i) {
-        total += (plain ? 1.0 : mix_.weights[i]) * deltas[i * count + j];
-      }
-      double sum = 0;
-      double weights = 0;
-      double number = 0;
-      for (std::size_t i = 0; i < models; ++i) {
+    // Model by model over the whole block, without branches, so that it runs in vectors.
+    const std::span<double> total = scratch<1>(count);
+    const std::span<double> sum = scratch<2>(count);
+    const std::span<double> part = scratch<3>(count);  // Weights or number of those taking part.
+    std::ranges::fill(total, 0);
+    std::ranges::fill(sum, 0);
+    std::ranges::fill(part, 0);
+    for (std::size_t i = 0; i < models; ++i) {
+      const double vote = plain ? 1.0 : mix_.weights[i];
+      for (std::size_t j = 0; j < count; ++j) total[j] += vote * deltas[i * count + j];
+    }
+    for (std::size_t i = 0; i < models; ++i) {
+      const double weight = mix_.weights[i];
+      const double vote = plain ? 1.0 : weight;
+      const double share = mix_.divisor == Divisor::kCount ? 1.0 : weight;
+      for (std::size_t j = 0; j < count; ++j) {
         const double value = deltas[i * count + j];
-        const double weighted = mix_.weights[i] * value;
-        if (!takes_part(plain ? value : weighted, total)) continue;
-        sum += weighted;
-        weights += mix_.weights[i];
-        number += 1;
+        const double with_sign = total[j] >= 0 ? vote * value : -(vote * value);
+        sum[j] += with_sign > 0 ? weight * value : 0.0;
+        part[j] += with_sign > 0 ? share : 0.0;
       }
-      if (mix_.divisor == Divisor::kWeights && weights != 0) sum /= weights;
-      if (mix_.divisor == Divisor::kCount && number > 1) sum /= number;
-      out[j] += mix_.lambda * sum;
+    }
+    const bool divides = mix_.divisor != Divisor::kNone;
+    const double lambda = mix_.lambda;
+    for (std::size_t j = 0; j < count; ++j) {
+      const double divisor = divides && part[j] != 0 ? part[j] : 1.0;
+      out[j] += lambda * (sum[j] / divisor);
     }
   }
 

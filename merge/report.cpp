@@ -132,8 +132,8 @@ std::string report_table(const MergeReport& report) {
   }
   if (!report.folded.empty()) text += folded_table(report.folded);
   text += fmt::format(
-      "written   {} tensors as {}, {} in {} file{}, {}; {} {}, {} as in the base\n",
-      report.tensors, core::name_of(report.dtype), core::human_bytes(report.bytes), report.files,
+      "written   {} tensors as {}, {} in {} file{}, {}; {} {}, {} as in the base\n", report.tensors,
+      core::name_of(report.dtype), core::human_bytes(report.bytes), report.files,
       report.files == 1 ? "" : "s", core::human_duration(report.seconds), report.folded.size(),
       report.method.empty() ? "folded" : "changed", report.tensors - report.folded.size());
   return text;

@@ -13,11 +13,14 @@ namespace weft::merge {
 /// as rounding `value` directly (Boldo and Melquiond, "Emulation of FMA and correctly rounded
 /// sums", IEEE ToC 2008): there is no double rounding.
 [[nodiscard]] inline float round_to_odd(double value) noexcept {
+  // No branches: whether a number is odd cannot be predicted.
   const auto nearest = static_cast<float>(value);
   const auto back = static_cast<double>(nearest);
   const auto bits = std::bit_cast<std::uint32_t>(nearest);
-  if (back == value || std::isnan(nearest) || (bits & 1U) != 0) return nearest;
-  return std::bit_cast<float>(std::abs(back) > std::abs(value) ? bits - 1 : bits + 1);
+  const bool inexact = (back < value) | (back > value);  // False for NaN.
+  const auto even = static_cast<std::uint32_t>(inexact) & ~bits & 1U;
+  const bool outwards = std::abs(back) > std::abs(value);
+  return std::bit_cast<float>(bits + even - (static_cast<std::uint32_t>(outwards) & even) * 2U);
 }
 
 /// `value` rounded once, to nearest, ties to even, as the bits of the type.

@@ -1,8 +1,6 @@
 #include "merge/select.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <mutex>
 #include <vector>
 
@@ -125,10 +123,6 @@ std::int64_t place_of(Keys& keys, std::int64_t rows, std::int64_t columns, std::
 }
 
 }  // namespace
-
-std::uint32_t magnitude_key(double value) noexcept {
-  return std::bit_cast<std::uint32_t>(static_cast<float>(std::abs(value)));
-}
 
 TopSet select_top(std::int64_t rows, std::int64_t columns, std::int64_t k, const RowKeys& row_keys,
                   const RowLoop& loop) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <bit>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -9,7 +11,9 @@ namespace weft::merge {
 /// The order in which a method ranks elements: by magnitude as a float, largest first, and among
 /// equals by place, first first. As unsigned integers the bits of non-negative floats have the
 /// order of the floats.
-[[nodiscard]] std::uint32_t magnitude_key(double value) noexcept;
+[[nodiscard]] inline std::uint32_t magnitude_key(double value) noexcept {
+  return std::bit_cast<std::uint32_t>(static_cast<float>(std::abs(value)));
+}
 
 /// The first k elements in that order, described so that each can be asked for alone.
 struct TopSet {
@@ -17,7 +21,7 @@ struct TopSet {
   std::int64_t last = -1;       ///< Place of the last such element; -1: the set is empty.
 
   [[nodiscard]] bool contains(std::uint32_t key, std::int64_t place) const noexcept {
-    return last >= 0 && (key > threshold || (key == threshold && place <= last));
+    return (last >= 0) & ((key > threshold) | ((key == threshold) & (place <= last)));
   }
 };
 

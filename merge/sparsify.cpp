@@ -87,8 +87,9 @@ void Sparsifier::measure(const RowReader& read, const RowLoop& loop) {
 
 void Sparsifier::apply(std::int64_t begin, std::int64_t end, std::span<double> values) const {
   drop(begin, end, values);
-  if (factor_ == 1) return;
-  for (double& value : values) value *= factor_;
+  const double factor = factor_;
+  if (factor == 1) return;
+  for (double& value : values) value *= factor;
 }
 
 void Sparsifier::drop(std::int64_t begin, std::int64_t end, std::span<double> values) const {
@@ -104,10 +105,13 @@ void Sparsifier::drop(std::int64_t begin, std::int64_t end, std::span<double> va
     }
     return;
   }
+  const TopSet kept = kept_;
+  const TopSet dropped = dropped_;
   for (std::size_t i = 0; i < values.size(); ++i) {
     const std::uint32_t key = magnitude_key(values[i]);
     const std::int64_t place = begin * columns_ + static_cast<std::int64_t>(i);
-    if (!kept_.contains(key, place) || dropped_.contains(key, place)) values[i] = 0;
+    const bool stays = kept.contains(key, place) & !dropped.contains(key, place);
+    values[i] = stays ? values[i] : 0.0;  // A choice of values, not a branch: it is unpredictable.
   }
 }
 
@@ -115,8 +119,9 @@ void Sparsifier::drop_by_chance(std::int64_t begin, std::span<double> values) co
   thread_local std::vector<float> draws;
   draws.resize(values.size());
   random_->fill(static_cast<std::uint64_t>(begin * columns_), draws);
+  const double density = rule_.density;
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (static_cast<double>(draws[i]) >= rule_.density) values[i] = 0;
+    values[i] = static_cast<double>(draws[i]) < density ? values[i] : 0.0;
   }
 }
 
