@@ -1,6 +1,6 @@
 #include "model/attention_step.h"
 
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
@@ -113,7 +113,7 @@ at::Tensor attend_step(const at::Tensor& qkv, std::span<const SequenceKeys> sequ
                        const AttentionShape& shape) {
   const std::int64_t dim = shape.head_dim;
   const std::int64_t group = shape.heads / shape.kv_heads;
-  at::Tensor out = at::zeros({qkv.size(0), shape.heads * dim}, qkv.options());
+  at::Tensor out = at::empty({qkv.size(0), shape.heads * dim}, qkv.options());
   std::int64_t longest = 0;
   for (const SequenceKeys& sequence : sequences) longest = std::max(longest, sequence.length);
   kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {

@@ -23,7 +23,7 @@ void append_keys(const at::Tensor& qkv, std::span<const SequenceKeys> sequences,
 
 /// The newest token of each of several sequences: row i of `qkv` [n, (heads + 2 kv_heads) head_dim]
 /// has the query (turned) of sequence i, which sees that sequence alone. Returns [n, heads *
-/// head_dim]; rows from sequences.size() on, which fill up a batch, are zero.
+/// head_dim], n = sequences.size().
 ///
 /// The formula and its rounding are those of attend_row(). One query cannot share a packed tile of
 /// keys with others, so there is none: keys are read where they lie, once for all heads that share

@@ -81,7 +81,7 @@ class Batch {
       tokens.push_back(sequence.seen.back());
       caches.push_back(&sequence.cache);
     }
-    const at::Tensor logits = decoder_.step_logits(tokens, caches, kStepRows);
+    const at::Tensor logits = decoder_.step_logits(tokens, caches);
     std::vector<char> on(active_.size());
     at::parallel_for(0, std::ssize(active_), 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {

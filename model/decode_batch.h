@@ -10,11 +10,6 @@
 
 namespace weft::model {
 
-/// Rows of a step are filled up to a multiple of it. The matrix products choose their kernels by
-/// the number of rows; from 12 rows on they give a row the same bits whatever the others are
-/// (measured, and tested: tests/model/decode_batch_test.cpp).
-inline constexpr std::int64_t kStepRows = 16;
-
 struct BatchOptions {
   std::int64_t sequences = 64;  ///< Answers written at the same time, at least 1.
   /// Told after each step how many answers are finished; may throw to stop.
@@ -26,7 +21,8 @@ struct BatchOptions {
 /// prompt takes its place. What all prompts begin with is read once.
 ///
 /// The answers do not depend on `sequences`. They may differ from those of generate_ids() where two
-/// tokens are equally likely but for rounding, since products of one row round otherwise.
+/// tokens are equally likely but for rounding: its attention sums in tiles, that of a step in one
+/// go.
 /// InputError for an empty prompt or an id outside the vocabulary, ConfigError for `sequences` < 1.
 [[nodiscard]] std::vector<GeneratedIds> generate_batch(
     Decoder& decoder, std::span<const std::vector<std::int32_t>> prompts,

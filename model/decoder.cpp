@@ -388,19 +388,18 @@ at::Tensor Decoder::next_logits(std::span<const std::int32_t> tokens, KvCache& c
 }
 
 at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
-                                std::span<KvCache* const> caches, std::int64_t fill) {
+                                std::span<KvCache* const> caches) {
   const Guard guard;
   const State& s = *state_;
   check_tokens(tokens, s.spec.vocabulary);
   if (tokens.empty() || tokens.size() != caches.size())
     throw InputError("{} tokens for {} sequences", tokens.size(), caches.size());
   // A segment each: every token stands at the end of its own sequence.
-  const auto rows = static_cast<std::int32_t>((std::ssize(tokens) + fill - 1) / fill * fill);
   data::Row row;
   row.tokens.assign(tokens.begin(), tokens.end());
-  row.tokens.resize(static_cast<std::size_t>(rows));
   row.positions.resize(row.tokens.size());
-  for (std::int32_t i = 0; i < rows; ++i) row.segments.push_back({.begin = i, .end = i + 1});
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(tokens.size()); ++i)
+    row.segments.push_back({.begin = i, .end = i + 1});
   for (std::size_t i = 0; i < caches.size(); ++i) {
     row.positions[i] = static_cast<std::int32_t>(caches[i]->length);
     reserve(*caches[i], s.spec, s.type, 1);
@@ -417,7 +416,7 @@ at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
     x = s.weights.layers[i].forward_step(x, context, sequences);
   }
   const at::Tensor h = rms_norm(x, s.weights.final_norm, s.spec.norm_eps);
-  return s.weights.head.logits(h).narrow(0, 0, std::ssize(tokens));
+  return s.weights.head.logits(h);
 }
 
 }  // namespace weft::model

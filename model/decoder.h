@@ -109,11 +109,10 @@ class Decoder {
   /// it.
   [[nodiscard]] at::Tensor next_logits(std::span<const std::int32_t> tokens, KvCache& cache);
   /// One token more of each of several sequences: logits [n, V] fp32 of tokens[i], which continues
-  /// what caches[i] (distinct) holds and is added to it. The weights are read once for all. Rows
-  /// are filled up to a multiple of `fill` before the matrix products (model/decode_batch.h says
-  /// why).
+  /// what caches[i] (distinct) holds and is added to it. The weights are read once for all, and
+  /// a sequence's logits have the same bits whatever the others are (model/product.h).
   [[nodiscard]] at::Tensor step_logits(std::span<const std::int32_t> tokens,
-                                       std::span<KvCache* const> caches, std::int64_t fill = 1);
+                                       std::span<KvCache* const> caches);
 
  private:
   struct State;

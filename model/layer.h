@@ -65,8 +65,8 @@ struct Layer {
   [[nodiscard]] at::Tensor forward_cached(const at::Tensor& x, const RowContext& row,
                                           LayerCache& cache, std::int64_t past) const;
 
-  /// The newest token of each of several sequences: x [n, D], n >= sequences.size(); what is beyond
-  /// belongs to none. Their keys and values are written to the last places of `sequences`.
+  /// The newest token of each of several sequences: x [n, D], n = sequences.size(). Their keys and
+  /// values are written to the last places of `sequences`.
   [[nodiscard]] at::Tensor forward_step(const at::Tensor& x, const RowContext& row,
                                         std::span<const SequenceKeys> sequences) const;
 

@@ -36,7 +36,7 @@ int run(char** arguments, bool random_b) {
   lora::Adapter adapter =
       lora::make_adapter(config, lora::resolve_targets(config, lora::linear_modules(base)), seed);
   if (random_b) fill_b(adapter, seed);
-  adapter.provenance = lora::Provenance{base.weights_digest(), "F32", "F32", "", "", {}};
+  adapter.provenance = lora::Provenance{base.weights_digest(), "F32", "F32", "", "", "", {}};
   std::filesystem::create_directories(arguments[3]);
   lora::write_peft(adapter, arguments[3]);
   nlohmann::json chosen = nlohmann::json::array();

@@ -72,13 +72,14 @@ TEST(WritePeft, FactorsOfTheWrongSizeAreAProgrammingError) {
 TEST(Provenance, ReadsBackAsWritten) {
   const TempDir dir;
   Adapter adapter = sample();
-  adapter.provenance = Provenance{"abc", "Q4_1", "BF16", "tok", "", {{"data", "d1"}}};
+  adapter.provenance = Provenance{"abc", "Q4_1", "BF16", "nf4", "tok", "", {{"data", "d1"}}};
   write_peft(adapter, dir.path());
   const auto read = read_peft(dir.path()).provenance;
   ASSERT_TRUE(read);
   EXPECT_EQ(read->base_weights, "abc");
   EXPECT_EQ(read->base_storage, "Q4_1");
   EXPECT_EQ(read->compute_dtype, "BF16");
+  EXPECT_EQ(read->base_quantization, "nf4");
   EXPECT_EQ(read->tokenizer, "tok");
   EXPECT_EQ(read->chat_template, "");
   EXPECT_EQ(read->more["data"], "d1");

@@ -38,7 +38,7 @@ class Merge : public ::testing::Test {
   /// An adapter that records the base it was trained on.
   void record(const std::string& digest) const {
     lora::Adapter read = lora::read_peft(adapter);
-    read.provenance = lora::Provenance{digest, "F32", "F32", "", "", {}};
+    read.provenance = lora::Provenance{digest, "F32", "F32", "", "", "", {}};
     lora::write_peft(read, adapter);
   }
 

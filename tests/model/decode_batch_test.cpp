@@ -41,7 +41,7 @@ TEST_P(Step, GivesTheLogitsOfEachWholeSequence) {
     const std::vector<std::int32_t> next{tokens[static_cast<std::size_t>(251 + i)],
                                          tokens[static_cast<std::size_t>(53 + i)]};
     KvCache* const caches[] = {&a, &b};
-    const at::Tensor logits = decoder.step_logits(next, caches, 5);
+    const at::Tensor logits = decoder.step_logits(next, caches);
     ASSERT_EQ(logits.size(0), 2);
     // attend_row() rounds log-sums by tile; head logits of double models are double.
     EXPECT_LT(relative_difference(logits[0], whole[251 + i]), 1e-12);
@@ -110,7 +110,7 @@ TEST_P(BatchSize, LeavesTheBitsOfLogitsAsTheyAre) {
       pointers.push_back(&caches[i]);
       next.push_back(tokens[100 + i % 30]);
     }
-    return decoder.step_logits(next, pointers, model::kStepRows).clone();
+    return decoder.step_logits(next, pointers).clone();
   };
   const at::Tensor most = logits(100);
   for (const std::size_t sequences : {1U, 2U, 15U, 16U, 17U, 33U, 64U, 99U}) {
