@@ -45,7 +45,7 @@ def minor_faults(pid):
 
 
 def run_weft(dtype, updates, threads, *options):
-    """Trains and watches: page faults are counted between the end of the warm-up and the last update."""
+    """Trains and watches: page faults are counted between the end of the warm-up and the last update but one."""
     run = WORK / f"run-{dtype}"
     shutil.rmtree(run, ignore_errors=True)
     command = [WEFT, "train", WORK / "train.yaml", "--set", f"dtype={dtype}", "--set", f"output_dir={run}",
@@ -59,7 +59,7 @@ def run_weft(dtype, updates, threads, *options):
         if pid:
             break
         done = metrics.read_text().count('"loss"') if metrics.exists() else 0
-        faults[done] = minor_faults(process.pid)
+        faults.setdefault(done, minor_faults(process.pid))
         time.sleep(0.05)
     if status:
         raise SystemExit(f"{' '.join(map(str, command))} failed")
@@ -67,7 +67,8 @@ def run_weft(dtype, updates, threads, *options):
     steps = [line for line in lines if "loss" in line]
     seconds = [b["seconds"] - a["seconds"] for a, b in zip(steps, steps[1:])][WARMUP - 1:]
     counted = steps[WARMUP:]
-    first, last = min(n for n in faults if n >= WARMUP), max(faults)
+    first = min(n for n in faults if n >= WARMUP)
+    last = max(n for n in faults if n < updates + WARMUP)  # the adapter is saved after the last update
     return {"tokens_per_s": statistics.median(s["tokens"] / t for s, t in zip(counted, seconds)),
             "gflop_per_s": statistics.median(gigaflop(s) / t for s, t in zip(counted, seconds)),
             "faults_per_update": (faults[last] - faults[first]) / max(1, last - first),
