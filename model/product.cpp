@@ -20,7 +20,6 @@ using kernel::round_up;
 
 constexpr std::int64_t kPanel = 64;       // columns whose right operands are packed at once
 constexpr std::int64_t kDepth = 2048;     // of k at once: a packed panel stays in the second cache
-constexpr std::int64_t kStep = 1024;      // of k between two visits to a sum
 constexpr std::int64_t kRows = 96;        // rows that meet a step of the panel in turn
 constexpr std::int64_t kMostRows = 1024;  // whose sums are kept at once: 256 KiB of fp32
 
@@ -125,6 +124,9 @@ class Product {
  public:
   using Sum = typename kernel::Operand<P>::Sum;
   static constexpr std::int64_t kPair = kernel::Operand<P>::kPair;
+  /// Of k between two visits to a sum: where operands have its precision, short chains keep its
+  /// digits.
+  static constexpr std::int64_t kStep = kPair == 1 ? 256 : 1024;
 
   Product(std::vector<Term<E>> terms, std::int64_t m, std::int64_t n, const Target& target)
       : terms_(std::move(terms)), m_(m), n_(n), target_(target) {}

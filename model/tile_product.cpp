@@ -27,7 +27,7 @@ WEFT_INLINE void block_of(W* c, std::int64_t c_stride, const W* a, std::int64_t 
   V sums[kRows][kColumns];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kColumns; ++j) {
-      sums[i][j] = add ? *reinterpret_cast<const V*>(c + i * c_stride + j * kLanes) : V{};
+      sums[i][j] = V{};
     }
   }
   for (std::int64_t step = 0; step < k; ++step) {
@@ -37,8 +37,11 @@ WEFT_INLINE void block_of(W* c, std::int64_t c_stride, const W* a, std::int64_t 
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kColumns; ++j)
-      *reinterpret_cast<V*>(c + i * c_stride + j * kLanes) = sums[i][j];
+    for (int j = 0; j < kColumns; ++j) {
+      // Added as a whole: a sum of many parts keeps more digits than one long chain.
+      V& place = *reinterpret_cast<V*>(c + i * c_stride + j * kLanes);
+      place = add ? place + sums[i][j] : sums[i][j];
+    }
   }
 }
 
