@@ -169,12 +169,12 @@ class Product {
     for (std::int64_t row = first_row; row < last_row; row += kMostRows) {
       const std::int64_t end = std::min(row + kMostRows, last_row);
       const std::vector<Left> left = pack_lefts(row, end, left_buffer);
+      const std::vector<std::vector<Piece>> groups = group(left);
       grow(sums, (end - row) * kPanel);
       for (std::int64_t p = first_panel; p < last_panel; ++p) {
         Block block{.row = row, .rows = end - row, .column = p * kPanel};
         block.columns = std::min(kPanel, n_ - block.column);
-        accumulate(sums.data(), left, block, panel);
-        finish(target_, E{}, C{}, sums.data(), block);
+        fill(sums.data(), left, groups, block, panel);
       }
     }
   }
@@ -226,28 +226,69 @@ class Product {
     kernel::pack_panel(to, MatrixView<E>{values.data(), kPanel, 1}, 0, block.columns, depth);
   }
 
-  void accumulate(Sum* sums, const std::vector<Left>& left, const Block& block,
-                  std::vector<P>& panel) const {
-    const std::int64_t lanes = round_up(block.columns, kernel::kLanes);
-    bool add = false;
-    for (std::size_t i = 0; i < terms_.size(); ++i) {
+  /// Rows [first, first + depth) of a term's right operand.
+  struct Piece {
+    std::size_t term = 0;
+    std::int64_t first = 0, depth = 0;
+  };
+
+  /// All pieces, in groups that are packed at once: of kDepth together at most.
+  static std::vector<std::vector<Piece>> group(const std::vector<Left>& left) {
+    std::vector<std::vector<Piece>> groups(1);
+    std::int64_t used = 0;
+    for (std::size_t i = 0; i < left.size(); ++i) {
       for (std::int64_t first = 0; first < left[i].depth; first += kDepth) {
         const std::int64_t depth = std::min(kDepth, left[i].depth - first);
-        grow(panel, depth * kPanel);
-        pack(panel.data(), terms_[i], first, std::min(depth, terms_[i].k - first), block);
-        for (std::int64_t row = 0; row < block.rows; row += kRows) {
-          const std::int64_t rows = std::min(kRows, block.rows - row);
-          for (std::int64_t k = 0; k < depth; k += kStep) {
-            kernel::multiply(sums + row * kPanel, kPanel,
-                             left[i].data + row * left[i].stride + first + k, left[i].stride,
-                             panel.data() + k * lanes, {rows, lanes, std::min(kStep, depth - k)},
-                             add || k > 0);
-          }
+        if (used + depth > kDepth) {
+          groups.emplace_back();
+          used = 0;
         }
-        add = true;
+        groups.back().push_back({i, first, depth});
+        used += depth;
       }
     }
-    if (!add) std::fill_n(sums, block.rows * kPanel, Sum{});
+    return groups;
+  }
+
+  /// Sums of `block` and their way to c. A chunk of rows meets all pieces of a group while its sums
+  /// are in the first cache.
+  void fill(Sum* sums, const std::vector<Left>& left, const std::vector<std::vector<Piece>>& groups,
+            const Block& block, std::vector<P>& panel) const {
+    const std::int64_t lanes = round_up(block.columns, kernel::kLanes);
+    grow(panel, kDepth * kPanel);
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      P* packed = panel.data();
+      for (const Piece& piece : groups[g]) {
+        pack(packed, terms_[piece.term], piece.first,
+             std::min(piece.depth, terms_[piece.term].k - piece.first), block);
+        packed += piece.depth * lanes;
+      }
+      for (std::int64_t row = 0; row < block.rows; row += kRows) {
+        const std::int64_t rows = std::min(kRows, block.rows - row);
+        Sum* const chunk = sums + row * kPanel;
+        if (groups[g].empty()) std::fill_n(chunk, rows * kPanel, Sum{});
+        multiply(chunk, left, groups[g], {row, rows, lanes}, panel.data(), g > 0);
+        if (g + 1 == groups.size())
+          finish(target_, E{}, C{}, chunk, {block.row + row, rows, block.column, block.columns});
+      }
+    }
+  }
+
+  struct Chunk {
+    std::int64_t row = 0, rows = 0, lanes = 0;
+  };
+  static void multiply(Sum* sums, const std::vector<Left>& left, const std::vector<Piece>& pieces,
+                       const Chunk& chunk, const P* packed, bool add) {
+    for (const Piece& piece : pieces) {
+      const Left& a = left[piece.term];
+      const P* const from = a.data + chunk.row * a.stride + piece.first;
+      for (std::int64_t k = 0; k < piece.depth; k += kStep) {
+        kernel::multiply(sums, kPanel, from + k, a.stride, packed + k * chunk.lanes,
+                         {chunk.rows, chunk.lanes, std::min(kStep, piece.depth - k)}, add);
+        add = true;
+      }
+      packed += piece.depth * chunk.lanes;
+    }
   }
 
   std::vector<Term<E>> terms_;

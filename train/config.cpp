@@ -112,7 +112,7 @@ void describe_running(core::Schema<TrainConfig>& s) {
   s.field(
       "memory_limit", &C::memory_limit,
       "memory the run may take: sets the length of rows and what is computed twice; absent: what "
-      "is available, with rows of sequence_len");
+      "is available, with rows of full length");
   s.choice("gradient_checkpointing", &C::gradient_checkpointing,
            {{"auto", Checkpointing::kAuto},
             {"all", Checkpointing::kAll},
@@ -192,7 +192,8 @@ void describe(core::Schema<TrainConfig>& s) {
   s.list("datasets", &C::datasets, "what the adapter learns from").required();
   s.section("validation", &C::validation,
             "data whose loss is measured during training and chooses the best adapter");
-  s.field("sequence_len", &C::sequence_len, "most tokens of a row")
+  s.field("sequence_len", &C::sequence_len,
+          "most tokens of an example; rows that several share hold as many, or 1024")
       .range(2, 1 << 20)
       .alias("cutoff_len")
       .alias("max_length")

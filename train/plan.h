@@ -30,12 +30,13 @@ struct MemoryPlan {
   std::uint64_t available = 0;         ///< memory_limit, or what the machine has to give
 };
 
-/// The fastest way that fits. Rows of sequence_len and nothing computed twice where there is room;
-/// otherwise, with a `memory_limit`, shorter rows down to 256 tokens, which cost next to nothing,
-/// then layers that are computed again in the backward (a third more time for all of them), then
-/// rows as short as the longest example. Without a `memory_limit` rows stay as they are, so that
-/// results do not depend on what else the machine is doing; recomputation does not touch them.
-/// Where nothing fits the smallest plan comes back, for require_memory() to refuse.
+/// The fastest way that fits. Rows of sequence_len, or of 1024 tokens where that is more and an
+/// update has as many, and nothing computed twice where there is room; otherwise, with a
+/// `memory_limit`, shorter rows down to 256 tokens, which cost little, then layers that are
+/// computed again in the backward (a third more time for all of them), then rows as short as the
+/// longest example. Without a `memory_limit` rows stay as they are, so that results do not depend
+/// on what else the machine is doing; recomputation does not touch them. Where nothing fits the
+/// smallest plan comes back, for require_memory() to refuse.
 [[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand);
 
 /// "12 of 30 layers computed again", "rows of 256 tokens"; empty where nothing was given up.
