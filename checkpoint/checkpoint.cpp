@@ -75,12 +75,19 @@ void read_stored(const StoredTensor& tensor, std::int64_t begin, std::int64_t en
 }
 
 /// SHA-256 of a tensor's values as floats; of its bytes where they are no numbers of ours.
-std::string values_digest(const StoredTensor& tensor) {
+/// `done` hears which bytes have been read.
+template <typename Done>
+std::string values_digest(const StoredTensor& tensor, const Done& done) {
   core::Sha256 hash;
   const TensorInfo& info = tensor.info;
   const bool as_stored = info.storage == Storage::kF32 && tensor.interleaved_head == 0;
   if (as_stored || info.storage == Storage::kOther) {
-    hash.update(tensor.bytes);
+    constexpr std::size_t kBytes = kChunk * sizeof(float);
+    for (std::size_t at = 0; at < tensor.bytes.size(); at += kBytes) {
+      const auto part = tensor.bytes.subspan(at, std::min(kBytes, tensor.bytes.size() - at));
+      hash.update(part);
+      done(part);
+    }
     return hash.finish();
   }
   const std::int64_t width = std::max<std::int64_t>(1, info.row_elements());
@@ -91,6 +98,7 @@ std::string values_digest(const StoredTensor& tensor) {
     values.resize(static_cast<std::size_t>((end - begin) * info.row_elements()));
     read_stored(tensor, begin, end, values);
     hash.update(std::as_bytes(std::span(values)));
+    done(rows_of(tensor, begin, end));
   }
   return hash.finish();
 }
@@ -129,11 +137,11 @@ struct Checkpoint::State {
     if (found == nullptr) throw std::logic_error("not a tensor of this model: " + tensor.name);
     return *found;
   }
-  void release(const StoredTensor& tensor) const {
+  void release(const StoredTensor& tensor, std::span<const std::byte> part) const {
     if (model.gguf) {
-      model.gguf->release(*static_cast<const GgufTensor*>(tensor.file_tensor));
+      model.gguf->release(part);
     } else {
-      model.shards[tensor.shard].release(*static_cast<const SafetensorsEntry*>(tensor.file_tensor));
+      model.shards[tensor.shard].release(part);
     }
   }
 };
@@ -203,7 +211,13 @@ std::span<const std::byte> Checkpoint::raw(const TensorInfo& tensor) const {
 }
 
 void Checkpoint::release(const TensorInfo& tensor) const {
-  state_->release(state_->stored(tensor));
+  const StoredTensor& stored = state_->stored(tensor);
+  state_->release(stored, stored.bytes);
+}
+
+void Checkpoint::release(const TensorInfo& tensor, std::int64_t begin, std::int64_t end) const {
+  const StoredTensor& stored = state_->stored(tensor);
+  state_->release(stored, rows_of(stored, begin, end));
 }
 
 std::string Checkpoint::weights_digest() const {
@@ -219,8 +233,8 @@ std::string Checkpoint::weights_digest() const {
     for (std::size_t at = next++; at < order.size(); at = next++) {
       const StoredTensor& tensor = tensors[order[at]];
       if (is_buffer(tensor.info.name)) continue;
-      digests[order[at]] = values_digest(tensor);
-      state_->release(tensor);
+      digests[order[at]] = values_digest(
+          tensor, [&](std::span<const std::byte> part) { state_->release(tensor, part); });
     }
   });
   core::Sha256 hash;

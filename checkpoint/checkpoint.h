@@ -86,6 +86,8 @@ class Checkpoint {
   [[nodiscard]] std::span<const std::byte> raw(const TensorInfo& tensor) const;
   /// Pages of this tensor will not be needed soon (keeps resident memory small while streaming).
   void release(const TensorInfo& tensor) const;
+  /// The same for rows [begin, end).
+  void release(const TensorInfo& tensor, std::int64_t begin, std::int64_t end) const;
 
   /// What the model's numbers are, whatever file holds them: SHA-256 over one line per tensor in
   /// order of name, "name shape sha256-of-its-values-as-little-endian-F32\n". Equal for a GGUF file

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "core/clones.h"
+
 namespace weft::checkpoint {
 namespace {
 
@@ -46,11 +48,11 @@ inline float half_at(Bytes at) noexcept {
   return half(bits);
 }
 
-void from_f16(Bytes in, float* out, std::size_t count) noexcept {
+WEFT_CLONES void from_f16(Bytes in, float* out, std::size_t count) noexcept {
   for (std::size_t i = 0; i < count; ++i) out[i] = half_at(in + 2 * i);
 }
 
-void from_bf16(Bytes in, float* out, std::size_t count) noexcept {
+WEFT_CLONES void from_bf16(Bytes in, float* out, std::size_t count) noexcept {
   for (std::size_t i = 0; i < count; ++i) {
     std::uint16_t bits;
     std::memcpy(&bits, in + 2 * i, sizeof bits);

@@ -125,6 +125,8 @@ class Gguf {
   [[nodiscard]] std::span<const std::byte> bytes(const GgufTensor& tensor) const;
   /// Pages of this tensor will not be needed soon.
   void release(const GgufTensor& tensor) const;
+  /// The same for a part of the data.
+  void release(std::span<const std::byte> part) const { file_.release(part); }
 
  private:
   Gguf(core::MappedFile file, GgufHeader header);

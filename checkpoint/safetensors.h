@@ -74,6 +74,8 @@ class Safetensors {
   }
   /// Pages of this tensor will not be needed soon.
   void release(const SafetensorsEntry& entry) const;
+  /// The same for a part of the data.
+  void release(std::span<const std::byte> part) const { file_.release(part); }
 
  private:
   Safetensors(core::MappedFile file, SafetensorsHeader header);

@@ -50,10 +50,13 @@ class AtomicFile {
   void commit();
 
  private:
+  void start_writeback();
+
   std::filesystem::path target_;
   std::filesystem::path temporary_;
   int descriptor_ = -1;
   std::uint64_t size_ = 0;
+  std::uint64_t started_ = 0;  ///< Bytes that the disk has been told to write.
 };
 
 /// What to do when an output already exists.

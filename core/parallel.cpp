@@ -2,15 +2,94 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
+#include <deque>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace weft::core {
 namespace {
+
 std::atomic<int> chosen_threads{0};
-}
+
+/// One call of parallel_for: its ranges, and how many are not done.
+struct Job {
+  const std::function<void(std::int64_t, std::int64_t)>* body = nullptr;
+  std::int64_t count = 0;
+  std::int64_t step = 0;
+  std::int64_t parts = 0;
+  std::atomic<std::int64_t> next{0};
+  std::int64_t left = 0;  ///< Guarded, as is failure.
+  std::exception_ptr failure;
+  std::mutex guard;
+  std::condition_variable done;
+
+  /// Does ranges until none is left to begin.
+  void work() {
+    for (std::int64_t part = next++; part < parts; part = next++) {
+      std::exception_ptr thrown;
+      try {
+        const std::int64_t begin = part * step;
+        if (begin < count) (*body)(begin, std::min(count, begin + step));
+      } catch (...) {
+        thrown = std::current_exception();
+      }
+      const std::scoped_lock lock(guard);
+      if (thrown && !failure) failure = thrown;
+      if (--left == 0) done.notify_all();
+    }
+  }
+};
+
+/// Threads that wait for jobs, so that their stacks, buffers and caches are there for the next one.
+/// Whoever calls parallel_for does its ranges too, so that calls inside calls never wait for a free
+/// thread.
+class Pool {
+ public:
+  ~Pool() {
+    {
+      const std::scoped_lock lock(guard_);
+      stopped_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void add(const std::shared_ptr<Job>& job) {
+    const auto helpers = static_cast<std::size_t>(job->parts - 1);
+    {
+      const std::scoped_lock lock(guard_);
+      while (threads_.size() < helpers) threads_.emplace_back([this] { run(); });
+      queue_.insert(queue_.end(), helpers, job);
+    }
+    wake_.notify_all();
+  }
+
+ private:
+  void run() {
+    std::unique_lock lock(guard_);
+    while (true) {
+      wake_.wait(lock, [&] { return stopped_ || !queue_.empty(); });
+      if (stopped_) return;
+      const std::shared_ptr<Job> job = std::move(queue_.front());
+      queue_.pop_front();
+      lock.unlock();
+      job->work();
+      lock.lock();
+    }
+  }
+
+  std::mutex guard_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Job>> queue_;
+  std::vector<std::thread> threads_;
+  bool stopped_ = false;
+};
+
+}  // namespace
 
 int thread_count() noexcept {
   const int chosen = chosen_threads.load();
@@ -30,25 +109,18 @@ void parallel_for(std::int64_t count, std::int64_t grain,
     body(0, count);
     return;
   }
-  const std::int64_t step = (count + parts - 1) / parts;
-  std::exception_ptr failure;
-  std::mutex guard;
-  const auto run = [&](std::int64_t begin) {
-    try {
-      if (begin < count) body(begin, std::min(count, begin + step));
-    } catch (...) {
-      const std::scoped_lock lock(guard);
-      if (!failure) failure = std::current_exception();
-    }
-  };
-  {
-    std::vector<std::jthread> threads;
-    for (std::int64_t part = 1; part < parts; ++part) {
-      threads.emplace_back(run, part * step);
-    }
-    run(0);
-  }
-  if (failure) std::rethrow_exception(failure);
+  static Pool pool;
+  const auto job = std::make_shared<Job>();
+  job->body = &body;
+  job->count = count;
+  job->step = (count + parts - 1) / parts;
+  job->parts = parts;
+  job->left = parts;
+  pool.add(job);
+  job->work();
+  std::unique_lock lock(job->guard);
+  job->done.wait(lock, [&] { return job->left == 0; });
+  if (job->failure) std::rethrow_exception(job->failure);
 }
 
 }  // namespace weft::core

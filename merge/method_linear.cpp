@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "merge/method_rows.h"
 #include "merge/methods.h"
+#include "merge/row_kernels.h"
 
 // linear: sum_i w_i x_i, over sum_i w_i when `normalize` (model soups, arXiv 2203.05482).
 // passthrough: one model's tensor, times `scale` when given.
@@ -30,11 +31,10 @@ class LinearDeltas final : public GroupDeltas {
         continue;
       }
       input.read(begin, end, numbers);
-      const double weight = weights_[i];
-      for (std::size_t j = 0; j < count; ++j) out[j] += weight * numbers[j];
+      add_scaled(weights_[i], numbers, out.first(count));
     }
     plain.read(begin, end, numbers);
-    for (std::size_t j = 0; j < count; ++j) out[j] += own * numbers[j];
+    add_scaled(own, numbers, out.first(count));
   }
 
  private:

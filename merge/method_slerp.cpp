@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "merge/method_rows.h"
 #include "merge/methods.h"
+#include "merge/row_kernels.h"
 
 // slerp: on the arc between two models, the whole tensor as one vector. With cos = a.b / |a||b|
 // and angle = acos(cos): sin((1-t) angle)/sin(angle) a + sin(t angle)/sin(angle) b; a straight line
@@ -16,13 +17,6 @@ namespace weft::merge {
 namespace {
 
 constexpr double kLinearAbove = 0.9995;
-
-/// The three sums that an arc needs.
-struct Products {
-  double aa = 0;
-  double bb = 0;
-  double ab = 0;
-};
 
 struct Coefficients {
   double a = 0;
@@ -76,11 +70,16 @@ class ArcDeltas final : public GroupDeltas {
     vector_rows(first_, begin, end, x);
     vector_rows(second_, begin, end, y);
     offset(begin, end, out);
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::size_t at = along_ == Along::kTensor ? 0
-                             : along_ == Along::kRow  ? static_cast<std::size_t>(begin) + i / width
-                                                      : i % width;
-      out[i] += coefficients_[at].a * x[i] + coefficients_[at].b * y[i];
+    if (along_ == Along::kColumn) {
+      for (std::size_t i = 0; i < count; ++i) {
+        out[i] += coefficients_[i % width].a * x[i] + coefficients_[i % width].b * y[i];
+      }
+      return;
+    }
+    for (std::size_t i = 0; i < count; i += width) {
+      const std::size_t row = static_cast<std::size_t>(begin) + i / width;
+      const Coefficients& arc = coefficients_[along_ == Along::kTensor ? 0 : row];
+      add_scaled(arc.a, arc.b, x.subspan(i, width), y.subspan(i, width), out.subspan(i, width));
     }
   }
 
@@ -117,11 +116,9 @@ class ArcDeltas final : public GroupDeltas {
       const std::span<double> y = scratch<1>(size);
       vector_rows(first_, begin, end, x);
       vector_rows(second_, begin, end, y);
-      for (std::size_t i = 0; i < size; ++i) {
-        Products& sums = by_row[static_cast<std::size_t>(begin) + i / width];
-        sums.aa += x[i] * x[i];
-        sums.bb += y[i] * y[i];
-        sums.ab += x[i] * y[i];
+      for (std::size_t i = 0; i < size; i += width) {
+        by_row[static_cast<std::size_t>(begin) + i / width] =
+            products(x.subspan(i, width), y.subspan(i, width));
       }
     });
     if (along_ == Along::kRow) return by_row;

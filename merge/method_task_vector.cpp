@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "merge/method_rows.h"
 #include "merge/methods.h"
+#include "merge/row_kernels.h"
 #include "merge/sparsify.h"
 
 // Task vectors d_i = x_i - base (arXiv 2212.04089), made sparse, weighted and added:
@@ -18,7 +19,6 @@ namespace weft::merge {
 namespace {
 
 enum class Consensus { kNone, kWeightedSum, kPlainSum };
-enum class Divisor { kNone, kWeights, kCount };
 
 struct TaskRule {
   std::string_view name;
@@ -44,19 +44,13 @@ constexpr TaskRule kRules[] = {
     {"dare_linear:peft", Sparsity::kRandom, Rescale::kDensity, Consensus::kNone, false, true},
 };
 
-/// How the sparse task vectors of an element become one number.
-struct Mix {
-  std::vector<double> weights;
-  Consensus consensus = Consensus::kNone;
-  Divisor divisor = Divisor::kNone;
-  double lambda = 1;
-  double all_weights = 0;
-};
-
 class TaskDeltas final : public GroupDeltas {
  public:
-  TaskDeltas(TensorGroup tensors, Mix mix, std::span<const SparsifyRule> rules)
-      : GroupDeltas(std::move(tensors)), others_(group().others()), mix_(std::move(mix)) {
+  TaskDeltas(TensorGroup tensors, Mix mix, bool votes, std::span<const SparsifyRule> rules)
+      : GroupDeltas(std::move(tensors)),
+        others_(group().others()),
+        mix_(std::move(mix)),
+        votes_(votes) {
     const TensorInput& base = group().reference();
     for (std::size_t i = 0; i < others_.size(); ++i) {
       const TensorInput& input = group().inputs[others_[i]];
@@ -82,62 +76,27 @@ class TaskDeltas final : public GroupDeltas {
       sparse_[i].apply(begin, end, delta);
     }
     read_difference(group().reference(), stored(), begin, end, out);
-    if (mix_.consensus == Consensus::kNone) {
-      add_all(deltas, out.first(count));
+    if (votes_) {
+      mix_agreeing(mix_, deltas, out.first(count));
     } else {
-      add_agreeing(deltas, out.first(count));
+      add_all(deltas, out.first(count));
     }
   }
 
  private:
   void add_all(std::span<const double> deltas, std::span<double> out) const {
     double factor = mix_.lambda;
-    if (mix_.divisor == Divisor::kWeights && std::abs(mix_.all_weights) >= 1e-8) {
-      factor /= mix_.all_weights;
-    }
-    const std::size_t count = out.size();
+    double weights = 0;
+    for (const double weight : mix_.weights) weights += weight;
+    if (mix_.divisor == Divisor::kWeights && std::abs(weights) >= 1e-8) factor /= weights;
     for (std::size_t i = 0; i < others_.size(); ++i) {
-      const double weight = factor * mix_.weights[i];
-      for (std::size_t j = 0; j < count; ++j) out[j] += weight * deltas[i * count + j];
-    }
-  }
-
-  void add_agreeing(std::span<const double> deltas, std::span<double> out) const {
-    const std::size_t count = out.size();
-    const std::size_t models = others_.size();
-    const bool plain = mix_.consensus == Consensus::kPlainSum;
-    // Model by model over the whole block, without branches, so that it runs in vectors.
-    const std::span<double> total = scratch<1>(count);
-    const std::span<double> sum = scratch<2>(count);
-    const std::span<double> part = scratch<3>(count);  // Weights or number of those taking part.
-    std::ranges::fill(total, 0);
-    std::ranges::fill(sum, 0);
-    std::ranges::fill(part, 0);
-    for (std::size_t i = 0; i < models; ++i) {
-      const double vote = plain ? 1.0 : mix_.weights[i];
-      for (std::size_t j = 0; j < count; ++j) total[j] += vote * deltas[i * count + j];
-    }
-    for (std::size_t i = 0; i < models; ++i) {
-      const double weight = mix_.weights[i];
-      const double vote = plain ? 1.0 : weight;
-      const double share = mix_.divisor == Divisor::kCount ? 1.0 : weight;
-      for (std::size_t j = 0; j < count; ++j) {
-        const double value = deltas[i * count + j];
-        const double with_sign = total[j] >= 0 ? vote * value : -(vote * value);
-        sum[j] += with_sign > 0 ? weight * value : 0.0;
-        part[j] += with_sign > 0 ? share : 0.0;
-      }
-    }
-    const bool divides = mix_.divisor != Divisor::kNone;
-    const double lambda = mix_.lambda;
-    for (std::size_t j = 0; j < count; ++j) {
-      const double divisor = divides && part[j] != 0 ? part[j] : 1.0;
-      out[j] += lambda * (sum[j] / divisor);
+      add_scaled(factor * mix_.weights[i], deltas.subspan(i * out.size(), out.size()), out);
     }
   }
 
   std::vector<std::size_t> others_;
   Mix mix_;
+  bool votes_;  ///< Only models that agree take part.
   std::deque<Sparsifier> sparse_;
 };
 
@@ -179,7 +138,7 @@ class TaskMethod final : public Method {
   [[nodiscard]] std::unique_ptr<const RowDeltas> deltas(TensorGroup group) const override {
     if (group.all_alike()) return nullptr;
     Mix mix;
-    mix.consensus = rule_.consensus;
+    mix.equal_votes = rule_.consensus == Consensus::kPlainSum;
     mix.lambda = group.shared.at("lambda");
     if (rule_.peft) {
       mix.divisor = rule_.consensus == Consensus::kNone ? Divisor::kNone : Divisor::kCount;
@@ -189,10 +148,10 @@ class TaskMethod final : public Method {
     std::vector<SparsifyRule> rules;
     for (const std::size_t i : group.others()) {
       mix.weights.push_back(group.own[i].at("weight"));
-      mix.all_weights += mix.weights.back();
       rules.push_back(sparsify_rule(group, group.own[i]));
     }
-    return std::make_unique<TaskDeltas>(std::move(group), std::move(mix), rules);
+    return std::make_unique<TaskDeltas>(std::move(group), std::move(mix),
+                                        rule_.consensus != Consensus::kNone, rules);
   }
 
  private:

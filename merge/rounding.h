@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/clones.h"
 #include "core/number.h"
 
 namespace weft::merge {
@@ -12,7 +13,7 @@ namespace weft::merge {
 /// float. Rounding the result to a format with at least two bits less than binary32 gives the same
 /// as rounding `value` directly (Boldo and Melquiond, "Emulation of FMA and correctly rounded
 /// sums", IEEE ToC 2008): there is no double rounding.
-[[nodiscard]] inline float round_to_odd(double value) noexcept {
+[[nodiscard]] WEFT_INLINE float round_to_odd(double value) noexcept {
   // No branches: whether a number is odd cannot be predicted.
   const auto nearest = static_cast<float>(value);
   const auto back = static_cast<double>(nearest);
@@ -24,13 +25,13 @@ namespace weft::merge {
 }
 
 /// `value` rounded once, to nearest, ties to even, as the bits of the type.
-[[nodiscard]] inline std::uint32_t round_to_f32(double value) noexcept {
+[[nodiscard]] WEFT_INLINE std::uint32_t round_to_f32(double value) noexcept {
   return std::bit_cast<std::uint32_t>(static_cast<float>(value));
 }
-[[nodiscard]] inline std::uint16_t round_to_bf16(double value) noexcept {
+[[nodiscard]] WEFT_INLINE std::uint16_t round_to_bf16(double value) noexcept {
   return core::float_to_bf16(round_to_odd(value));
 }
-[[nodiscard]] inline std::uint16_t round_to_f16(double value) noexcept {
+[[nodiscard]] WEFT_INLINE std::uint16_t round_to_f16(double value) noexcept {
   return core::float_to_f16(round_to_odd(value));
 }
 

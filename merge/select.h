@@ -6,12 +6,14 @@
 #include <functional>
 #include <span>
 
+#include "core/clones.h"
+
 namespace weft::merge {
 
 /// The order in which a method ranks elements: by magnitude as a float, largest first, and among
 /// equals by place, first first. As unsigned integers the bits of non-negative floats have the
 /// order of the floats.
-[[nodiscard]] inline std::uint32_t magnitude_key(double value) noexcept {
+[[nodiscard]] WEFT_INLINE std::uint32_t magnitude_key(double value) noexcept {
   return std::bit_cast<std::uint32_t>(static_cast<float>(std::abs(value)));
 }
 
@@ -21,7 +23,12 @@ struct TopSet {
   std::int64_t last = -1;       ///< Place of the last such element; -1: the set is empty.
 
   [[nodiscard]] bool contains(std::uint32_t key, std::int64_t place) const noexcept {
-    return (last >= 0) & ((key > threshold) | ((key == threshold) & (place <= last)));
+    return key >= lowest_key(place);
+  }
+  /// The lowest key that belongs to the set at a place; beyond every key when it is empty.
+  [[nodiscard]] std::uint64_t lowest_key(std::int64_t place) const noexcept {
+    if (last < 0) return std::uint64_t{1} << 32;
+    return std::uint64_t{threshold} + (place > last ? 1 : 0);
   }
 };
 

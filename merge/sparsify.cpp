@@ -1,8 +1,9 @@
 #include "merge/sparsify.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
+
+#include "merge/row_kernels.h"
 
 namespace weft::merge {
 namespace {
@@ -12,12 +13,6 @@ constexpr double kLeastNorm = 1e-7;
 
 std::int64_t share_of(double share, std::int64_t count) {
   return static_cast<std::int64_t>(share * static_cast<double>(count));
-}
-
-double magnitude_sum(std::span<const double> values) {
-  double sum = 0;
-  for (const double value : values) sum += std::abs(value);
-  return sum;
 }
 
 }  // namespace
@@ -57,7 +52,7 @@ void Sparsifier::select(const RowReader& read, const RowLoop& loop) {
     thread_local std::vector<double> values;
     values.resize(static_cast<std::size_t>((end - begin) * columns_));
     read(begin, end, values);
-    std::ranges::transform(values, out.begin(), magnitude_key);
+    magnitude_keys(values, out);
   };
   kept_ = select_top(rows_, columns_, top + stay, keys, loop);
   if (top > 0) dropped_ = select_top(rows_, columns_, top, keys, loop);
@@ -75,10 +70,10 @@ void Sparsifier::measure(const RowReader& read, const RowLoop& loop) {
       return std::span(values).subspan(static_cast<std::size_t>(i - begin) * width, width);
     };
     for (std::int64_t i = begin; i < end; ++i)
-      before[static_cast<std::size_t>(i)] = magnitude_sum(row(i));
+      before[static_cast<std::size_t>(i)] = sum_magnitudes(row(i));
     drop(begin, end, values);
     for (std::int64_t i = begin; i < end; ++i)
-      after[static_cast<std::size_t>(i)] = magnitude_sum(row(i));
+      after[static_cast<std::size_t>(i)] = sum_magnitudes(row(i));
   });
   const double all = std::accumulate(before.begin(), before.end(), 0.0);
   const double left = std::accumulate(after.begin(), after.end(), 0.0);
@@ -87,9 +82,7 @@ void Sparsifier::measure(const RowReader& read, const RowLoop& loop) {
 
 void Sparsifier::apply(std::int64_t begin, std::int64_t end, std::span<double> values) const {
   drop(begin, end, values);
-  const double factor = factor_;
-  if (factor == 1) return;
-  for (double& value : values) value *= factor;
+  if (factor_ != 1) scale(factor_, values);
 }
 
 void Sparsifier::drop(std::int64_t begin, std::int64_t end, std::span<double> values) const {
@@ -105,24 +98,29 @@ void Sparsifier::drop(std::int64_t begin, std::int64_t end, std::span<double> va
     }
     return;
   }
-  const TopSet kept = kept_;
-  const TopSet dropped = dropped_;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::uint32_t key = magnitude_key(values[i]);
-    const std::int64_t place = begin * columns_ + static_cast<std::int64_t>(i);
-    const bool stays = kept.contains(key, place) & !dropped.contains(key, place);
-    values[i] = stays ? values[i] : 0.0;  // A choice of values, not a branch: it is unpredictable.
+  // A top set takes keys from its threshold on up to its last place, and only larger ones after it.
+  const std::int64_t first = begin * columns_;
+  const std::int64_t past = end * columns_;
+  std::int64_t from = first;
+  for (const std::int64_t to : cuts(first, past)) {
+    keep_between(kept_.lowest_key(from), dropped_.lowest_key(from),
+                 values.subspan(static_cast<std::size_t>(from - first),
+                                static_cast<std::size_t>(to - from)));
+    from = to;
   }
+}
+
+std::array<std::int64_t, 3> Sparsifier::cuts(std::int64_t first, std::int64_t past) const {
+  const std::int64_t a = std::clamp(kept_.last + 1, first, past);
+  const std::int64_t b = std::clamp(dropped_.last + 1, first, past);
+  return {std::min(a, b), std::max(a, b), past};
 }
 
 void Sparsifier::drop_by_chance(std::int64_t begin, std::span<double> values) const {
   thread_local std::vector<float> draws;
   draws.resize(values.size());
   random_->fill(static_cast<std::uint64_t>(begin * columns_), draws);
-  const double density = rule_.density;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<double>(draws[i]) < density ? values[i] : 0.0;
-  }
+  keep_drawn(draws, rule_.density, values);
 }
 
 void Sparsifier::drop_by_rank(std::int64_t row, std::span<double> values) const {

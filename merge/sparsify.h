@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -58,6 +59,8 @@ class Sparsifier {
   void select(const RowReader& read, const RowLoop& loop);
   void measure(const RowReader& read, const RowLoop& loop);
   void drop(std::int64_t begin, std::int64_t end, std::span<double> values) const;
+  /// Where, between two places, a top set stops taking the equals of its last element.
+  [[nodiscard]] std::array<std::int64_t, 3> cuts(std::int64_t first, std::int64_t past) const;
   void drop_by_chance(std::int64_t begin, std::span<double> values) const;
   void drop_by_rank(std::int64_t row, std::span<double> values) const;
 

@@ -1,14 +1,13 @@
 #include "merge/stream.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 #include <map>
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "merge/rounding.h"
+#include "merge/row_kernels.h"
+#include "merge/write_behind.h"
 
 namespace weft::merge {
 namespace {
@@ -16,86 +15,14 @@ namespace {
 using checkpoint::Checkpoint;
 using checkpoint::TensorInfo;
 
-static_assert(std::endian::native == std::endian::little, "safetensors data are little-endian");
+/// Numbers computed and handed to the writing thread at a time: at most 4 MiB.
+constexpr std::int64_t kTileElements = std::int64_t{1} << 20;
+constexpr std::size_t kCopyBytes = std::size_t{4} << 20;
 
-/// Numbers read, computed and written at a time: 16 MiB of floats and as much again of output.
-constexpr std::int64_t kTileElements = std::int64_t{4} << 20;
-constexpr std::size_t kCopyBytes = std::size_t{16} << 20;
-
-/// Sums over one row; added up in order of rows, so that threads do not change the report.
-struct RowSums {
-  double base = 0;    ///< sum W^2
-  double update = 0;  ///< sum D^2
-  double kept = 0;    ///< sum (M - W) D
-  double error = 0;   ///< max |M - (W + D)|
-  std::int64_t changed = 0;
-  bool overflow = false;
-};
-
-struct F32 {
-  using Bits = std::uint32_t;
-  static Bits round(double value) { return round_to_f32(value); }
-  static float value(Bits bits) { return std::bit_cast<float>(bits); }
-};
-struct F16 {
-  using Bits = std::uint16_t;
-  static Bits round(double value) { return round_to_f16(value); }
-  static float value(Bits bits) { return core::f16_to_float(bits); }
-};
-struct BF16 {
-  using Bits = std::uint16_t;
-  static Bits round(double value) { return round_to_bf16(value); }
-  static float value(Bits bits) { return core::bf16_to_float(bits); }
-};
-
-/// M = round(W + D) for one row.
-template <typename Type>
-RowSums add_row(std::span<const float> base, const double* update, std::byte* out) {
-  RowSums sums;
-  for (std::size_t j = 0; j < base.size(); ++j) {
-    const auto before = static_cast<double>(base[j]);
-    const double delta = update[j];
-    const double exact = before + delta;
-    const typename Type::Bits bits = Type::round(exact);
-    const auto after = static_cast<double>(Type::value(bits));
-    std::memcpy(out + j * sizeof bits, &bits, sizeof bits);
-    sums.base += before * before;
-    sums.update += delta * delta;
-    sums.kept += (after - before) * delta;
-    sums.error = std::max(sums.error, std::abs(after - exact));
-    sums.changed += bits != Type::round(before) ? 1 : 0;
-    sums.overflow |= !std::isfinite(after) && std::isfinite(before);
-  }
-  return sums;
-}
-
-/// M = round(W) for one row.
-template <typename Type>
-RowSums convert_row(std::span<const float> base, std::byte* out) {
-  RowSums sums;
-  for (std::size_t j = 0; j < base.size(); ++j) {
-    const typename Type::Bits bits = Type::round(static_cast<double>(base[j]));
-    std::memcpy(out + j * sizeof bits, &bits, sizeof bits);
-    sums.overflow |= !std::isfinite(Type::value(bits)) && std::isfinite(base[j]);
-  }
-  return sums;
-}
-
-RowSums write_row(core::DType type, std::span<const float> base, const double* update,
-                  std::byte* out) {
-  if (type == core::DType::kF32) {
-    return update != nullptr ? add_row<F32>(base, update, out) : convert_row<F32>(base, out);
-  }
-  if (type == core::DType::kF16) {
-    return update != nullptr ? add_row<F16>(base, update, out) : convert_row<F16>(base, out);
-  }
-  return update != nullptr ? add_row<BF16>(base, update, out) : convert_row<BF16>(base, out);
-}
-
-/// Pages that were read are not needed soon.
-void release(const OutputTensor& tensor) {
-  tensor.source->release(*tensor.info);
-  for (const auto& [model, info] : tensor.reads) model->release(*info);
+/// Pages of rows [begin, end) that were read are not needed soon.
+void release(const OutputTensor& tensor, std::int64_t begin, std::int64_t end) {
+  tensor.source->release(*tensor.info, begin, end);
+  for (const auto& [model, info] : tensor.reads) model->release(*info, begin, end);
 }
 
 /// Streams one tensor through row tiles.
@@ -108,9 +35,8 @@ class TensorWriter {
         type_(tensor.dtype),
         update_(update) {}
 
-  /// Calls `emit(bytes)` for each tile, in order, and returns the sums of all rows.
-  template <typename Emit>
-  RowSums run(const Emit& emit) {
+  /// Hands each tile to `out`, in order, and returns the sums of all rows.
+  RowSums run(WriteBehind& out) {
     const std::int64_t width = info_.row_elements();
     const std::int64_t block = RowDeltas::kRowBlock;
     const std::int64_t tile =
@@ -118,11 +44,12 @@ class TensorWriter {
     RowSums total;
     for (std::int64_t begin = 0; begin < info_.rows(); begin += tile) {
       const std::int64_t end = std::min(info_.rows(), begin + tile);
+      bytes_ = out.buffer();
       compute(begin, end);
-      emit(std::span<const std::byte>(bytes_));
       for (const RowSums& row : sums_) add(total, row);
       if (total.overflow) complain();
-      release(tensor_);
+      out.put(std::move(bytes_));
+      release(tensor_, begin, end);
     }
     return total;
   }
@@ -138,40 +65,42 @@ class TensorWriter {
   }
 
   void compute(std::int64_t begin, std::int64_t end) {
-    const std::int64_t width = info_.row_elements();
-    const std::int64_t block = RowDeltas::kRowBlock;
     const auto rows = static_cast<std::size_t>(end - begin);
-    floats_.resize(rows * static_cast<std::size_t>(width));
-    bytes_.resize(floats_.size() * static_cast<std::size_t>(core::size_of(type_)));
+    const std::int64_t width = std::max<std::int64_t>(1, info_.row_elements());
+    const std::int64_t block = RowDeltas::kRowBlock;
+    bytes_.resize(rows * static_cast<std::size_t>(info_.row_elements()) *
+                  static_cast<std::size_t>(core::size_of(type_)));
     sums_.assign(rows, {});
     const std::int64_t blocks = (end - begin + block - 1) / block;
-    const std::int64_t grain = std::max<std::int64_t>(
-        1, (std::int64_t{1} << 16) / (block * std::max<std::int64_t>(1, width)));
+    const std::int64_t grain = std::max<std::int64_t>(1, (std::int64_t{1} << 16) / (block * width));
     core::parallel_for(blocks, grain, [&](std::int64_t first, std::int64_t last) {
-      compute_blocks(begin, std::min(end, begin + last * block), begin + first * block);
+      for (std::int64_t at = first; at < last; ++at) {
+        compute_block(begin, begin + at * block, std::min(end, begin + (at + 1) * block));
+      }
     });
   }
 
-  /// Rows [from, end) of the tile that starts at `begin`.
-  void compute_blocks(std::int64_t begin, std::int64_t end, std::int64_t from) {
+  /// Rows [from, end), at most a block, of the tile that starts at `begin`.
+  void compute_block(std::int64_t begin, std::int64_t from, std::int64_t end) {
+    thread_local std::vector<float> base;
+    thread_local std::vector<double> deltas;
     const auto width = static_cast<std::size_t>(info_.row_elements());
     const auto row_bytes = width * static_cast<std::size_t>(core::size_of(type_));
-    const auto at = [&](std::int64_t row) { return static_cast<std::size_t>(row - begin); };
-    base_.read_rows(
-        info_, from, end,
-        std::span(floats_).subspan(at(from) * width, at(end) * width - at(from) * width));
-    std::vector<double> deltas;
+    base.resize(static_cast<std::size_t>(end - from) * width);
+    base_.read_rows(info_, from, end, base);
     if (update_ != nullptr) {
       deltas.resize(static_cast<std::size_t>(RowDeltas::kRowBlock * update_->stride()));
+      update_->compute(from, deltas);
     }
-    for (std::int64_t first = from; first < end; first += RowDeltas::kRowBlock) {
-      if (update_ != nullptr) update_->compute(first, deltas);
-      for (std::int64_t row = first; row < std::min(end, first + RowDeltas::kRowBlock); ++row) {
-        const double* delta =
-            update_ != nullptr ? deltas.data() + (row - first) * update_->stride() : nullptr;
-        sums_[at(row)] = write_row(type_, std::span(floats_).subspan(at(row) * width, width), delta,
-                                   bytes_.data() + at(row) * row_bytes);
+    for (std::int64_t row = from; row < end; ++row) {
+      const auto at = static_cast<std::size_t>(row - from);
+      std::span<const double> delta;
+      if (update_ != nullptr) {
+        delta = std::span(deltas).subspan(at * static_cast<std::size_t>(update_->stride()), width);
       }
+      const auto place = static_cast<std::size_t>(row - begin);
+      sums_[place] = round_row(type_, std::span(base).subspan(at * width, width), delta,
+                               bytes_.data() + place * row_bytes);
     }
   }
 
@@ -191,7 +120,6 @@ class TensorWriter {
   const TensorInfo& info_;
   core::DType type_;
   const RowDeltas* update_;
-  std::vector<float> floats_;
   std::vector<std::byte> bytes_;
   std::vector<RowSums> sums_;
 };
@@ -210,16 +138,19 @@ FoldedTensor summary(const OutputTensor& tensor, const RowDeltas& update, const 
 }
 
 /// A tensor that nothing changes: its bytes when they are what is wanted, else its numbers.
-template <typename Emit>
-void pass(const OutputTensor& tensor, const Emit& emit) {
+void pass(const OutputTensor& tensor, WriteBehind& out) {
   const std::span<const std::byte> raw = tensor.source->raw(*tensor.info);
   if (raw.empty() || tensor.info->storage_name != core::name_of(tensor.dtype)) {
-    TensorWriter(tensor, nullptr).run(emit);
+    [[maybe_unused]] const RowSums sums = TensorWriter(tensor, nullptr).run(out);
     return;
   }
   for (std::size_t at = 0; at < raw.size(); at += kCopyBytes) {
-    emit(raw.subspan(at, std::min(kCopyBytes, raw.size() - at)));
+    std::vector<std::byte> bytes = out.buffer();
+    const auto part = raw.subspan(at, std::min(kCopyBytes, raw.size() - at));
+    bytes.assign(part.begin(), part.end());
+    out.put(std::move(bytes));
   }
+  tensor.source->release(*tensor.info);
 }
 
 }  // namespace
@@ -237,24 +168,24 @@ std::vector<FoldedTensor> write_tensors(std::span<const OutputTensor> tensors,
   std::vector<FoldedTensor> folded;
   for (const checkpoint::Shard& shard : shards) {
     checkpoint::SafetensorsWriter writer(folder / shard.file, shard.tensors);
-    const auto emit = [&](std::span<const std::byte> bytes) {
+    WriteBehind out([&](std::span<const std::byte> bytes) {
       if (control.stop != nullptr && control.stop->load()) {
         throw Interrupted("stopped; nothing was written");
       }
       writer.write(bytes);
       progress.done += bytes.size();
       if (control.progress) control.progress(progress);
-    };
+    });
     for (const checkpoint::TensorPlan& plan : writer.order()) {
       const OutputTensor& tensor = *by_name.at(plan.name);
       const std::unique_ptr<const RowDeltas> change = tensor.change ? tensor.change() : nullptr;
       if (change) {
-        folded.push_back(summary(tensor, *change, TensorWriter(tensor, change.get()).run(emit)));
+        folded.push_back(summary(tensor, *change, TensorWriter(tensor, change.get()).run(out)));
       } else {
-        pass(tensor, emit);
+        pass(tensor, out);
       }
-      release(tensor);
     }
+    out.finish();
     writer.finish();
   }
   checkpoint::write_shard_index(folder, shards);

@@ -1,15 +1,17 @@
 #include "merge/tensor_input.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 
 #include "core/parallel.h"
+#include "merge/row_kernels.h"
 
 namespace weft::merge {
 namespace {
 
-/// Numbers of one input that pass between two calls of release().
-constexpr std::int64_t kTileElements = std::int64_t{8} << 20;
+/// Numbers of each input that a thread takes at a time, and then gives back the pages of.
+constexpr std::int64_t kTileElements = std::int64_t{1} << 19;
 
 /// out += sign * update, rows [begin, end) of `columns` numbers.
 void add_update(const Update& update, double sign, std::int64_t begin, std::int64_t end,
@@ -20,7 +22,8 @@ void add_update(const Update& update, double sign, std::int64_t begin, std::int6
     for (std::int64_t row = first; row < std::min(end, first + RowDeltas::kRowBlock); ++row) {
       const double* from = block.data() + (row - first) * update.stride();
       double* to = out.data() + (row - begin) * columns;
-      for (std::int64_t j = 0; j < columns; ++j) to[j] += sign * from[j];
+      add_scaled(sign, std::span(from, static_cast<std::size_t>(columns)),
+                 std::span(to, static_cast<std::size_t>(columns)));
     }
   }
 }
@@ -53,9 +56,7 @@ void read_difference(const TensorInput& a, const TensorInput& b, std::int64_t be
   } else {
     const std::span<const float> x = read_floats(a, begin, end, left);
     const std::span<const float> y = read_floats(b, begin, end, right);
-    for (std::size_t j = 0; j < count; ++j) {
-      out[j] = static_cast<double>(x[j]) - static_cast<double>(y[j]);
-    }
+    subtract(x, y, out.first(count));
   }
   if (a.update) add_update(*a.update, 1, begin, end, a.columns(), out);
   if (b.update) add_update(*b.update, -1, begin, end, a.columns(), out);
@@ -67,18 +68,20 @@ void for_row_blocks(std::span<const TensorInput> inputs,
   const std::int64_t columns = std::max<std::int64_t>(1, inputs.front().columns());
   const std::int64_t block = RowDeltas::kRowBlock;
   const std::int64_t tile = std::max(block, kTileElements / columns / block * block);
-  const std::int64_t grain = std::max<std::int64_t>(1, (std::int64_t{1} << 16) / (block * columns));
-  for (std::int64_t begin = 0; begin < rows; begin += tile) {
-    const std::int64_t end = std::min(rows, begin + tile);
-    core::parallel_for((end - begin + block - 1) / block, grain,
-                       [&](std::int64_t first, std::int64_t last) {
-                         for (std::int64_t b = first; b < last; ++b) {
-                           const std::int64_t row = begin + b * block;
+  const std::int64_t tiles = (rows + tile - 1) / tile;
+  // Tiles are taken one by one, since other work may hold up a thread.
+  std::atomic<std::int64_t> next{0};
+  core::parallel_for(std::min<std::int64_t>(tiles, core::thread_count()), 1,
+                     [&](std::int64_t, std::int64_t) {
+                       for (std::int64_t at = next++; at < tiles; at = next++) {
+                         const std::int64_t begin = at * tile;
+                         const std::int64_t end = std::min(rows, begin + tile);
+                         for (std::int64_t row = begin; row < end; row += block) {
                            body(row, std::min(end, row + block));
                          }
-                       });
-    for (const TensorInput& input : inputs) input.release();
-  }
+                         for (const TensorInput& input : inputs) input.release(begin, end);
+                       }
+                     });
 }
 
 double sum_in_order(std::span<const double> values) {

@@ -29,7 +29,7 @@ struct TensorInput {
   /// Rows [begin, end) in double, one after the other. Thread-safe.
   void read(std::int64_t begin, std::int64_t end, std::span<double> out) const;
   /// Pages that were read are not needed soon.
-  void release() const { model->release(*info); }
+  void release(std::int64_t begin, std::int64_t end) const { model->release(*info, begin, end); }
 };
 
 /// Rows [begin, end) of a - b. Where both have the same checkpoint this is the difference of the

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/clones.h"
 #include "core/error.h"
 
 // What the row kernels of the operations share. A kernel is a template over the element type
@@ -16,17 +17,6 @@
 // for several instruction sets, and loops over one row are plain loops that the compiler
 // vectorises. Rows are spread over threads, a row is never split: results do not depend on the
 // scheduling.
-
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define WEFT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-// Sanitizers cannot instrument the resolvers of clones, which run before they are set up.
-#define WEFT_CLONES
-#endif
-#define WEFT_INLINE [[gnu::always_inline]] inline
-// For lambdas inside kernels: one that is not inlined is compiled for the oldest processor only.
-#define WEFT_INLINED __attribute__((always_inline))
 
 namespace weft::model::kernel {
 
