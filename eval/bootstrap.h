@@ -14,6 +14,7 @@ struct BootstrapOptions {
   int resamples = 2000;
   std::uint64_t seed = 12345;
   double confidence = 0.95;
+  std::int64_t permutations = 10000;  ///< Of the test of a difference (eval/statistic.h).
 };
 
 struct Interval {

@@ -1,9 +1,13 @@
 #include "eval/config.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <set>
 
 #include "core/error.h"
 #include "eval/gates.h"
+#include "export/file_type.h"
 
 namespace weft::eval {
 
@@ -29,12 +33,62 @@ void describe(core::Schema<StageSection>& s) {
           "Hugging Face directory or GGUF file with the base's tokenizer; default: base_model");
   s.field("adapter", &StageSection::adapter, "PEFT directories attached to it; several add up")
       .alias("adapters");
+  s.field("quantise", &StageSection::quantise,
+          "a type of weft export, e.g. q4_k_m: the numbers are rounded as in a GGUF file of that "
+          "type, after adapters were folded in; no file is written")
+      .alias("quantize")
+      .non_empty();
+}
+
+void describe(core::Schema<ChoiceSection>& s) {
+  s.field("path", &ChoiceSection::path, "JSONL files, a question a row").required().non_empty();
+  s.field("context", &ChoiceSection::context,
+          "what stands before a choice: {name} is a column, {{ and }} are braces");
+  s.field("choices", &ChoiceSection::choices, "the column with the list of choices").non_empty();
+  s.field("answer", &ChoiceSection::answer,
+          "the column with the right choice: its place from 0, its text, or its letter")
+      .non_empty();
+  s.field("delimiter", &ChoiceSection::delimiter,
+          "between context and choice; scored with the choice, as in lm-eval");
+}
+
+void describe(core::Schema<SuiteSection>& s) {
+  s.field("name", &SuiteSection::name, "what tables and gates call it").required().non_empty();
+  s.field("language", &SuiteSection::language,
+          "of its texts; suites of one language are summed up together");
+  s.field("must_keep", &SuiteSection::must_keep,
+          "what the model could do before and should still: measures forgetting");
+  s.field("text", &SuiteSection::text,
+          "plain text to score: .jsonl ({\"text\": ...} a line) or one document a file");
+  s.section("data", &SuiteSection::data, "instruction data whose answers are scored");
+  s.section("choices", &SuiteSection::choices, "multiple-choice questions");
+  s.field("source", &SuiteSection::source,
+          "the column of text or choices that names the row's source document: intervals take a "
+          "document's rows together, and each document is listed; of text files by default the "
+          "file");
+  s.choice("windows", &SuiteSection::windows,
+           {{"rolling", Windows::kRolling}, {"llama", Windows::kLlama}},
+           "of text: rolling as lm-eval (every token is scored), or llama as llama-perplexity (the "
+           "second half of each chunk)");
+  s.field("window_tokens", &SuiteSection::window_tokens,
+          "tokens of a window; default: sequence_len, 512 with windows: llama")
+      .at_least(4);
+  s.field("limit", &SuiteSection::limit,
+          "documents, examples or questions at most, spread evenly; default: the limit of all")
+      .at_least(1);
+}
+
+void describe(core::Schema<DistributionSection>& s) {
+  s.field("suites", &DistributionSection::suites, "names of suites; default: all");
 }
 
 void describe(core::Schema<BootstrapSection>& s) {
   s.field("resamples", &BootstrapSection::resamples, "resamples behind each interval")
       .range(100, 1000000);
-  s.field("seed", &BootstrapSection::seed, "seed of the resamples").at_least(0);
+  s.field("permutations", &BootstrapSection::permutations,
+          "random exchanges behind each p; all of them are counted where there are fewer")
+      .range(100, 10000000);
+  s.field("seed", &BootstrapSection::seed, "seed of resamples and exchanges").at_least(0);
 }
 
 void describe(core::Schema<EvalConfig>& s) {
@@ -52,8 +106,15 @@ void describe(core::Schema<EvalConfig>& s) {
       "plain text to score: a .jsonl file holds one document ({\"text\": ...}) a line, any other "
       "file is one document");
   s.list("data", &EvalConfig::data, "instruction data whose answers are scored");
+  s.list("suites", &EvalConfig::suites,
+         "suites with a name, a language and a kind, besides those of text and data");
   s.section("generate", &EvalConfig::generate,
-            "write answers to the instruction data too, and give their chrF and chrF++");
+            "write answers to the instruction data too, and compare them with the data's");
+  s.field("reference", &EvalConfig::reference,
+          "the stage that flips and distributions are compared with; default: the first");
+  s.section("distribution", &EvalConfig::distribution,
+            "compare the stages' predictions, token by token, with the reference stage's: KL "
+            "divergence, same most likely token, perplexity ratio");
   s.field("sequence_len", &EvalConfig::sequence_len,
           "tokens read at once; default: the smaller of 2048 and the model's limit")
       .at_least(1);
@@ -90,7 +151,8 @@ void describe(core::Schema<EvalConfig>& s) {
 std::vector<StagePlan> stage_plans(const EvalConfig& config) {
   std::vector<StagePlan> plans;
   for (const StageSection& stage : config.stages)
-    plans.push_back({stage.name, stage.model.value_or(config.base_model), stage.adapter});
+    plans.push_back({stage.name, stage.model.value_or(config.base_model), stage.adapter,
+                     stage.quantise.value_or("")});
   if (!plans.empty()) return plans;
   plans.push_back({"base", config.base_model, {}});
   if (config.adapter) plans.push_back({"base+adapter", config.base_model, {*config.adapter}});
@@ -98,7 +160,73 @@ std::vector<StagePlan> stage_plans(const EvalConfig& config) {
   return plans;
 }
 
+std::vector<SuiteSection> suite_plans(const EvalConfig& config) {
+  std::set<std::string> taken;
+  for (const SuiteSection& suite : config.suites) taken.insert(suite.name);
+  const auto name_of = [&](const std::filesystem::path& path) {
+    const std::string file = path.filename().string();
+    const std::string stem = file.substr(0, file.find('.', 1));
+    std::string name = stem;
+    for (int number = 2; !taken.insert(name).second; ++number)
+      name = fmt::format("{}-{}", stem, number);
+    return name;
+  };
+  std::vector<SuiteSection> plans;
+  for (const std::filesystem::path& path : config.text) {
+    SuiteSection& plan = plans.emplace_back();
+    plan.name = name_of(path);
+    plan.text = {path};
+  }
+  for (const data::DatasetConfig& dataset : config.data) {
+    SuiteSection& plan = plans.emplace_back();
+    plan.name = dataset.path.empty() ? "data" : name_of(dataset.path.front());
+    plan.data = dataset;
+  }
+  plans.insert(plans.end(), config.suites.begin(), config.suites.end());
+  for (SuiteSection& plan : plans) {
+    if (!plan.limit) plan.limit = config.limit;
+  }
+  return plans;
+}
+
+std::size_t reference_stage(const EvalConfig& config) {
+  if (!config.reference) return 0;
+  const std::vector<StagePlan> plans = stage_plans(config);
+  const auto found = std::ranges::find(plans, *config.reference, &StagePlan::name);
+  if (found == plans.end()) {
+    std::vector<std::string> names;
+    for (const StagePlan& plan : plans) names.push_back(plan.name);
+    throw ConfigError("reference: there is no stage '{}', only {}", *config.reference,
+                      fmt::join(names, ", "));
+  }
+  return static_cast<std::size_t>(found - plans.begin());
+}
+
 namespace {
+void validate_suites(const EvalConfig& config) {
+  std::set<std::string> names;
+  for (const SuiteSection& suite : config.suites) {
+    if (!names.insert(suite.name).second)
+      throw ConfigError("two suites are called '{}': give each a name of its own", suite.name);
+    const int kinds = (suite.text.empty() ? 0 : 1) + (suite.data ? 1 : 0) + (suite.choices ? 1 : 0);
+    if (kinds != 1) {
+      throw ConfigError("suite '{}' has {} of text, data and choices: give it one", suite.name,
+                        kinds == 0 ? "none" : "more than one");
+    }
+    if (suite.data && !suite.source.empty())
+      throw ConfigError("suite '{}': source is for text and choices", suite.name);
+    if (suite.text.empty() && (suite.windows != Windows::kRolling || suite.window_tokens))
+      throw ConfigError("suite '{}': windows and window_tokens are for text", suite.name);
+  }
+  if (!config.distribution) return;
+  for (const SuiteSection& suite : suite_plans(config)) names.insert(suite.name);
+  for (const std::string& name : config.distribution->suites) {
+    if (!names.contains(name))
+      throw ConfigError("distribution.suites: there is no suite '{}', only {}", name,
+                        fmt::join(names, ", "));
+  }
+}
+
 void validate_stages(const EvalConfig& config) {
   if (!config.stages.empty() && (config.adapter || config.merged)) {
     throw ConfigError(
@@ -107,6 +235,7 @@ void validate_stages(const EvalConfig& config) {
   }
   std::set<std::string> names;
   for (const StageSection& stage : config.stages) {
+    if (stage.quantise) (void)exporting::find_file_type(*stage.quantise);
     if (!names.insert(stage.name).second)
       throw ConfigError("two stages are called '{}': give each a name of its own", stage.name);
   }
@@ -117,16 +246,21 @@ void validate(const EvalConfig& config) {
   if (config.base_model.empty()) {
     throw ConfigError("no model: give --model PATH, or base_model in a YAML file");
   }
-  if (config.text.empty() && config.data.empty()) {
+  const std::vector<SuiteSection> suites = suite_plans(config);
+  if (suites.empty()) {
     throw ConfigError(
-        "nothing to measure: give text (--text FILE) or instruction data (--data FILE)");
+        "nothing to measure: give text (--text FILE), instruction data (--data FILE) or suites");
   }
-  if (config.generate && config.data.empty()) {
+  const bool has_data =
+      std::ranges::any_of(suites, [](const SuiteSection& suite) { return suite.data.has_value(); });
+  if (config.generate && !has_data) {
     throw ConfigError(
         "generate (--generate) needs instruction data: give data (--data FILE), or "
         "leave it out");
   }
   validate_stages(config);
+  validate_suites(config);
+  (void)reference_stage(config);
   for (const std::string& text : config.gates) (void)parse_gate(text);
   if (const auto& share = config.gate_confidence;
       share && !(share->relative && share->value >= 0.5 && share->value < 1)) {
@@ -138,7 +272,8 @@ void validate(const EvalConfig& config) {
 
 BootstrapOptions bootstrap_options(const EvalConfig& config) {
   return {.resamples = static_cast<int>(config.bootstrap.resamples),
-          .seed = static_cast<std::uint64_t>(config.bootstrap.seed)};
+          .seed = static_cast<std::uint64_t>(config.bootstrap.seed),
+          .permutations = config.bootstrap.permutations};
 }
 
 }  // namespace weft::eval

@@ -27,10 +27,43 @@ struct StageSection {
   std::string name;
   std::optional<std::filesystem::path> model;  ///< Without it the base.
   std::vector<std::filesystem::path> adapter;  ///< Several add up.
+  std::optional<std::string> quantise{};       ///< "q4_k_m": as a GGUF file of that type would be.
+};
+
+/// `suites[].choices`: multiple-choice questions, a row of JSON each.
+struct ChoiceSection {
+  std::vector<std::filesystem::path> path;
+  std::string context = "{context}";  ///< Template over the row's columns.
+  std::string choices = "choices";    ///< The column with the list of choices.
+  std::string answer = "answer";      ///< The column with the right one.
+  std::string delimiter = " ";        ///< Between context and choice.
+};
+
+/// How plain text is cut into what the model reads at once (eval/windows.h).
+enum class Windows : std::uint8_t { kRolling, kLlama };
+
+/// `suites[]`: exactly one of text, data and choices.
+struct SuiteSection {
+  std::string name;
+  std::string language;
+  bool must_keep = false;
+  std::vector<std::filesystem::path> text;
+  std::optional<data::DatasetConfig> data;
+  std::optional<ChoiceSection> choices;
+  std::string source;  ///< Column that names a row's source document.
+  Windows windows = Windows::kRolling;
+  std::optional<std::int64_t> window_tokens;
+  std::optional<std::int64_t> limit;
+};
+
+/// `distribution:`: how far the stages' predictions are from those of one of them.
+struct DistributionSection {
+  std::vector<std::string> suites;  ///< Empty: all.
 };
 
 struct BootstrapSection {
   std::int64_t resamples = 2000;
+  std::int64_t permutations = 10000;
   std::int64_t seed = 12345;
 };
 
@@ -43,7 +76,10 @@ struct EvalConfig {
   std::vector<StageSection> stages;
   std::vector<std::filesystem::path> text;
   std::vector<data::DatasetConfig> data;
+  std::vector<SuiteSection> suites;
   std::optional<GenerateSection> generate;
+  std::optional<std::string> reference;
+  std::optional<DistributionSection> distribution;
   std::optional<std::int64_t> sequence_len;
   bool special_tokens = false;
   std::optional<std::int64_t> limit;
@@ -59,6 +95,9 @@ struct EvalConfig {
 
 void describe(core::Schema<GenerateSection>& schema);
 void describe(core::Schema<StageSection>& schema);
+void describe(core::Schema<ChoiceSection>& schema);
+void describe(core::Schema<SuiteSection>& schema);
+void describe(core::Schema<DistributionSection>& schema);
 void describe(core::Schema<BootstrapSection>& schema);
 void describe(core::Schema<EvalConfig>& schema);
 
@@ -67,11 +106,19 @@ struct StagePlan {
   std::string name;
   std::filesystem::path model;
   std::vector<std::filesystem::path> adapters;
+  std::string quantise{};  ///< Empty: as it is.
 };
 [[nodiscard]] std::vector<StagePlan> stage_plans(const EvalConfig& config);
 
-/// Throws ConfigError when there is no base model, neither text nor data, or no data to generate
-/// for.
+/// Every suite in the order in which it is measured: those of `text`, of `data`, of `suites`, each
+/// with a name of its own ("corpus" of corpus.jsonl.gz; a name that is taken gets "-2", "-3", ...).
+[[nodiscard]] std::vector<SuiteSection> suite_plans(const EvalConfig& config);
+
+/// The place of the reference stage in stage_plans(): the one that is named, or the first.
+[[nodiscard]] std::size_t reference_stage(const EvalConfig& config);
+
+/// Throws ConfigError when there is no base model, nothing to measure, no data to generate for, a
+/// suite without or with two kinds of data, a name that is taken, or a reference that is no stage.
 void validate(const EvalConfig& config);
 
 [[nodiscard]] BootstrapOptions bootstrap_options(const EvalConfig& config);

@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <charconv>
 #include <cmath>
@@ -16,8 +15,11 @@
 namespace weft::eval {
 namespace {
 
-constexpr std::array<std::string_view, 5> kFigures{"loss", "perplexity", "bits_per_byte", "chrf",
-                                                   "chrf++"};
+std::vector<std::string_view> figure_names() {
+  std::vector<std::string_view> names;
+  for (const FigureKind& kind : figure_kinds()) names.push_back(kind.name);
+  return names;
+}
 
 bool is_name_sign(char c) {
   const auto byte = static_cast<unsigned char>(c);
@@ -98,8 +100,9 @@ class Reader {
       ++at_;
       parts.push_back(name());
     }
-    if (std::ranges::find(kFigures, parts[0]) == kFigures.end())
-      fail(fmt::format("'{}' is no figure (they are {})", parts[0], fmt::join(kFigures, ", ")));
+    if (figure_kind(parts[0]) == nullptr)
+      fail(fmt::format("'{}' is no figure (they are {})", parts[0],
+                       fmt::join(figure_names(), ", ")));
     if (parts.size() < 2 || parts.size() > 3) fail("expected FIGURE.STAGE or FIGURE.SUITE.STAGE");
     term.figure = parts[0];
     if (parts.size() == 3) term.suite = parts[1];

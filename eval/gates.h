@@ -29,7 +29,7 @@ struct Gate {
 
 /// Reads "bits_per_byte.merged - bits_per_byte.adapter <= 0.001": two sums of terms around <= or
 /// >=. A term is a number, a figure, or NUMBER * figure; a figure is NAME.STAGE or NAME.SUITE.STAGE
-/// with NAME one of loss, perplexity, bits_per_byte, chrf, chrf++. "adapter" is short for
+/// with NAME one of figure_kinds(). "adapter" is short for
 /// base+adapter; a name with other signs than letters, digits and _ stands in double quotes.
 /// Throws ConfigError with the gate and the place in it.
 [[nodiscard]] Gate parse_gate(std::string_view text);

@@ -67,14 +67,8 @@ std::string escaped(std::string_view text) {
   return result;
 }
 
-const SuiteResult* suite_named(const StageResult& stage, const std::string& name) {
-  const auto found = std::ranges::find(stage.suites, name, &SuiteResult::name);
-  return found == stage.suites.end() ? nullptr : &*found;
-}
-
 const Measured* named(const std::vector<Measured>& all, std::string_view name) {
-  const auto found = std::ranges::find(all, name, &Measured::name);
-  return found == all.end() ? nullptr : &*found;
+  return figure_named(all, name);
 }
 
 std::string range_text(const std::optional<Interval>& range, int digits) {

@@ -8,36 +8,33 @@
 #include "core/terminal.h"
 #include "core/version.h"
 #include "eval/figures.h"
+#include "eval/languages.h"
+#include "eval/sentences.h"
 #include "eval/spread.h"
+#include "eval/tables.h"
 
 namespace weft::eval {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-const char* word(SuiteKind kind) { return kind == SuiteKind::kText ? "text" : "instruction"; }
+const char* word(SuiteKind kind) {
+  switch (kind) {
+    case SuiteKind::kText: return "text";
+    case SuiteKind::kInstruction: return "instruction";
+    case SuiteKind::kChoice: return "choice";
+  }
+  return "";
+}
 
 const char* word(Unit unit) {
   switch (unit) {
     case Unit::kDocument: return "document";
     case Unit::kWindow: return "window";
     case Unit::kExample: return "example";
+    case Unit::kQuestion: return "question";
   }
   return "";
-}
-
-// JSON has no NaN and no infinity.
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
-
-Json bounds(const std::optional<Interval>& interval) {
-  return interval ? Json{number(interval->low), number(interval->high)} : Json(nullptr);
-}
-
-const SuiteResult* suite_named(const StageResult& stage, const std::string& name) {
-  for (const SuiteResult& suite : stage.suites) {
-    if (suite.name == name) return &suite;
-  }
-  return nullptr;
 }
 
 std::int64_t total(const SuiteResult& suite, std::int64_t Item::*member) {
@@ -51,7 +48,7 @@ Json items_json(const SuiteResult& suite) {
   for (const Item& item : suite.items) {
     tokens.push_back(item.tokens);
     bytes.push_back(item.bytes);
-    loss.push_back(number(item.loss));
+    loss.push_back(json_number(item.loss));
   }
   return {{"tokens", tokens}, {"bytes", bytes}, {"loss", loss}};
 }
@@ -62,37 +59,40 @@ Json generations_json(const SuiteResult& suite) {
     all.push_back({{"prompt", generation.prompt},
                    {"reference", generation.reference},
                    {"output", generation.output},
-                   {"chrf", number(chrf_score(generation.chrf, kChrf))},
-                   {"chrf++", number(chrf_score(generation.chrf_plus_plus, kChrfPlusPlus))}});
+                   {"chrf", json_number(chrf_score(generation.chrf, kChrf))},
+                   {"chrf++", json_number(chrf_score(generation.chrf_plus_plus, kChrfPlusPlus))}});
   }
   return all;
 }
 
-Json suite_json(const SuiteResult& suite, const SuiteResult* first, Detail detail,
-                const BootstrapOptions& options) {
+Json suite_json(const SuiteResult& suite, const std::vector<Measured>& figures, bool is_first,
+                Detail detail, std::string_view reference) {
   Json json{{"name", suite.name},
             {"kind", word(suite.kind)},
             {"tokens", total(suite, &Item::tokens)},
             {"bytes", total(suite, &Item::bytes)}};
   Json intervals = Json::object(), differences = Json::object();
-  for (const Measured& measured : measure(suite, first, options)) {
+  for (const Measured& measured : figures) {
     const std::string name(measured.name);
-    json[name] = number(measured.figure.value);
-    intervals[name] = bounds(measured.figure.interval);
+    json[name] = json_number(measured.figure.value);
+    intervals[name] = json_bounds(measured.figure.interval);
     if (!measured.difference) continue;
-    differences[name] = {{"value", number(measured.difference->value)},
-                         {"interval", bounds(measured.difference->interval)},
-                         {"relative", number(measured.relative->value)},
-                         {"relative_interval", bounds(measured.relative->interval)}};
+    differences[name] = {{"value", json_number(measured.difference->value)},
+                         {"interval", json_bounds(measured.difference->interval)},
+                         {"relative", json_number(measured.relative->value)},
+                         {"relative_interval", json_bounds(measured.relative->interval)},
+                         {"p", measured.p ? Json(*measured.p) : Json(nullptr)}};
   }
   json["unit"] = word(suite.unit);
   json["units"] = suite.items.size();
   json["intervals"] = intervals;
-  if (first != nullptr) json["differences"] = differences;
+  if (!is_first) json["differences"] = differences;
   if (!suite.generations.empty()) json["generated"] = suite.generations.size();
+  json.update(details_json(suite, reference));
   if (detail == Detail::kItems) {
     json["items"] = items_json(suite);
     if (!suite.generations.empty()) json["generations"] = generations_json(suite);
+    if (!suite.choices.empty()) json["choices"] = choices_json(suite);
   }
   return json;
 }
@@ -108,27 +108,51 @@ std::string one_line(std::string_view text) {
 
 std::string percent(double share) { return fmt::format("{:+.1f} %", 100 * share); }
 
-std::vector<std::string> table_row(const StageResult& stage, const std::vector<Measured>& figures) {
-  std::vector<std::string> row{stage.name};
-  for (const Measured& measured : figures) {
-    const double value = measured.figure.value;
-    if (measured.name == "loss") row.push_back(fmt::format("{:.4f}", value));
-    if (measured.name == "perplexity") row.push_back(fmt::format("{:.2f}", value));
-    if (measured.name == "chrf" || measured.name == "chrf++") {
-      row.push_back(fmt::format("{:.2f}", value));
-    }
-    if (measured.name != "bits_per_byte") continue;
-    row.push_back(fmt::format("{:.4f}", value));
-    const auto& spread = measured.figure.interval;
+/// The change of a figure: relative for bits per byte, in its own unit for shares.
+std::string change_cell(const Measured* measured) {
+  if (measured == nullptr || !measured->relative) return "-";
+  if (measured->name != "bits_per_byte") {
+    const auto& range = measured->difference->interval;
+    const std::string value = fmt::format("{:+.4f}", measured->difference->value);
+    return range ? fmt::format("{} ({:+.4f} .. {:+.4f})", value, range->low, range->high) : value;
+  }
+  const std::string value = percent(measured->relative->value);
+  const auto& range = measured->relative->interval;
+  return range ? fmt::format("{} ({} .. {})", value, percent(range->low), percent(range->high))
+               : value;
+}
+
+/// The columns of a suite's main table; the main figure is followed by its interval and change.
+std::vector<std::string_view> columns_of(const SuiteResult& suite) {
+  if (suite.kind == SuiteKind::kChoice)
+    return {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "flips", "bits_per_byte"};
+  std::vector<std::string_view> columns{"loss", "perplexity", "bits_per_byte"};
+  if (!suite.generations.empty()) columns.insert(columns.end(), {"chrf", "chrf++"});
+  return columns;
+}
+
+std::vector<std::string> header_of(const SuiteResult& suite) {
+  std::vector<std::string> header{"stage"};
+  for (const std::string_view name : columns_of(suite)) {
+    const std::string title(figure_kind(name)->title);
+    header.push_back(title);
+    if (name == main_figure(suite)) header.insert(header.end(), {"interval", "change of " + title});
+  }
+  return header;
+}
+
+std::vector<std::string> table_row(const SuiteResult& suite, const std::string& stage,
+                                   const std::vector<Measured>& figures) {
+  std::vector<std::string> row{stage};
+  for (const std::string_view name : columns_of(suite)) {
+    const Measured* measured = figure_named(figures, name);
+    row.push_back(measured == nullptr
+                      ? "-"
+                      : fmt::format("{:.{}f}", measured->figure.value, figure_kind(name)->digits));
+    if (name != main_figure(suite)) continue;
+    const auto spread = measured == nullptr ? std::nullopt : measured->figure.interval;
     row.push_back(spread ? fmt::format("{:.3f} .. {:.3f}", spread->low, spread->high) : "-");
-    if (!measured.relative) {
-      row.emplace_back("-");
-    } else if (const auto& range = measured.relative->interval) {
-      row.push_back(fmt::format("{} ({} .. {})", percent(measured.relative->value),
-                                percent(range->low), percent(range->high)));
-    } else {
-      row.push_back(percent(measured.relative->value));
-    }
+    row.push_back(change_cell(measured));
   }
   return row;
 }
@@ -138,6 +162,8 @@ std::string heading(const SuiteResult& suite, const BootstrapOptions& options) {
   std::string line =
       fmt::format("{}: {} {}{}, {} tokens, {} bytes", suite.name, units, word(suite.unit),
                   units == 1 ? "" : "s", total(suite, &Item::tokens), total(suite, &Item::bytes));
+  if (!suite.labels.language.empty()) line += "; language " + suite.labels.language;
+  if (suite.labels.must_keep) line += "; must be kept: what changes here was forgotten or kept";
   if (units > 1) {
     line += fmt::format("; {:g} % intervals by bootstrap over {}s", 100 * options.confidence,
                         word(suite.unit));
@@ -152,14 +178,15 @@ std::string heading(const SuiteResult& suite, const BootstrapOptions& options) {
 
 nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
                                const BootstrapOptions& options) {
+  const Analysis analysis = analyse(evaluation, options);
+  const auto languages = language_figures(evaluation, options);
   Json stages = Json::array();
-  for (const StageResult& stage : evaluation.stages) {
-    const bool is_first = &stage == &evaluation.stages.front();
+  for (std::size_t i = 0; i < evaluation.stages.size(); ++i) {
+    const StageResult& stage = evaluation.stages[i];
     Json suites = Json::array();
-    for (const SuiteResult& suite : stage.suites) {
-      const SuiteResult* first =
-          is_first ? nullptr : suite_named(evaluation.stages.front(), suite.name);
-      suites.push_back(suite_json(suite, first, detail, options));
+    for (std::size_t j = 0; j < stage.suites.size(); ++j) {
+      suites.push_back(suite_json(stage.suites[j], analysis.figures[i][j], i == 0, detail,
+                                  evaluation.reference));
     }
     Json entry{{"name", stage.name}, {"model", stage.model.string()}};
     if (stage.adapters.size() == 1) {
@@ -168,14 +195,18 @@ nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
       entry["adapter"] = Json::array();
       for (const auto& adapter : stage.adapters) entry["adapter"].push_back(adapter.string());
     }
-    entry["seconds"] = number(stage.seconds);
+    if (!stage.quantise.empty()) entry["quantise"] = stage.quantise;
+    entry["seconds"] = json_number(stage.seconds);
     entry["suites"] = suites;
+    if (!languages[i].empty()) entry["languages"] = languages_json(languages[i]);
     stages.push_back(entry);
   }
   Json settings{{"sequence_len", evaluation.sequence_len},
                 {"dtype", evaluation.dtype},
+                {"reference", evaluation.reference},
                 {"bootstrap",
                  {{"resamples", options.resamples},
+                  {"permutations", options.permutations},
                   {"seed", options.seed},
                   {"confidence", options.confidence}}},
                 {"chrf", "nc:6 nw:0 (chrf) or nw:2 (chrf++), beta:2, mixed case, effective order"},
@@ -184,27 +215,45 @@ nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
     settings["generate"] = {{"max_tokens", evaluation.decoding->max_tokens},
                             {"repetition_penalty", evaluation.decoding->repetition_penalty}};
   }
-  return {{"stages", stages}, {"settings", settings}};
+  Json json{{"stages", stages}};
+  if (!analysis.comparisons.empty())
+    json["comparisons"] = comparisons_json(evaluation, analysis, options);
+  json["settings"] = settings;
+  return json;
 }
 
 std::string to_table(const Evaluation& evaluation, const BootstrapOptions& options) {
+  if (evaluation.stages.empty()) return {};
+  const Analysis analysis = analyse(evaluation, options);
   std::string text;
-  if (evaluation.stages.empty()) return text;
-  const StageResult& first_stage = evaluation.stages.front();
-  for (const SuiteResult& first : first_stage.suites) {
-    std::vector<std::string> header{"stage",     "loss",     "perplexity",
-                                    "bits/byte", "interval", "change of bits/byte"};
-    if (!first.generations.empty()) header.insert(header.end(), {"chrF", "chrF++"});
-    core::Table table(header);
-    for (const StageResult& stage : evaluation.stages) {
-      const SuiteResult* suite = suite_named(stage, first.name);
-      if (suite == nullptr) continue;
-      table.add(
-          table_row(stage, measure(*suite, &stage == &first_stage ? nullptr : &first, options)));
+  const auto add_suite = [&](const SuiteResult& first) {
+    core::Table table(header_of(first));
+    for (std::size_t i = 0; i < evaluation.stages.size(); ++i) {
+      const StageResult& stage = evaluation.stages[i];
+      for (std::size_t j = 0; j < stage.suites.size(); ++j) {
+        if (stage.suites[j].name == first.name)
+          table.add(table_row(first, stage.name, analysis.figures[i][j]));
+      }
     }
     if (!text.empty()) text += '\n';
     text += heading(first, options) + '\n' + table.text();
+    for (const Comparison& comparison : analysis.comparisons) {
+      if (comparison.suite == first.name)
+        text += "  " + sentence(evaluation, comparison, options) + '\n';
+    }
+    const std::string distances = distribution_table(evaluation, analysis, first.name);
+    if (!distances.empty())
+      text +=
+          fmt::format("distance from {} in nats per token\n{}", evaluation.reference, distances);
+  };
+  // What must be kept is shown apart, after what was to be learned.
+  for (const bool must_keep : {false, true}) {
+    for (const SuiteResult& first : evaluation.stages.front().suites) {
+      if (first.labels.must_keep == must_keep) add_suite(first);
+    }
   }
+  const std::string languages = languages_table(evaluation, options);
+  if (!languages.empty()) text += "\nby language (mean of its suites)\n" + languages;
   return text;
 }
 

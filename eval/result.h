@@ -26,8 +26,37 @@ struct Generation {
   ChrfStatistics chrf_plus_plus{};
 };
 
-enum class SuiteKind : std::uint8_t { kText, kInstruction };
-enum class Unit : std::uint8_t { kDocument, kWindow, kExample };
+/// What a model made of one multiple-choice question: of each choice its log-probability after the
+/// context and on its own, and how long it is (without the delimiter), as lm-eval normalises.
+struct ChoiceResult {
+  std::int32_t answer = 0;                 ///< The right choice.
+  std::vector<double> log_p{};             ///< ln p(delimiter + choice | context)
+  std::vector<double> log_p_alone{};       ///< ln p(delimiter + choice)
+  std::vector<std::int64_t> characters{};  ///< Code points.
+  std::vector<std::int64_t> bytes{};
+  std::optional<bool> flipped{};  ///< Another choice than the reference stage's; nothing in it.
+};
+
+/// A scored token beside the same token in the reference stage (model/divergence.h).
+struct TokenDistance {
+  std::uint32_t item = 0;  ///< Whose token it is, in the suite's items.
+  float kl = 0;            ///< KL(reference || stage), nats
+  float loss = 0;          ///< -ln p of the token in this stage
+  float reference_loss = 0;
+  bool same_top = false;
+};
+
+enum class SuiteKind : std::uint8_t { kText, kInstruction, kChoice };
+enum class Unit : std::uint8_t { kDocument, kWindow, kExample, kQuestion };
+
+/// What a suite is about, the same in every stage.
+struct SuiteLabels {
+  std::string language{};  ///< As the user named it; may be empty.
+  bool must_keep = false;  ///< It measures forgetting.
+  /// The source document of each item, as a place in source_names; empty: every item is its own.
+  std::vector<std::uint32_t> sources{};
+  std::vector<std::string> source_names{};
+};
 
 /// What one stage did on one suite.
 struct SuiteResult {
@@ -36,6 +65,12 @@ struct SuiteResult {
   Unit unit = Unit::kDocument;
   std::vector<Item> items{};
   std::vector<Generation> generations{};
+  SuiteLabels labels{};
+  std::vector<ChoiceResult> choices{};     ///< Of kChoice: one per item.
+  std::vector<TokenDistance> distances{};  ///< To the reference stage; empty in it.
+  /// Whether the items are tokens of another tokenizer than the first stage's: only bits per byte
+  /// can be compared.
+  bool other_tokenizer = false;
 };
 
 /// One state of a model on its way to users: "base", "base+adapter", "merged", or as named.
@@ -43,6 +78,7 @@ struct StageResult {
   std::string name{};
   std::filesystem::path model{};
   std::vector<std::filesystem::path> adapters{};
+  std::string quantise{};  ///< The type whose rounding was simulated: "q4_k_m"; empty: none.
   double seconds = 0;
   std::vector<SuiteResult> suites{};
 };
@@ -58,6 +94,7 @@ struct Evaluation {
   std::int64_t sequence_len = 0;
   std::string dtype{};  ///< "float32" or "bfloat16"
   std::optional<Decoding> decoding{};
+  std::string reference{};  ///< The stage that flips and distributions are compared with.
   std::vector<StageResult> stages{};
 };
 

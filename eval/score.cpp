@@ -73,11 +73,13 @@ ScoredRow make_row(std::span<const Pass> passes, std::span<const std::uint32_t> 
 }
 
 void score_row(std::span<const Pass> passes, std::span<const std::uint32_t> members,
-               const TokenLosses& losses, std::vector<PassLoss>& results) {
+               const TokenLosses& losses, const TargetOwners& owners,
+               std::vector<PassLoss>& results) {
   const ScoredRow scored = make_row(passes, members);
   const std::vector<float> values = losses(scored.row);
   if (values.size() != scored.owner.size())
     throw std::logic_error("the model returned another number of losses than there are targets");
+  if (owners) owners(scored.owner);
   for (std::size_t i = 0; i < values.size(); ++i) {
     PassLoss& result = results[scored.owner[i]];
     result.loss += values[i];
@@ -96,11 +98,12 @@ void score_row(std::span<const Pass> passes, std::span<const std::uint32_t> memb
 
 std::vector<PassLoss> score(std::span<const Pass> passes, std::int64_t max_tokens,
                             const TokenLosses& losses,
-                            const std::function<void(std::int64_t)>& done) {
+                            const std::function<void(std::int64_t)>& done,
+                            const TargetOwners& owners) {
   std::vector<PassLoss> results(passes.size());
   std::int64_t finished = 0;
   for (const std::vector<std::uint32_t>& members : plan_rows(passes, max_tokens)) {
-    score_row(passes, members, losses, results);
+    score_row(passes, members, losses, owners, results);
     finished += std::ssize(members);
     if (done) done(finished);
   }

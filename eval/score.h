@@ -19,6 +19,10 @@ struct Pass {
 /// Cross-entropy (nats) at each place that has a target, in order: model::Decoder::token_losses.
 using TokenLosses = std::function<std::vector<float>(const data::Row&)>;
 
+/// Told after each row whose the targets of that row were, in the order of their losses: places in
+/// the passes.
+using TargetOwners = std::function<void(std::span<const std::uint32_t> owners)>;
+
 /// What one pass cost.
 struct PassLoss {
   std::int64_t tokens = 0;  ///< Places with a target.
@@ -32,6 +36,7 @@ struct PassLoss {
 /// when a loss is not finite.
 [[nodiscard]] std::vector<PassLoss> score(std::span<const Pass> passes, std::int64_t max_tokens,
                                           const TokenLosses& losses,
-                                          const std::function<void(std::int64_t)>& done = {});
+                                          const std::function<void(std::int64_t)>& done = {},
+                                          const TargetOwners& owners = {});
 
 }  // namespace weft::eval

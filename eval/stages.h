@@ -36,12 +36,13 @@ struct Hooks {
 /// Measures every stage of the configuration (stage_plans()) on every suite, one after another.
 /// Stages in a row that share a model share its weights in memory; one model is held at a time.
 ///
-/// A suite of plain text is named after its file, one of instruction data likewise; a name that is
-/// taken gets "-2", "-3", ... Items are made once, by the base's tokenizer and chat template, so
-/// that every stage is measured on the same ones.
+/// The suites are those of suite_plans(). Items are made once, by the base's tokenizer and chat
+/// template, so that every stage is measured on the same ones; for a stage with another tokenizer
+/// the plain texts are cut again, and bits per byte is all that is measured. The reference stage
+/// is measured first, whatever its place.
 /// Throws InputError for files and models that are not what they should be (an adapter trained on
-/// other weights, a model with another tokenizer or template), NumericError for losses that
-/// are not finite, and Interrupted.
+/// other weights, a model with another template, or with another tokenizer and no plain text),
+/// NumericError for losses that are not finite, and Interrupted.
 [[nodiscard]] Evaluation evaluate(const EvalConfig& config, const Hooks& hooks);
 
 }  // namespace weft::eval

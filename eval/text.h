@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -23,15 +24,31 @@ namespace weft::eval {
 [[nodiscard]] std::vector<std::string> read_documents(const std::filesystem::path& path,
                                                       std::optional<std::int64_t> limit = {});
 
-/// From this many documents on, documents are what varies independently; below, windows are.
-inline constexpr std::size_t kEnoughDocuments = 10;
+/// Documents and where each comes from.
+struct SourcedDocuments {
+  std::vector<std::string> texts;
+  std::vector<std::string> sources;  ///< As long as texts, or empty.
+};
+/// The same, with the value of the column `source` (text or a number) as each row's source; where
+/// that is empty there are none. Throws InputError also for a row without the column.
+[[nodiscard]] SourcedDocuments read_sourced_documents(const std::filesystem::path& path,
+                                                      std::optional<std::int64_t> limit,
+                                                      const std::string& source);
+
+/// The text of a column that names a source. Throws InputError when it is neither text nor number.
+[[nodiscard]] std::string source_text(const nlohmann::ordered_json& value);
+
+/// What stands before the first token of a text: BOS, or EOS where the tokenizer has no BOS.
+/// Throws InputError when it has neither.
+[[nodiscard]] std::int32_t prefix_token(const text::Tokenizer& tokenizer);
 
 /// Documents cut into passes for one tokenizer.
 struct RollingText {
   Unit unit = Unit::kDocument;
   std::vector<Pass> passes;
   std::vector<std::size_t> item_of_pass;
-  std::vector<Item> items;  ///< With bytes, without losses.
+  std::vector<Item> items;                        ///< With bytes, without losses.
+  std::vector<std::uint32_t> document_of_item{};  ///< As long as items.
 };
 
 /// Prepares documents as lm-eval's loglikelihood_rolling does (eval/windows.h): the first token is
@@ -43,6 +60,12 @@ struct RollingText {
 [[nodiscard]] RollingText rolling_text(std::span<const std::string> documents,
                                        const text::Tokenizer& tokenizer, std::int64_t max_tokens,
                                        text::AddSpecial special = text::AddSpecial::kNo);
+
+/// Prepares documents as llama-perplexity does (llama_windows()), each by itself: a chunk is an
+/// item; of tokenizers that begin a text with BOS the first token of every chunk is BOS.
+/// Throws InputError for a document of fewer than 2 chunks, as there.
+[[nodiscard]] RollingText chunked_text(std::span<const std::string> documents,
+                                       const text::Tokenizer& tokenizer, std::int64_t chunk);
 
 /// The pass of one window. `tokens`: of the whole text; `prefix`: what stands for token -1.
 [[nodiscard]] Pass window_pass(std::span<const std::int32_t> tokens, std::int32_t prefix,

@@ -22,4 +22,15 @@ std::vector<Window> rolling_windows(std::int64_t tokens, std::int64_t max_tokens
   return windows;
 }
 
+std::vector<Window> llama_windows(std::int64_t tokens, std::int64_t chunk) {
+  if (chunk < 4)
+    throw ConfigError("a chunk needs at least 4 tokens, found window_tokens {}", chunk);
+  std::vector<Window> windows;
+  for (std::int64_t begin = 0; begin + chunk <= tokens; begin += chunk) {
+    const std::int64_t first = chunk / 2 + 1;  // Predicted from chunk / 2 tokens and itself.
+    windows.push_back({begin + first, begin + chunk, first});
+  }
+  return windows;
+}
+
 }  // namespace weft::eval

@@ -23,4 +23,9 @@ struct Window {
 /// Throws ConfigError unless max_tokens >= 1.
 [[nodiscard]] std::vector<Window> rolling_windows(std::int64_t tokens, std::int64_t max_tokens);
 
+/// The chunks of llama.cpp's tools/perplexity: of every whole `chunk` tokens the model reads all
+/// but the last and predicts those from chunk/2 + 1 on; what is left of the text is not scored.
+/// Throws ConfigError unless chunk >= 4.
+[[nodiscard]] std::vector<Window> llama_windows(std::int64_t tokens, std::int64_t chunk);
+
 }  // namespace weft::eval

@@ -26,12 +26,6 @@ using checkpoint::TensorInfo;
 constexpr std::int64_t kTileElements = std::int64_t{4} << 20;
 constexpr std::size_t kCopyBytes = std::size_t{16} << 20;
 
-/// The row of the model that is row `row` of the file.
-constexpr std::int64_t model_row(std::int64_t row, std::int64_t head) noexcept {
-  const std::int64_t within = row % head;
-  return row - within + within % 2 * (head / 2) + within / 2;
-}
-
 /// Outside the layers first, then by layer, then by name: as llama-quantize orders its output.
 std::pair<std::int64_t, std::string_view> position(const GgufTensorJob& job) {
   std::int64_t layer = -1;

@@ -18,6 +18,13 @@
 
 namespace weft::exporting {
 
+/// The row of the model that is row `row` of the file, where rows are interleaved by heads of width
+/// `head` (checkpoint/gguf_family.h, RowOrder).
+[[nodiscard]] constexpr std::int64_t model_row(std::int64_t row, std::int64_t head) noexcept {
+  const std::int64_t within = row % head;
+  return row - within + within % 2 * (head / 2) + within / 2;
+}
+
 /// One tensor of the output, and where its numbers come from: a tensor of the base (`info`), bytes
 /// that are already as wanted (`stored`), or numbers made here (`made`).
 struct GgufTensorJob {

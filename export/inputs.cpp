@@ -10,6 +10,7 @@ namespace {
 namespace fs = std::filesystem;
 
 void refuse_to_replace_input(const InputPaths& paths, const fs::path& out) {
+  if (out.empty()) return;
   const fs::path target = fs::weakly_canonical(out);
   std::vector<fs::path> inputs{paths.model};
   for (const auto& adapter : paths.adapters) inputs.push_back(adapter.directory);

@@ -44,7 +44,8 @@ struct OpenInputs {
 
 /// Opens base and adapters; refuses an adapter that was trained on other weights (lora::check_base)
 /// unless that is allowed, which is told to `log`, and a base that another program has quantised
-/// inside its safetensors (quantization_config). `out` may be, or hold, none of the inputs.
+/// inside its safetensors (quantization_config). `out` may be, or hold, none of the inputs
+/// (empty: nothing is written).
 [[nodiscard]] OpenInputs open_inputs(const InputPaths& paths, const std::filesystem::path& out,
                                      const core::Log& log, CheckWeights check = CheckWeights::kYes);
 

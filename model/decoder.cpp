@@ -236,6 +236,15 @@ Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::
   return Decoder(std::move(state));
 }
 
+Decoder Decoder::filled(const Spec& spec, Compute compute, const FillTensor& fill) {
+  const Guard guard;
+  auto state = std::make_unique<State>();
+  state->spec = spec;
+  state->type = type_of(compute);
+  state->weights = make_weights(spec, state->type, BaseFormat::kDense, fill);
+  return Decoder(std::move(state));
+}
+
 const Spec& Decoder::spec() const { return state_->spec; }
 Compute Decoder::compute() const {
   return state_->type == at::kBFloat16 ? Compute::kBF16 : Compute::kF32;
@@ -359,6 +368,18 @@ std::vector<float> Decoder::token_losses(const data::Row& row) {
   const std::vector<double> losses = state_->losses(row);
   return {losses.begin(), losses.end()};
 }
+
+at::Tensor Decoder::supervised_states(const data::Row& row) {
+  const Guard guard;
+  const State& s = *state_;
+  check_row(row, s.spec.vocabulary);
+  const at::Tensor index = Supervised(row).index();
+  if (index.size(0) == 0) return at::empty({0, s.spec.hidden}, s.weights.embedding.options());
+  return rms_norm(at::index_select(s.forward(row, s.context(row)), 0, index), s.weights.final_norm,
+                  s.spec.norm_eps);
+}
+
+Head Decoder::head() const { return state_->weights.head; }
 
 at::Tensor Decoder::logits(std::span<const std::int32_t> tokens) {
   const Guard guard;

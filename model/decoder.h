@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -12,6 +13,7 @@
 #include "checkpoint/checkpoint.h"
 #include "data/row.h"
 #include "lora/adapter.h"
+#include "model/head.h"
 #include "model/quantised.h"
 #include "model/spec.h"
 
@@ -50,6 +52,9 @@ struct LossSum {
   std::int64_t tokens = 0;
 };
 
+/// Writes the named tensor into the given one (contiguous, the shape the spec says, of any type).
+using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
+
 struct KvCache;  ///< Keys and values of past tokens (model/generate.h).
 
 /// A decoder-only model: frozen base and, optionally, adapters. A chain of operations with explicit
@@ -69,6 +74,8 @@ class Decoder {
                                             const std::map<std::string, at::Tensor>& weights,
                                             at::ScalarType type,
                                             BaseFormat format = BaseFormat::kDense);
+  /// From a source of tensors as makers of models in memory give them.
+  [[nodiscard]] static Decoder filled(const Spec& spec, Compute compute, const FillTensor& fill);
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();
@@ -103,6 +110,12 @@ class Decoder {
   [[nodiscard]] LossSum loss(const data::Row& row);
   /// Cross-entropy per supervised position in order of position (fp32).
   [[nodiscard]] std::vector<float> token_losses(const data::Row& row);
+  /// What the head reads at the supervised positions, in their order: [S, D] after the final norm,
+  /// in the compute precision. head() of them gives the logits, its cross_entropy the losses of
+  /// token_losses(), bit for bit.
+  [[nodiscard]] at::Tensor supervised_states(const data::Row& row);
+  /// A copy shares the weights and keeps them when the decoder goes.
+  [[nodiscard]] Head head() const;
   /// Logits of every position, fp32 [T, V].
   [[nodiscard]] at::Tensor logits(std::span<const std::int32_t> tokens);
   /// Logits [V] fp32 of the last of `tokens`, which continue what `cache` holds and are added to

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 #include "model/ops.h"
@@ -95,7 +96,36 @@ std::vector<Candidate> Sampler::candidates(const at::Tensor& logits,
   return all;
 }
 
+std::int32_t Sampler::greedy(const at::Tensor& logits, std::span<const std::int32_t> seen) const {
+  const at::Tensor values = logits.to(at::kFloat).contiguous();
+  const float* const data = values.const_data_ptr<float>();
+  const auto largest = [](const float* z, std::int64_t size) {
+    float most = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : most)
+    for (std::int64_t j = 0; j < size; ++j) most = std::max(most, z[j]);
+    return static_cast<std::int32_t>(std::find(z, z + size, most) - z);
+  };
+  const std::int64_t size = values.numel();
+  if (sampling_.repetition_penalty == 1) {
+    const std::int32_t best = largest(data, size);
+    return best < size ? best : 0;  // Logits that are no numbers: token 0.
+  }
+  const auto penalty = static_cast<float>(sampling_.repetition_penalty);
+  std::vector<float> penalised(data, data + size);
+  for (const std::int32_t id : seen) {
+    if (id < 0 || id >= size) continue;
+    const float logit = data[id];  // Once for each token, however often it was seen.
+    penalised[static_cast<std::size_t>(id)] = logit < 0 ? logit * penalty : logit / penalty;
+  }
+  const std::int32_t best = largest(penalised.data(), size);
+  return best < size ? best : 0;
+}
+
 std::int32_t Sampler::next(const at::Tensor& logits, std::span<const std::int32_t> seen) {
+  if (sampling_.temperature == 0) {
+    ++step_;
+    return greedy(logits, seen);
+  }
   const std::vector<Candidate> choice = candidates(logits, seen);
   const Philox random = philox4x32({{static_cast<std::uint32_t>(step_),
                                      static_cast<std::uint32_t>(step_ >> 32), 0x73616d70U, 0}},

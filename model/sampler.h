@@ -38,6 +38,10 @@ class Sampler {
                                                   std::span<const std::int32_t> seen) const;
 
  private:
+  /// The id of the largest logit, without a list of candidates.
+  [[nodiscard]] std::int32_t greedy(const at::Tensor& logits,
+                                    std::span<const std::int32_t> seen) const;
+
   Sampling sampling_;
   std::uint64_t step_ = 0;
 };

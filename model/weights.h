@@ -21,7 +21,7 @@ struct Weights {
   Head head;
 };
 
-/// Writes the named tensor into the given one (contiguous, the shape the spec says, of any type).
+/// As in model/decoder.h: writes the named tensor into the given one.
 using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
 
 /// Allocates a model's tensors of `type` and fills them: q, k, v and gate, up lie in one matrix

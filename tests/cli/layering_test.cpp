@@ -28,7 +28,7 @@ const std::map<std::string, std::set<std::string>>& allowed() {
       {"train", {"core", "checkpoint", "text", "lora", "data", "model"}},
       {"merge", {"core", "checkpoint", "text", "lora"}},
       {"export", {"core", "checkpoint", "text", "lora", "merge"}},
-      {"eval", {"core", "checkpoint", "text", "lora", "data", "model"}},
+      {"eval", {"core", "checkpoint", "text", "lora", "data", "model", "merge", "export"}},
       {"cli",
        {"core", "checkpoint", "text", "lora", "data", "model", "train", "merge", "export", "eval"}},
   };

@@ -9,6 +9,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
+#include "eval/figures.h"
 #include "lora/adapter.h"
 #include "lora/provenance.h"
 #include "model/decoder.h"
@@ -283,17 +284,99 @@ TEST_F(Stages, MergedModelWithAnotherTemplateIsNotCompared) {
             evaluation.stages.at(0).suites.at(0).items.at(0).loss);
 }
 
-TEST_F(Stages, MergedModelWithAnotherTokenizerIsNotCompared) {
-  const fs::path merged = tests::write_tiny_model(folder_ / "merged");
+/// The tiny model with a tokenizer in which two letters have changed places.
+fs::path write_other_tokenizer(const TempDir& folder) {
+  const fs::path other = tests::write_tiny_model(folder / "merged");
   nlohmann::ordered_json tokenizer = tests::tiny_tokenizer();
   std::swap(tokenizer["model"]["vocab"]["a"], tokenizer["model"]["vocab"]["b"]);
-  folder_.write("merged/tokenizer.json", tokenizer.dump());
+  (void)folder.write("merged/tokenizer.json", tokenizer.dump());
+  return other;
+}
+
+TEST_F(Stages, ModelWithAnotherTokenizerIsComparedByBitsPerByteOnly) {
   EvalConfig config;
   config.base_model = base_;
-  config.merged = merged;
+  config.merged = write_other_tokenizer(folder_);
   config.text = {text_};
-  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, base_.c_str(), merged.c_str(),
-                     "tokenizer");
+  std::string warning;
+  const Evaluation evaluation =
+      evaluate(config, {.log = [&](core::Level, std::string_view text) { warning += text; }});
+  EXPECT_NE(warning.find("only bits per byte"), std::string::npos) << warning;
+  const SuiteResult& base = evaluation.stages[0].suites.at(0);
+  const SuiteResult& other = evaluation.stages[1].suites.at(0);
+  EXPECT_TRUE(other.other_tokenizer);
+  EXPECT_NE(other.items[0].loss, base.items[0].loss);
+  const std::vector<Measured> figures = measure(other, &base);
+  ASSERT_EQ(figures.size(), 1U);
+  EXPECT_EQ(figures[0].name, "bits_per_byte");
+  EXPECT_TRUE(figures[0].difference);
+}
+
+TEST_F(Stages, ModelWithAnotherTokenizerNeedsPlainText) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.merged = write_other_tokenizer(folder_);
+  data::DatasetConfig& data = config.data.emplace_back();
+  data.path = {folder_.write("pairs.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n")};
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, base_.c_str(), "tokenizer", "no",
+                     "text");
+}
+
+TEST_F(Stages, SimulatedQuantisationFoldsTheAdapterAndKeepsTheReferenceExact) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  config.stages = {{.name = "base", .model = {}, .adapter = {}},
+                   {.name = "same", .model = {}, .adapter = {}},
+                   {.name = "q8", .model = {}, .adapter = {}, .quantise = "q8_0"}};
+  config.reference = "same";  // Measured first, though it stands second.
+  config.distribution.emplace();
+  const Evaluation evaluation = evaluate(config, {});
+  const auto suite = [&](std::size_t stage) { return evaluation.stages[stage].suites.at(0); };
+  EXPECT_TRUE(suite(1).distances.empty());
+  EXPECT_EQ(suite(0).distances.size(), kText.size());
+  for (const TokenDistance& token : suite(0).distances) {
+    EXPECT_EQ(token.kl, 0);
+    EXPECT_TRUE(token.same_top);
+    EXPECT_EQ(token.loss, token.reference_loss);
+  }
+  EXPECT_EQ(suite(0).items[0].loss, suite(1).items[0].loss);
+  const auto kl = sampled_figure(suite(2), "kl");
+  ASSERT_TRUE(kl);
+  EXPECT_GT(kl->figure({}), 0);
+  EXPECT_NE(suite(2).items[0].loss, suite(0).items[0].loss);
+}
+
+TEST_F(Stages, ChoicesAreScoredAsTheirLogitsSay) {
+  EvalConfig config;
+  config.base_model = base_;
+  SuiteSection& suite = config.suites.emplace_back();
+  suite.name = "quiz";
+  suite.choices.emplace();
+  suite.choices->path = {folder_.write(
+      "quiz.jsonl",
+      "{\"context\": \"in xochitl \", \"choices\": [\"in cuicatl\", \"atl\"], \"answer\": 1}\n"
+      "{\"context\": \"in xochitl in\", \"choices\": [\"a\", \"b\"], \"answer\": \"b\"}\n")};
+  const Evaluation evaluation = evaluate(config, {});
+  const SuiteResult& quiz = evaluation.stages[0].suites.at(0);
+  ASSERT_EQ(quiz.choices.size(), 2U);
+  EXPECT_EQ(quiz.choices[1].answer, 1);
+  auto decoder = model::Decoder::load(checkpoint::Checkpoint::open(base_), model::Compute::kF32);
+  const auto log_p = [&](std::string_view before, std::string_view text) {
+    std::vector<std::int32_t> tokens;
+    if (before.empty()) tokens.push_back(1);
+    for (const char byte : std::string(before) + std::string(text))
+      tokens.push_back(static_cast<std::uint8_t>(byte) + 3);
+    const at::Tensor all = at::log_softmax(decoder.logits(tokens).to(at::kDouble), 1);
+    double sum = 0;
+    for (std::size_t t = tokens.size() - text.size(); t < tokens.size(); ++t)
+      sum += all[static_cast<std::int64_t>(t) - 1][tokens[t]].item<double>();
+    return sum;
+  };
+  // The space at the end of the context belongs to the choice.
+  EXPECT_NEAR(quiz.choices[0].log_p[0], log_p("in xochitl", "  in cuicatl"), 1e-3);
+  EXPECT_NEAR(quiz.choices[0].log_p_alone[1], log_p("", " atl"), 1e-3);
+  EXPECT_NEAR(quiz.choices[1].log_p[1], log_p("in xochitl in", " b"), 1e-3);
 }
 
 TEST_F(Stages, AdapterOfAnotherTokenizerIsRefused) {

@@ -274,3 +274,65 @@ def test_report_fits_the_window_and_shows_the_figures(weft, tiny, tmp_path, widt
     assert found["scroll"] <= found["width"] and found["out"] == []
     assert found["text"] > 500
     assert "CONSOLE" not in shown.stderr
+
+
+QUESTIONS = [
+    ("The capital of France is", ["Paris", "London", "a very small cat"], 0),
+    ("Water freezes at zero degrees ", ["Celsius", "Bananas"], 1),
+    ("¿In xochitl", ["in cuicatl", "tlaxcalli", "कितना"], 2),
+    ("Two plus two equals", ["five", "four", "seventy-seven"], 1),
+]
+
+
+@pytest.mark.parametrize("length", [2048, 12])
+def test_choices_equal_lm_eval(weft, smollm2, smollm2_dir, tmp_path, length):
+    """Log-probabilities by lm-eval's requests, picks by its rules (ConfigurableTask)."""
+    quiz = jsonl(tmp_path / "quiz.jsonl", [{"context": c, "choices": ch, "answer": a}
+                                           for c, ch, a in QUESTIONS])
+    (tmp_path / "eval.yaml").write_text(f"""
+base_model: {smollm2_dir}
+sequence_len: {length}
+suites: [{{name: quiz, choices: {{path: {quiz}}}}}]
+""")
+    out = tmp_path / "out.json"
+    weft("eval", tmp_path / "eval.yaml", "--out", out)
+    suite = suites(json.loads(out.read_text()))["quiz"]
+    model, tokenizer = smollm2
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, max_length=length, batch_size=1, device="cpu")
+    right = {"acc": 0, "acc_norm": 0, "acc_bytes": 0, "acc_mutual_info": 0}
+    for (context, choices, answer), found in zip(QUESTIONS, suite["choices"]):
+        requests = [Instance("loglikelihood", {}, (before, " " + choice), i)
+                    for i, (before, choice) in enumerate(
+                        [(context, c) for c in choices] + [("", c) for c in choices])]
+        scores = [score for score, _ in lm.loglikelihood(requests, disable_tqdm=True)]
+        given, alone = scores[:len(choices)], scores[len(choices):]
+        assert found["log_p"] == pytest.approx(given, rel=1e-4)
+        assert found["log_p_alone"] == pytest.approx(alone, rel=1e-4)
+        rules = {"acc": given,
+                 "acc_norm": [s / len(c) for s, c in zip(given, choices)],
+                 "acc_bytes": [s / len(c.encode()) for s, c in zip(given, choices)],
+                 "acc_mutual_info": [s - u for s, u in zip(given, alone)]}
+        for name, values in rules.items():
+            right[name] += values.index(max(values)) == answer
+    for name, count in right.items():
+        assert suite[name] == pytest.approx(count / len(QUESTIONS))
+
+
+def test_simulated_quantisation_equals_the_exported_file(weft, smollm2_gguf, tmp_path):
+    corpus = jsonl(tmp_path / "corpus.jsonl", [{"text": d} for d in NAHUATL])
+    exported = tmp_path / "model.gguf"
+    weft("export", "--model", smollm2_gguf, "--to", "gguf", "--type", "q4_k_m", "--out", exported)
+    (tmp_path / "eval.yaml").write_text(f"""
+base_model: {smollm2_gguf}
+stages:
+  - {{name: simulated, quantise: q4_k_m}}
+  - {{name: exported, model: {exported}}}
+text: [{corpus}]
+distribution: {{}}
+""")
+    out = tmp_path / "out.json"
+    weft("eval", tmp_path / "eval.yaml", "--out", out)
+    result = json.loads(out.read_text())
+    simulated, file = (suites(result, i)["corpus"] for i in (0, 1))
+    assert simulated["items"]["loss"] == file["items"]["loss"]
+    assert file["distribution"]["kl"]["max"] == 0

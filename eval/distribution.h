@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/row.h"
+#include "eval/result.h"
+#include "model/decoder.h"
+
+namespace weft::eval {
+
+/// What the reference stage predicted on one suite, to compare other stages with. Kept are the
+/// states that its head reads, and its head, from which the logits of a few rows at a time are
+/// computed again, bit for bit: D numbers for each scored token and the head's V x D once (which
+/// all suites share), instead of V numbers for each token. Nothing is written to disk, nothing is
+/// rounded.
+class ReferenceStates {
+ public:
+  explicit ReferenceStates(model::Head head) : head_(std::move(head)) {}
+
+  /// Scores a row as model::Decoder::token_losses() does, and keeps its states.
+  [[nodiscard]] std::vector<float> record(model::Decoder& decoder, const data::Row& row);
+
+  /// Scores the next row (the same rows in the same order) with another model and compares: appends
+  /// one entry per target to `distances`, whose item the caller knows.
+  [[nodiscard]] std::vector<float> compare(model::Decoder& decoder, const data::Row& row,
+                                           std::size_t number,
+                                           std::vector<TokenDistance>& distances);
+
+ private:
+  model::Head head_;
+  std::vector<at::Tensor> states_;  ///< Of each row [S, D].
+};
+
+/// A mean over tokens and its standard error, which takes tokens for independent.
+struct TokenMean {
+  double value = 0;
+  double standard_error = 0;
+};
+
+/// What llama-perplexity --kl-divergence prints, by its formulas (llama.cpp, tools/perplexity).
+struct DistributionSummary {
+  std::int64_t tokens = 0;
+  TokenMean perplexity;
+  TokenMean reference_perplexity;
+  double log_perplexity_correlation = 0;
+  TokenMean log_perplexity_ratio;
+  TokenMean perplexity_ratio;
+  TokenMean kl;
+  double kl_max = 0, kl_p999 = 0, kl_p99 = 0, kl_p95 = 0, kl_p90 = 0, kl_median = 0, kl_p10 = 0,
+         kl_p5 = 0, kl_p1 = 0, kl_p01 = 0, kl_min = 0;
+  TokenMean delta_p;  ///< Of the right token's probability.
+  double delta_p_max = 0, delta_p_p999 = 0, delta_p_p99 = 0, delta_p_p95 = 0, delta_p_p90 = 0,
+         delta_p_p75 = 0, delta_p_median = 0, delta_p_p25 = 0, delta_p_p10 = 0, delta_p_p5 = 0,
+         delta_p_p1 = 0, delta_p_p01 = 0, delta_p_min = 0;
+  TokenMean delta_p_rms;
+  TokenMean same_top;
+};
+[[nodiscard]] DistributionSummary summarise(std::span<const TokenDistance> distances);
+
+}  // namespace weft::eval
