@@ -322,7 +322,7 @@ TEST_F(Stages, ModelWithAnotherTokenizerNeedsPlainText) {
                      "text");
 }
 
-TEST_F(Stages, SimulatedQuantisationFoldsTheAdapterAndKeepsTheReferenceExact) {
+TEST_F(Stages, SimulatedQuantisationDiffersAndTheReferenceDoesNot) {
   EvalConfig config;
   config.base_model = base_;
   config.text = {text_};

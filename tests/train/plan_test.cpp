@@ -94,12 +94,22 @@ TEST_F(Plan, CheckpointingIsAsTheUserSays) {
 }
 
 TEST_F(Plan, WithoutALimitRowsAreOfTheWantedLength) {
-  const MemoryPlan plan = plan_memory(config_, {.spec = spec_,
-                                                .targets = targets_,
-                                                .compute = model::Compute::kBF16,
-                                                .longest_example = 100,
-                                                .data_tokens = 1'000'000});
-  EXPECT_EQ(plan.row_tokens, 4096);
+  const auto row_tokens = [this] {
+    return plan_memory(config_, {.spec = spec_,
+                                 .targets = targets_,
+                                 .compute = model::Compute::kBF16,
+                                 .longest_example = 100,
+                                 .data_tokens = 1'000'000})
+        .row_tokens;
+  };
+  EXPECT_EQ(row_tokens(), 4096);
+  // Short examples share rows of 1024 tokens, but not of more than an update has.
+  config_.sequence_len = 128;
+  EXPECT_EQ(row_tokens(), 1024);
+  config_.tokens_per_update = 600;
+  EXPECT_EQ(row_tokens(), 600);
+  config_.packing = false;
+  EXPECT_EQ(row_tokens(), 100);
 }
 
 }  // namespace
