@@ -2,8 +2,10 @@
 
 Both programs train the same adapter shape on the same sentence pairs, in turns, in rows of 512
 tokens; PEFT two rows an update, compiled and not, since either may win, and once as most scripts do it,
-with padded batches of 8. A figure is the median over updates after the warm-up, then over rounds. All
-get the same number of threads. A token is one of an example; weft computes common beginnings once.
+with padded batches of 8 in random order. A figure is the median over updates after the warm-up (padded: all tokens by
+all time, since their updates differ), then over rounds. All get the same number of threads. A token is one of an example; weft computes common beginnings once.
+
+--qvac adds the LoRA trainer of QVAC's fork of llama.cpp, in rows of 512 tokens, one an update, always from an f32 base.
 
 The share of the matrix products' rate is the arithmetic that an update needs (frozen layers forward and
 for the input's gradient, adapters, the head on supervised positions, attention's left out) by the
@@ -25,6 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "bench"
 WEFT = ROOT / "build" / "release" / "bin" / "weft"
 WARMUP = 2
+QVAC_HELP = """also the LoRA trainer of QVAC's fork of llama.cpp. PROGRAM is llama-finetune-lora, built with
+  git clone https://github.com/tetherto/qvac-fabric-llm.cpp && cd qvac-fabric-llm.cpp
+  git checkout 57d4c9849a2dff5118843cc9e675b006d8493e04
+  cmake -B build -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF
+  cmake --build build --target llama-finetune-lora"""
 
 
 def prepare(cache: Path):
@@ -76,6 +83,56 @@ def run_weft(dtype, updates, threads, *options):
             "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"]}
 
 
+def tokens_of(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return max(line.get("total_tokens", 0) for line in lines)
+
+
+def peak_kib(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+([0-9]+) kB", status)
+    return int(found[1]) if found else 0
+
+
+def run_together(commands, runs):
+    """Starts all, waits for all: tokens of all runs by the time from start to end, and the peaks' sum."""
+    for run in runs:
+        shutil.rmtree(run, ignore_errors=True)
+    begin = time.monotonic()
+    processes = [subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL) for command in commands]
+    peaks = [0] * len(processes)
+    while any(process.poll() is None for process in processes):
+        for i, process in enumerate(processes):
+            try:
+                peaks[i] = max(peaks[i], peak_kib(process.pid))
+            except OSError:
+                pass
+        time.sleep(0.05)
+    seconds = time.monotonic() - begin
+    if any(process.returncode for process in processes):
+        raise SystemExit(f"{' '.join(map(str, commands[0]))} failed")
+    return {"tokens_per_s": sum(map(tokens_of, runs)) / seconds, "peak_rss_gib": sum(peaks) / 2**20}
+
+
+def compare_several(count, dtype, updates, threads):
+    """`adapters:` of one run beside as many processes at once, which share the threads."""
+    names = [f"a{i}" for i in range(count)]
+    together = WORK / "several.yaml"
+    together.write_text((WORK / "train.yaml").read_text() + "adapters:\n" + "".join(
+        f"  - {{name: {name}, seed: {i + 1}, adapter: {{r: {8 << i % 3}}}}}\n" for i, name in enumerate(names)))
+    common = ["--set", f"dtype={dtype}", "--set", f"max_updates={updates}"]
+    folder = WORK / "run-several"
+    one = run_together([[WEFT, "train", together, *common, "--set", f"threads={threads}",
+                         "--set", f"output_dir={folder}", "--force"]], [folder / name for name in names])
+    apart, runs = [], []
+    for i, name in enumerate(names):
+        runs.append(WORK / f"run-apart-{name}")
+        apart.append([WEFT, "train", WORK / "train.yaml", *common, "--set", f"threads={max(1, threads // count)}",
+                      "--set", f"output_dir={runs[-1]}", "--set", f"seed={i + 1}", "--set", f"adapter.r={8 << i % 3}"])
+    return one, run_together(apart, runs)
+
+
 def gigaflop(step):
     """What an update of SmolLM2-135M with LoRA of rank 16 has to compute, attention's products left out."""
     hidden, kv, wide, layers, vocabulary, rank = 576, 192, 1536, 30, 49152, 16
@@ -97,16 +154,31 @@ def product_rate(dtype, threads):
     return {"weft": statistics.median(r[0] for r in rates), "LibTorch": statistics.median(r[1] for r in rates)}
 
 
-def run_peft(dtype, updates, threads, compiled, *options):
-    command = [sys.executable, ROOT / "bench/peers/peft_train.py", WORK / "smollm2",
-               WORK / "pairs/train.csv", "--dtype", dtype, "--updates", updates,
-               "--warmup", WARMUP + compiled, "--threads", threads, *options]
-    if compiled:
-        command.append("--compile")
+def run_peer(script, arguments, threads):
+    """The figures that a script of bench/peers prints as its last line."""
     environment = dict(os.environ, HF_HUB_OFFLINE="1", OMP_NUM_THREADS=str(threads))
-    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True,
-                          env=environment)
+    done = subprocess.run([sys.executable, ROOT / "bench/peers" / script, *map(str, arguments)],
+                          capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{done.stderr}{script} failed")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_peft(dtype, updates, threads, compiled, *options):
+    more = ["--compile", *options] if compiled else options
+    return run_peer("peft_train.py", [WORK / "smollm2", WORK / "pairs/train.csv", "--dtype", dtype,
+                                      "--updates", updates, "--warmup", WARMUP + compiled, "--threads", threads,
+                                      *more], threads)
+
+
+def run_qvac(program, updates, threads):
+    """From an f32 base whatever the others' dtype: docs/performance.md says why."""
+    gguf = WORK / "smollm2-f32.gguf"
+    if not gguf.exists():
+        subprocess.run([WEFT, "export", "--model", WORK / "smollm2", "--to", "gguf", "--type", "f32", "--out", gguf],
+                       check=True, stdout=subprocess.DEVNULL)
+    return run_peer("qvac_train.py", [program, WORK / "smollm2", gguf, WORK / "pairs/train.csv", WORK / "qvac",
+                                      "--updates", updates, "--warmup", WARMUP, "--threads", threads], threads)
 
 
 def machine():
@@ -124,10 +196,24 @@ def main():
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes minutes)")
     parser.add_argument("--variants", action="store_true",
                         help="weft with recomputation and quantised bases, PEFT with padding, as well")
+    parser.add_argument("--adapters", type=int, default=0, metavar="N",
+                        help="N adapters in one run beside N processes, and nothing else")
+    parser.add_argument("--qvac", type=Path, metavar="PROGRAM", help=QVAC_HELP)
     args = parser.parse_args()
+    if args.qvac and not shutil.which(args.qvac):
+        parser.error(f"--qvac: {args.qvac} is not a program; see --help for how to build it")
     cache = Path(os.environ["WEFT_CACHE"])
     WORK.mkdir(parents=True, exist_ok=True)
     prepare(cache)
+    if args.adapters:
+        for dtype in args.dtypes.split(","):
+            one, apart = compare_several(args.adapters, dtype, args.updates, args.threads)
+            print(f"{dtype}: {args.adapters} adapters, {args.updates} updates each, loading included: one process "
+                  f"{one['tokens_per_s']:.0f} tokens/s, {one['peak_rss_gib']:.2f} GiB; as many processes "
+                  f"{apart['tokens_per_s']:.0f} tokens/s, {apart['peak_rss_gib']:.2f} GiB "
+                  f"({one['tokens_per_s'] / apart['tokens_per_s']:.2f} x the speed in "
+                  f"{one['peak_rss_gib'] / apart['peak_rss_gib']:.2f} of the memory)")
+        return
 
     programs = [("weft", lambda dtype: run_weft(dtype, args.updates, args.threads)),
                 ("PEFT", lambda dtype: run_peft(dtype, args.updates, args.threads, False))]
@@ -135,11 +221,14 @@ def main():
         programs.append(("PEFT, torch.compile", lambda dtype: run_peft(dtype, args.updates, args.threads, True)))
     variants = [("weft, layers computed again", "gradient_checkpointing=all"),
                 ("weft, base in int8", "base_quantization=int8"), ("weft, base in nf4", "base_quantization=nf4")]
+    if args.qvac:
+        programs.append(("QVAC's llama.cpp, f32 base",
+                         lambda dtype: run_qvac(args.qvac.resolve(), args.updates, args.threads)))
     if args.variants:
         for name, option in variants:
             programs.append((name, lambda dtype, option=option: run_weft(dtype, args.updates, args.threads, option)))
         programs.append(("PEFT, padded batches of 8", lambda dtype: run_peft(
-            dtype, args.updates, args.threads, False, "--padded", "--batch", 8)))
+            dtype, max(args.updates, 24), args.threads, False, "--padded", "--batch", 8)))
     results, rates = {}, {}
     for round_number in range(args.rounds):
         for dtype in args.dtypes.split(","):
@@ -156,7 +245,8 @@ def main():
     table, notes, record = [], [], []
     for dtype in args.dtypes.split(","):
         middle = {(name, key): statistics.median(r[key] for r in results[dtype, name])
-                  for name, _ in programs for key in results[dtype, name][0]}
+                  for name, _ in programs for key, value in results[dtype, name][0].items()
+                  if not isinstance(value, (str, bool))}
         rate = statistics.median(r["LibTorch"] for r in rates[dtype])
         for name, _ in programs:
             speed, memory = middle[name, "tokens_per_s"], middle[name, "peak_rss_gib"]

@@ -61,6 +61,9 @@ class Checkpoint {
  public:
   /// `path`: a Hugging Face directory or a GGUF file.
   [[nodiscard]] static Checkpoint open(const std::filesystem::path& path);
+  /// The tensors of one safetensors file under their own names, without a configuration: what an
+  /// adapter saves whole.
+  [[nodiscard]] static Checkpoint open_weights(const std::filesystem::path& file);
   Checkpoint(Checkpoint&&) noexcept;
   Checkpoint& operator=(Checkpoint&&) noexcept;
   ~Checkpoint();

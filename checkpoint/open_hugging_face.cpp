@@ -192,6 +192,15 @@ void resolve_tied_head(OpenModel& model) {
 
 }  // namespace
 
+OpenModel open_safetensors(const fs::path& file) {
+  OpenModel model;
+  model.path = file;
+  model.config = nlohmann::json::object();
+  model.shards.reserve(1);
+  add_shard(model, file);
+  return model;
+}
+
 OpenModel open_hugging_face(const fs::path& folder) {
   OpenModel model;
   model.kind = Kind::kHuggingFace;

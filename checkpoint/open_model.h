@@ -40,6 +40,9 @@ struct OpenModel {
 /// Opens a folder with config.json and safetensors. Throws InputError.
 [[nodiscard]] OpenModel open_hugging_face(const std::filesystem::path& folder);
 
+/// Opens one safetensors file; there is no configuration. Throws InputError.
+[[nodiscard]] OpenModel open_safetensors(const std::filesystem::path& file);
+
 /// Opens a GGUF file of a known family, or one that holds a vocabulary only. Throws InputError.
 [[nodiscard]] OpenModel open_gguf(const std::filesystem::path& file);
 

@@ -29,11 +29,6 @@ inline float round_away(float value) noexcept {
   return whole + (rest >= 0.5F ? 1.0F : 0.0F) - (rest <= -0.5F ? 1.0F : 0.0F);
 }
 
-inline void store_half(std::uint8_t* out, float value) noexcept {
-  const std::uint16_t bits = core::float_to_f16(value);
-  std::memcpy(out, &bits, sizeof bits);
-}
-
 inline float inverse(float d) noexcept { return d != 0.0F ? 1.0F / d : 0.0F; }
 
 void block_q8_0(const float* x, std::uint8_t* out) noexcept {
@@ -75,20 +70,6 @@ void codes_from_least(const float* x, float least, float id, int limit, std::uin
   for (int j = 0; j < kBlock; ++j) {
     codes[j] = static_cast<std::uint8_t>(std::min(limit, low_byte((x[j] - least) * id + 0.5F)));
   }
-}
-
-/// Low nibbles are elements 0..15, high nibbles 16..31.
-void store_nibbles(const std::uint8_t* codes, std::uint8_t* out) noexcept {
-  for (int j = 0; j < kBlock / 2; ++j) {
-    out[j] = static_cast<std::uint8_t>((codes[j] & 15) | (codes[j + kBlock / 2] & 15) << 4);
-  }
-}
-
-/// The fifth bits, element j at bit j.
-void store_fifth_bits(const std::uint8_t* codes, std::uint8_t* out) noexcept {
-  std::uint32_t bits = 0;
-  for (int j = 0; j < kBlock; ++j) bits |= static_cast<std::uint32_t>(codes[j] >> 4 & 1) << j;
-  std::memcpy(out, &bits, sizeof bits);
 }
 
 void block_q4_0(const float* x, std::uint8_t* out) noexcept {
@@ -180,9 +161,28 @@ void quantize(Storage storage, std::span<const float> values, std::span<std::byt
     case Storage::kQ4_K:
     case Storage::kQ5_K:
     case Storage::kQ6_K:
-      quantize_super_blocks(storage, values.data(), values.size() / block.elements, out);
+      quantize_super_blocks(storage, values.data(), nullptr, values.size() / block.elements, out);
       return;
     case Storage::kOther: break;
+  }
+}
+
+void quantize_row(Storage storage, std::span<const float> row, std::span<const float> importance,
+                  std::span<std::byte> blocks) {
+  const BlockSize block = block_size(storage);
+  if (importance.empty() || block.elements <= 1 || storage == Storage::kQ8_0) {
+    return quantize(storage, row, blocks);
+  }
+  if (importance.size() != row.size() || row.size() % block.elements != 0 ||
+      blocks.size() != row.size() / block.elements * block.bytes) {
+    throw std::logic_error("quantize_row: row, importance and room do not agree");
+  }
+  auto* const out = reinterpret_cast<std::uint8_t*>(blocks.data());
+  const std::size_t count = row.size() / block.elements;
+  if (block.elements == kBlock) {
+    quantize_weighted_row(storage, row.data(), importance.data(), count, out);
+  } else {
+    quantize_super_blocks(storage, row.data(), importance.data(), count, out);
   }
 }
 

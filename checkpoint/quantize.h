@@ -20,6 +20,12 @@ namespace weft::checkpoint {
 /// formats no larger than 65504 (their scales are F16): see fits().
 void quantize(Storage storage, std::span<const float> values, std::span<std::byte> blocks);
 
+/// The same for one row of a matrix, with the importance of each of its columns (as long as the
+/// row; empty: none): quantize_row_*_impl of the same file, which llama-quantize runs with
+/// --imatrix. Formats that have no such routine there (F32, F16, BF16, Q8_0) do not look at it.
+void quantize_row(Storage storage, std::span<const float> row, std::span<const float> importance,
+                  std::span<std::byte> blocks);
+
 /// Whether quantize() can store these values: all finite, none beyond the format's range.
 [[nodiscard]] bool fits(Storage storage, std::span<const float> values) noexcept;
 

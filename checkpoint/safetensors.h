@@ -111,6 +111,8 @@ class SafetensorsWriter {
   /// The order in which data must be given: wide dtypes first (so that data stay aligned), then by
   /// name.
   [[nodiscard]] const std::vector<TensorPlan>& order() const noexcept { return tensors_; }
+  /// The bytes of the file before the data, for who wants a digest of the whole file.
+  [[nodiscard]] const std::string& header() const noexcept { return header_; }
   /// The next bytes of the data. A piece may end inside a tensor or go beyond one.
   /// Throws std::logic_error when there are more bytes than the plan says.
   void write(std::span<const std::byte> bytes);
@@ -120,6 +122,7 @@ class SafetensorsWriter {
 
  private:
   std::vector<TensorPlan> tensors_;
+  std::string header_;
   std::uint64_t missing_ = 0;  ///< Bytes of data still to come.
   core::AtomicFile file_;
 };

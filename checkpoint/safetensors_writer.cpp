@@ -72,12 +72,12 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
       throw InputError("{}: the tensors together exceed 64 bits of bytes", path.string());
     }
   }
-  const std::string header = header_of(tensors_, metadata);
-  if (header.size() - sizeof(std::uint64_t) > kMaxSafetensorsHeader) {
+  header_ = header_of(tensors_, metadata);
+  if (header_.size() - sizeof(std::uint64_t) > kMaxSafetensorsHeader) {
     throw InputError("{}: a header of {} bytes is needed, the format allows {}", path.string(),
-                     header.size() - sizeof(std::uint64_t), kMaxSafetensorsHeader);
+                     header_.size() - sizeof(std::uint64_t), kMaxSafetensorsHeader);
   }
-  file_.write(header);
+  file_.write(header_);
 }
 
 void SafetensorsWriter::write(std::span<const std::byte> bytes) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/suggest.h"
 
 namespace weft::cli {
 namespace {
@@ -19,6 +20,34 @@ int complain(const std::string& command, std::string_view message, ExitCode code
   std::string line(message.substr(0, message.find_last_not_of(" \n") + 1));
   fmt::print(stderr, "weft {}: {}\n", command, line);
   return static_cast<int>(code);
+}
+
+/// What is wrong with the arguments. A misspelt option comes before what is missing without it.
+std::string what_is_wrong(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<std::string> unknown = app.remaining(true);
+  if (app.get_require_subcommand_min() > app.get_subcommands().size()) {
+    if (unknown.empty() || unknown.front().starts_with("-")) return error.what();
+    std::vector<std::string> names;
+    for (const CLI::App* subcommand : app.get_subcommands(nullptr))
+      names.push_back(subcommand->get_name());
+    return fmt::format("unknown command '{}'; there are {}", unknown.front(),
+                       fmt::join(names, ", "));
+  }
+  const auto misspelt =
+      std::ranges::find_if(unknown, [](const std::string& word) { return word.starts_with("-"); });
+  if (misspelt == unknown.end()) return error.what();
+  const std::string word = misspelt->substr(0, misspelt->find('='));
+  std::vector<std::string> options;
+  const auto add_options = [&](const CLI::App& of) {
+    for (const CLI::Option* option : of.get_options()) {
+      for (const std::string& name : option->get_lnames()) options.push_back("--" + name);
+    }
+  };
+  add_options(app);
+  for (const CLI::App* subcommand : app.get_subcommands()) add_options(*subcommand);
+  const std::string meant = core::nearest(word, options);
+  return fmt::format("unknown option '{}'{}", word,
+                     meant.empty() ? "" : fmt::format(", did you mean '{}'?", meant));
 }
 
 int parse_and_run(const Command& command, std::span<char* const> arguments) {
@@ -34,7 +63,7 @@ int parse_and_run(const Command& command, std::span<char* const> arguments) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
     return complain(command.name,
-                    fmt::format("{} (see weft {} --help)", error.what(), command.name),
+                    fmt::format("{} (see weft {} --help)", what_is_wrong(app, error), command.name),
                     ExitCode::kBadInput);
   }
   return run();

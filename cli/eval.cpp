@@ -7,6 +7,7 @@
 
 #include "cli/command.h"
 #include "cli/config_question.h"
+#include "cli/eval_ledger.h"
 #include "cli/interrupt.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -26,11 +27,12 @@ namespace {
 struct EvalArguments {
   std::string config;
   std::vector<std::string> overrides;
-  std::string model, adapter, merged, out, report, dtype;
+  std::string model, adapter, merged, out, report, dtype, ledger, tag, against;
   std::vector<std::string> gates;
   std::vector<std::string> text, data, fields;
   std::int64_t sequence_len = 0, limit = 0, generate = 0, threads = -1;
-  bool special = false, json = false, allow_other_base = false, force = false;
+  bool special = false, json = false, allow_other_base = false, force = false, no_ledger = false,
+       fresh = false;
   ConfigQuestion question;
 };
 
@@ -59,6 +61,10 @@ eval::EvalConfig configuration(const EvalArguments& arguments, const core::Log& 
   if (!arguments.merged.empty()) config.merged = arguments.merged;
   if (!arguments.out.empty()) config.output = arguments.out;
   if (!arguments.report.empty()) config.report = arguments.report;
+  if (!arguments.ledger.empty()) config.ledger = arguments.ledger;
+  if (!arguments.tag.empty()) config.tag = arguments.tag;
+  if (!arguments.against.empty()) config.against = arguments.against;
+  config.record &= !arguments.no_ledger;
   config.gates.insert(config.gates.end(), arguments.gates.begin(), arguments.gates.end());
   if (arguments.sequence_len > 0) config.sequence_len = arguments.sequence_len;
   if (arguments.limit > 0) config.limit = arguments.limit;
@@ -120,6 +126,14 @@ void declare(CLI::App& app, EvalArguments& a) {
          "what has to hold, e.g. \"bits_per_byte.merged - bits_per_byte.adapter <= 0.001\"; "
          "exit status 3 when it does not")
       ->allow_extra_args(false);
+  app.add_option("--ledger", a.ledger, "record of all evaluations (default: the nearest weft.db)");
+  app.add_option("--tag", a.tag, "name of this evaluation in the ledger, e.g. v1.2");
+  app.add_option(
+      "--against", a.against,
+      "compare with an earlier evaluation: ledger:TAG, a number, or latest; exit status 3 "
+      "when the same inputs gave other figures");
+  app.add_flag("--no-ledger", a.no_ledger, "do not record this evaluation");
+  app.add_flag("--fresh", a.fresh, "measure again what an evaluation that was killed has finished");
   app.add_flag("--force", a.force, "overwrite --out and --report");
   declare_question(app, a.question, "docs/eval.md");
 }
@@ -147,43 +161,75 @@ std::vector<eval::GateResult> gate_results(const eval::EvalConfig& config,
   return eval::check_gates(evaluation, gates, confidence, eval::bootstrap_options(config));
 }
 
-/// Writes and prints what was measured; the exit status.
-int show(const EvalArguments& arguments, const eval::EvalConfig& config,
-         const eval::Evaluation& evaluation) {
-  const eval::BootstrapOptions bootstrap = eval::bootstrap_options(config);
-  const auto dump = [&](eval::Detail detail, std::span<const eval::GateResult> gates) {
-    nlohmann::ordered_json json = eval::to_json(evaluation, detail, bootstrap);
-    if (!gates.empty()) json["gates"] = eval::to_json(gates);
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+/// All that came of an evaluation.
+struct Outcome {
+  eval::Recorded recorded;
+  std::optional<eval::Changes> changes;  ///< Since the evaluation that it is compared with.
+  bool is_recorded = true;
+
+  [[nodiscard]] ExitCode status() const {
+    const bool passed = std::ranges::all_of(recorded.gates, &eval::GateResult::passed);
+    if (!passed || (changes && eval::has_drifted(*changes))) return ExitCode::kRefused;
+    return is_recorded ? ExitCode::kDone : ExitCode::kFailed;
+  }
+};
+
+std::string json_text(const Outcome& outcome, eval::Detail detail) {
+  const eval::Recorded& recorded = outcome.recorded;
+  auto json = eval::to_json(recorded.evaluation, detail, recorded.bootstrap);
+  if (!recorded.gates.empty()) json["gates"] = eval::to_json(recorded.gates);
+  if (outcome.changes) json["against"] = eval::to_json(*outcome.changes);
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+/// Checks the gates, compares, writes and records; what hours have measured is written before
+/// anything else can fail.
+Outcome conclude(const eval::EvalConfig& config, const EvalRecord& record,
+                 eval::Evaluation evaluation, const core::Log& log) {
+  Outcome outcome{.recorded = record.recorded(std::move(evaluation), {}), .changes = {}};
+  const auto write = [&] {
+    if (config.output) core::write_text(*config.output, json_text(outcome, eval::Detail::kItems));
   };
-  // What hours have measured is written before anything else can fail.
-  if (config.output) core::write_text(*config.output, dump(eval::Detail::kItems, {}));
-  const std::vector<eval::GateResult> gates = gate_results(config, evaluation);
-  if (config.output && !gates.empty())
-    core::write_text(*config.output, dump(eval::Detail::kItems, gates));
+  write();
+  eval::Recorded& recorded = outcome.recorded;
+  if (const auto& earlier = record.earlier()) {
+    outcome.changes = eval::compare(*earlier, recorded);
+    recorded.gates =
+        gate_results(config, eval::with_earlier(recorded.evaluation, earlier->evaluation));
+  } else {
+    recorded.gates = gate_results(config, recorded.evaluation);
+  }
+  if (outcome.changes || !recorded.gates.empty()) write();
+  outcome.is_recorded = record.write(recorded, log);
   if (config.report) {
     const std::int64_t examples = config.generate ? config.generate->show : 0;
     core::write_text(*config.report,
-                     eval::to_html(evaluation, gates,
+                     eval::to_html(recorded.evaluation, recorded.gates,
                                    {.title = config.base_model.filename().string(),
                                     .examples = std::max<std::int64_t>(examples, 12),
-                                    .bootstrap = bootstrap}));
+                                    .bootstrap = recorded.bootstrap}));
   }
-  const bool passed = std::ranges::all_of(gates, &eval::GateResult::passed);
-  const int status = static_cast<int>(passed ? ExitCode::kDone : ExitCode::kRefused);
-  if (arguments.json) {
-    fmt::print("{}", dump(eval::Detail::kFigures, gates));
-    if (!passed) fmt::print(stderr, "{}", eval::gates_table(gates));
-    return status;
+  return outcome;
+}
+
+void print(const Outcome& outcome, const eval::EvalConfig& config, bool json) {
+  const eval::Recorded& recorded = outcome.recorded;
+  const std::string gates = eval::gates_table(recorded.gates);
+  if (json) {
+    fmt::print("{}", json_text(outcome, eval::Detail::kFigures));
+    if (outcome.status() == ExitCode::kRefused) fmt::print(stderr, "{}", gates);
+    return;
   }
-  fmt::print("{}", eval::to_table(evaluation, bootstrap));
+  fmt::print("{}", eval::to_table(recorded.evaluation, recorded.bootstrap));
   if (config.generate && config.generate->show > 0) {
-    const std::string samples = eval::to_samples(evaluation, config.generate->show);
+    const std::string samples = eval::to_samples(recorded.evaluation, config.generate->show);
     if (!samples.empty()) fmt::print("\n{}", samples);
   }
-  if (!gates.empty()) fmt::print("\n{}", eval::gates_table(gates));
+  if (outcome.changes)
+    fmt::print("\ncompared with {}\n{}", *config.against,
+               eval::to_text(*outcome.changes, *config.against));
+  if (!gates.empty()) fmt::print("\n{}", gates);
   if (config.report) fmt::print(stderr, "weft eval: report {}\n", config.report->string());
-  return status;
 }
 
 int run(const EvalArguments& arguments) {
@@ -196,8 +242,11 @@ int run(const EvalArguments& arguments) {
     core::require_writable(*file, core::OutputKind::kFile,
                            arguments.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
   }
+  const std::filesystem::path named_after =
+      arguments.config.empty() ? config.base_model : std::filesystem::path(arguments.config);
+  EvalRecord record(config, named_after.stem().string(), log);
   model::prepare_runtime(static_cast<int>(config.threads));
-  const eval::Hooks hooks{
+  eval::Hooks hooks{
       .log = log,
       .progress = arguments.json ? eval::ProgressFunction{} : ProgressLine{},
       .stop = &catch_interrupts(),
@@ -206,8 +255,14 @@ int run(const EvalArguments& arguments) {
             {{"weights of " + what, weights, "dtype: bfloat16"}, {"one row", work, "sequence_len"}},
             train::available_memory());
       }};
-  const eval::Evaluation evaluation = eval::evaluate(config, hooks);
-  return show(arguments, config, evaluation);
+  if (eval::Ledger* ledger = record.ledger())
+    hooks.file_digest = [ledger](const auto& file) { return ledger->file_digest(file); };
+  hooks.more_gate_stages = record.earlier_stages();
+  hooks.parts = record.parts(arguments.fresh, log);
+  record.begin();
+  const Outcome outcome = conclude(config, record, eval::evaluate(config, hooks), log);
+  print(outcome, config, arguments.json);
+  return static_cast<int>(outcome.status());
 }
 
 }  // namespace

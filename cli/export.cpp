@@ -5,9 +5,9 @@
 #include "cli/adapter_argument.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
+#include "cli/model_output.h"
 #include "core/error.h"
 #include "core/parallel.h"
-#include "core/terminal.h"
 #include "export/gguf_lora.h"
 #include "export/gguf_model.h"
 #include "export/ollama.h"
@@ -17,21 +17,15 @@
 namespace weft::cli {
 namespace {
 
-struct Options {
-  std::string model;
-  std::vector<std::string> adapters;
+struct Options : ModelOutputOptions {
   std::string to;
   std::string type;
-  std::string out;
   std::string name;
   std::string pre;
   std::string from;
+  std::string imatrix;
   std::string profile = "portable";
   std::vector<std::string> check;
-  bool force = false;
-  bool allow_other_base = false;
-  bool json = false;
-  int threads = 0;
 };
 
 exporting::InputPaths inputs_of(const Options& options) {
@@ -45,24 +39,17 @@ exporting::InputPaths inputs_of(const Options& options) {
   return inputs;
 }
 
-core::Overwrite overwrite_of(const Options& options) {
-  return options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
-}
-
-std::function<void(merge::FoldProgress)> progress_line() {
-  if (!core::stderr_is_terminal()) return {};
-  return [last = -1](merge::FoldProgress progress) mutable {
-    const auto percent =
-        static_cast<int>(100 * progress.done / std::max<std::uint64_t>(1, progress.total));
-    if (percent == last) return;
-    last = percent;
-    fmt::print(stderr, "\rwriting {} of {} ({} %){}", core::human_bytes(progress.done),
-               core::human_bytes(progress.total), percent, percent == 100 ? "\r\x1b[K" : "");
-  };
-}
-
 void require(const std::string& value, const char* option, const std::string& to) {
   if (value.empty()) throw ConfigError("--to {} needs {}", to, option);
+}
+
+/// Types that keep a model's numbers are held to the limit of merging; what a block format costs is
+/// measured, and refused beyond the limit that the user gives.
+merge::Verify verify_type(const Options& options, const exporting::FileType& type) {
+  const bool plain = type.name == "f32" || type.name == "f16" || type.name == "bf16";
+  return start_verification(options,
+                            plain ? std::optional<double>(merge::kVerificationLimit) : std::nullopt,
+                            stderr_log("export"));
 }
 
 int run_gguf(const Options& options) {
@@ -71,9 +58,12 @@ int run_gguf(const Options& options) {
   request.inputs = inputs_of(options);
   request.out = options.out;
   request.type = &exporting::find_file_type(options.type.empty() ? "q8_0" : options.type);
+  request.importance = options.imatrix;
   request.name = options.name;
   if (!options.pre.empty()) request.pre = options.pre;
-  request.overwrite = overwrite_of(options);
+  request.overwrite = options.overwrite();
+  core::require_writable(request.out, core::OutputKind::kFile, request.overwrite);
+  request.verify = verify_type(options, *request.type);
   const exporting::GgufReport report =
       exporting::write_gguf(request, {progress_line(), &catch_interrupts()}, stderr_log("export"));
   if (options.json) {
@@ -107,7 +97,7 @@ int run_gguf_lora(const Options& options) {
   request.inputs = inputs_of(options);
   request.out = options.out;
   request.half = options.type == "f16";
-  request.overwrite = overwrite_of(options);
+  request.overwrite = options.overwrite();
   return print_adapter(options, exporting::write_gguf_lora(request, stderr_log("export")));
 }
 
@@ -121,7 +111,7 @@ int run_peft(const Options& options) {
   request.out = options.out;
   request.profile = options.profile == "faithful" ? exporting::PeftProfile::kFaithful
                                                   : exporting::PeftProfile::kPortable;
-  request.overwrite = overwrite_of(options);
+  request.overwrite = options.overwrite();
   return print_adapter(options, exporting::write_portable_peft(request, stderr_log("export")));
 }
 
@@ -133,15 +123,18 @@ int run_ollama(const Options& options) {
   request.out = options.out;
   request.type = &exporting::find_file_type(options.type.empty() ? "q8_0" : options.type);
   request.from = options.from;
-  request.overwrite = overwrite_of(options);
+  request.importance = options.imatrix;
+  request.overwrite = options.overwrite();
+  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
+  request.verify = verify_type(options, *request.type);
   const exporting::OllamaReport report = exporting::write_ollama(
       request, {progress_line(), &catch_interrupts()}, stderr_log("export"));
   if (options.json) {
-    fmt::print(
-        "{}\n",
-        nlohmann::json{{"weights", report.weights}, {"chat_template", report.chat_template}}.dump(
-            2));
+    nlohmann::json json = {{"weights", report.weights}, {"chat_template", report.chat_template}};
+    if (report.verification) json["verification"] = merge::verification_json(*report.verification);
+    fmt::print("{}\n", json.dump(2));
   } else {
+    if (report.verification) fmt::print("{}", merge::verification_line(*report.verification));
     fmt::print("output    {} ({}, Modelfile)\n", options.out, report.weights);
   }
   return static_cast<int>(ExitCode::kDone);
@@ -168,7 +161,16 @@ int run_check(const Options& options) {
 
 int run(const Options& options) {
   if (!options.check.empty()) return run_check(options);
+  const bool writes_model =
+      options.to == "gguf" || (options.to == "ollama" && options.from.empty());
+  if (options.verify.wanted() && !writes_model) {
+    throw ConfigError("--verify compares models; --to {}{} writes an adapter", options.to,
+                      options.from.empty() ? "" : " --from");
+  }
   if (options.to.empty()) throw ConfigError("what shall be done? give --to or --check");
+  if (!options.imatrix.empty() && !writes_model) {
+    throw ConfigError("--imatrix is for quantising a model; --to {} writes an adapter", options.to);
+  }
   core::set_thread_count(options.threads);
   require(options.out, "--out", options.to);
   if (options.to == "gguf") return run_gguf(options);
@@ -184,36 +186,27 @@ Run add_export(CLI::App& app);
 Run add_export(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   app.description("Write a model or an adapter for the programs that run it.");
-  app.add_option("--model", options->model, "Hugging Face directory or GGUF file");
-  app.add_option("--adapter", options->adapters,
-                 "PEFT folder, with an optional weight (DIR:0.5); repeat it to add several")
-      ->take_all()
-      ->expected(1)
-      ->allow_extra_args(false);
+  declare_model_input(app, *options);
   app.add_option("--to", options->to, "gguf, gguf-lora, peft or ollama");
   app.add_option(
       "--type", options->type,
       "of --to gguf: q8_0 (default), f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q4_k_s, q4_k_m, "
       "q5_k_s, q5_k_m, q6_k; of --to gguf-lora: f32 (default), f16");
+  app.add_option("--imatrix", options->imatrix,
+                 "importance matrix (of weft imatrix or llama-imatrix) that the block formats "
+                 "spend their bits by");
   app.add_option("--from", options->from,
                  "of --to ollama: a model that Ollama has; the adapter is then not merged");
   app.add_option("--profile", options->profile,
                  "of --to peft: portable (one rank, scales folded in) or faithful")
       ->capture_default_str();
-  app.add_option("--out", options->out, "what to write");
   app.add_option("--check", options->check,
                  "tell who reads the adapter as it is: vllm,llama.cpp,ollama,lorax,transformers")
       ->delimiter(',');
   app.add_option("--name", options->name, "general.name of the GGUF file; default: the base's");
   app.add_option("--pre", options->pre,
                  "tokenizer.ggml.pre, where the tokenizer is none that llama.cpp knows");
-  app.add_flag("--force", options->force, "replace the output if it exists");
-  app.add_flag("--allow-other-base", options->allow_other_base,
-               "export even if the adapter records other base weights");
-  app.add_flag("--json", options->json, "print the report as JSON");
-  app.add_option("--threads", options->threads, "threads; 0 means all cores")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
+  declare_model_output(app, *options, "what to write");
   return [options] { return run(*options); };
 }
 

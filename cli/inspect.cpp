@@ -121,6 +121,7 @@ Run add_inspect(CLI::App& app) {
     InspectOptions options;
     bool json = false;
     bool no_hash = false;
+    bool verify = false;
   };
   const auto arguments = std::make_shared<Arguments>();
   app.description("Says what a model, a weights file, an adapter or a run's folder holds.");
@@ -129,10 +130,15 @@ Run add_inspect(CLI::App& app) {
       ->required();
   app.add_flag("--tensors", arguments->options.tensors, "list every tensor");
   app.add_flag("--no-hash", arguments->no_hash, "skip the digest, which reads all weights");
+  app.add_flag("--verify", arguments->verify,
+               "hold a folder that weft merge wrote against its merge.json: every file's SHA-256; "
+               "with --no-hash the inputs are not read");
   app.add_flag("--json", arguments->json, "for programs: one JSON object");
   return [arguments] {
     arguments->options.hash = !arguments->no_hash;
-    const InspectReport report = inspect(arguments->path, arguments->options);
+    const InspectReport report = arguments->verify
+                                     ? verify_folder(arguments->path, arguments->options)
+                                     : inspect(arguments->path, arguments->options);
     if (arguments->json) {
       // Names and metadata come from files: malformed bytes must not end the output.
       fmt::print("{}\n", report.json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));

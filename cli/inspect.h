@@ -73,6 +73,9 @@ InspectReport inspect_adapter(const std::filesystem::path& path, const InspectOp
 bool is_run_folder(const std::filesystem::path& path);
 InspectReport inspect_run(const std::filesystem::path& path, const InspectOptions& options);
 
+// inspect_verify.cpp: a merged folder against its certificate; throws where it differs.
+InspectReport verify_folder(const std::filesystem::path& path, const InspectOptions& options);
+
 // inspect_model.cpp
 bool is_model_folder(const std::filesystem::path& path);
 InspectReport inspect_model_folder(const std::filesystem::path& path,

@@ -29,18 +29,22 @@ struct Curve {
   Json last_update;      ///< Null before the first.
   Json best_validation;  ///< Null without one.
   std::int64_t evaluations = 0;
+  Json last_suites;  ///< The figures of `evaluate:`, null before the first.
 };
 
-/// A line of metrics.jsonl: an update has `loss`, an evaluation `validation_loss`.
+/// A line of metrics.jsonl: an update has `loss`, an evaluation `validation_loss` or `suites`.
 Json read_line(const std::string& line, const std::string& where) {
   Json entry = checkpoint::parse_json(line, where);
   const char* loss = entry.contains("loss") ? "loss" : "validation_loss";
   const auto is_number = [&](const char* key) {
     return entry.contains(key) && entry[key].is_number();
   };
-  if (!is_number("update") || !is_number(loss)) {
-    throw InputError("{}: expected an object with numbers 'update' and 'loss' or 'validation_loss'",
-                     where);
+  const bool has_suites = entry.contains("suites") && entry["suites"].is_object();
+  if (!is_number("update") || !(is_number(loss) || has_suites)) {
+    throw InputError(
+        "{}: expected an object with numbers 'update' and 'loss' or 'validation_loss', "
+        "or the 'suites'",
+        where);
   }
   return entry;
 }
@@ -57,6 +61,10 @@ Curve read_curve(const fs::path& file) {
     const Json entry = read_line(line, fmt::format("{}:{}", file.string(), number));
     if (entry.contains("loss")) {
       curve.last_update = entry;
+      continue;
+    }
+    if (entry.contains("suites")) {
+      curve.last_suites = entry;
       continue;
     }
     ++curve.evaluations;
@@ -152,6 +160,7 @@ void describe_curve(const Curve& curve, const Json& preflight, InspectReport& re
   report.json["last_update"] = curve.last_update;
   report.json["best_validation"] = curve.best_validation;
   report.json["evaluations"] = curve.evaluations;
+  report.json["last_suites"] = curve.last_suites;
   if (!curve.last_update.is_null()) {
     report.line("last loss", fmt::format("{:.4f}", curve.last_update["loss"].get<double>()));
   }

@@ -1,23 +1,21 @@
-#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <clocale>
 #include <csignal>
 #include <cstdio>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "cli/catalog.h"
 #include "cli/plain_commands.h"
+#include "cli/torch_library.h"
 #include "core/error.h"
 #include "core/suggest.h"
 #include "core/version.h"
 
 namespace {
 
-namespace fs = std::filesystem;
 using weft::ExitCode;
 using weft::cli::CatalogEntry;
 using weft::cli::Home;
@@ -55,22 +53,15 @@ int unknown_command(const std::string& name) {
 }
 
 #ifdef WEFT_WITH_TORCH
-/// The library with the commands that compute: beside the program in ../lib, built or installed.
 int run_torch_command(const std::string& name, int count, char** arguments) {
-  const fs::path program = fs::read_symlink("/proc/self/exe");
-  const fs::path library = program.parent_path().parent_path() / WEFT_TORCH_LIBRARY;
-  void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  if (handle == nullptr) {
-    fmt::print(stderr, "weft {}: cannot load {}: {}\n", name, library.string(), ::dlerror());
-    return static_cast<int>(ExitCode::kFailed);
-  }
   using Entry = int (*)(const char*, int, char**);
-  const auto entry = reinterpret_cast<Entry>(::dlsym(handle, "weft_run_torch_command"));
-  if (entry == nullptr) {
-    fmt::print(stderr, "weft {}: {} is of another version\n", name, library.string());
-    return static_cast<int>(ExitCode::kFailed);
+  try {
+    return reinterpret_cast<Entry>(weft::cli::torch_symbol("weft_run_torch_command"))(
+        name.c_str(), count, arguments);
+  } catch (const weft::Error& error) {
+    fmt::print(stderr, "weft {}: {}\n", name, error.what());
+    return static_cast<int>(error.exit_code());
   }
-  return entry(name.c_str(), count, arguments);
 }
 #endif
 

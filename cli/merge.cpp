@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <memory>
@@ -9,35 +10,44 @@
 #include "cli/adapter_argument.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
+#include "cli/model_output.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/schema_node.h"
 #include "core/terminal.h"
 #include "merge/combine.h"
+#include "merge/combine_adapters.h"
+#include "merge/undo.h"
 
 namespace weft::cli {
 namespace {
 
-struct Options {
+struct Options : ModelOutputOptions {
   std::string recipe;
   std::string method = "linear";
   std::vector<std::string> parameters;
-  std::string model;
-  std::vector<std::string> adapters;
-  std::string out;
   std::string dtype = "keep";
+  std::string rounding = "nearest";
+  std::string undo;
   std::string max_shard_size = "5GB";
   std::uint64_t seed = 0;
-  bool force = false;
-  bool allow_other_base = false;
-  bool json = false;
-  int threads = 0;
+  std::int64_t rank = 0;
+  bool exact_svd = false;
 };
 
 std::optional<core::DType> parse_type(const std::string& text) {
   if (text == "keep") return std::nullopt;
   if (const auto dtype = core::parse_dtype(text)) return dtype;
-  throw ConfigError("--dtype '{}' is unknown; it is keep, f32, f16 or bf16", text);
+  throw ConfigError("--dtype '{}' is unknown; it is keep, auto, f32, f16 or bf16", text);
+}
+
+merge::Rounding parse_rounding(const std::string& text) {
+  using merge::Rounding;
+  for (const Rounding r : {Rounding::kNearest, Rounding::kStochastic, Rounding::kErrorFeedback}) {
+    if (text == merge::name_of(r)) return r;
+  }
+  throw ConfigError("--rounding '{}' is unknown; it is nearest, stochastic or error_feedback",
+                    text);
 }
 
 /// "5GB", "500MB", "2GiB", "1000" (bytes), as huggingface_hub's max_shard_size.
@@ -64,24 +74,14 @@ merge::MergeRequest request_of(const Options& options) {
     request.adapters.push_back({parsed.directory, parsed.weight});
   }
   request.out = options.out;
-  request.dtype = parse_type(options.dtype);
+  request.auto_dtype = options.dtype == "auto";
+  if (!request.auto_dtype) request.dtype = parse_type(options.dtype);
+  request.rounding = parse_rounding(options.rounding);
+  request.seed = options.seed;
   request.max_shard_bytes = parse_size(options.max_shard_size);
-  request.overwrite = options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
+  request.overwrite = options.overwrite();
   request.allow_other_base = options.allow_other_base;
   return request;
-}
-
-/// A line on the terminal that is redrawn at every whole per cent.
-std::function<void(merge::FoldProgress)> progress_line() {
-  if (!core::stderr_is_terminal()) return {};
-  return [last = -1](merge::FoldProgress progress) mutable {
-    const auto percent =
-        static_cast<int>(100 * progress.done / std::max<std::uint64_t>(1, progress.total));
-    if (percent == last) return;
-    last = percent;
-    fmt::print(stderr, "\rwriting {} of {} ({} %){}", core::human_bytes(progress.done),
-               core::human_bytes(progress.total), percent, percent == 100 ? "\r\x1b[K" : "");
-  };
 }
 
 /// The sum of weighted updates: what merge_model() does without a recipe.
@@ -153,26 +153,96 @@ merge::CombineRequest combine_request_of(const Options& options) {
   request.dtype = parse_type(options.dtype);
   request.seed = options.seed;
   request.max_shard_bytes = parse_size(options.max_shard_size);
-  request.overwrite = options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
+  request.overwrite = options.overwrite();
   request.allow_other_base = options.allow_other_base;
   return request;
 }
 
 merge::MergeReport merge_as_asked(const Options& options) {
   const merge::FoldControl control{progress_line(), &catch_interrupts()};
+  const core::Log log = stderr_log("merge");
   if (!options.recipe.empty() || (!options.model.empty() && !is_plain_sum(options))) {
-    return merge::combine_models(combine_request_of(options), control, stderr_log("merge"));
+    if (options.dtype == "auto" || options.rounding != "nearest") {
+      throw ConfigError(
+          "--dtype auto and --rounding are for folding adapters; a recipe's output has the type it "
+          "names, rounded to nearest");
+    }
+    if (!options.undo.empty()) {
+      throw ConfigError("--undo is for folding adapters: what is combined keeps its own files");
+    }
+    if (options.verify.wanted()) {
+      throw ConfigError(
+          "--verify compares with the base and the sum of its adapters, which this method does not "
+          "give; compare stages with weft eval");
+    }
+    return merge::combine_models(combine_request_of(options), control, log);
   }
   if (options.model.empty()) throw ConfigError("give a recipe, or --model");
   if (!options.parameters.empty()) {
     throw ConfigError("--method {} has no parameters but the adapters' weights", options.method);
   }
-  return merge::merge_model(request_of(options), control, stderr_log("merge"));
+  merge::MergeRequest request = request_of(options);
+  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
+  if (!options.undo.empty())
+    merge::require_undo_possible(request.model, options.undo, request.overwrite);
+  request.verify = start_verification(options, merge::kVerificationLimit, log);
+  merge::MergeReport report = merge::merge_model(request, control, log);
+  if (!options.undo.empty()) {
+    const auto undo =
+        merge::write_undo(request.model, request.out, options.undo, request.overwrite);
+    core::tell(log, core::Level::kInfo,
+               fmt::format("undo file '{}': {} for {} of the base ({:.1f} %)", options.undo,
+                           core::human_bytes(undo.undo_bytes), core::human_bytes(undo.base_bytes),
+                           100 * static_cast<double>(undo.undo_bytes) /
+                               static_cast<double>(std::max<std::uint64_t>(1, undo.base_bytes))));
+  }
+  return report;
 }
 
-int run(const Options& options) {
-  core::set_thread_count(options.threads);
-  const merge::MergeReport report = merge_as_asked(options);
+/// Without a model there is nothing to fold into: adapters become one adapter.
+bool makes_adapter(const Options& options) {
+  return options.recipe.empty() && options.model.empty() && !options.adapters.empty();
+}
+
+merge::AdapterRequest adapter_request_of(const Options& options) {
+  merge::AdapterRequest request;
+  for (const std::string& adapter : options.adapters) {
+    const AdapterArgument parsed = parse_adapter(adapter);
+    request.adapters.push_back({parsed.directory, parsed.weight});
+  }
+  if (options.dtype != "keep") {
+    throw ConfigError(
+        "without --model the output is an adapter, which is written as f32; leave "
+        "out --dtype, or give --model");
+  }
+  if (!options.undo.empty()) throw ConfigError("--undo is of a merged model; give --model");
+  if (options.verify.wanted()) {
+    throw ConfigError(
+        "--verify compares a merged model's predictions; without --model there is none");
+  }
+  request.method = options.method;
+  for (const std::string& text : options.parameters) {
+    const std::size_t equals = std::min(text.find('='), text.size());
+    double value = 0;
+    const char* end = text.data() + text.size();
+    const char* begin = text.data() + std::min(equals + 1, text.size());
+    const auto [rest, error] = std::from_chars(begin, end, value);
+    if (begin == end || error != std::errc() || rest != end || !std::isfinite(value) ||
+        !request.parameters.emplace(text.substr(0, equals), value).second) {
+      throw ConfigError("--parameter '{}' is NAME=NUMBER, once for each name", text);
+    }
+  }
+  request.rank = options.rank;
+  request.svd = options.exact_svd ? merge::Svd::kExact : merge::Svd::kRandomised;
+  request.seed = options.seed;
+  request.out = options.out;
+  request.overwrite = options.overwrite();
+  request.allow_other_base = options.allow_other_base;
+  return request;
+}
+
+template <typename Report>
+int show(const Report& report, const Options& options) {
   if (options.json) {
     fmt::print("{}\n", merge::report_json(report).dump(2));
   } else {
@@ -181,46 +251,67 @@ int run(const Options& options) {
   return static_cast<int>(ExitCode::kDone);
 }
 
+int run(const Options& options) {
+  core::set_thread_count(options.threads);
+  if (makes_adapter(options)) {
+    return show(merge::combine_adapters(adapter_request_of(options), stderr_log("merge")), options);
+  }
+  if (options.rank != 0 || options.exact_svd) {
+    throw ConfigError(
+        "--rank and --exact-svd are of a combined adapter, which is what comes out "
+        "where --model is left out");
+  }
+  return show(merge_as_asked(options), options);
+}
+
 }  // namespace
 
 Run add_merge(CLI::App& app);
 Run add_merge(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   app.description(
-      "Fold adapters into a model's weights; combine whole models as a mergekit recipe says; "
-      "without adapters, convert a GGUF file to a Hugging Face directory.");
+      "Fold adapters into a model's weights; combine adapters into one adapter, which is what "
+      "comes out where --model is left out; combine whole models as a mergekit recipe says; "
+      "without "
+      "adapters, convert a GGUF file to a Hugging Face directory.");
   app.add_option("recipe", options->recipe, "YAML as mergekit reads it, instead of --model");
-  app.add_option("--model", options->model, "Hugging Face directory or GGUF file");
-  app.add_option("--adapter", options->adapters,
-                 "PEFT folder, with an optional weight (DIR:0.5); repeat it to add several")
-      ->take_all()
-      ->expected(1)
-      ->allow_extra_args(false);
+  declare_model_input(app, *options);
   app.add_option("--method", options->method,
                  "how several adapters are combined: linear (or cat), task_arithmetic, ties:peft, "
                  "ties:mergekit, dare_linear:..., dare_ties:..., magnitude_prune, breadcrumbs, "
-                 "della, ... (docs/combine.md)")
+                 "della, ... (docs/combine.md); for an adapter also svd, knots_ties, "
+                 "peft_factor_linear, ... "
+                 "(docs/combine_adapters.md)")
       ->capture_default_str();
   app.add_option("--parameter", options->parameters, "of the method: density=0.5; may be repeated")
       ->take_all()
       ->expected(1)
       ->allow_extra_args(false);
-  app.add_option("--out", options->out, "folder to write")->required();
   app.add_option(
          "--dtype", options->dtype,
-         "keep, f32, f16 or bf16; keep writes block-quantised bases as f32, and what a recipe says")
+         "keep, auto, f32, f16 or bf16; keep writes block-quantised bases as f32, and what a "
+         "recipe "
+         "says; auto widens the type where rounding would leave less than 95 % of the update")
       ->capture_default_str();
+  app.add_option("--rounding", options->rounding,
+                 "of changed tensors of 16 bits: nearest, stochastic (with --seed) or "
+                 "error_feedback, which keep small updates in the mean")
+      ->capture_default_str();
+  app.add_option("--undo", options->undo,
+                 "also write what weft unmerge needs to restore the base's very files")
+      ->type_name("FILE");
   app.add_option("--max-shard-size", options->max_shard_size, "largest safetensors file")
       ->capture_default_str();
-  app.add_option("--seed", options->seed, "of recipes that draw (dare, della)")
+  app.add_option("--seed", options->seed,
+                 "of recipes that draw (dare, della) and of stochastic rounding")
       ->capture_default_str();
-  app.add_flag("--force", options->force, "replace the output folder if it exists");
-  app.add_flag("--allow-other-base", options->allow_other_base,
-               "fold even if the adapter records other base weights");
-  app.add_flag("--json", options->json, "print the report as JSON");
-  app.add_option("--threads", options->threads, "threads; 0 means all cores")
+  app.add_option("--rank", options->rank,
+                 "of a combined adapter; 0: the largest of its parts (linear: their sum)")
       ->check(whole_number_from(0))
       ->capture_default_str();
+  app.add_flag("--exact-svd", options->exact_svd,
+               "combined adapters: the best approximation, holding one layer's update whole");
+  declare_model_output(app, *options, "folder to write")->required();
   return [options] { return run(*options); };
 }
 

@@ -1,20 +1,22 @@
 #include <array>
 
 #include "cli/command.h"
+#include "cli/verify_engine.h"
 
 namespace weft::cli {
 
 Run add_eval(CLI::App& app);      // eval.cpp
 Run add_generate(CLI::App& app);  // generate.cpp
+Run add_imatrix(CLI::App& app);   // imatrix.cpp
 Run add_logits(CLI::App& app);    // logits.cpp
+Run add_score(CLI::App& app);     // score.cpp
 Run add_train(CLI::App& app);     // train.cpp
 
 namespace {
 constexpr std::array kCommands{
-    Command{"eval", add_eval},
-    Command{"generate", add_generate},
-    Command{"logits", add_logits},
-    Command{"train", add_train},
+    Command{"eval", add_eval},       Command{"generate", add_generate},
+    Command{"imatrix", add_imatrix}, Command{"logits", add_logits},
+    Command{"score", add_score},     Command{"train", add_train},
 };
 }  // namespace
 
@@ -26,4 +28,17 @@ extern "C" __attribute__((visibility("default"))) int weft_run_torch_command(con
                                                                              char** arguments) {
   return weft::cli::run_command(weft::cli::kCommands, name,
                                 {arguments, static_cast<std::size_t>(count)});
+}
+
+/// The same for functions that commands of the program call (cli/verification.h).
+extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_start_verification(
+    const weft::cli::VerificationRequest& request, const weft::core::Log& log,
+    weft::cli::EngineVerify& verify) {
+  return weft::cli::caught([&] {
+    auto measure = weft::cli::start_engine_verification(request, log);
+    verify = [measure = std::move(measure)](const std::filesystem::path& written,
+                                            weft::merge::Verification& found) {
+      return weft::cli::caught([&] { found = measure(written); });
+    };
+  });
 }

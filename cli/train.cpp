@@ -1,6 +1,9 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdio>
+#include <deque>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +12,7 @@
 #include "cli/config_question.h"
 #include "cli/interrupt.h"
 #include "cli/train_progress.h"
+#include "cli/train_suites.h"
 #include "core/error.h"
 #include "core/schema.h"
 #include "core/terminal.h"
@@ -33,7 +37,9 @@ struct TrainOptions {
 void print_outcome(const train::Outcome& outcome, const train::RunFolder& folder) {
   fmt::print("{} after {} updates, {} tokens, {}\n",
              outcome.ending == train::Ending::kEarlyStopping
-                 ? "stopped early: the validation loss fell no more"
+                 ? fmt::format("stopped early: {} no more",
+                               outcome.chosen ? outcome.chosen->text() + " got better"
+                                              : "the validation loss fell")
                  : "done",
              outcome.updates, core::human_count(outcome.tokens),
              core::human_duration(outcome.seconds));
@@ -44,13 +50,68 @@ void print_outcome(const train::Outcome& outcome, const train::RunFolder& folder
                    : "",
                *outcome.best_validation_loss, outcome.adapter_update);
   }
+  if (outcome.best_figure) {
+    fmt::print("{} {}{:.4f}, the best, at update {}\n", outcome.chosen->text(),
+               outcome.first_figure ? fmt::format("{:.4f} at first, ", *outcome.first_figure) : "",
+               *outcome.best_figure, outcome.adapter_update);
+  }
   fmt::print("adapter {}\n", folder.adapter().string());
 }
 
-int check(const train::Prepared& prepared) {
-  fmt::print("{}", train::describe_plan(prepared));
-  train::require_sound(prepared);
-  return static_cast<int>(ExitCode::kDone);
+/// The folders of the runs, looked at and, where the runs are to be made, claimed.
+std::deque<train::RunFolder> open_folders(
+    const std::vector<core::Variant<train::TrainConfig>>& runs, const TrainOptions& options) {
+  const train::Start start = options.resume  ? train::Start::kResume
+                             : options.force ? train::Start::kReplace
+                                             : train::Start::kFresh;
+  std::deque<train::RunFolder> folders;
+  for (const auto& run : runs) {
+    const std::filesystem::path around = run.config.output_dir.parent_path();
+    if (!run.name.empty() && std::filesystem::exists(around / "config.yaml")) {
+      throw InputError("output_dir {} holds a run of one adapter; choose another for several",
+                       around.string());
+    }
+    folders.emplace_back(run.config.output_dir, start);
+    if (!options.check) folders.back().claim();
+  }
+  return folders;
+}
+
+bool answer_about_runs(const ConfigQuestion& question,
+                       const std::vector<core::Variant<train::TrainConfig>>& runs) {
+  bool answered = false;
+  for (const auto& run : runs) {
+    if (!question.dump.empty() && !run.name.empty()) fmt::print("--- # {}\n", run.name);
+    answered = answer_about_values(question, run.config);
+  }
+  return answered;
+}
+
+/// What was trained, and how it ended: throws when a run was interrupted or failed.
+void conclude(const std::vector<train::Prepared>& runs, const std::deque<train::RunFolder>& folders,
+              const std::vector<train::Result>& results) {
+  std::vector<std::string> failed;
+  bool interrupted = false;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const train::Outcome& outcome = results[i].outcome;
+    interrupted = interrupted || outcome.ending == train::Ending::kInterrupted;
+    if (results[i].failure) {
+      if (runs.size() == 1) std::rethrow_exception(results[i].failure);
+      failed.push_back(runs[i].name);
+    } else if (outcome.ending != train::Ending::kInterrupted) {
+      if (!runs[i].name.empty()) fmt::print("{}: ", runs[i].name);
+      print_outcome(outcome, folders[i]);
+    }
+  }
+  if (interrupted) {
+    throw Interrupted(
+        "interrupted{}; the state is saved, --resume goes on from there",
+        runs.size() > 1 ? "" : fmt::format(" after update {}", results.front().outcome.updates));
+  }
+  if (!failed.empty()) {
+    throw NumericError("{} of {} adapters ended early: {}", failed.size(), runs.size(),
+                       fmt::join(failed, ", "));
+  }
 }
 
 int run_train(const TrainOptions& options) {
@@ -59,30 +120,32 @@ int run_train(const TrainOptions& options) {
     throw ConfigError("expected CONFIG.yaml, the description of the run (docs/training.md)");
   }
   const core::Log log = stderr_log("train");
-  core::Origins given;
-  auto config =
-      core::load_config<train::TrainConfig>(options.config, options.overrides, log, &given);
-  if (answer_about_values(options.question, config)) return 0;
+  std::vector<core::Variant<train::TrainConfig>> described =
+      train::load_runs(options.config, options.overrides, log);
+  if (answer_about_runs(options.question, described)) return 0;
   const std::atomic<bool>& interrupted = catch_interrupts();
-  model::prepare_runtime(static_cast<int>(config.threads));
-  train::RunFolder folder(config.output_dir, options.resume  ? train::Start::kResume
-                                             : options.force ? train::Start::kReplace
-                                                             : train::Start::kFresh);
-  if (!options.check) folder.claim();
-  const train::Prepared prepared = train::prepare(std::move(config), given, log);
-  if (options.check) return check(prepared);
-  fmt::print(stderr, "{}\n", train::describe_plan(prepared));
-  train::require_sound(prepared);
-
-  TrainProgress progress(prepared.config.log_every);
-  const train::Outcome outcome = train::train(prepared, folder, progress, interrupted, log);
-  progress.clear();
-  if (outcome.ending == train::Ending::kInterrupted) {
-    throw Interrupted(
-        "interrupted after update {}; the state is saved, --resume goes on from there",
-        outcome.updates);
+  model::prepare_runtime(static_cast<int>(described.front().config.threads));
+  std::deque<train::RunFolder> folders = open_folders(described, options);
+  std::vector<train::Prepared> runs = train::prepare(std::move(described), log);
+  std::vector<std::unique_ptr<TrainSuites>> suites;
+  for (const train::Prepared& run : runs) suites.push_back(train_suites(run, interrupted, log));
+  for (const train::Prepared& run : runs) {
+    fmt::print(options.check ? stdout : stderr, "{}{}", train::describe_plan(run),
+               options.check && &run == &runs.back() ? "" : "\n");
   }
-  print_outcome(outcome, folder);
+  for (const train::Prepared& run : runs) train::require_sound(run);
+  if (options.check) return static_cast<int>(ExitCode::kDone);
+
+  TrainProgress progress;
+  std::deque<TrainProgress::OfRun> observers;
+  std::vector<train::Job> jobs;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    observers.emplace_back(progress, runs[i].name, runs[i].config.log_every);
+    jobs.push_back({runs[i], folders[i], observers.back(), suites[i].get()});
+  }
+  const std::vector<train::Result> results = train::train(jobs, interrupted, log);
+  progress.clear();
+  conclude(runs, folders, results);
   return static_cast<int>(ExitCode::kDone);
 }
 

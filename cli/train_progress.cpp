@@ -9,8 +9,7 @@
 
 namespace weft::cli {
 
-TrainProgress::TrainProgress(std::int64_t log_every)
-    : log_every_(log_every), is_terminal_(core::stderr_is_terminal()) {}
+TrainProgress::TrainProgress() : is_terminal_(core::stderr_is_terminal()) {}
 
 TrainProgress::~TrainProgress() { clear(); }
 
@@ -20,21 +19,33 @@ void TrainProgress::clear() {
   bar_shown_ = false;
 }
 
-void TrainProgress::on_update(const train::UpdateReport& report) {
-  if (is_terminal_) {
+TrainProgress::OfRun::OfRun(TrainProgress& shown, const std::string& name, std::int64_t log_every)
+    : shown_(shown), prefix_(name.empty() ? "" : name + "  "), log_every_(log_every) {}
+
+void TrainProgress::OfRun::on_update(const train::UpdateReport& report) {
+  if (shown_.is_terminal_) {
+    const int columns = core::terminal_columns() - 1 - core::display_width(prefix_);
     // Erase the line, then write it: a shorter text leaves no rest of a longer one.
-    fmt::print(stderr, "\r\x1b[2K{}", train::progress_bar(report, core::terminal_columns() - 1));
-    bar_shown_ = true;
+    fmt::print(stderr, "\r\x1b[2K{}{}", prefix_, train::progress_bar(report, columns));
+    shown_.bar_shown_ = true;
   } else if (report.update % log_every_ == 0 || report.update == report.total_updates) {
-    fmt::print(stderr, "{}\n", train::progress_line(report));
+    fmt::print(stderr, "{}{}\n", prefix_, train::progress_line(report));
   }
   std::fflush(stderr);
 }
 
-void TrainProgress::on_evaluation(const train::EvaluationReport& report) {
-  if (bar_shown_) fmt::print(stderr, "\r\x1b[2K");
-  bar_shown_ = false;
-  fmt::print(stderr, "{}\n", train::progress_line(report));
+void TrainProgress::OfRun::on_evaluation(const train::EvaluationReport& report) {
+  show(train::progress_line(report));
+}
+
+void TrainProgress::OfRun::on_suites(const train::SuitesReport& report) {
+  show(train::progress_line(report));
+}
+
+void TrainProgress::OfRun::show(const std::string& line) {
+  if (shown_.bar_shown_) fmt::print(stderr, "\r\x1b[2K");
+  shown_.bar_shown_ = false;
+  fmt::print(stderr, "{}{}\n", prefix_, line);
 }
 
 }  // namespace weft::cli

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include "core/error.h"
@@ -19,6 +20,9 @@ namespace {
 
 /// Bytes of one write(): a system call of 4 MiB takes ext4 five times as long a byte.
 constexpr std::size_t kPiece = std::size_t{256} << 10;
+/// Linux maps a file in aligned windows of this size around the byte that is read
+/// (fault_around_bytes).
+constexpr std::uintptr_t kFaultWindow = std::uintptr_t{64} << 10;
 /// Bytes after which the disk is told to begin, so that commit() has little left to wait for.
 constexpr std::uint64_t kWriteback = std::uint64_t{16} << 20;
 
@@ -46,9 +50,12 @@ void sync_folder_of(const fs::path& path) {
   ::close(descriptor);
 }
 
+/// Process ids repeat among machines and containers that share a folder; the random number does
+/// not.
 fs::path sibling_of(const fs::path& target, std::string_view tag) {
+  static const unsigned kRandom = std::random_device{}();
   return target.parent_path() /
-         fmt::format(".{}.{}-{}", target.filename().string(), tag, ::getpid());
+         fmt::format(".{}.{}-{}-{:08x}", target.filename().string(), tag, ::getpid(), kRandom);
 }
 
 fs::path without_trailing_slash(fs::path path) {
@@ -118,9 +125,12 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 void MappedFile::release(std::span<const std::byte> range) const noexcept {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<std::uintptr_t>(range.data()) + page - 1) / page * page;
-  const auto end = reinterpret_cast<std::uintptr_t>(range.data() + range.size()) / page * page;
+  const auto start = reinterpret_cast<std::uintptr_t>(data_);
+  const auto first = reinterpret_cast<std::uintptr_t>(range.data());
+  // The window that the range begins in came back when the byte before it was left and the next one
+  // read; the window that it ends in would come back whole.
+  const auto begin = std::max(start, first / kFaultWindow * kFaultWindow);
+  const auto end = (first + range.size()) / kFaultWindow * kFaultWindow;
   if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
@@ -232,6 +242,11 @@ void AtomicDirectory::commit() {
   staging_.clear();
   sync_folder_of(target_);
   if (replaces) fs::remove_all(old, error);
+}
+
+void AtomicDirectory::commit_to(fs::path sibling) {
+  target_ = without_trailing_slash(std::move(sibling));
+  commit();
 }
 
 std::string read_text(const fs::path& path, std::uint64_t max_bytes) {

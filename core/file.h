@@ -90,6 +90,9 @@ class AtomicDirectory {
   /// The folder to write into until commit().
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return staging_; }
   void commit();
+  /// Gives the folder another name beside the target, replacing what is there: what was written
+  /// turned out not to be what the target's name promises. The target stays as it is.
+  void commit_to(std::filesystem::path sibling);
 
  private:
   std::filesystem::path target_;

@@ -2,6 +2,8 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/file.h"
 
@@ -52,9 +54,15 @@ std::string sha256(std::string_view text) {
 }
 
 std::string sha256_file(const std::filesystem::path& path) {
+  constexpr std::size_t kChunk = std::size_t{16} << 20;
   const MappedFile file(path);
+  const std::span<const std::byte> all = file.bytes();
   Sha256 hash;
-  hash.update(file.bytes());
+  for (std::size_t at = 0; at < all.size(); at += kChunk) {
+    const auto chunk = all.subspan(at, std::min(kChunk, all.size() - at));
+    hash.update(chunk);
+    file.release(chunk);  // a large file does not fill memory
+  }
   return hash.finish();
 }
 

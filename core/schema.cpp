@@ -152,11 +152,14 @@ class Reader {
   });
   std::vector<std::string> lines;
   for (const auto& [place, text] : problems) {
+    std::string line = fmt::format("{}: {}", text_of(place, file), text);
+    // What several configurations of a file have in common is wrong once.
+    if (std::find(lines.begin(), lines.end(), line) != lines.end()) continue;
     if (lines.size() == kMaxListed) {
       lines.push_back(fmt::format("{}: {} more problems", file, problems.size() - kMaxListed));
       break;
     }
-    lines.push_back(fmt::format("{}: {}", text_of(place, file), text));
+    lines.push_back(std::move(line));
   }
   throw ConfigError("{}", fmt::join(lines, "\n"));
 }
@@ -185,12 +188,8 @@ void check_bytes(std::string_view yaml, Problems& problems) {
                        static_cast<unsigned char>(yaml[at]), static_cast<unsigned char>(yaml[at])));
 }
 
-}  // namespace
-
-void read_config(const SectionInfo& info, std::string_view yaml, const ConfigSource& source,
-                 const std::vector<std::string>& overrides, const Log& log, Origins* origins,
-                 void* object) {
-  Problems problems;
+/// The text as a tree of keys and values. Throws where that is all that can be said about it.
+ConfigNode read_tree(std::string_view yaml, const ConfigSource& source, Problems& problems) {
   check_bytes(yaml, problems);
   if (!problems.empty()) fail(std::move(problems), source.name);
   ConfigNode tree = parse_yaml(yaml, problems);
@@ -201,14 +200,48 @@ void read_config(const SectionInfo& info, std::string_view yaml, const ConfigSou
     fail(std::move(problems), source.name);
   }
   if (tree.place.line == 0) tree.place = Place{1, 1, {}};
-  const auto renamed = [&](const Place& place, std::string_view from, std::string_view to) {
+  return tree;
+}
+
+Renamed renamed_teller(const ConfigSource& source, const Log& log) {
+  return [&](const Place& place, std::string_view from, std::string_view to) {
     tell(log, Level::kInfo,
          fmt::format("{}: '{}' is read as '{}'", text_of(place, source.name), from, to));
   };
+}
+
+}  // namespace
+
+void read_config(const SectionInfo& info, std::string_view yaml, const ConfigSource& source,
+                 const std::vector<std::string>& overrides, const Log& log, Origins* origins,
+                 void* object) {
+  Problems problems;
+  ConfigNode tree = read_tree(yaml, source, problems);
+  const Renamed renamed = renamed_teller(source, log);
   canonicalise(info, "", tree, problems, renamed);
   for (const std::string& text : overrides) apply_override(info, text, tree, problems, renamed);
   Reader(info, source, problems, origins).read_section(info, tree, "", object);
   if (!problems.empty()) fail(std::move(problems), source.name);
+}
+
+std::vector<Variant<std::shared_ptr<void>>> read_variants(const SectionInfo& info,
+                                                          std::string_view yaml,
+                                                          const ConfigSource& source,
+                                                          const std::vector<std::string>& overrides,
+                                                          const Log& log) {
+  Problems problems;
+  ConfigNode tree = read_tree(yaml, source, problems);
+  const Renamed renamed = renamed_teller(source, log);
+  std::vector<Variant<std::shared_ptr<void>>> result;
+  for (const VariantTree& one :
+       split_variants(info, std::move(tree), overrides, problems, renamed)) {
+    auto& variant = result.emplace_back(
+        Variant<std::shared_ptr<void>>{.name = one.name, .config = info.make()});
+    Reader(info, source, problems, &variant.origins)
+        .read_section(info, one.tree, "", variant.config.get());
+  }
+  if (!problems.empty()) fail(std::move(problems), source.name);
+  return result;
 }
 
 std::pair<std::string, ConfigSource> read_config_file(const std::filesystem::path& file) {

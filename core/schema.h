@@ -37,8 +37,8 @@
 /// the struct's member initialisers.
 ///
 /// Member types: std::string, std::int64_t, double, bool, std::filesystem::path, Duration, Share,
-/// Bytes; std::optional, std::vector and std::map<std::string, ...> of those; enumerations by
-/// choice(); sections (structs), std::optional<section> and std::vector<section>.
+/// Bytes, FolderSwitch; std::optional, std::vector and std::map<std::string, ...> of those;
+/// enumerations by choice(); sections (structs), std::optional<section> and std::vector<section>.
 ///
 /// Text stays text (`no` is a language code where a string is wanted); numbers are decimal (`010`
 /// is 10, `1e-4` a number); true/false, yes/no and on/off are booleans where one is wanted. Quoted
@@ -113,10 +113,18 @@ class CheckReport {
   virtual void problem(std::string_view key, std::string text) = 0;
 };
 
+/// A key under which one file describes several configurations: see Schema::variants().
+struct VariantsInfo {
+  std::string key;
+  std::string doc;
+  std::vector<std::string> shared;  ///< Keys that no variant may give: one value for all.
+};
+
 struct SectionInfo {
   std::deque<FieldInfo> fields;
   std::vector<std::pair<std::string, std::string>> aliases;  ///< Key here -> dotted path from here.
   std::vector<std::function<void(const void* object, CheckReport&)>> checks;
+  std::optional<VariantsInfo> variants;
   std::function<std::shared_ptr<void>()> make;  ///< An object with the defaults.
 };
 
@@ -235,6 +243,12 @@ class Schema {
     info_->aliases.emplace_back(std::move(other), std::move(path));
   }
 
+  /// Lets a file describe several configurations: a list under `key`, of sections with a `name` and
+  /// what is different from the keys around the list. Read by load_variants().
+  void variants(std::string key, std::vector<std::string> shared, std::string doc) {
+    info_->variants = VariantsInfo{std::move(key), std::move(doc), std::move(shared)};
+  }
+
   /// Rules between keys; called when every key of the section was read without a problem.
   void check(std::function<void(const T&, CheckReport&)> rule) {
     info_->checks.push_back([rule = std::move(rule)](const void* object, CheckReport& report) {
@@ -294,6 +308,19 @@ template <typename T>
   return config;
 }
 
+/// One configuration of a file.
+template <typename T>
+struct Variant {
+  std::string name;  ///< Empty where the file describes one configuration only.
+  T config{};
+  Origins origins{};
+};
+
+/// The type-erased reader behind load_variants.
+[[nodiscard]] std::vector<Variant<std::shared_ptr<void>>> read_variants(
+    const SectionInfo& info, std::string_view yaml, const ConfigSource& source,
+    const std::vector<std::string>& overrides, const Log& log);
+
 /// The file's text and its ConfigSource. InputError when it cannot be read or exceeds 16 MiB.
 [[nodiscard]] std::pair<std::string, ConfigSource> read_config_file(
     const std::filesystem::path& file);
@@ -305,6 +332,32 @@ template <typename T>
                             Origins* origins = nullptr) {
   const auto [text, source] = read_config_file(file);
   return parse_config<T>(text, source, overrides, log, origins);
+}
+
+/// Every configuration of a file: its variants (Schema::variants), or the one it describes. A
+/// variant's sections are laid over the common ones key by key; values and lists replace them.
+/// `overrides` may name a variant by its index or its name: "adapters.0.seed=1". Throws as
+/// parse_config, and for names that are missing or given twice.
+template <typename T>
+[[nodiscard]] std::vector<Variant<T>> parse_variants(std::string_view yaml,
+                                                     const ConfigSource& source = {},
+                                                     const std::vector<std::string>& overrides = {},
+                                                     const Log& log = {}) {
+  std::vector<Variant<T>> result;
+  for (auto& one : read_variants(*section_info<T>(), yaml, source, overrides, log)) {
+    result.push_back({std::move(one.name), std::move(*static_cast<T*>(one.config.get())),
+                      std::move(one.origins)});
+  }
+  return result;
+}
+
+/// parse_variants of a file.
+template <typename T>
+[[nodiscard]] std::vector<Variant<T>> load_variants(const std::filesystem::path& file,
+                                                    const std::vector<std::string>& overrides = {},
+                                                    const Log& log = {}) {
+  const auto [text, source] = read_config_file(file);
+  return parse_variants<T>(text, source, overrides, log);
 }
 
 enum class Dump : std::uint8_t {

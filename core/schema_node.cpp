@@ -29,6 +29,24 @@ Place place_of(const YAML::Mark& mark) {
           .override_text = {}};
 }
 
+/// `text` with the characters that yaml-cpp makes one byte of, \N (U+0085) and \_ (U+00A0), as
+/// UTF-8. The file is UTF-8 and every other escape too, so a byte that begins no character is one
+/// of them.
+std::string with_whole_characters(const std::string& text) {
+  std::string_view rest = text;
+  std::string out;
+  while (!rest.empty()) {
+    const std::size_t good = well_formed_prefix(rest);
+    out += rest.substr(0, good);
+    rest.remove_prefix(good);
+    if (rest.empty()) break;
+    out += '\xC2';
+    out += rest.front();
+    rest.remove_prefix(1);
+  }
+  return out;
+}
+
 /// What a node costs when it is copied: guards against aliases of aliases of aliases.
 struct Size {
   std::size_t nodes = 1;
@@ -54,7 +72,7 @@ class Builder : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
     check_tag(mark, tag, "str");
-    ConfigNode node = ConfigNode::scalar(value);
+    ConfigNode node = ConfigNode::scalar(with_whole_characters(value));
     node.quoted = tag != "?";
     node.place = place_of(mark);
     leaf(std::move(node), anchor);

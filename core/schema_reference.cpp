@@ -26,7 +26,10 @@ Json to_json(const ConfigNode& node, const TypeInfo& type) {
     }
     return map;
   }
-  if (type.kind == TypeInfo::Kind::kBoolean) return node.text == "true";
+  const bool may_be_path = type.kind == TypeInfo::Kind::kFolderSwitch;
+  if (type.kind == TypeInfo::Kind::kBoolean || (may_be_path && !node.quoted)) {
+    return node.text == "true";
+  }
   if (type.kind == TypeInfo::Kind::kInteger) return parse_integer(node.text).value_or(0);
   if (type.kind == TypeInfo::Kind::kNumber) return parse_number(node.text).value_or(0);
   return node.text;
@@ -52,6 +55,7 @@ Json type_schema(const TypeInfo& type, const Bounds& bounds) {
       add_bounds(schema, bounds);
       break;
     case Kind::kBoolean: schema["type"] = "boolean"; break;
+    case Kind::kFolderSwitch: schema["type"] = {"boolean", "string"}; break;
     case Kind::kDuration:
       schema = {{"type", "string"}, {"pattern", "^[0-9.]+([eE][+-]?[0-9]+)? ?([kKMG]?[ut]|e)$"}};
       break;
@@ -142,6 +146,36 @@ Json section_schema(const SectionInfo& info) {
   return schema;
 }
 
+/// The list of variants: the properties of `root` without what all share. A required key may stand
+/// in the items instead, so it is one of the root only where there is no list.
+void add_variants(Json& root, const VariantsInfo& variants) {
+  Json item{{"type", "object"}, {"additionalProperties", false}, {"required", {"name"}}};
+  item["properties"] = root["properties"];
+  for (const std::string& key : variants.shared) {
+    Json& properties = item["properties"];
+    properties.erase(key);
+    std::erase_if(properties.get_ref<Json::object_t&>(), [&](const auto& property) {
+      return property.second.value("description", "") == "alias of " + key;
+    });
+  }
+  item["properties"]["name"] = {{"type", "string"}, {"minLength", 1}};
+  Json list{{"type", "array"}, {"items", std::move(item)}, {"minItems", 1}};
+  list["description"] = variants.doc;
+  root["properties"][variants.key] = std::move(list);
+  Json always = Json::array();
+  Json alone = Json::array();
+  for (const Json& rule : root.value("allOf", Json::array())) {
+    const std::string key = (rule.contains("anyOf") ? rule["anyOf"][0] : rule)["required"][0];
+    const bool shared = std::ranges::find(variants.shared, key) != variants.shared.end();
+    (shared ? always : alone).push_back(rule);
+  }
+  if (!alone.empty()) {
+    always.push_back(
+        {{"anyOf", Json::array({Json{{"required", {variants.key}}}, Json{{"allOf", alone}}})}});
+  }
+  if (!always.empty()) root["allOf"] = std::move(always);
+}
+
 /// A table cell: no line breaks, no column separators.
 std::string cell(std::string text) {
   std::string out;
@@ -202,6 +236,7 @@ void reference(const SectionInfo& info, const std::string& path, std::string& ou
 
 nlohmann::json json_schema(const SectionInfo& info, std::string_view title) {
   Json schema = section_schema(info);
+  if (info.variants) add_variants(schema, *info.variants);
   schema["$schema"] = "https://json-schema.org/draft/2020-12/schema";
   schema["title"] = std::string(title);
   return schema;
@@ -210,6 +245,12 @@ nlohmann::json json_schema(const SectionInfo& info, std::string_view title) {
 std::string config_reference(const SectionInfo& info) {
   std::string out;
   reference(info, "", out);
+  if (const auto& variants = info.variants) {
+    out += fmt::format(
+        "## `{}[]`\n\n{}. Each has a `name`, and any key of the top level that is to be different "
+        "for it, except `{}`.\n",
+        variants->key, variants->doc, fmt::join(variants->shared, "`, `"));
+  }
   return out;
 }
 

@@ -32,6 +32,18 @@ void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& 
 void apply_override(const SectionInfo& info, const std::string& text, ConfigNode& tree,
                     Problems& problems, const Renamed& renamed);
 
+/// One configuration of a file as a tree, aliases and overrides resolved.
+struct VariantTree {
+  std::string name;  ///< Empty where the file has no variants.
+  ConfigNode tree;
+};
+
+/// Takes the list under the key of info.variants out of `tree` (as parsed) and lays each of its
+/// items over what is left. Without the list: `tree` alone.
+[[nodiscard]] std::vector<VariantTree> split_variants(const SectionInfo& info, ConfigNode tree,
+                                                      const std::vector<std::string>& overrides,
+                                                      Problems& problems, const Renamed& renamed);
+
 /// Where the dotted `key` below `node` was written; the nearest enclosing place if it was not.
 [[nodiscard]] Place place_below(const ConfigNode& node, std::string_view key);
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -44,6 +45,15 @@ struct Bytes {
 
 [[nodiscard]] std::optional<Bytes> parse_bytes(std::string_view text);
 [[nodiscard]] std::string to_string(const Bytes& bytes);
+
+/// A folder that is used when there is one: "true" (the place that is usual for it), "false"
+/// (none), or the path of another.
+struct FolderSwitch {
+  bool on = true;
+  std::filesystem::path path;  ///< Empty: the usual place.
+
+  [[nodiscard]] bool operator==(const FolderSwitch&) const = default;
+};
 
 /// Decimal numbers as people mean them: "010" is 10, "1e3" is 1000 as an integer too. Nothing for
 /// hexadecimal, "2_000", a fraction where a whole number is wanted, NaN, infinity and overflow.

@@ -26,6 +26,13 @@ std::string bound_text(double value) {
                                                               : fmt::format("{}", value);
 }
 
+std::optional<bool> parse_boolean(std::string text) {
+  for (char& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  if (text == "true" || text == "yes" || text == "on") return true;
+  if (text == "false" || text == "no" || text == "off") return false;
+  return std::nullopt;
+}
+
 /// What to do about a number that was not read; empty when nothing more can be said.
 std::string number_hint(const ConfigNode& node) {
   const std::string& text = node.text;
@@ -52,6 +59,7 @@ std::string TypeInfo::name() const {
     case Kind::kDuration: return "duration (500u updates, 3e epochs, 2Mt tokens)";
     case Kind::kShare: return "share (3% or a count)";
     case Kind::kBytes: return "size (2GiB, 512MiB, 1.5GB)";
+    case Kind::kFolderSwitch: return "true, false or a path";
     case Kind::kChoice: return fmt::format("one of {}", fmt::join(choices, ", "));
     case Kind::kList: return fmt::format("list of {}", element->name());
     case Kind::kMap: return fmt::format("section of {} by name", element->name());
@@ -142,16 +150,20 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, double& value
 }
 
 bool read_value(const ConfigNode& node, const ValueReader& reader, bool& value) {
-  if (is_plain(node)) {
-    std::string text = node.text;
-    for (char& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-    if (text == "true" || text == "yes" || text == "on") return value = true;
-    if (text == "false" || text == "no" || text == "off") {
-      value = false;
-      return true;
-    }
+  const std::optional<bool> read = is_plain(node) ? parse_boolean(node.text) : std::nullopt;
+  if (!read) return reader.mismatch(node, "true or false");
+  value = *read;
+  return true;
+}
+
+bool read_value(const ConfigNode& node, const ValueReader& reader, FolderSwitch& value) {
+  if (node.kind != ConfigNode::Kind::kScalar || node.text.empty()) {
+    return reader.mismatch(node, simple(TypeInfo::Kind::kFolderSwitch).name());
   }
-  return reader.mismatch(node, "true or false");
+  const std::optional<bool> on = node.quoted ? std::nullopt : parse_boolean(node.text);
+  value.on = on.value_or(true);
+  value.path.clear();
+  return on.has_value() || read_value(node, reader, value.path);
 }
 
 bool read_value(const ConfigNode& node, const ValueReader& reader, Duration& value) {
@@ -221,6 +233,10 @@ ConfigNode write_value(const Duration& value) { return ConfigNode::scalar(to_str
 ConfigNode write_value(const Share& value) { return ConfigNode::scalar(to_string(value)); }
 ConfigNode write_value(const Bytes& value) { return ConfigNode::scalar(to_string(value)); }
 
+ConfigNode write_value(const FolderSwitch& value) {
+  return value.path.empty() ? write_value(value.on) : write_value(value.path);
+}
+
 TypeInfo type_of(const std::string*) { return simple(TypeInfo::Kind::kString); }
 TypeInfo type_of(const std::filesystem::path*) { return simple(TypeInfo::Kind::kPath); }
 TypeInfo type_of(const std::int64_t*) { return simple(TypeInfo::Kind::kInteger); }
@@ -229,6 +245,7 @@ TypeInfo type_of(const bool*) { return simple(TypeInfo::Kind::kBoolean); }
 TypeInfo type_of(const Duration*) { return simple(TypeInfo::Kind::kDuration); }
 TypeInfo type_of(const Share*) { return simple(TypeInfo::Kind::kShare); }
 TypeInfo type_of(const Bytes*) { return simple(TypeInfo::Kind::kBytes); }
+TypeInfo type_of(const FolderSwitch*) { return simple(TypeInfo::Kind::kFolderSwitch); }
 
 std::filesystem::path resolve_path(const std::filesystem::path& path,
                                    const std::filesystem::path& directory) {

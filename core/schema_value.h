@@ -28,6 +28,7 @@ struct TypeInfo {
     kDuration,
     kShare,
     kBytes,
+    kFolderSwitch,
     kChoice,
     kList,
     kMap
@@ -86,6 +87,7 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, bool& value);
 bool read_value(const ConfigNode& node, const ValueReader& reader, Duration& value);
 bool read_value(const ConfigNode& node, const ValueReader& reader, Share& value);
 bool read_value(const ConfigNode& node, const ValueReader& reader, Bytes& value);
+bool read_value(const ConfigNode& node, const ValueReader& reader, FolderSwitch& value);
 
 [[nodiscard]] ConfigNode write_value(const std::string& value);
 [[nodiscard]] ConfigNode write_value(const std::filesystem::path& value);
@@ -95,6 +97,7 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, Bytes& value)
 [[nodiscard]] ConfigNode write_value(const Duration& value);
 [[nodiscard]] ConfigNode write_value(const Share& value);
 [[nodiscard]] ConfigNode write_value(const Bytes& value);
+[[nodiscard]] ConfigNode write_value(const FolderSwitch& value);
 
 /// The argument only chooses the overload.
 [[nodiscard]] TypeInfo type_of(const std::string*);
@@ -105,6 +108,7 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, Bytes& value)
 [[nodiscard]] TypeInfo type_of(const Duration*);
 [[nodiscard]] TypeInfo type_of(const Share*);
 [[nodiscard]] TypeInfo type_of(const Bytes*);
+[[nodiscard]] TypeInfo type_of(const FolderSwitch*);
 
 /// The index among type.choices of the name that `node` holds; nothing after recording a problem.
 [[nodiscard]] std::optional<std::size_t> read_choice(const ConfigNode& node,

@@ -5,6 +5,9 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
+#include <utility>
 
 #include "core/error.h"
 #include "core/suggest.h"
@@ -253,28 +256,53 @@ class Loader {
  public:
   Loader(const DatasetConfig& config, const core::Log& log) : config_(config), log_(log) {}
 
-  std::vector<Sample> load() {
-    for (const std::filesystem::path& file : resolve_files(config_.path)) {
-      load_file(file);
-      if (enough()) break;
-    }
-    report_faults();
-    require_rows();
+  /// Every sample with its place, in the order of the files.
+  void stream(const TakeSample& take) {
+    std::vector<std::int64_t> places;  // of the rows, with shuffle_seed
     if (config_.shuffle_seed) {
-      Random(mix_seed(static_cast<std::uint64_t>(*config_.shuffle_seed), 0)).shuffle(samples_);
+      read_files([](Sample&&, std::int64_t) {});  // how many there are
+      report();
+      places = shuffled_places(statistics_.rows);
+      statistics_ = {};
+      told_ = true;
     }
-    if (config_.limit && samples_.size() > static_cast<std::size_t>(*config_.limit)) {
-      samples_.resize(static_cast<std::size_t>(*config_.limit));
-    }
-    return std::move(samples_);
+    const std::int64_t limit = config_.limit.value_or(std::numeric_limits<std::int64_t>::max());
+    read_files([&](Sample&& sample, std::int64_t index) {
+      const std::int64_t place =
+          places.empty() ? index : places.at(static_cast<std::size_t>(index));
+      if (place < limit) take(std::move(sample), place);
+    });
+    if (!told_) report();
   }
 
   [[nodiscard]] const ReadStatistics& statistics() const { return statistics_; }
 
  private:
   [[nodiscard]] bool enough() const {
-    return config_.limit && !config_.shuffle_seed &&
-           samples_.size() >= static_cast<std::size_t>(*config_.limit);
+    return config_.limit && !config_.shuffle_seed && statistics_.rows >= *config_.limit;
+  }
+
+  void report() {
+    report_faults();
+    require_rows();
+  }
+
+  [[nodiscard]] std::vector<std::int64_t> shuffled_places(std::int64_t rows) const {
+    std::vector<std::int64_t> order(static_cast<std::size_t>(rows));
+    std::iota(order.begin(), order.end(), std::int64_t{0});
+    Random(mix_seed(static_cast<std::uint64_t>(*config_.shuffle_seed), 0)).shuffle(order);
+    std::vector<std::int64_t> places(order.size());
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      places[static_cast<std::size_t>(order[i])] = static_cast<std::int64_t>(i);
+    }
+    return places;
+  }
+
+  void read_files(const TakeSample& take) {
+    for (const std::filesystem::path& file : resolve_files(config_.path)) {
+      load_file(file, take);
+      if (enough()) break;
+    }
   }
 
   void fault(Fault found) {
@@ -282,7 +310,7 @@ class Loader {
     if (statistics_.faults.size() < kFaultsKept) statistics_.faults.push_back(std::move(found));
   }
 
-  void load_file(const std::filesystem::path& file) {
+  void load_file(const std::filesystem::path& file, const TakeSample& take) {
     const RecordOptions options{.format = config_.format,
                                 .columns = config_.columns,
                                 .header = config_.header,
@@ -300,8 +328,11 @@ class Loader {
         interpreter->check_columns(file.string());
       }
       try {
-        samples_.push_back(interpreter->interpret(*record));
-        ++statistics_.rows;
+        Sample sample = interpreter->interpret(*record);
+        const std::int64_t index = statistics_.rows++;
+        // Nothing will come of this data: the rest is only counted.
+        if (statistics_.bad_rows > 0 && config_.on_bad_row == OnBadRow::kRaise) continue;
+        take(std::move(sample), index);
       } catch (const InputError& error) {
         fault({record->origin, error.what()});
       }
@@ -325,6 +356,7 @@ class Loader {
           file, fmt::join(names, ", "), names.empty() ? "a" : names.front(),
           names.empty() ? "b" : names.back());
     }
+    if (told_) return *type;
     core::tell(log_, core::Level::kInfo,
                fmt::format("{}: read as type {} (columns {})", file, name_of(*type),
                            fmt::join(names, ", ")));
@@ -360,7 +392,7 @@ class Loader {
 
   const DatasetConfig& config_;
   const core::Log& log_;
-  std::vector<Sample> samples_;
+  bool told_ = false;  // A second pass says nothing.
   ReadStatistics statistics_;
 };
 
@@ -431,11 +463,24 @@ std::vector<std::filesystem::path> resolve_files(const std::vector<std::filesyst
   return files;
 }
 
+ReadStatistics stream_samples(const DatasetConfig& config, const core::Log& log,
+                              const TakeSample& take) {
+  Loader loader(config, log);
+  loader.stream(take);
+  return loader.statistics();
+}
+
 std::vector<Sample> load_samples(const DatasetConfig& config, const core::Log& log,
                                  ReadStatistics* statistics) {
-  Loader loader(config, log);
-  std::vector<Sample> samples = loader.load();
-  if (statistics != nullptr) *statistics = loader.statistics();
+  std::vector<std::pair<std::int64_t, Sample>> placed;
+  const ReadStatistics read = stream_samples(config, log, [&](Sample&& sample, std::int64_t place) {
+    placed.emplace_back(place, std::move(sample));
+  });
+  if (statistics != nullptr) *statistics = read;
+  std::ranges::sort(placed, {}, [](const auto& one) { return one.first; });
+  std::vector<Sample> samples;
+  samples.reserve(placed.size());
+  for (auto& [place, sample] : placed) samples.push_back(std::move(sample));
   return samples;
 }
 

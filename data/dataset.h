@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -89,6 +90,13 @@ struct ReadStatistics {
 [[nodiscard]] std::vector<Sample> load_samples(const DatasetConfig& config,
                                                const core::Log& log = {},
                                                ReadStatistics* statistics = nullptr);
+
+/// The same, one at a time as they are read, with the place of each in that order (in the order of
+/// shuffle_seed they do not come by place). Rows that cannot be used are reported at the end; with
+/// on_bad_row: raise no sample comes after the first.
+using TakeSample = std::function<void(Sample&& sample, std::int64_t place)>;
+[[nodiscard]] ReadStatistics stream_samples(const DatasetConfig& config, const core::Log& log,
+                                            const TakeSample& take);
 
 /// The files that `path` names: patterns expanded and sorted. InputError when one matches nothing.
 [[nodiscard]] std::vector<std::filesystem::path> resolve_files(

@@ -8,10 +8,13 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/parallel.h"
 #include "data/random.h"
 
 namespace weft::data {
 namespace {
+
+constexpr std::int64_t kRowsBetweenReleases = 64;
 
 /// What is packed as one: an example, or several that share their beginning. `size` counts tokens
 /// beyond what all of the enclosing piece begins with.
@@ -125,13 +128,14 @@ std::vector<PlannedRow> pack_window(std::span<const std::uint32_t> order,
   return rows;
 }
 
-std::string fingerprint(std::span<const Example> examples, const RowStreamOptions& options) {
+std::string fingerprint(const ExampleTable& examples, const RowStreamOptions& options) {
   core::Sha256 hash;
-  for (const Example& example : examples) {
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    const ExampleView example = examples[i];
     const auto size = static_cast<std::uint64_t>(example.tokens.size());
     hash.update(std::as_bytes(std::span(&size, 1)));
-    hash.update(std::as_bytes(std::span(example.tokens)));
-    hash.update(std::as_bytes(std::span(example.supervised)));
+    hash.update(std::as_bytes(example.tokens));
+    hash.update(std::as_bytes(example.supervised));
   }
   hash.update(fmt::format("len {} packing {} share {} most {} shuffle {} seed {} window {}",
                           options.sequence_len, options.packing, options.share_prefixes,
@@ -142,20 +146,26 @@ std::string fingerprint(std::span<const Example> examples, const RowStreamOption
 }  // namespace
 
 Row make_row(std::span<const Example* const> examples, bool share_prefixes) {
+  std::vector<ExampleView> views;
+  for (const Example* example : examples) views.emplace_back(*example);
+  return make_row(views, share_prefixes);
+}
+
+Row make_row(std::span<const ExampleView> examples, bool share_prefixes) {
   std::vector<PrefixNode> nodes;
   if (share_prefixes && examples.size() > 1) {
     std::vector<Prefix> prefixes;
-    for (const Example* example : examples) prefixes.push_back(prefix_of(*example));
+    for (const ExampleView& example : examples) prefixes.push_back(prefix_of(example));
     nodes = prefix_forest(prefixes);
   } else {
     for (std::uint32_t i = 0; i < examples.size(); ++i) {
-      nodes.push_back({0, std::ssize(examples[i]->tokens), -1, {i}});
+      nodes.push_back({0, std::ssize(examples[i].tokens), -1, {i}});
     }
   }
   Row row;
-  for (const Example* example : examples) row.example_tokens += std::ssize(example->tokens);
+  for (const ExampleView& example : examples) row.example_tokens += std::ssize(example.tokens);
   for (const PrefixNode& node : nodes) {
-    const Example& example = *examples[node.members.front()];
+    const ExampleView& example = examples[node.members.front()];
     const auto begin = static_cast<std::int32_t>(row.tokens.size());
     for (std::int64_t t = node.begin; t < node.end; ++t) {
       const auto at = static_cast<std::size_t>(t);
@@ -169,10 +179,10 @@ Row make_row(std::span<const Example* const> examples, bool share_prefixes) {
   return row;
 }
 
-std::vector<Prefix> prefixes_of(std::span<const Example> examples) {
+std::vector<Prefix> prefixes_of(const ExampleTable& examples) {
   std::vector<Prefix> prefixes;
   prefixes.reserve(examples.size());
-  for (const Example& example : examples) prefixes.push_back(prefix_of(example));
+  for (std::size_t i = 0; i < examples.size(); ++i) prefixes.push_back(prefix_of(examples[i]));
   return prefixes;
 }
 
@@ -199,9 +209,14 @@ std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples,
     return plan;
   }
   const auto window = static_cast<std::size_t>(std::max<std::int64_t>(options.window, 1));
-  for (std::size_t begin = 0; begin < order.size(); begin += window) {
-    const std::size_t count = std::min(window, order.size() - begin);
-    auto rows = pack_window(std::span(order).subspan(begin, count), examples, options);
+  std::vector<std::vector<PlannedRow>> windows((order.size() + window - 1) / window);
+  core::parallel_for(std::ssize(windows), 1, [&](std::int64_t first, std::int64_t last) {
+    for (auto w = static_cast<std::size_t>(first); w < static_cast<std::size_t>(last); ++w) {
+      const std::size_t count = std::min(window, order.size() - w * window);
+      windows[w] = pack_window(std::span(order).subspan(w * window, count), examples, options);
+    }
+  });
+  for (std::vector<PlannedRow>& rows : windows) {
     // Packing put long examples first; what is learned early should not depend on length.
     if (options.shuffle) random.shuffle(rows);
     std::move(rows.begin(), rows.end(), std::back_inserter(plan));
@@ -209,37 +224,47 @@ std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples,
   return plan;
 }
 
-RowStream::RowStream(std::span<const Example> examples, RowStreamOptions options)
-    : examples_(examples),
+RowStream::RowStream(ExampleTable examples, RowStreamOptions options)
+    : RowStream(examples, std::make_shared<const std::vector<Prefix>>(prefixes_of(examples)),
+                std::move(options)) {}
+
+RowStream::RowStream(ExampleTable examples, std::shared_ptr<const std::vector<Prefix>> prefixes,
+                     RowStreamOptions options)
+    : examples_(std::move(examples)),
       options_(std::move(options)),
-      fingerprint_(fingerprint(examples, options_)) {
-  if (examples.empty()) throw InputError("there are no examples to make rows of");
-  prefixes_ = prefixes_of(examples);
+      prefixes_(std::move(prefixes)),
+      fingerprint_(fingerprint(examples_, options_)) {
+  if (examples_.empty()) throw InputError("there are no examples to make rows of");
   prepare();
 }
 
 void RowStream::prepare() {
   if (planned_ == epoch_) return;
-  plan_ = plan_epoch(prefixes_, options_, epoch_);
+  plan_ = {};
+  plan_ = plan_epoch(*prefixes_, options_, epoch_);
   planned_ = epoch_;
+  examples_.release();  // Of a row only its examples are looked at.
 }
 
 std::optional<Row> RowStream::next() {
   if (options_.epochs && epoch_ >= *options_.epochs) return std::nullopt;
   prepare();
   last_ = plan_[static_cast<std::size_t>(position_)].examples;
-  std::vector<const Example*> parts;
-  for (const std::uint32_t index : last_) parts.push_back(&examples_[index]);
+  std::vector<ExampleView> parts;
+  for (const std::uint32_t index : last_) parts.push_back(examples_[index]);
   if (++position_ == static_cast<std::int64_t>(plan_.size())) {
     position_ = 0;
     ++epoch_;
   }
-  return make_row(parts, options_.packing && options_.share_prefixes);
+  Row row = make_row(parts, options_.packing && options_.share_prefixes);
+  // Examples lie anywhere in a mapped file, and a look at one brings in the pages around it.
+  if (position_ % kRowsBetweenReleases == 0) examples_.release();
+  return row;
 }
 
 std::int64_t RowStream::rows_in_epoch() const {
   if (planned_ == epoch_) return static_cast<std::int64_t>(plan_.size());
-  return static_cast<std::int64_t>(plan_epoch(prefixes_, options_, epoch_).size());
+  return static_cast<std::int64_t>(plan_epoch(*prefixes_, options_, epoch_).size());
 }
 
 double RowStream::epochs_done() const {
@@ -266,7 +291,7 @@ void RowStream::restore(const nlohmann::json& state) {
   }
   const std::int64_t epoch = number("epoch");
   const std::int64_t position = number("position");
-  auto plan = plan_epoch(prefixes_, options_, epoch);
+  auto plan = plan_epoch(*prefixes_, options_, epoch);
   if (position >= static_cast<std::int64_t>(plan.size())) {
     throw InputError("the saved data position {} is beyond the {} rows of epoch {}", position,
                      plan.size(), epoch);

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "data/example_table.h"
 #include "data/prefix.h"
 #include "data/prompt.h"
 #include "data/row.h"
@@ -16,6 +18,7 @@ namespace weft::data {
 /// Puts whole examples into a row: positions restart, targets are shifted inside each segment,
 /// unsupervised targets are kNoTarget. With `share_prefixes` beginnings that several have in common
 /// are there once (data/prefix.h), and the examples are in the order of their tokens.
+[[nodiscard]] Row make_row(std::span<const ExampleView> examples, bool share_prefixes = false);
 [[nodiscard]] Row make_row(std::span<const Example* const> examples, bool share_prefixes = false);
 
 struct RowStreamOptions {
@@ -49,14 +52,17 @@ struct PlannedRow {
                                                  const RowStreamOptions& options,
                                                  std::int64_t epoch);
 
-[[nodiscard]] std::vector<Prefix> prefixes_of(std::span<const Example> examples);
+[[nodiscard]] std::vector<Prefix> prefixes_of(const ExampleTable& examples);
 
 /// Rows for training, epoch after epoch, resumable between any two rows.
 ///
-/// The stream refers to `examples`, which must outlive it unchanged. One thread at a time.
+/// Examples that lie in a vector must outlive the stream unchanged. One thread at a time.
 class RowStream {
  public:
-  RowStream(std::span<const Example> examples, RowStreamOptions options);
+  RowStream(ExampleTable examples, RowStreamOptions options);
+  /// With `prefixes_of(examples)`, which are looked at already.
+  RowStream(ExampleTable examples, std::shared_ptr<const std::vector<Prefix>> prefixes,
+            RowStreamOptions options);
 
   /// The next row; nothing after the last epoch.
   [[nodiscard]] std::optional<Row> next();
@@ -70,6 +76,8 @@ class RowStream {
   [[nodiscard]] std::int64_t rows_in_epoch() const;
   /// Epochs done, with the part of the present one: 1.25.
   [[nodiscard]] double epochs_done() const;
+  /// The rows of the epoch that was planned last: the first one, before any next().
+  [[nodiscard]] const std::vector<PlannedRow>& plan() const noexcept { return plan_; }
   /// Examples that next() returned last, as indices: for messages about a row.
   [[nodiscard]] const std::vector<std::uint32_t>& last_examples() const { return last_; }
 
@@ -81,9 +89,9 @@ class RowStream {
  private:
   void prepare();
 
-  std::span<const Example> examples_;
+  ExampleTable examples_;
   RowStreamOptions options_;
-  std::vector<Prefix> prefixes_;
+  std::shared_ptr<const std::vector<Prefix>> prefixes_;  ///< The same for copies of the stream
   std::string fingerprint_;
   std::int64_t epoch_ = 0;
   std::int64_t position_ = 0;

@@ -59,7 +59,7 @@ class Forest {
 
 }  // namespace
 
-Prefix prefix_of(const Example& example) {
+Prefix prefix_of(const ExampleView& example) {
   const auto size = static_cast<std::int64_t>(example.tokens.size());
   // Position t predicts token t + 1; the first token is predicted by none.
   const auto begin = example.supervised.begin() + std::min<std::int64_t>(1, size);

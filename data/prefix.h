@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "data/prompt.h"
+#include "data/example_table.h"
 
 namespace weft::data {
 
@@ -25,7 +25,7 @@ struct Prefix {
   std::int64_t shareable = 0;
 };
 
-[[nodiscard]] Prefix prefix_of(const Example& example);
+[[nodiscard]] Prefix prefix_of(const ExampleView& example);
 
 /// Tokens that both begin with and may share: a multiple of kSharedStep.
 [[nodiscard]] std::int64_t shared_tokens(const Prefix& a, const Prefix& b);

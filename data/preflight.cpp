@@ -3,14 +3,26 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <string_view>
-#include <unordered_set>
+#include <charconv>
+#include <numeric>
+#include <utility>
+
+#include "core/error.h"
+#include "core/hash.h"
 
 namespace weft::data {
 namespace {
 
+/// The first 32 of 64 hexadecimal digits.
+std::array<std::uint64_t, 2> half_of(const std::string& digits) {
+  std::array<std::uint64_t, 2> half{};
+  std::from_chars(digits.data(), digits.data() + 16, half[0], 16);
+  std::from_chars(digits.data() + 16, digits.data() + 32, half[1], 16);
+  return half;
+}
+
 /// The example's text with what is learned between white brackets.
-std::string marked_text(const Example& example, const text::Tokenizer& tokenizer) {
+std::string marked_text(const ExampleView& example, const text::Tokenizer& tokenizer) {
   std::string out;
   std::size_t t = 0;
   while (t < example.tokens.size()) {
@@ -31,7 +43,31 @@ double share(std::int64_t part, std::int64_t whole) {
 
 std::string percent(double value) { return fmt::format("{:.3g} %", value * 100); }
 
+}  // namespace
+
+void describe(core::Schema<PreflightLimits>& s) {
+  s.field("min_supervised_share", &PreflightLimits::min_supervised_share,
+          "least share of the tokens that must be learned")
+      .range(0, 1);
+  s.field("max_dropped_share", &PreflightLimits::max_dropped_share,
+          "largest share of examples left out for their length")
+      .range(0, 1);
+  s.field("max_bad_share", &PreflightLimits::max_bad_share, "largest share of rows left out as bad")
+      .range(0, 1);
+  s.field("min_end_share", &PreflightLimits::min_end_share,
+          "least share of examples that learn where to stop")
+      .range(0, 1);
+  s.field("max_duplicate_share", &PreflightLimits::max_duplicate_share,
+          "largest share of examples that repeat an earlier one")
+      .range(0, 1);
+  s.field("min_examples", &PreflightLimits::min_examples, "least number of examples").at_least(1);
+}
+
+double Preflight::supervised_share() const { return share(supervised, tokens); }
+double Preflight::end_share() const { return share(ends, prompts.examples); }
+
 void judge(Preflight& p, const PreflightLimits& limits) {
+  p.violations.clear();
   const auto say = [&](std::string text) { p.violations.push_back(std::move(text)); };
   if (p.prompts.examples < limits.min_examples) {
     say(fmt::format("{} examples, wanted at least {} (min_examples)", p.prompts.examples,
@@ -71,67 +107,60 @@ void judge(Preflight& p, const PreflightLimits& limits) {
   }
 }
 
-}  // namespace
-
-void describe(core::Schema<PreflightLimits>& s) {
-  s.field("min_supervised_share", &PreflightLimits::min_supervised_share,
-          "least share of the tokens that must be learned")
-      .range(0, 1);
-  s.field("max_dropped_share", &PreflightLimits::max_dropped_share,
-          "largest share of examples left out for their length")
-      .range(0, 1);
-  s.field("max_bad_share", &PreflightLimits::max_bad_share, "largest share of rows left out as bad")
-      .range(0, 1);
-  s.field("min_end_share", &PreflightLimits::min_end_share,
-          "least share of examples that learn where to stop")
-      .range(0, 1);
-  s.field("max_duplicate_share", &PreflightLimits::max_duplicate_share,
-          "largest share of examples that repeat an earlier one")
-      .range(0, 1);
-  s.field("min_examples", &PreflightLimits::min_examples, "least number of examples").at_least(1);
+Inspector::Inspector(const text::Tokenizer& tokenizer)
+    : tokenizer_(tokenizer), stops_(tokenizer.stop_ids()) {
+  if (tokenizer.eos()) stops_.push_back(*tokenizer.eos());
 }
 
-double Preflight::supervised_share() const { return share(supervised, tokens); }
-double Preflight::end_share() const { return share(ends, prompts.examples); }
+void Inspector::add(const ExampleView& example, const Origin& origin, std::int64_t place) {
+  const std::span<const std::int32_t> tokens = example.tokens;
+  Preflight& p = found_;
+  p.tokens += std::ssize(tokens);
+  p.supervised +=
+      std::accumulate(example.supervised.begin(), example.supervised.end(), std::int64_t{0});
+  p.longest = std::max<std::int64_t>(p.longest, std::ssize(tokens));
+  for (std::size_t t = tokens.size(); t-- > 0;) {
+    if (example.supervised[t] == 0) continue;
+    if (std::ranges::find(stops_, tokens[t]) != stops_.end()) ++p.ends;
+    break;
+  }
+  const auto bos = tokenizer_.bos();
+  // A model whose BOS is also its EOS may write it twice for a reason.
+  if (bos && bos != tokenizer_.eos() && tokens.size() > 1 && tokens[0] == *bos &&
+      tokens[1] == *bos) {
+    ++p.doubled_bos;
+  }
+  core::Sha256 hash;
+  hash.update(std::as_bytes(tokens));
+  digests_.push_back(half_of(hash.finish()));
+  if (counted_++ == 0 || place < sample_place_) {
+    sample_place_ = place;
+    p.sample = marked_text(example, tokenizer_);
+    p.sample_origin = origin.text();
+  }
+}
+
+Preflight Inspector::finish(const PromptStatistics& prompts, const ReadStatistics& rows) {
+  Preflight p = std::move(found_);
+  p.prompts = prompts;
+  p.rows = rows.rows;
+  p.bad_rows = rows.bad_rows;
+  for (const Fault& fault : rows.faults) {
+    p.faults.push_back(fmt::format("{}: {}", fault.origin.text(), fault.what));
+  }
+  std::ranges::sort(digests_);
+  const auto repeats = std::ranges::unique(digests_);
+  p.duplicates = std::ssize(repeats);
+  if (counted_ > 0) p.mean_length = static_cast<double>(p.tokens) / static_cast<double>(counted_);
+  return p;
+}
 
 Preflight inspect_examples(const Examples& data, const text::Tokenizer& tokenizer,
                            const PreflightLimits& limits) {
-  Preflight p;
-  p.prompts = data.prompts;
-  p.rows = data.rows.rows;
-  p.bad_rows = data.rows.bad_rows;
-  for (const Fault& fault : data.rows.faults) {
-    p.faults.push_back(fmt::format("{}: {}", fault.origin.text(), fault.what));
-  }
-  std::vector<std::int32_t> stops = tokenizer.stop_ids();
-  if (tokenizer.eos()) stops.push_back(*tokenizer.eos());
-  // Token ids as bytes: equal examples, not merely equal hashes.
-  std::unordered_set<std::string_view> seen;
-  for (const Example& example : data.examples) {
-    const std::vector<std::int32_t>& tokens = example.tokens;
-    p.tokens += static_cast<std::int64_t>(tokens.size());
-    p.supervised += example.supervised_count();
-    p.longest = std::max(p.longest, static_cast<std::int64_t>(tokens.size()));
-    for (std::size_t t = tokens.size(); t-- > 0;) {
-      if (example.supervised[t] == 0) continue;
-      if (std::find(stops.begin(), stops.end(), tokens[t]) != stops.end()) ++p.ends;
-      break;
-    }
-    const auto bos = tokenizer.bos();
-    // A model whose BOS is also its EOS may write it twice for a reason.
-    if (bos && bos != tokenizer.eos() && tokens.size() > 1 && tokens[0] == *bos &&
-        tokens[1] == *bos) {
-      ++p.doubled_bos;
-    }
-    const std::string_view bytes(reinterpret_cast<const char*>(tokens.data()),
-                                 tokens.size() * sizeof(std::int32_t));
-    if (!seen.insert(bytes).second) ++p.duplicates;
-  }
-  if (!data.examples.empty()) {
-    p.mean_length = static_cast<double>(p.tokens) / static_cast<double>(data.examples.size());
-    p.sample = marked_text(data.examples.front(), tokenizer);
-    p.sample_origin = data.examples.front().origin.text();
-  }
+  Inspector inspector(tokenizer);
+  std::int64_t place = 0;
+  for (const Example& example : data.examples) inspector.add(example, example.origin, place++);
+  Preflight p = inspector.finish(data.prompts, data.rows);
   judge(p, limits);
   return p;
 }
@@ -162,6 +191,38 @@ nlohmann::json to_json(const Preflight& p) {
           {"sample", p.sample},
           {"sample_origin", p.sample_origin},
           {"violations", p.violations}};
+}
+
+Preflight preflight_from_json(const nlohmann::json& json) {
+  try {
+    Preflight p;
+    const auto take = [&](const char* key, auto& value) { json.at(key).get_to(value); };
+    take("rows", p.rows);
+    take("bad_rows", p.bad_rows);
+    take("faults", p.faults);
+    take("samples", p.prompts.samples);
+    take("examples", p.prompts.examples);
+    take("dropped", p.prompts.dropped);
+    take("truncated", p.prompts.truncated);
+    take("split", p.prompts.split);
+    take("answerless", p.prompts.answerless);
+    take("boundary_encoded_apart", p.prompts.unmerged);
+    take("boundary_straddled", p.prompts.straddled);
+    take("end_appended", p.prompts.appended_end);
+    take("longest_before_limit", p.prompts.longest);
+    take("tokens", p.tokens);
+    take("supervised_tokens", p.supervised);
+    take("longest", p.longest);
+    take("mean_length", p.mean_length);
+    take("end_supervised", p.ends);
+    take("doubled_bos", p.doubled_bos);
+    take("duplicates", p.duplicates);
+    take("sample", p.sample);
+    take("sample_origin", p.sample_origin);
+    return p;
+  } catch (const nlohmann::json::exception& error) {
+    throw InputError("the findings cannot be read: {}", error.what());
+  }
 }
 
 std::string to_text(const Preflight& p) {

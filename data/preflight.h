@@ -1,11 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "core/schema.h"
+#include "data/example_table.h"
 #include "data/prompt.h"
 
 namespace weft::data {
@@ -41,6 +43,31 @@ struct Preflight {
   [[nodiscard]] double supervised_share() const;
   [[nodiscard]] double end_share() const;
 };
+
+/// Counts examples one by one; only 16 bytes of each are kept, for finding repeats.
+class Inspector {
+ public:
+  /// `tokenizer` must outlive it.
+  explicit Inspector(const text::Tokenizer& tokenizer);
+  /// `place`: the shown sample is the example of the lowest.
+  void add(const ExampleView& example, const Origin& origin, std::int64_t place);
+  /// What was found, not judged yet. The inspector is spent.
+  [[nodiscard]] Preflight finish(const PromptStatistics& prompts, const ReadStatistics& rows);
+
+ private:
+  const text::Tokenizer& tokenizer_;
+  std::vector<std::int32_t> stops_;
+  Preflight found_;
+  std::int64_t counted_ = 0;
+  std::int64_t sample_place_ = 0;
+  std::vector<std::array<std::uint64_t, 2>> digests_;  ///< Half a SHA-256 of the tokens
+};
+
+/// Fills in `violations`.
+void judge(Preflight& preflight, const PreflightLimits& limits);
+
+/// What to_json() wrote, without violations. InputError when something is missing.
+[[nodiscard]] Preflight preflight_from_json(const nlohmann::json& json);
 
 [[nodiscard]] Preflight inspect_examples(const Examples& data, const text::Tokenizer& tokenizer,
                                          const PreflightLimits& limits = {});

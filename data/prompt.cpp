@@ -7,6 +7,7 @@
 #include <iterator>
 #include <mutex>
 #include <numeric>
+#include <utility>
 
 #include "core/error.h"
 #include "core/parallel.h"
@@ -54,37 +55,65 @@ void add(PromptStatistics& sum, const PromptStatistics& part) {
   sum.longest = std::max(sum.longest, part.longest);
 }
 
-/// Builds on all threads; examples keep the order of their samples, and of several errors the one
-/// of the first sample is thrown, however the threads ran.
-void build_all(const std::vector<Sample>& samples, const PromptBuilder& builder, Examples& all) {
-  constexpr std::int64_t kGrain = 64;
-  std::vector<std::vector<Example>> built(samples.size());
-  std::mutex mutex;
-  std::size_t failed_at = samples.size();
-  std::exception_ptr failure;
-  core::parallel_for(
-      static_cast<std::int64_t>(samples.size()), kGrain, [&](std::int64_t begin, std::int64_t end) {
-        PromptStatistics statistics;
-        for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-          try {
-            built[i] = builder.build(samples[i], statistics);
-          } catch (...) {
-            const std::lock_guard lock(mutex);
-            if (i < failed_at) {
-              failed_at = i;
-              failure = std::current_exception();
-            }
-            break;
-          }
-        }
-        const std::lock_guard lock(mutex);
-        add(all.prompts, statistics);
-      });
-  if (failure) std::rethrow_exception(failure);
-  for (std::vector<Example>& examples : built) {
-    std::move(examples.begin(), examples.end(), std::back_inserter(all.examples));
+/// Builds a batch of samples at a time on all threads. Examples keep the order of their samples,
+/// and of several errors the one of the first sample is kept, however the threads ran.
+class BatchBuilder {
+ public:
+  BatchBuilder(const PromptBuilder& builder, PromptStatistics& statistics, const TakeExample& take)
+      : builder_(builder), statistics_(statistics), take_(take) {}
+
+  void add(Sample&& sample, std::int64_t place) {
+    if (failure_) return;
+    samples_.push_back(std::move(sample));
+    places_.push_back(place);
+    if (samples_.size() == kBatch) build();
   }
-}
+
+  /// Throws the first sample's error.
+  void finish() {
+    if (!failure_) build();
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  static constexpr std::size_t kBatch = 4096;
+  static constexpr std::int64_t kGrain = 64;
+
+  void build() {
+    std::vector<std::vector<Example>> built(samples_.size());
+    std::mutex mutex;
+    std::size_t failed_at = samples_.size();
+    core::parallel_for(std::ssize(samples_), kGrain, [&](std::int64_t begin, std::int64_t end) {
+      PromptStatistics statistics;
+      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+        try {
+          built[i] = builder_.build(samples_[i], statistics);
+        } catch (...) {
+          const std::lock_guard lock(mutex);
+          if (i < failed_at) {
+            failed_at = i;
+            failure_ = std::current_exception();
+          }
+          break;
+        }
+      }
+      const std::lock_guard lock(mutex);
+      weft::data::add(statistics_, statistics);
+    });
+    for (std::size_t i = 0; i < built.size() && !failure_; ++i) {
+      for (Example& example : built[i]) take_(std::move(example), places_[i]);
+    }
+    samples_.clear();
+    places_.clear();
+  }
+
+  const PromptBuilder& builder_;
+  PromptStatistics& statistics_;
+  const TakeExample& take_;
+  std::vector<Sample> samples_;
+  std::vector<std::int64_t> places_;
+  std::exception_ptr failure_;
+};
 
 }  // namespace
 
@@ -427,12 +456,20 @@ PromptBuilder::Question PromptBuilder::question(const Sample& sample) const {
   }
 }
 
-Examples load_examples(const std::vector<DatasetConfig>& datasets, const PromptBuilder& builder,
-                       const core::Log& log) {
-  Examples all;
+BuildStatistics stream_examples(const std::vector<DatasetConfig>& datasets,
+                                const PromptBuilder& builder, const core::Log& log,
+                                const TakeExample& take) {
+  BuildStatistics all;
+  std::int64_t before = 0;  // samples of earlier datasets
   for (const DatasetConfig& dataset : datasets) {
-    ReadStatistics rows;
-    build_all(load_samples(dataset, log, &rows), builder, all);
+    std::int64_t samples = 0;
+    BatchBuilder batches(builder, all.prompts, take);
+    ReadStatistics rows = stream_samples(dataset, log, [&](Sample&& sample, std::int64_t place) {
+      ++samples;
+      batches.add(std::move(sample), before + place);
+    });
+    batches.finish();
+    before += samples;
     all.rows.rows += rows.rows;
     all.rows.bad_rows += rows.bad_rows;
     std::move(rows.faults.begin(), rows.faults.end(), std::back_inserter(all.rows.faults));
@@ -453,6 +490,20 @@ Examples load_examples(const std::vector<DatasetConfig>& datasets, const PromptB
                fmt::format("{} of {} examples have nothing to learn and were left out",
                            p.answerless, p.samples));
   }
+  return all;
+}
+
+Examples load_examples(const std::vector<DatasetConfig>& datasets, const PromptBuilder& builder,
+                       const core::Log& log) {
+  std::vector<std::pair<std::int64_t, Example>> placed;
+  BuildStatistics statistics =
+      stream_examples(datasets, builder, log, [&](Example&& example, std::int64_t place) {
+        placed.emplace_back(place, std::move(example));
+      });
+  std::ranges::stable_sort(placed, {}, [](const auto& one) { return one.first; });
+  Examples all{.examples = {}, .prompts = statistics.prompts, .rows = std::move(statistics.rows)};
+  all.examples.reserve(placed.size());
+  for (auto& [place, example] : placed) all.examples.push_back(std::move(example));
   return all;
 }
 

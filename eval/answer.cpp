@@ -13,4 +13,28 @@ Generation compare_answer(std::string prompt, std::string reference, std::string
   return generation;
 }
 
+std::vector<AnswerMetric> metrics_of(const SuiteLabels& labels) {
+  std::vector<AnswerMetric> metrics;
+  for (const std::string& spec : labels.metrics.empty() ? default_answer_metrics() : labels.metrics)
+    metrics.push_back(answer_metric(spec));
+  return metrics;
+}
+
+void score_answers(SuiteResult& suite) {
+  const std::vector<AnswerMetric> metrics = metrics_of(suite.labels);
+  for (Generation& generation : suite.generations) {
+    generation.scores.clear();
+    std::vector<std::vector<double>> scores;
+    for (std::size_t i = 0; i < metrics.size(); ++i)
+      scores.push_back(answer_sums(generation, metrics[i], i));
+    generation.scores = std::move(scores);
+  }
+}
+
+std::vector<double> answer_sums(const Generation& generation, const AnswerMetric& metric,
+                                std::size_t place) {
+  if (place < generation.scores.size()) return generation.scores[place];
+  return metric.statistics(generation.output, std::span(&generation.reference, 1));
+}
+
 }  // namespace weft::eval

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "eval/utf8.h"
+#include "text/unicode.h"
 
 namespace weft::eval {
 namespace {
@@ -49,6 +50,20 @@ std::vector<std::u32string_view> split_punctuation(std::u32string_view text) {
   return words;
 }
 
+/// Every sign of punctuation at the ends of a word is a word of its own.
+std::vector<std::u32string_view> split_unicode_punctuation(std::u32string_view text) {
+  const auto is_sign = [](char32_t c) { return text::punctuation().has(c); };
+  std::vector<std::u32string_view> words;
+  for (const std::u32string_view word : split(text)) {
+    std::size_t begin = 0, end = word.size();
+    while (begin < end && is_sign(word[begin])) words.push_back(word.substr(begin++, 1));
+    while (end > begin && is_sign(word[end - 1])) --end;
+    if (end > begin) words.push_back(word.substr(begin, end - begin));
+    for (; end < word.size(); ++end) words.push_back(word.substr(end, 1));
+  }
+  return words;
+}
+
 /// A text as the two sequences whose n-grams are counted. Words are numbered, so that a word
 /// n-gram is a string of numbers and both kinds are counted alike.
 struct Sequences {
@@ -59,7 +74,8 @@ struct Sequences {
 using WordNumbers = std::map<std::u32string, char32_t>;
 
 Sequences sequences(std::string_view utf8, const ChrfOptions& options, WordNumbers& numbers) {
-  const std::u32string text = decode_utf8(utf8);
+  const std::u32string text =
+      options.unicode ? decode_utf8(text::compose(utf8)) : decode_utf8(utf8);
   Sequences result;
   if (options.whitespace) {
     result.characters = text;
@@ -67,7 +83,8 @@ Sequences sequences(std::string_view utf8, const ChrfOptions& options, WordNumbe
     for (const std::u32string_view word : split(text)) result.characters += word;
   }
   if (options.word_order > 0) {
-    for (const std::u32string_view word : split_punctuation(text)) {
+    const auto words = options.unicode ? split_unicode_punctuation(text) : split_punctuation(text);
+    for (const std::u32string_view word : words) {
       const auto next = static_cast<char32_t>(numbers.size());
       result.words += numbers.try_emplace(std::u32string(word), next).first->second;
     }

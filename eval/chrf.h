@@ -17,10 +17,15 @@ struct ChrfOptions {
   bool whitespace = false;     ///< Keep whitespace inside character n-grams.
   bool eps_smoothing = false;  ///< Mean of the F scores of all orders (chrF++.py, Moses, NLTK)
                                ///< instead of the F score of the mean over orders both sides have.
+  /// Not in sacrebleu: texts are composed first (NFC: "é" is one character however it is written),
+  /// and all punctuation of Unicode's category P is taken off both ends of a word, each sign a word
+  /// of its own, so that a danda, "¿" or "»" is no part of a word. Characters remain code points.
+  bool unicode = false;
 };
 
 inline constexpr ChrfOptions kChrf{};
 inline constexpr ChrfOptions kChrfPlusPlus{.word_order = 2};
+inline constexpr ChrfOptions kChrfUnicode{.word_order = 2, .unicode = true};
 
 /// N-grams of one order: in the hypothesis, in the reference, in both (multiset intersection).
 /// `hypothesis` is 0 where the reference has none of this order, as in sacrebleu.
@@ -37,10 +42,11 @@ struct NgramCounts {
 using ChrfStatistics = std::vector<NgramCounts>;
 
 /// Statistics of one segment against the reference that gives the highest score (the first of
-/// equals). Strings are UTF-8 and compared by code point without normalisation; invalid bytes count
-/// as U+FFFD, as Python's errors="replace". Words are split at what Python calls whitespace, and
-/// one ASCII punctuation mark is taken off a word's end, else off its beginning. Throws ConfigError
-/// for orders or beta out of range, InputError when there is no reference.
+/// equals). Strings are UTF-8 and compared by code point, without normalisation unless
+/// options.unicode; invalid bytes count as U+FFFD, as Python's errors="replace". Words are split at
+/// what Python calls whitespace, and one ASCII punctuation mark is taken off a word's end, else off
+/// its beginning. Throws ConfigError for orders or beta out of range, InputError when there is no
+/// reference.
 [[nodiscard]] ChrfStatistics chrf_statistics(std::string_view hypothesis,
                                              std::span<const std::string> references,
                                              const ChrfOptions& options = kChrf);

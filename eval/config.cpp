@@ -6,26 +6,11 @@
 #include <set>
 
 #include "core/error.h"
+#include "eval/answer_metric.h"
 #include "eval/gates.h"
 #include "export/file_type.h"
 
 namespace weft::eval {
-
-void describe(core::Schema<GenerateSection>& s) {
-  s.field("examples", &GenerateSection::examples,
-          "answers generated (greedily) per data set, spread evenly over it")
-      .at_least(1);
-  s.field("max_tokens", &GenerateSection::max_tokens, "tokens of an answer at most").at_least(1);
-  s.field("repetition_penalty", &GenerateSection::repetition_penalty,
-          "logits of tokens seen, prompt included, are divided by it if positive, else multiplied; "
-          "1: plain greedy; small models seldom leave a loop without it")
-      .positive();
-  s.field("show", &GenerateSection::show, "answers printed below the table, of every stage")
-      .at_least(0);
-  s.field("batch", &GenerateSection::batch,
-          "answers written at the same time: time and memory, not results, depend on it")
-      .range(1, 1024);
-}
 
 void describe(core::Schema<StageSection>& s) {
   s.field("name", &StageSection::name, "what tables and gates call it").required().non_empty();
@@ -38,44 +23,6 @@ void describe(core::Schema<StageSection>& s) {
           "type, after adapters were folded in; no file is written")
       .alias("quantize")
       .non_empty();
-}
-
-void describe(core::Schema<ChoiceSection>& s) {
-  s.field("path", &ChoiceSection::path, "JSONL files, a question a row").required().non_empty();
-  s.field("context", &ChoiceSection::context,
-          "what stands before a choice: {name} is a column, {{ and }} are braces");
-  s.field("choices", &ChoiceSection::choices, "the column with the list of choices").non_empty();
-  s.field("answer", &ChoiceSection::answer,
-          "the column with the right choice: its place from 0, its text, or its letter")
-      .non_empty();
-  s.field("delimiter", &ChoiceSection::delimiter,
-          "between context and choice; scored with the choice, as in lm-eval");
-}
-
-void describe(core::Schema<SuiteSection>& s) {
-  s.field("name", &SuiteSection::name, "what tables and gates call it").required().non_empty();
-  s.field("language", &SuiteSection::language,
-          "of its texts; suites of one language are summed up together");
-  s.field("must_keep", &SuiteSection::must_keep,
-          "what the model could do before and should still: measures forgetting");
-  s.field("text", &SuiteSection::text,
-          "plain text to score: .jsonl ({\"text\": ...} a line) or one document a file");
-  s.section("data", &SuiteSection::data, "instruction data whose answers are scored");
-  s.section("choices", &SuiteSection::choices, "multiple-choice questions");
-  s.field("source", &SuiteSection::source,
-          "the column of text or choices that names the row's source document: intervals take a "
-          "document's rows together, and each document is listed; of text files by default the "
-          "file");
-  s.choice("windows", &SuiteSection::windows,
-           {{"rolling", Windows::kRolling}, {"llama", Windows::kLlama}},
-           "of text: rolling as lm-eval (every token is scored), or llama as llama-perplexity (the "
-           "second half of each chunk)");
-  s.field("window_tokens", &SuiteSection::window_tokens,
-          "tokens of a window; default: sequence_len, 512 with windows: llama")
-      .at_least(4);
-  s.field("limit", &SuiteSection::limit,
-          "documents, examples or questions at most, spread evenly; default: the limit of all")
-      .at_least(1);
 }
 
 void describe(core::Schema<DistributionSection>& s) {
@@ -140,6 +87,14 @@ void describe(core::Schema<EvalConfig>& s) {
           "alone decide");
   s.field("report", &EvalConfig::report,
           "HTML page with a chart, tables and answers side by side; one file, no scripts");
+  s.field("ledger", &EvalConfig::ledger,
+          "record of all evaluations; default: the nearest weft.db in the current folder or one "
+          "above it, else a new one there");
+  s.field("record", &EvalConfig::record, "write this evaluation into the ledger");
+  s.field("tag", &EvalConfig::tag, "name of this evaluation in the ledger, e.g. v1.2");
+  s.field("against", &EvalConfig::against,
+          "an earlier evaluation in the ledger (its tag, number, or latest) to compare with: what "
+          "was measured on the same files and items has to give the same bits");
   s.field("output", &EvalConfig::output,
           "JSON file for the figures, each item's loss and the generated answers");
   s.field("allow_other_base", &EvalConfig::allow_other_base,
@@ -185,6 +140,8 @@ std::vector<SuiteSection> suite_plans(const EvalConfig& config) {
   plans.insert(plans.end(), config.suites.begin(), config.suites.end());
   for (SuiteSection& plan : plans) {
     if (!plan.limit) plan.limit = config.limit;
+    if (plan.metrics.empty() && plan.data && config.generate)
+      plan.metrics = config.generate->metrics;
   }
   return plans;
 }
@@ -213,6 +170,10 @@ void validate_suites(const EvalConfig& config) {
       throw ConfigError("suite '{}' has {} of text, data and choices: give it one", suite.name,
                         kinds == 0 ? "none" : "more than one");
     }
+    const std::string where = fmt::format("metrics of suite '{}'", suite.name);
+    if (!suite.metrics.empty() && !(suite.data && config.generate))
+      throw ConfigError("{}: only answers have them: give it data, and generate", where);
+    require_answer_metrics(suite.metrics, where);
     if (suite.data && !suite.source.empty())
       throw ConfigError("suite '{}': source is for text and choices", suite.name);
     if (suite.text.empty() && (suite.windows != Windows::kRolling || suite.window_tokens))
@@ -258,6 +219,7 @@ void validate(const EvalConfig& config) {
         "generate (--generate) needs instruction data: give data (--data FILE), or "
         "leave it out");
   }
+  if (config.generate) require_answer_metrics(config.generate->metrics, "generate.metrics");
   validate_stages(config);
   validate_suites(config);
   (void)reference_stage(config);
@@ -274,6 +236,11 @@ BootstrapOptions bootstrap_options(const EvalConfig& config) {
   return {.resamples = static_cast<int>(config.bootstrap.resamples),
           .seed = static_cast<std::uint64_t>(config.bootstrap.seed),
           .permutations = config.bootstrap.permutations};
+}
+
+std::optional<Decoding> decoding_of(const EvalConfig& config) {
+  if (!config.generate) return std::nullopt;
+  return Decoding{config.generate->max_tokens, config.generate->repetition_penalty};
 }
 
 }  // namespace weft::eval

@@ -8,19 +8,17 @@
 
 #include "core/schema.h"
 #include "data/dataset.h"
+#include "data/suite.h"
 #include "eval/bootstrap.h"
+#include "eval/result.h"
 
 /// The configuration of `weft eval`: one YAML file, or the same values from options.
 namespace weft::eval {
 
-/// `generate:`: answers written by the model, for chrF and for reading.
-struct GenerateSection {
-  std::int64_t examples = 50;
-  std::int64_t max_tokens = 128;
-  double repetition_penalty = 1;
-  std::int64_t show = 5;
-  std::int64_t batch = 64;
-};
+using data::ChoiceSection;
+using data::GenerateSection;
+using data::SuiteSection;
+using data::Windows;
 
 /// `stages[]`: a model, perhaps with adapters.
 struct StageSection {
@@ -28,32 +26,6 @@ struct StageSection {
   std::optional<std::filesystem::path> model;  ///< Without it the base.
   std::vector<std::filesystem::path> adapter;  ///< Several add up.
   std::optional<std::string> quantise{};       ///< "q4_k_m": as a GGUF file of that type would be.
-};
-
-/// `suites[].choices`: multiple-choice questions, a row of JSON each.
-struct ChoiceSection {
-  std::vector<std::filesystem::path> path;
-  std::string context = "{context}";  ///< Template over the row's columns.
-  std::string choices = "choices";    ///< The column with the list of choices.
-  std::string answer = "answer";      ///< The column with the right one.
-  std::string delimiter = " ";        ///< Between context and choice.
-};
-
-/// How plain text is cut into what the model reads at once (eval/windows.h).
-enum class Windows : std::uint8_t { kRolling, kLlama };
-
-/// `suites[]`: exactly one of text, data and choices.
-struct SuiteSection {
-  std::string name;
-  std::string language;
-  bool must_keep = false;
-  std::vector<std::filesystem::path> text;
-  std::optional<data::DatasetConfig> data;
-  std::optional<ChoiceSection> choices;
-  std::string source;  ///< Column that names a row's source document.
-  Windows windows = Windows::kRolling;
-  std::optional<std::int64_t> window_tokens;
-  std::optional<std::int64_t> limit;
 };
 
 /// `distribution:`: how far the stages' predictions are from those of one of them.
@@ -89,14 +61,15 @@ struct EvalConfig {
   std::optional<core::Share> gate_confidence;
   std::optional<std::filesystem::path> output;
   std::optional<std::filesystem::path> report;
+  std::optional<std::filesystem::path> ledger;
+  bool record = true;
+  std::optional<std::string> tag;
+  std::optional<std::string> against;
   bool allow_other_base = false;
   std::int64_t threads = 0;
 };
 
-void describe(core::Schema<GenerateSection>& schema);
 void describe(core::Schema<StageSection>& schema);
-void describe(core::Schema<ChoiceSection>& schema);
-void describe(core::Schema<SuiteSection>& schema);
 void describe(core::Schema<DistributionSection>& schema);
 void describe(core::Schema<BootstrapSection>& schema);
 void describe(core::Schema<EvalConfig>& schema);
@@ -122,5 +95,8 @@ struct StagePlan {
 void validate(const EvalConfig& config);
 
 [[nodiscard]] BootstrapOptions bootstrap_options(const EvalConfig& config);
+
+/// How answers are written; nothing where none are.
+[[nodiscard]] std::optional<Decoding> decoding_of(const EvalConfig& config);
 
 }  // namespace weft::eval

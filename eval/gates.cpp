@@ -23,7 +23,7 @@ std::vector<std::string_view> figure_names() {
 
 bool is_name_sign(char c) {
   const auto byte = static_cast<unsigned char>(c);
-  return std::isalnum(byte) != 0 || c == '_' || byte >= 0x80;
+  return std::isalnum(byte) != 0 || c == '_' || c == '@' || byte >= 0x80;
 }
 
 /// Reads a gate from left to right.
@@ -49,10 +49,19 @@ class Reader {
     return gate;
   }
 
+  GateTerm figure() {
+    GateTerm term;
+    skip();
+    read_figure(term);
+    skip();
+    if (at_ < text_.size()) fail("expected the end");
+    return term;
+  }
+
  private:
   [[noreturn]] void fail(std::string_view what) const {
     throw ConfigError(
-        "gate '{}': {} at character {}; a gate is like "
+        "'{}': {} at character {}; a figure is like bits_per_byte.merged, a gate like "
         "bits_per_byte.merged - bits_per_byte.adapter <= 0.001",
         text_, what, at_ + 1);
   }
@@ -83,18 +92,28 @@ class Reader {
   GateTerm term(double sign) {
     GateTerm term{.factor = sign};
     skip();
+    if (read_factor(term)) read_figure(term);
+    return term;
+  }
+
+  /// Whether a figure follows.
+  bool read_factor(GateTerm& term) {
     double number = 0;
     const auto read = std::from_chars(text_.data() + at_, text_.data() + text_.size(), number);
-    if (read.ec == std::errc()) {
-      at_ = static_cast<std::size_t>(read.ptr - text_.data());
-      term.factor *= number;
-      if (!take("*")) return term;
-      skip();
-    }
+    if (read.ec != std::errc()) return true;
+    at_ = static_cast<std::size_t>(read.ptr - text_.data());
+    term.factor *= number;
+    if (!take("*")) return false;
+    skip();
+    return true;
+  }
+
+  void read_figure(GateTerm& term) {
     std::vector<std::string> parts{name()};
     if (parts[0] == "chrf" && text_.substr(at_).starts_with("++")) {
       parts[0] += "++";
       at_ += 2;
+      while (at_ < text_.size() && is_name_sign(text_[at_])) parts[0] += text_[at_++];
     }
     while (at_ < text_.size() && text_[at_] == '.') {
       ++at_;
@@ -107,7 +126,6 @@ class Reader {
     term.figure = parts[0];
     if (parts.size() == 3) term.suite = parts[1];
     term.stage = parts.back();
-    return term;
   }
 
   std::string name() {
@@ -130,10 +148,10 @@ class Reader {
 
 /// "adapter" is short for base+adapter where no stage has that name itself.
 bool is_short_for(const std::string& name, const std::string& stage) {
-  return name == "adapter" && stage == "base+adapter";
+  return (name == "adapter" || name == "adapter@against") && stage == "base+" + name;
 }
 
-/// A term's suite in its stage, and the place of the suite.
+/// A term's suite in its stage, and the place of the suite in the first stage.
 struct Found {
   const SuiteResult* suite = nullptr;
   std::uint64_t place = 0;
@@ -147,8 +165,12 @@ Found find(const Evaluation& evaluation, const GateTerm& term) {
     });
   }
   if (stage == evaluation.stages.end()) return {};
-  for (std::size_t i = 0; i < stage->suites.size(); ++i) {
-    if (term.suite.empty() || stage->suites[i].name == term.suite) return {&stage->suites[i], i};
+  for (const SuiteResult& suite : stage->suites) {
+    if (!term.suite.empty() && suite.name != term.suite) continue;
+    // A stage may lack suites that others have.
+    const auto& all = evaluation.stages.front().suites;
+    const auto place = std::ranges::find(all, suite.name, &SuiteResult::name) - all.begin();
+    return {&suite, static_cast<std::uint64_t>(place)};
   }
   return {};
 }
@@ -198,6 +220,7 @@ GateResult check(const Evaluation& evaluation, const Gate& gate, std::optional<d
 }  // namespace
 
 Gate parse_gate(std::string_view text) { return Reader(text).gate(); }
+GateTerm parse_figure(std::string_view text) { return Reader(text).figure(); }
 
 void require_names(const Gate& gate, const GateNames& names) {
   const auto require = [&](const char* what, const std::string& name,
@@ -243,6 +266,22 @@ nlohmann::ordered_json to_json(std::span<const GateResult> results) {
                    {"bound", result.bound ? number(*result.bound) : Json(nullptr)}});
   }
   return all;
+}
+
+std::vector<GateResult> gates_from_json(const nlohmann::json& json) {
+  const auto number = [](const nlohmann::json& value) {
+    return value.is_null() ? std::nan("") : value.get<double>();
+  };
+  std::vector<GateResult> results;
+  for (const nlohmann::json& gate : json) {
+    GateResult& result = results.emplace_back();
+    result.text = gate.at("gate").get<std::string>();
+    result.passed = gate.at("passed").get<bool>();
+    result.left = number(gate.at("left"));
+    result.limit = number(gate.at("limit"));
+    if (!gate.at("bound").is_null()) result.bound = gate.at("bound").get<double>();
+  }
+  return results;
 }
 
 std::string gates_table(std::span<const GateResult> results) {

@@ -30,9 +30,12 @@ struct Gate {
 /// Reads "bits_per_byte.merged - bits_per_byte.adapter <= 0.001": two sums of terms around <= or
 /// >=. A term is a number, a figure, or NUMBER * figure; a figure is NAME.STAGE or NAME.SUITE.STAGE
 /// with NAME one of figure_kinds(). "adapter" is short for
-/// base+adapter; a name with other signs than letters, digits and _ stands in double quotes.
+/// base+adapter; a name with other signs than letters, digits, _ and @ stands in double quotes.
 /// Throws ConfigError with the gate and the place in it.
 [[nodiscard]] Gate parse_gate(std::string_view text);
+
+/// Reads one figure, "bits_per_byte.nahuatl.merged" or "bits_per_byte.merged". Errors as above.
+[[nodiscard]] GateTerm parse_figure(std::string_view text);
 
 /// What can be named in a gate.
 struct GateNames {
@@ -69,5 +72,7 @@ struct GateResult {
 
 /// [{"gate", "passed", "left", "limit", "bound"}]; numbers that do not exist are null.
 [[nodiscard]] nlohmann::ordered_json to_json(std::span<const GateResult> results);
+/// The way back. Throws nlohmann::json::exception for what to_json() did not make.
+[[nodiscard]] std::vector<GateResult> gates_from_json(const nlohmann::json& json);
 
 }  // namespace weft::eval

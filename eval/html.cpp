@@ -9,63 +9,11 @@
 
 #include "core/version.h"
 #include "eval/figures.h"
+#include "eval/page.h"
 #include "eval/spread.h"
-#include "eval/utf8.h"
 
 namespace weft::eval {
 namespace {
-
-constexpr std::string_view kStyle = R"(
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #59636e; --line: #c9d1d9; --page: #ffffff;
-  --mark: #0b6e4f; --new: #fde9c8; --good: #0b6e4f; --bad: #b42318; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #a5b1bd; --line: #3d464f;
-  --page: #14181d; --mark: #5fd0a5; --new: #5a4312; --good: #5fd0a5; --bad: #ff8f85; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--page); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
-.soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: start; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
-  overflow-wrap: normal; vertical-align: top; }
-td .soft { font-size: .85em; }
-td.number, th.number { text-align: end; white-space: nowrap; }
-figure { margin: 1rem 0; }
-.rung { display: grid; grid-template-columns: 9rem 1fr 5rem; gap: .8rem; align-items: center; }
-.rung svg { width: 100%; height: 1.6rem; display: block; }
-.rung b { text-align: end; font-variant-numeric: tabular-nums; }
-@media (max-width: 34rem) { .rung { grid-template-columns: 1fr 5rem; }
-  .rung svg { grid-column: 1 / -1; grid-row: 2; } }
-svg line { vector-effect: non-scaling-stroke; }
-.track { stroke: var(--line); stroke-width: 1; } .range { stroke: var(--mark); stroke-width: 3; }
-.value { stroke: var(--ink); stroke-width: 4; }
-dl { display: grid; grid-template-columns: 9rem 1fr; gap: .25rem .8rem; margin: 1rem 0 1.5rem;
-  padding-bottom: 1rem; border-bottom: 1px solid var(--line); break-inside: avoid; }
-dt { color: var(--soft); } dd { margin: 0; white-space: pre-wrap; }
-@media (max-width: 34rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
-mark { background: var(--new); color: inherit; border-bottom: 2px dotted currentColor; }
-@media print { body { max-width: none; } h2 { break-after: avoid; } .wide { overflow: visible; } }
-)";
-
-/// Valid UTF-8 that shows as itself, whatever the bytes are.
-std::string escaped(std::string_view text) {
-  std::string result;
-  for (const char32_t c : decode_utf8(text)) {
-    switch (c) {
-      case '&': result += "&amp;"; break;
-      case '<': result += "&lt;"; break;
-      case '>': result += "&gt;"; break;
-      case '"': result += "&quot;"; break;
-      case '\n':
-      case '\t': result += static_cast<char>(c); break;
-      default:
-        // HTML has no other control characters.
-        append_utf8(result, c < 0x20 || (c >= 0x7F && c < 0xA0) ? char32_t{0xFFFD} : c);
-    }
-  }
-  return result;
-}
 
 const Measured* named(const std::vector<Measured>& all, std::string_view name) {
   return figure_named(all, name);
@@ -127,24 +75,38 @@ std::string ladder(const std::vector<Rung>& rungs, std::string_view suite) {
   return text + "</figure>\n";
 }
 
+/// The figures that any stage has, in the order in which they are shown.
+std::vector<const FigureKind*> columns_of(const std::vector<Rung>& rungs) {
+  std::vector<const FigureKind*> columns;
+  for (const FigureKind& kind : figure_kinds()) {
+    if (std::ranges::any_of(rungs,
+                            [&](const Rung& r) { return named(r.figures, kind.name) != nullptr; }))
+      columns.push_back(&kind);
+  }
+  return columns;
+}
+
 std::string table(const std::vector<Rung>& rungs) {
-  std::string text =
-      "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"figures\"><table>"
-      "<thead><tr><th scope=\"col\">stage</th>";
-  for (const Measured& measured : rungs.front().figures)
-    text += fmt::format("<th scope=\"col\" class=\"number\">{}</th>", measured.name);
+  const std::vector<const FigureKind*> columns = columns_of(rungs);
+  std::string text = "<thead><tr><th scope=\"col\">stage</th>";
+  for (const FigureKind* kind : columns)
+    text += fmt::format("<th scope=\"col\" class=\"number\">{}</th>", kind->name);
   text += "</tr></thead><tbody>\n";
   for (const Rung& rung : rungs) {
     text += fmt::format("<tr><th scope=\"row\">{}</th>", escaped(rung.stage));
-    for (const Measured& measured : rung.figures) {
-      const int digits = measured.name == "loss" || measured.name == "bits_per_byte" ? 4 : 2;
-      text +=
-          fmt::format("<td class=\"number\">{:.{}f}<br><span class=\"soft\">{}</span></td>",
-                      measured.figure.value, digits, range_text(measured.figure.interval, digits));
+    for (const FigureKind* kind : columns) {
+      const Measured* measured = named(rung.figures, kind->name);
+      if (measured == nullptr) {
+        text += "<td class=\"number\">-</td>";
+        continue;
+      }
+      text += fmt::format("<td class=\"number\">{:.{}f}<br><span class=\"soft\">{}</span></td>",
+                          measured->figure.value, kind->digits,
+                          range_text(measured->figure.interval, kind->digits));
     }
     text += "</tr>\n";
   }
-  return text + "</tbody></table></div>\n";
+  return wide_table("figures", text + "</tbody>");
 }
 
 /// What each stage changed: against the first, and from the third on against the one before it.
@@ -216,8 +178,7 @@ std::string suite_section(const Evaluation& evaluation, const SuiteResult& first
 std::string gates_section(std::span<const GateResult> gates) {
   if (gates.empty()) return {};
   std::string text =
-      "<section><h2>Gates</h2>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" "
-      "aria-label=\"gates\"><table><thead><tr><th scope=\"col\">result</th><th "
+      "<thead><tr><th scope=\"col\">result</th><th "
       "scope=\"col\">gate</th><th scope=\"col\" class=\"number\">measured</th><th scope=\"col\" "
       "class=\"number\">bound</th><th scope=\"col\" class=\"number\">limit</th></tr></thead>"
       "<tbody>\n";
@@ -228,7 +189,7 @@ std::string gates_section(std::span<const GateResult> gates) {
         gate.passed ? "good" : "bad", gate.passed ? "passed" : "failed", escaped(gate.text),
         gate.left, gate.bound ? fmt::format("{:.6g}", *gate.bound) : "-", gate.limit);
   }
-  return text + "</tbody></table></div></section>\n";
+  return "<section><h2>Gates</h2>\n" + wide_table("gates", text + "</tbody>") + "</section>\n";
 }
 
 std::string provenance(const Evaluation& evaluation, const BootstrapOptions& options) {
@@ -274,17 +235,17 @@ std::string difference_sentence(std::string_view stage, std::string_view first, 
 
 std::string to_html(const Evaluation& evaluation, std::span<const GateResult> gates,
                     const PageOptions& options) {
-  std::string text = fmt::format(
-      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" "
-      "content=\"width=device-width, initial-scale=1\">\n<title>{0}</title>\n<style>{1}</style>"
-      "</head>\n<body><main>\n<h1>{0}</h1>\n",
-      escaped(options.title), kStyle);
-  text += gates_section(gates);
+  return page(options.title, to_sections(evaluation, gates, options));
+}
+
+std::string to_sections(const Evaluation& evaluation, std::span<const GateResult> gates,
+                        const PageOptions& options) {
+  std::string text = gates_section(gates);
   if (!evaluation.stages.empty()) {
     for (const SuiteResult& suite : evaluation.stages.front().suites)
       text += suite_section(evaluation, suite, options);
   }
-  return text + provenance(evaluation, options.bootstrap) + "</main></body></html>\n";
+  return text + provenance(evaluation, options.bootstrap);
 }
 
 }  // namespace weft::eval

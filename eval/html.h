@@ -25,6 +25,11 @@ struct PageOptions {
 [[nodiscard]] std::string to_html(const Evaluation& evaluation, std::span<const GateResult> gates,
                                   const PageOptions& options = {});
 
+/// The same without the page around it: sections of HTML (eval/page.h).
+[[nodiscard]] std::string to_sections(const Evaluation& evaluation,
+                                      std::span<const GateResult> gates,
+                                      const PageOptions& options = {});
+
 /// One sentence on a difference of bits per byte: "base+adapter needs 1.2047 bits per byte less
 /// than base (-1.2512 .. -1.1581): better." An interval that holds zero is "no measurable
 /// difference".

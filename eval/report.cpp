@@ -7,6 +7,7 @@
 
 #include "core/terminal.h"
 #include "core/version.h"
+#include "eval/answer.h"
 #include "eval/figures.h"
 #include "eval/languages.h"
 #include "eval/sentences.h"
@@ -14,9 +15,6 @@
 #include "eval/tables.h"
 
 namespace weft::eval {
-namespace {
-
-using Json = nlohmann::ordered_json;
 
 const char* word(SuiteKind kind) {
   switch (kind) {
@@ -26,6 +24,10 @@ const char* word(SuiteKind kind) {
   }
   return "";
 }
+
+namespace {
+
+using Json = nlohmann::ordered_json;
 
 const char* word(Unit unit) {
   switch (unit) {
@@ -53,14 +55,27 @@ Json items_json(const SuiteResult& suite) {
   return {{"tokens", tokens}, {"bytes", bytes}, {"loss", loss}};
 }
 
+/// What each score of the answers is, in sacrebleu's words.
+Json signatures_json(const SuiteResult& suite) {
+  Json all = Json::object();
+  for (const AnswerMetric& metric : metrics_of(suite.labels))
+    all[std::string(metric.name)] = metric.signature;
+  return all;
+}
+
 Json generations_json(const SuiteResult& suite) {
+  const std::vector<AnswerMetric> metrics = metrics_of(suite.labels);
   Json all = Json::array();
   for (const Generation& generation : suite.generations) {
     all.push_back({{"prompt", generation.prompt},
                    {"reference", generation.reference},
-                   {"output", generation.output},
-                   {"chrf", json_number(chrf_score(generation.chrf, kChrf))},
-                   {"chrf++", json_number(chrf_score(generation.chrf_plus_plus, kChrfPlusPlus))}});
+                   {"output", generation.output}});
+    for (std::size_t i = 0; i < metrics.size(); ++i) {
+      // BLEU of one answer is 0 wherever no four words in a row are right.
+      if (metrics[i].name == "bleu") continue;
+      all.back()[std::string(metrics[i].name)] =
+          json_number(metrics[i].of(answer_sums(generation, metrics[i], i)));
+    }
   }
   return all;
 }
@@ -87,7 +102,10 @@ Json suite_json(const SuiteResult& suite, const std::vector<Measured>& figures, 
   json["units"] = suite.items.size();
   json["intervals"] = intervals;
   if (!is_first) json["differences"] = differences;
-  if (!suite.generations.empty()) json["generated"] = suite.generations.size();
+  if (!suite.generations.empty()) {
+    json["generated"] = suite.generations.size();
+    json["signatures"] = signatures_json(suite);
+  }
   json.update(details_json(suite, reference));
   if (detail == Detail::kItems) {
     json["items"] = items_json(suite);
@@ -127,7 +145,9 @@ std::vector<std::string_view> columns_of(const SuiteResult& suite) {
   if (suite.kind == SuiteKind::kChoice)
     return {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "flips", "bits_per_byte"};
   std::vector<std::string_view> columns{"loss", "perplexity", "bits_per_byte"};
-  if (!suite.generations.empty()) columns.insert(columns.end(), {"chrf", "chrf++"});
+  if (!suite.generations.empty()) {
+    for (const AnswerMetric& metric : metrics_of(suite.labels)) columns.push_back(metric.name);
+  }
   return columns;
 }
 
@@ -169,7 +189,9 @@ std::string heading(const SuiteResult& suite, const BootstrapOptions& options) {
                         word(suite.unit));
   }
   if (!suite.generations.empty()) {
-    line += fmt::format("; chrF of {} generated answers", suite.generations.size());
+    line += fmt::format("; scores of {} generated answers", suite.generations.size());
+    for (const AnswerMetric& metric : metrics_of(suite.labels))
+      line += fmt::format("\n  {}: {}", figure_kind(metric.name)->title, metric.signature);
   }
   return line;
 }
@@ -209,7 +231,6 @@ nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
                   {"permutations", options.permutations},
                   {"seed", options.seed},
                   {"confidence", options.confidence}}},
-                {"chrf", "nc:6 nw:0 (chrf) or nw:2 (chrf++), beta:2, mixed case, effective order"},
                 {"weft", core::kVersion}};
   if (evaluation.decoding) {
     settings["generate"] = {{"max_tokens", evaluation.decoding->max_tokens},

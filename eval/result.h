@@ -24,6 +24,8 @@ struct Generation {
   std::string output{};
   ChrfStatistics chrf{};
   ChrfStatistics chrf_plus_plus{};
+  /// The sums of each of the suite's metrics (SuiteLabels::metrics); empty: not computed yet.
+  std::vector<std::vector<double>> scores{};
 };
 
 /// What a model made of one multiple-choice question: of each choice its log-probability after the
@@ -56,6 +58,7 @@ struct SuiteLabels {
   /// The source document of each item, as a place in source_names; empty: every item is its own.
   std::vector<std::uint32_t> sources{};
   std::vector<std::string> source_names{};
+  std::vector<std::string> metrics{};  ///< Of answers (eval/answer_metric.h); empty: the default.
 };
 
 /// What one stage did on one suite.
@@ -71,6 +74,8 @@ struct SuiteResult {
   /// Whether the items are tokens of another tokenizer than the first stage's: only bits per byte
   /// can be compared.
   bool other_tokenizer = false;
+  /// Of what was scored and asked, to the token (eval/suite_digest.h); empty: not computed.
+  std::string digest{};
 };
 
 /// One state of a model on its way to users: "base", "base+adapter", "merged", or as named.
@@ -81,6 +86,8 @@ struct StageResult {
   std::string quantise{};  ///< The type whose rounding was simulated: "q4_k_m"; empty: none.
   double seconds = 0;
   std::vector<SuiteResult> suites{};
+  std::string model_digest{};  ///< Of its files (eval/content_digest.h); empty: not computed.
+  std::vector<std::string> adapter_digests{};  ///< As many as `adapters`, or none.
 };
 
 /// How answers were generated: greedily, with these limits.

@@ -1,20 +1,18 @@
 #include "eval/stages.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <optional>
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "eval/answer.h"
-#include "eval/distribution.h"
 #include "eval/gates.h"
 #include "eval/quantised_stage.h"
+#include "eval/stage_runner.h"
 #include "eval/statistics_of.h"
 #include "eval/suites.h"
 #include "lora/adapter.h"
-#include "model/decode_batch.h"
 #include "model/decoder.h"
 #include "model/memory.h"
 #include "text/chat_template.h"
@@ -41,8 +39,8 @@ Source open_source(const std::filesystem::path& path) {
   return {std::move(checkpoint), std::move(spec), std::move(tokenizer), std::move(chat_template)};
 }
 
-void require_gate_names(const EvalConfig& config) {
-  GateNames names;
+void require_gate_names(const EvalConfig& config, const std::vector<std::string>& more_stages) {
+  GateNames names{.stages = more_stages, .suites = {}};
   for (const StagePlan& plan : stage_plans(config)) names.stages.push_back(plan.name);
   for (const SuiteSection& suite : suite_plans(config)) names.suites.push_back(suite.name);
   for (const std::string& gate : config.gates) require_names(parse_gate(gate), names);
@@ -92,157 +90,6 @@ void require_same_prompts(const Source& base, const Source& other, const EvalCon
       "be compared; give the second the first's chat template, as weft merge does",
       of_base, of_other, template_digest(base), template_digest(other));
 }
-
-/// Runs the suites of one stage after another on models that the caller holds.
-class StageRunner {
- public:
-  StageRunner(const EvalConfig& config, const Hooks& hooks) : config_(config), hooks_(hooks) {}
-
-  /// `is_reference`: what it predicts is kept for the stages that follow.
-  StageResult run(const std::string& name, const std::vector<SuiteInput>& inputs,
-                  const text::Tokenizer& tokenizer, bool is_reference, bool other_tokenizer,
-                  model::Decoder& decoder) {
-    StageResult stage{.name = name};
-    stage_ = stage.name;
-    const auto begun = std::chrono::steady_clock::now();
-    for (const SuiteInput& input : inputs) {
-      SuiteResult suite{.name = input.name, .labels = input.labels};
-      suite.other_tokenizer = other_tokenizer;
-      const auto compared = !input.distribution || other_tokenizer ? Compared::kNot
-                            : is_reference                         ? Compared::kReference
-                                                                   : Compared::kWithReference;
-      if (input.text) text_suite(input, compared, decoder, suite);
-      if (input.data) instruction_suite(input, compared, tokenizer, decoder, suite);
-      if (input.choices) choice_suite(input, compared, decoder, suite);
-      stage.suites.push_back(std::move(suite));
-    }
-    stage.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
-    return stage;
-  }
-
- private:
-  enum class Compared : std::uint8_t { kNot, kReference, kWithReference };
-
-  void check_stop() const {
-    if (hooks_.stop != nullptr && hooks_.stop->load()) {
-      throw Interrupted("stopped while measuring '{}'; nothing was written", stage_);
-    }
-  }
-
-  void report(std::string_view suite, std::string_view what, std::int64_t done,
-              std::size_t total) const {
-    check_stop();
-    if (hooks_.progress) {
-      hooks_.progress({stage_, suite, what, done, static_cast<std::int64_t>(total)});
-    }
-  }
-
-  /// Scores the passes; with a reference, `item_of` says whose a pass is (-1: not compared).
-  template <typename ItemOf>
-  std::vector<PassLoss> losses(const SuiteInput& input, const std::vector<Pass>& passes,
-                               Compared compared, const ItemOf& item_of, model::Decoder& decoder,
-                               SuiteResult& suite) {
-    check_stop();
-    const auto done = [&](std::int64_t count) {
-      report(input.name, "scored", count, passes.size());
-    };
-    if (compared == Compared::kNot) {
-      return score(
-          passes, input.row_tokens, [&](const data::Row& row) { return decoder.token_losses(row); },
-          done);
-    }
-    ReferenceStates& reference = references_.try_emplace(input.name, decoder.head()).first->second;
-    if (compared == Compared::kReference) {
-      return score(
-          passes, input.row_tokens,
-          [&](const data::Row& row) { return reference.record(decoder, row); }, done);
-    }
-    std::size_t rows = 0, placed = 0;
-    std::vector<TokenDistance> all;
-    const auto scored = score(
-        passes, input.row_tokens,
-        [&](const data::Row& row) { return reference.compare(decoder, row, rows++, all); }, done,
-        [&](std::span<const std::uint32_t> owners) {
-          for (const std::uint32_t owner : owners) {
-            const std::int64_t item = item_of(owner);
-            TokenDistance distance = all[placed++];
-            if (item < 0) continue;
-            distance.item = static_cast<std::uint32_t>(item);
-            suite.distances.push_back(distance);
-          }
-        });
-    return scored;
-  }
-
-  void text_suite(const SuiteInput& input, Compared compared, model::Decoder& decoder,
-                  SuiteResult& suite) {
-    const RollingText& rolling = *input.text;
-    suite.kind = SuiteKind::kText;
-    suite.unit = rolling.unit;
-    const auto item_of = [&](std::uint32_t pass) {
-      return static_cast<std::int64_t>(rolling.item_of_pass[pass]);
-    };
-    suite.items = items_with_losses(
-        rolling, losses(input, rolling.passes, compared, item_of, decoder, suite));
-  }
-
-  void instruction_suite(const SuiteInput& input, Compared compared,
-                         const text::Tokenizer& tokenizer, model::Decoder& decoder,
-                         SuiteResult& suite) {
-    suite.kind = SuiteKind::kInstruction;
-    suite.unit = Unit::kExample;
-    suite.items = input.data->items;
-    const auto item_of = [](std::uint32_t pass) { return std::int64_t{pass}; };
-    const auto scored = losses(input, input.data->passes, compared, item_of, decoder, suite);
-    for (std::size_t i = 0; i < scored.size(); ++i) {
-      suite.items[i].tokens = scored[i].tokens;
-      suite.items[i].loss = scored[i].loss;
-    }
-    answer(input.data->questions, tokenizer, decoder, suite);
-  }
-
-  void choice_suite(const SuiteInput& input, Compared compared, model::Decoder& decoder,
-                    SuiteResult& suite) {
-    const ChoiceData& data = *input.choices;
-    suite.kind = SuiteKind::kChoice;
-    suite.unit = Unit::kQuestion;
-    // Compared are the tokens of the choices after their contexts.
-    const auto item_of = [&](std::uint32_t pass) {
-      return data.places[pass].alone ? std::int64_t{-1} : std::int64_t{data.places[pass].question};
-    };
-    ScoredChoices scored =
-        choices_with_scores(data, losses(input, data.passes, compared, item_of, decoder, suite));
-    suite.items = std::move(scored.items);
-    suite.choices = std::move(scored.questions);
-  }
-
-  void answer(const std::vector<Question>& questions, const text::Tokenizer& tokenizer,
-              model::Decoder& decoder, SuiteResult& suite) const {
-    model::GenerateOptions options;  // greedy
-    if (config_.generate) {
-      options.max_tokens = config_.generate->max_tokens;
-      options.sampling.repetition_penalty = config_.generate->repetition_penalty;
-    }
-    options.stop_ids = tokenizer.stop_ids();
-    std::vector<std::vector<std::int32_t>> prompts;
-    for (const Question& question : questions) prompts.push_back(question.tokens);
-    const model::BatchOptions batch{.sequences = config_.generate ? config_.generate->batch : 1,
-                                    .progress = [&](std::int64_t done) {
-                                      report(suite.name, "answered", done, questions.size());
-                                    }};
-    const auto answers = model::generate_batch(decoder, prompts, options, batch);
-    for (std::size_t i = 0; i < questions.size(); ++i) {
-      const std::string output = tokenizer.decode(answers[i].ids, text::Tokenizer::Specials::kSkip);
-      suite.generations.push_back(
-          compare_answer(questions[i].text, questions[i].reference, output));
-    }
-  }
-
-  const EvalConfig& config_;
-  const Hooks& hooks_;
-  std::string stage_;
-  std::map<std::string, ReferenceStates> references_;  ///< By suite.
-};
 
 lora::Adapter read_adapter(const std::filesystem::path& file, const Source& base,
                            const EvalConfig& config, const core::Log& log) {
@@ -366,6 +213,81 @@ class Loader {
   std::optional<model::Decoder> decoder_;
 };
 
+void add_digests(StageResult& stage, const FileDigest& file_digest) {
+  if (!file_digest) return;
+  stage.model_digest = content_digest(stage.model, file_digest);
+  for (const std::filesystem::path& adapter : stage.adapters)
+    stage.adapter_digests.push_back(content_digest(adapter, file_digest));
+}
+
+/// What every stage has to do.
+std::vector<StageWork> all_work(const EvalConfig& config, const std::vector<StagePlan>& plans,
+                                const Opened& opened, const std::vector<SuiteInput>& inputs,
+                                std::int64_t sequence_len, const Hooks& hooks) {
+  std::vector<StageWork> all(plans.size());
+  const std::size_t reference = reference_stage(config);
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    StageWork& work = all[i];
+    const Source& source = opened.of(plans[i]);
+    work.stage = {.name = plans[i].name,
+                  .model = source.checkpoint.path(),
+                  .adapters = plans[i].adapters,
+                  .quantise = plans[i].quantise};
+    add_digests(work.stage, hooks.file_digest);
+    work.other_tokenizer = !same_tokenizer(opened.base, source);
+    if (work.other_tokenizer) {
+      work.own_inputs =
+          read_suites(config, source.tokenizer, nullptr, sequence_len, Suites::kText, hooks.log);
+    }
+    for (const SuiteInput& input : work.other_tokenizer ? work.own_inputs : inputs) {
+      SuiteWork& part = work.suites.emplace_back(SuiteWork{.input = &input});
+      if (input.distribution && !work.other_tokenizer)
+        part.compared = i == reference ? Compared::kReference : Compared::kWithReference;
+    }
+  }
+  return all;
+}
+
+/// Looks for what was finished before.
+void find_finished(std::vector<StageWork>& all, std::size_t reference, const std::string& dtype,
+                   const Hooks& hooks) {
+  if (!hooks.parts.find) return;
+  const Circumstances now = circumstances_now();
+  std::size_t found = 0, total = 0;
+  for (StageWork& work : all) {
+    for (SuiteWork& part : work.suites) {
+      const bool compared = part.compared == Compared::kWithReference;
+      part.key = part_key({.circumstances = now,
+                           .dtype = dtype,
+                           .row_tokens = part.input->row_tokens,
+                           .stage = work.stage,
+                           .suite_digest = part.input->digest,
+                           .reference = compared ? &all[reference].stage : nullptr});
+      ++total;
+      if (part.key.empty()) continue;
+      part.finished = hooks.parts.find(part.key);
+      if (!part.finished) continue;
+      // These are not of the numbers, and may have changed.
+      part.finished->name = part.input->name;
+      part.finished->labels = part.input->labels;
+      score_answers(*part.finished);
+      ++found;
+    }
+  }
+  if (found == 0) return;
+  core::tell(
+      hooks.log, core::Level::kInfo,
+      fmt::format("{} of {} suites were finished before and are not measured again", found, total));
+  for (SuiteWork& part : all[reference].suites) {
+    part.states_needed = std::ranges::any_of(all, [&](const StageWork& work) {
+      return std::ranges::any_of(work.suites, [&](const SuiteWork& other) {
+        return other.input->name == part.input->name &&
+               other.compared == Compared::kWithReference && !other.finished;
+      });
+    });
+  }
+}
+
 /// The reference stage first, since the others are compared with it; then in the given order.
 std::vector<std::size_t> order_of_stages(std::size_t count, std::size_t reference) {
   std::vector<std::size_t> order{reference};
@@ -384,7 +306,7 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   // Everything that can be wrong with the files is found before the first long computation.
   const std::vector<StagePlan> plans = stage_plans(config);
   const std::size_t reference = reference_stage(config);
-  require_gate_names(config);
+  require_gate_names(config, hooks.more_gate_stages);
   const Opened opened = open_all(config, plans, hooks.log);
   const Source& base = opened.base;
   if (!same_tokenizer(base, opened.of(plans[reference]))) {
@@ -402,27 +324,17 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   evaluation.sequence_len = sequence_len;
   evaluation.dtype = compute == model::Compute::kF32 ? "float32" : "bfloat16";
   evaluation.reference = plans[reference].name;
-  if (config.generate) {
-    evaluation.decoding = {config.generate->max_tokens, config.generate->repetition_penalty};
-  }
+  evaluation.decoding = decoding_of(config);
   evaluation.stages.resize(plans.size());
+  std::vector<StageWork> all = all_work(config, plans, opened, inputs, sequence_len, hooks);
+  find_finished(all, reference, evaluation.dtype, hooks);
   StageRunner runner(config, hooks);
   Loader loader(config, opened, compute, sequence_len, hooks);
   for (const std::size_t i : order_of_stages(plans.size(), reference)) {
-    const StagePlan& plan = plans[i];
-    const Source& source = opened.of(plan);
-    const bool other = !same_tokenizer(base, source);
-    std::vector<SuiteInput> own;
-    if (other) {
-      own = read_suites(config, source.tokenizer, nullptr, sequence_len, Suites::kText, hooks.log);
-    }
-    model::Decoder& decoder = loader.load(plan, opened.adapters[i]);
-    StageResult stage = runner.run(plan.name, other ? own : inputs, source.tokenizer,
-                                   i == reference, other, decoder);
-    stage.model = source.checkpoint.path();
-    stage.adapters = plan.adapters;
-    stage.quantise = plan.quantise;
-    evaluation.stages[i] = std::move(stage);
+    model::Decoder* decoder =
+        all[i].is_finished() ? nullptr : &loader.load(plans[i], opened.adapters[i]);
+    runner.run(all[i], opened.of(plans[i]).tokenizer, decoder);
+    evaluation.stages[i] = std::move(all[i].stage);
   }
   count_flips(evaluation, reference);
   return evaluation;

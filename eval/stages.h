@@ -8,6 +8,8 @@
 
 #include "core/log.h"
 #include "eval/config.h"
+#include "eval/content_digest.h"
+#include "eval/parts.h"
 #include "eval/result.h"
 
 namespace weft::eval {
@@ -31,6 +33,12 @@ struct Hooks {
   /// Before a model is read: its name, bytes of its weights and of computing one row. May throw.
   std::function<void(const std::string& what, std::uint64_t weights, std::uint64_t work)>
       before_load{};
+  /// Names the models' and adapters' files by their contents; without it results carry no digests.
+  FileDigest file_digest{};
+  /// What was finished before, and is finished now; needs file_digest.
+  Parts parts{};
+  /// Stages that gates may name beside those of the configuration.
+  std::vector<std::string> more_gate_stages{};
 };
 
 /// Measures every stage of the configuration (stage_plans()) on every suite, one after another.

@@ -1,7 +1,11 @@
 #include "eval/statistics_of.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numbers>
+
+#include "eval/answer.h"
 
 namespace weft::eval {
 namespace {
@@ -60,34 +64,15 @@ void add_choices(const SuiteResult& suite, std::vector<NamedStatistic>& all) {
   all.push_back({"flips", std::move(flips), groups_of(suite)});
 }
 
-Statistic answers(const SuiteResult& suite, ChrfStatistics Generation::*member,
-                  const ChrfOptions& options) {
-  Statistic sums;
-  sums.width = 3 * (suite.generations.front().*member).size();
-  for (const Generation& generation : suite.generations) {
-    for (const NgramCounts& n : generation.*member)
-      sums.rows.insert(sums.rows.end(),
-                       {static_cast<double>(n.hypothesis), static_cast<double>(n.reference),
-                        static_cast<double>(n.matches)});
-  }
-  sums.of = [options](Sums s) {
-    ChrfStatistics statistics;
-    for (std::size_t i = 0; i + 2 < s.size(); i += 3)
-      statistics.push_back({std::llround(s[i]), std::llround(s[i + 1]), std::llround(s[i + 2])});
-    return chrf_score(statistics, options);
-  };
-  return sums;
-}
-
 void add_answers(const SuiteResult& suite, std::vector<NamedStatistic>& all) {
   if (suite.generations.empty()) return;
-  const auto add = [&](std::string_view name, ChrfStatistics Generation::*member,
-                       const ChrfOptions& options) {
-    if ((suite.generations.front().*member).empty()) return;
-    all.push_back({name, answers(suite, member, options), {}});
-  };
-  add("chrf", &Generation::chrf, kChrf);
-  add("chrf++", &Generation::chrf_plus_plus, kChrfPlusPlus);
+  const std::vector<AnswerMetric> metrics = metrics_of(suite.labels);
+  for (std::size_t i = 0; i < metrics.size(); ++i) {
+    Statistic sums{.width = metrics[i].width, .rows = {}, .of = metrics[i].of};
+    for (const Generation& generation : suite.generations)
+      std::ranges::copy(answer_sums(generation, metrics[i], i), std::back_inserter(sums.rows));
+    all.push_back({metrics[i].name, std::move(sums), {}});
+  }
 }
 
 void add_distances(const SuiteResult& suite, std::vector<NamedStatistic>& all) {

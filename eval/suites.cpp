@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "eval/suite_digest.h"
 
 namespace weft::eval {
 namespace {
@@ -60,6 +61,7 @@ std::vector<SuiteInput> read_suites(const EvalConfig& config, const text::Tokeni
     suite.name = plan.name;
     suite.labels.language = plan.language;
     suite.labels.must_keep = plan.must_keep;
+    suite.labels.metrics = plan.metrics;
     suite.row_tokens = sequence_len;
     suite.distribution =
         config.distribution && (config.distribution->suites.empty() ||
@@ -76,6 +78,7 @@ std::vector<SuiteInput> read_suites(const EvalConfig& config, const text::Tokeni
       suite.choices = choice_data(plan, tokenizer, sequence_len, log);
       label_sources(std::move(suite.choices->sources), suite.labels);
     }
+    suite.digest = suite_digest(suite, decoding_of(config));
   }
   return suites;
 }

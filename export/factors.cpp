@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "core/clones.h"
 #include "core/error.h"
 
 namespace weft::exporting {
@@ -36,6 +37,10 @@ void require_same_module(const lora::Module& a, const lora::Module& b) {
                    a.out, a.in, b.out, b.in);
 }
 
+WEFT_CLONES void add_scaled(double factor, const float* values, std::int64_t count, double* sum) {
+  for (std::int64_t j = 0; j < count; ++j) sum[j] += factor * static_cast<double>(values[j]);
+}
+
 /// Row `row` of B A.
 std::vector<double> update_row(const lora::Factors& factors, std::int64_t row) {
   const std::int64_t in = factors.target.module.in;
@@ -43,35 +48,60 @@ std::vector<double> update_row(const lora::Factors& factors, std::int64_t row) {
   for (std::int64_t k = 0; k < factors.target.rank; ++k) {
     const double b =
         factors.target.scale * factors.b[static_cast<std::size_t>(row * factors.target.rank + k)];
-    const float* const a = factors.a.data() + k * in;
-    for (std::int64_t j = 0; j < in; ++j) sum[static_cast<std::size_t>(j)] += b * a[j];
+    add_scaled(b, factors.a.data() + k * in, in, sum.data());
   }
   return sum;
 }
 
+std::vector<lora::Target> targets_of(std::span<const lora::Factors> factors) {
+  std::vector<lora::Target> targets;
+  for (const lora::Factors& module : factors) targets.push_back(module.target);
+  return targets;
+}
+
 }  // namespace
 
+PlainUpdates::PlainUpdates(std::span<const merge::WeightedAdapter> adapters)
+    : adapters_(adapters.begin(), adapters.end()) {
+  std::map<std::string, std::pair<lora::Target, std::vector<Source>>> modules;
+  for (const merge::WeightedAdapter& adapter : adapters_) {
+    const std::vector<lora::Target>& targets = adapter.file->targets();
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      auto& [sum, sources] = modules[targets[i].module.path];
+      if (sources.empty()) sum.module = targets[i].module;
+      require_same_module(sum.module, targets[i].module);
+      sum.rank += targets[i].rank;
+      sources.push_back({&adapter, i});
+    }
+  }
+  for (auto& [path, module] : modules) {
+    auto& [target, sources] = module;
+    target.alpha = static_cast<double>(target.rank);
+    target.scale = 1;
+    targets_.push_back(std::move(target));
+    sources_.push_back(std::move(sources));
+  }
+}
+
+lora::Factors PlainUpdates::load(std::size_t i) const {
+  lora::Factors sum;
+  sum.target.module = targets_.at(i).module;
+  for (const auto& [adapter, index] : sources_[i]) {
+    const lora::Factors source = adapter->file->load(index);
+    append_columns(sum, source, adapter->weight * source.target.scale);
+  }
+  sum.target = targets_[i];
+  if (!std::ranges::all_of(sum.b, [](float value) { return std::isfinite(value); })) {
+    throw NumericError("'{}': B times its scale leaves the range of F32", sum.target.module.path);
+  }
+  return sum;
+}
+
 std::vector<lora::Factors> plain_factors(std::span<const merge::WeightedAdapter> adapters) {
-  std::map<std::string, lora::Factors> modules;
-  for (const merge::WeightedAdapter& adapter : adapters) {
-    for (std::size_t i = 0; i < adapter.file->targets().size(); ++i) {
-      const lora::Factors source = adapter.file->load(i);
-      lora::Factors& sum = modules[source.target.module.path];
-      if (sum.target.rank == 0) sum.target.module = source.target.module;
-      require_same_module(sum.target.module, source.target.module);
-      append_columns(sum, source, adapter.weight * source.target.scale);
-    }
-  }
-  std::vector<lora::Factors> result;
-  for (auto& [path, factors] : modules) {
-    factors.target.alpha = static_cast<double>(factors.target.rank);
-    factors.target.scale = 1;
-    if (!std::ranges::all_of(factors.b, [](float value) { return std::isfinite(value); })) {
-      throw NumericError("'{}': B times its scale leaves the range of F32", path);
-    }
-    result.push_back(std::move(factors));
-  }
-  return result;
+  const PlainUpdates updates(adapters);
+  std::vector<lora::Factors> all;
+  for (std::size_t i = 0; i < updates.targets().size(); ++i) all.push_back(updates.load(i));
+  return all;
 }
 
 void pad_rank(std::vector<lora::Factors>& factors, std::int64_t rank) {
@@ -87,17 +117,22 @@ void pad_rank(std::vector<lora::Factors>& factors, std::int64_t rank) {
   }
 }
 
-std::int64_t largest_rank(std::span<const lora::Factors> factors) {
+std::int64_t largest_rank(std::span<const lora::Target> targets) {
   std::int64_t rank = 0;
-  for (const lora::Factors& module : factors) rank = std::max(rank, module.target.rank);
+  for (const lora::Target& target : targets) rank = std::max(rank, target.rank);
   return rank;
 }
 
-bool one_rank(std::span<const lora::Factors> factors) {
-  return std::ranges::all_of(factors, [&](const lora::Factors& module) {
-    return module.target.rank == factors.front().target.rank;
-  });
+bool one_rank(std::span<const lora::Target> targets) {
+  return std::ranges::all_of(
+      targets, [&](const lora::Target& target) { return target.rank == targets.front().rank; });
 }
+
+std::int64_t largest_rank(std::span<const lora::Factors> factors) {
+  return largest_rank(targets_of(factors));
+}
+
+bool one_rank(std::span<const lora::Factors> factors) { return one_rank(targets_of(factors)); }
 
 double relative_difference(const lora::Factors& source, const lora::Factors& written) {
   const std::int64_t rows = source.target.module.out;

@@ -60,7 +60,11 @@ Storage value_storage(const FileType& type, std::int64_t layer, const ModelShape
 Storage down_storage(const FileType& type, std::int64_t layer, const ModelShape& model) {
   const bool medium = type.name == "q4_k_m" || type.name == "q5_k_m";
   if (medium && gets_more_bits(layer, model.layers)) return Storage::kQ6_K;
-  if (type.name == "q4_k_s" && layer < model.layers / 8) return Storage::kQ5_K;
+  if (layer < model.layers / 8) {
+    if (type.name == "q4_k_s") return Storage::kQ5_K;
+    if (type.name == "q4_0" && model.importance) return Storage::kQ4_1;
+    if (type.name == "q5_0" && model.importance) return Storage::kQ5_1;
+  }
   return type.storage;
 }
 

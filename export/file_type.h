@@ -29,6 +29,9 @@ struct FileType {
 struct ModelShape {
   std::int64_t layers = 0;
   bool tied_head = false;  ///< No output.weight: the embedding is the head too.
+  /// There is an importance matrix: llama-quantize then guards the first down projections of Q4_0
+  /// and Q5_0.
+  bool importance = false;
   /// Llama 2 70B and its kin: 80 layers whose key-value heads are shared.
   bool shared_heads_of_80_layers = false;
 };

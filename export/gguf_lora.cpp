@@ -8,6 +8,8 @@
 #include "checkpoint/gguf_writer.h"
 #include "checkpoint/quantize.h"
 #include "core/error.h"
+#include "core/parallel.h"
+#include "export/checked_file.h"
 #include "export/factors.h"
 #include "export/gguf_metadata.h"
 
@@ -24,8 +26,9 @@ struct Place {
   std::int64_t head = 0;  ///< Head width by which B's rows are interleaved; 0: not.
 };
 
-Place place_of(const checkpoint::GgufFamily& family, const Sizes& sizes, const Factors& module) {
-  const std::string& path = module.target.module.path;
+Place place_of(const checkpoint::GgufFamily& family, const Sizes& sizes,
+               const lora::Target& target) {
+  const std::string& path = target.module.path;
   const auto mapped = checkpoint::gguf_name(family, path + ".weight");
   if (!mapped) {
     throw InputError("the architecture '{}' has no tensor for the adapted layer '{}'",
@@ -50,7 +53,7 @@ std::vector<float> reorder(const Factors& module, std::int64_t head, bool to_fil
 
 checkpoint::GgufFields fields_of(const GgufLoraRequest& request,
                                  const checkpoint::GgufFamily& family,
-                                 const std::vector<Factors>& factors) {
+                                 std::span<const lora::Target> targets) {
   checkpoint::GgufFields fields;
   fields.set_string("general.architecture", family.architecture);
   fields.set_string("general.type", "adapter");
@@ -60,7 +63,7 @@ checkpoint::GgufFields fields_of(const GgufLoraRequest& request,
                         .filename()
                         .string());
   fields.set_f32("adapter.lora.alpha",
-                 one_rank(factors) ? static_cast<double>(largest_rank(factors)) : 0);
+                 one_rank(targets) ? static_cast<double>(largest_rank(targets)) : 0);
   fields.set_u32("general.file_type", request.half ? 1 : 0);
   fields.set_u32("general.quantization_version", 2);
   return fields;
@@ -87,26 +90,34 @@ std::vector<float> read(const checkpoint::Gguf& file, const std::string& name) {
   for (const std::int64_t size : tensor->shape) count *= size;
   std::vector<float> values(static_cast<std::size_t>(count));
   checkpoint::dequantize(checkpoint::storage_of(tensor->type->name), file.bytes(*tensor), values);
+  file.release(*tensor);
   return values;
 }
 
 /// Opens the file and reads each update as llama.cpp does: B A alpha / rank.
-double compare(const GgufLoraRequest& request, const std::vector<Factors>& factors,
-               const std::vector<Place>& places) {
-  const auto file = checkpoint::Gguf::open(request.out);
+double compare(const GgufLoraRequest& request, const std::filesystem::path& written,
+               const PlainUpdates& updates, const std::vector<Place>& places) {
+  const auto file = checkpoint::Gguf::open(written);
   const double alpha = file.real("adapter.lora.alpha").value_or(0);
+  std::vector<double> differences(places.size());
+  const auto count = static_cast<std::int64_t>(places.size());
+  core::parallel_for(count, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+      const Factors source = updates.load(i);
+      Factors back;
+      back.target = source.target;
+      back.a = read(file, places[i].tensor + ".lora_a");
+      back.b = read(file, places[i].tensor + ".lora_b");
+      back.b = reorder(back, places[i].head, false);
+      back.target.scale = alpha != 0 ? alpha / static_cast<double>(back.target.rank) : 1;
+      differences[i] = relative_difference(source, back);
+    }
+  });
   double largest = 0;
-  for (std::size_t i = 0; i < factors.size(); ++i) {
-    Factors back;
-    back.target = factors[i].target;
-    back.a = read(file, places[i].tensor + ".lora_a");
-    back.b = read(file, places[i].tensor + ".lora_b");
-    back.b = reorder(back, places[i].head, false);
-    back.target.scale = alpha != 0 ? alpha / static_cast<double>(back.target.rank) : 1;
-    const double difference = relative_difference(factors[i], back);
-    require_same_update(difference, factors[i].target.module.path, request.out.string(),
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    require_same_update(differences[i], updates.targets()[i].module.path, request.out.string(),
                         request.half ? 1e-2 : 1e-5);
-    largest = std::max(largest, difference);
+    largest = std::max(largest, differences[i]);
   }
   return largest;
 }
@@ -114,7 +125,7 @@ double compare(const GgufLoraRequest& request, const std::vector<Factors>& facto
 }  // namespace
 
 AdapterReport write_gguf_lora(const GgufLoraRequest& request, const core::Log& log) {
-  core::require_writable(request.out, core::OutputKind::kFile, request.overwrite);
+  CheckedFile file(request.out, request.overwrite);
   const OpenInputs inputs = open_inputs(request.inputs, request.out, log, CheckWeights::kNo);
   for (const lora::PeftFile& adapter : inputs.files) {
     for (const lora::Target& target : adapter.targets()) {
@@ -123,28 +134,30 @@ AdapterReport write_gguf_lora(const GgufLoraRequest& request, const core::Log& l
   }
   const checkpoint::GgufFamily& family = family_of(inputs.base);
   const Sizes sizes = sizes_of(inputs.base);
-  const std::vector<Factors> factors = plain_factors(inputs.adapters);
+  const PlainUpdates updates(inputs.adapters);
+  const std::vector<lora::Target>& targets = updates.targets();
   const Storage storage = request.half ? Storage::kF16 : Storage::kF32;
   std::vector<Place> places;
   std::vector<checkpoint::GgufTensorPlan> plans;
-  for (const Factors& module : factors) {
-    places.push_back(place_of(family, sizes, module));
-    const lora::Target& target = module.target;
+  for (const lora::Target& target : targets) {
+    places.push_back(place_of(family, sizes, target));
     plans.push_back({places.back().tensor + ".lora_a", {target.rank, target.module.in}, storage});
     plans.push_back({places.back().tensor + ".lora_b", {target.module.out, target.rank}, storage});
   }
-  AdapterReport report{factors.size(), largest_rank(factors), !one_rank(factors), 0, 0};
+  AdapterReport report{targets.size(), largest_rank(targets), !one_rank(targets), 0, 0};
   {
-    checkpoint::GgufWriter writer(request.out, fields_of(request, family, factors),
+    checkpoint::GgufWriter writer(file.path(), fields_of(request, family, targets),
                                   std::move(plans));
-    for (std::size_t i = 0; i < factors.size(); ++i) {
-      write(writer, storage, factors[i].a, places[i].tensor);
-      write(writer, storage, reorder(factors[i], places[i].head, true), places[i].tensor);
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      const Factors factors = updates.load(i);
+      write(writer, storage, factors.a, places[i].tensor);
+      write(writer, storage, reorder(factors, places[i].head, true), places[i].tensor);
     }
     writer.finish();
     report.bytes = writer.total_bytes();
   }
-  report.largest_error = compare(request, factors, places);
+  file.check([&] { report.largest_error = compare(request, file.path(), updates, places); });
+  file.accept();
   return report;
 }
 

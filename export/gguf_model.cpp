@@ -9,6 +9,7 @@
 #include "checkpoint/gguf_writer.h"
 #include "core/error.h"
 #include "core/terminal.h"
+#include "export/checked_file.h"
 #include "export/gguf_metadata.h"
 #include "export/gguf_tensors.h"
 
@@ -54,6 +55,42 @@ void tell_about_requantising(const OpenInputs& inputs, const std::vector<GgufTen
                          again, inputs.base.path().string()));
 }
 
+/// Blocks that have a fit with importance (checkpoint/quantize.h).
+bool takes_importance(const GgufTensorJob& job) {
+  return checkpoint::block_size(job.plan.storage).elements > 1 &&
+         job.plan.storage != Storage::kQ8_0 && job.stored.empty();
+}
+
+/// The keys that llama-quantize adds; a file without a matrix of the layers is told.
+void use_importance(const Importance& importance, const std::vector<GgufTensorJob>& jobs,
+                    checkpoint::GgufFields& fields, const core::Log& log) {
+  std::size_t missing = 0;
+  std::string first;
+  for (const GgufTensorJob& job : jobs) {
+    if (!takes_importance(job) || !job.importance.empty()) continue;
+    if (!job.plan.name.starts_with("blk.")) continue;
+    if (missing++ == 0) first = job.plan.name;
+  }
+  if (std::ranges::all_of(jobs, [](const auto& job) { return job.importance.empty(); })) {
+    throw InputError("{}: has none of the model's matrices; is it of another architecture?",
+                     importance.path().string());
+  }
+  if (missing > 0) {
+    core::tell(log, core::Level::kWarning,
+               fmt::format("{} matrices, the first '{}', are not in '{}': they are quantised "
+                           "without importance",
+                           missing, first, importance.path().string()));
+  }
+  fields.set_string("quantize.imatrix.file", importance.path().filename().string());
+  if (!importance.dataset().empty()) {
+    fields.set_string("quantize.imatrix.dataset", importance.dataset());
+  }
+  fields.set_u32("quantize.imatrix.entries_count", static_cast<std::int64_t>(importance.size()));
+  if (importance.chunks() > 0) {
+    fields.set_u32("quantize.imatrix.chunks_count", importance.chunks());
+  }
+}
+
 /// The largest root mean square error of a row, relative to the row's own, that rounding can leave:
 /// far above what the formats do, far below what a wrong row or scale does.
 double largest_relative_error(Storage storage) {
@@ -92,8 +129,7 @@ WrittenUpdate compare(const OpenInputs& inputs, const GgufTensorJob& job,
                       const checkpoint::Checkpoint& written) {
   const checkpoint::TensorInfo* const tensor = written.find(job.info->name);
   if (tensor == nullptr || tensor->shape != job.info->shape) {
-    throw NumericError("{}: the tensor '{}' was not read back", written.path().string(),
-                       job.info->name);
+    throw NumericError("the tensor '{}' was not read back", job.info->name);
   }
   const std::optional<merge::Update> update = update_of(inputs, job);
   const auto width = static_cast<std::size_t>(job.info->row_elements());
@@ -112,9 +148,8 @@ WrittenUpdate compare(const OpenInputs& inputs, const GgufTensorJob& job,
   written.release(*tensor);
   const double relative = sums.exact > 0 ? std::sqrt(sums.error / sums.exact) : 0;
   if (!(relative <= largest_relative_error(job.plan.storage))) {
-    throw NumericError(
-        "{}: tensor '{}' read back differs from what was written by {:.2g} of itself",
-        written.path().string(), job.info->name, relative);
+    throw NumericError("tensor '{}' read back differs from what was written by {:.2g} of itself",
+                       job.info->name, relative);
   }
   return {job.info->name, std::string(checkpoint::name_of(job.plan.storage)),
           sums.update > 0 ? sums.kept / sums.update : 1,
@@ -162,28 +197,40 @@ void write_all(const OpenInputs& inputs, const std::vector<GgufTensorJob>& jobs,
 GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& control,
                       const core::Log& log) {
   const auto start = std::chrono::steady_clock::now();
-  core::require_writable(request.out, core::OutputKind::kFile, request.overwrite);
+  CheckedFile file(request.out, request.overwrite);
   const OpenInputs inputs = open_inputs(request.inputs, request.out, log);
-  const std::vector<GgufTensorJob> jobs = plan_tensors(inputs, *request.type);
-  const checkpoint::GgufFields fields =
+  std::optional<Importance> importance;
+  if (!request.importance.empty()) importance = Importance::read(request.importance);
+  const std::vector<GgufTensorJob> jobs =
+      plan_tensors(inputs, *request.type, importance ? &*importance : nullptr);
+  checkpoint::GgufFields fields =
       model_fields(inputs.base, *request.type, {model_name(request), request.pre}, log);
+  if (importance) use_importance(*importance, jobs, fields, log);
   tell_about_requantising(inputs, jobs, log);
 
   std::vector<checkpoint::GgufTensorPlan> plans;
   for (const GgufTensorJob& job : jobs) plans.push_back(job.plan);
   GgufReport report;
   {
-    checkpoint::GgufWriter writer(request.out, fields, std::move(plans));
+    checkpoint::GgufWriter writer(file.path(), fields, std::move(plans));
     require_space(request.out, writer.total_bytes());
     write_all(inputs, jobs, writer, control);
     writer.finish();
     report.bytes = writer.total_bytes();
   }
-  report.updates = compare_all(inputs, jobs, request.out);
+  file.check([&] { report.updates = compare_all(inputs, jobs, file.path()); });
   report.base_digest = inputs.base_digest;
   report.storages = count_storages(jobs);
   report.tensors = jobs.size();
+  report.weighted = static_cast<std::size_t>(std::ranges::count_if(
+      jobs, [](const auto& job) { return takes_importance(job) && !job.importance.empty(); }));
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (request.verify) report.verification = request.verify(file.path());
+  if (report.verification && !report.verification->accepted()) {
+    file.reject();
+    merge::refuse(*report.verification, request.out);
+  }
+  file.accept();
   return report;
 }
 

@@ -10,8 +10,10 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "export/file_type.h"
+#include "export/importance.h"
 #include "export/inputs.h"
 #include "merge/fold.h"
+#include "merge/verification.h"
 
 namespace weft::exporting {
 
@@ -19,9 +21,11 @@ struct GgufRequest {
   InputPaths inputs;
   std::filesystem::path out;
   const FileType* type = nullptr;
-  std::string name;                ///< general.name; empty: the base's.
-  std::optional<std::string> pre;  ///< tokenizer.ggml.pre; empty: found or carried over.
+  std::filesystem::path importance;  ///< An importance matrix for the quantiser; empty: none.
+  std::string name;                  ///< general.name; empty: the base's.
+  std::optional<std::string> pre;    ///< tokenizer.ggml.pre; empty: found or carried over.
   core::Overwrite overwrite = core::Overwrite::kRefuse;
+  merge::Verify verify{};  ///< Measures the file before it gets its name; empty: nobody.
 };
 
 /// What the reopened file says about an adapter's update.
@@ -40,8 +44,10 @@ struct GgufReport {
   std::vector<std::pair<std::string, std::size_t>> storages;  ///< "Q4_K": tensors
   std::vector<WrittenUpdate> updates;
   std::size_t tensors = 0;
+  std::size_t weighted = 0;  ///< Tensors that were quantised with importance.
   std::uint64_t bytes = 0;
-  double seconds = 0;
+  double seconds = 0;  ///< Without the verification.
+  std::optional<merge::Verification> verification{};
 };
 
 /// Writes base plus adapters as one GGUF file in one pass over the base, tensor by tensor in tiles
@@ -52,8 +58,10 @@ struct GgufReport {
 /// so that the blocks equal those that llama-quantize makes of the merged model in F32. A tensor
 /// that no adapter changes and that is stored as wanted is copied byte for byte.
 ///
-/// The file appears whole or not at all; then it is opened again and sampled rows of every changed
-/// tensor are compared with what they should be (docs/export.md). NumericError when they are not.
+/// The file appears whole or not at all: before it gets its name it is opened again and sampled
+/// rows of every changed tensor are compared with what they should be (docs/export.md).
+/// NumericError when they are not, Refused when the verification is beyond its limit: the file then
+/// lies at merge::rejected_path(out).
 /// Errors as of Checkpoint::open, PeftFile::open, merge::plan_fold, lora::check_base and
 /// model_fields; NumericError naming the tensor when a number leaves the range of its type.
 [[nodiscard]] GgufReport write_gguf(const GgufRequest& request,

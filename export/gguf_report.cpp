@@ -15,12 +15,15 @@ nlohmann::json report_json(const GgufReport& report) {
   }
   nlohmann::json storages = nlohmann::json::object();
   for (const auto& [name, count] : report.storages) storages[name] = count;
-  return {{"base_weights", report.base_digest},
-          {"tensors", report.tensors},
-          {"storages", storages},
-          {"bytes", report.bytes},
-          {"seconds", report.seconds},
-          {"updates", updates}};
+  nlohmann::json json = {{"base_weights", report.base_digest},
+                         {"tensors", report.tensors},
+                         {"storages", storages},
+                         {"weighted", report.weighted},
+                         {"bytes", report.bytes},
+                         {"seconds", report.seconds},
+                         {"updates", updates}};
+  if (report.verification) json["verification"] = merge::verification_json(*report.verification);
+  return json;
 }
 
 std::string report_table(const GgufReport& report) {
@@ -31,6 +34,10 @@ std::string report_table(const GgufReport& report) {
   std::string text =
       fmt::format("tensors   {} ({})\nsize      {}, written in {:.1f} s\n", report.tensors,
                   storages, core::human_bytes(report.bytes), report.seconds);
+  if (report.weighted > 0) {
+    text += fmt::format("imatrix   {} tensors quantised with importance\n", report.weighted);
+  }
+  if (report.verification) text += merge::verification_line(*report.verification);
   if (report.updates.empty()) return text;
   double retained = 0;
   double noise = 0;

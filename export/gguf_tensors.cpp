@@ -57,9 +57,21 @@ std::span<const std::byte> ready_bytes(const checkpoint::Checkpoint& base,
   return job.interleaved_head == 0 ? base.raw(*job.info) : std::span<const std::byte>();
 }
 
-ModelShape shape_of(const OpenInputs& inputs, const Sizes& sizes) {
+/// The importance of a matrix's columns, as llama-quantize looks it up. The embedding is read row
+/// by row, so that its columns have none.
+std::span<const float> importance_of(const Importance* importance, const GgufTensorJob& job) {
+  if (importance == nullptr || job.plan.shape.size() < 2) return {};
+  const std::span<const float> found = importance->find(job.plan.name);
+  if (found.empty() || std::ssize(found) == job.plan.shape.back()) return found;
+  if (job.plan.name == "token_embd.weight") return {};
+  throw InputError("{}: '{}' has {} columns, the model's has {}; is it of another model?",
+                   importance->path().string(), job.plan.name, found.size(), job.plan.shape.back());
+}
+
+ModelShape shape_of(const OpenInputs& inputs, const Sizes& sizes, bool importance) {
   return {.layers = sizes.layers,
           .tied_head = inputs.base.find("lm_head.weight") == nullptr,
+          .importance = importance,
           .shared_heads_of_80_layers = sizes.layers == 80 && sizes.heads != sizes.key_heads};
 }
 
@@ -140,7 +152,7 @@ class TensorWriter {
                                        static_cast<std::size_t>(width_));
       const auto out =
           std::span(bytes_).subspan(static_cast<std::size_t>(row - tile) * row_bytes_, row_bytes_);
-      checkpoint::quantize(storage_, values, out);
+      checkpoint::quantize_row(storage_, values, job_.importance, out);
     }
   }
 
@@ -195,13 +207,20 @@ std::vector<float> interleaved_vector(const checkpoint::Checkpoint& base,
 
 }  // namespace
 
-std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType& type) {
+std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType& type,
+                                        const Importance* importance) {
   const merge::FoldPlan fold = merge::plan_fold(inputs.base, inputs.adapters, core::DType::kF32,
                                                 checkpoint::kDefaultShardBytes);
   const checkpoint::GgufFamily& family = family_of(inputs.base);
   const Sizes sizes = sizes_of(inputs.base);
-  const ModelShape shape = shape_of(inputs, sizes);
+  const ModelShape shape = shape_of(inputs, sizes, importance != nullptr);
   std::vector<GgufTensorJob> jobs;
+  if (fold.untied) {
+    throw InputError(
+        "{}, so that the output head can no longer be the embedding; fold the adapter first (weft "
+        "merge) and export the result",
+        fold.untied_because);
+  }
   for (const merge::FoldPlan::Tensor& tensor : fold.tensors) {
     if (tensor.info->name.ends_with("rotary_emb.inv_freq")) continue;  // Follows from the config.
     const auto mapped = checkpoint::gguf_name(family, tensor.info->name);
@@ -215,6 +234,7 @@ std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType
                 storage_for(type, mapped->name, tensor.info->shape, shape)};
     job.interleaved_head = interleaved_head(mapped->rows, sizes, *tensor.info);
     job.uses = tensor.uses;
+    job.importance = importance_of(importance, job);
     job.stored = ready_bytes(inputs.base, job);
     jobs.push_back(std::move(job));
   }

@@ -10,6 +10,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/gguf_writer.h"
 #include "export/file_type.h"
+#include "export/importance.h"
 #include "export/inputs.h"
 #include "merge/fold.h"
 #include "merge/update.h"
@@ -35,12 +36,17 @@ struct GgufTensorJob {
   /// Head width by which the rows are interleaved (checkpoint/gguf_family.h, RowOrder); 0: not.
   std::int64_t interleaved_head = 0;
   std::vector<merge::FoldPlan::Use> uses;  ///< Updates that are added; empty: none.
+  /// Of each input column, for the quantiser; empty: none. Points into the importance matrix.
+  std::span<const float> importance;
 };
 
 /// Every tensor of the output, in llama.cpp's order: outside the layers first, then layer by layer.
-/// Errors as of merge::plan_fold; InputError, naming the tensor, for one the family does not have.
+/// `importance`, where not null, outlives the jobs.
+/// Errors as of merge::plan_fold; InputError, naming the tensor, for one the family does not have,
+/// and for importance of another width.
 [[nodiscard]] std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs,
-                                                      const FileType& type);
+                                                      const FileType& type,
+                                                      const Importance* importance = nullptr);
 
 /// The update of a job's tensor; nothing when no adapter changes it.
 [[nodiscard]] std::optional<merge::Update> update_of(const OpenInputs& inputs,

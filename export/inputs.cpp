@@ -44,6 +44,7 @@ OpenAdapters open_adapters(const std::vector<InputPaths::Adapter>& adapters, con
   opened.files.reserve(adapters.size());
   for (const auto& adapter : adapters) {
     opened.files.push_back(lora::PeftFile::open(adapter.directory, log));
+    opened.files.back().require_plain("weft export");
     opened.weighted.push_back({&opened.files.back(), adapter.weight});
   }
   return opened;

@@ -55,17 +55,30 @@ OllamaReport write_ollama(const OllamaRequest& request, const merge::FoldControl
                            known_ollama_templates()));
   }
   core::AtomicDirectory folder(request.out, request.overwrite);
+  if (request.verify) {
+    core::require_writable(merge::rejected_path(request.out), core::OutputKind::kFolder,
+                           request.overwrite);
+  }
   OllamaReport report{request.from.empty() ? "model.gguf" : "adapter.gguf",
                       std::string(format ? format->name : "")};
   const std::filesystem::path weights = folder.path() / report.weights;
   if (request.from.empty()) {
-    static_cast<void>(write_gguf(
-        {.inputs = request.inputs, .out = weights, .type = request.type, .name = "", .pre = {}},
-        control, log));
+    static_cast<void>(write_gguf({.inputs = request.inputs,
+                                  .out = weights,
+                                  .type = request.type,
+                                  .importance = request.importance,
+                                  .name = "",
+                                  .pre = {}},
+                                 control, log));
   } else {
     static_cast<void>(write_gguf_lora({.inputs = request.inputs, .out = weights}, log));
   }
   core::write_text(folder.path() / "Modelfile", modelfile(request, format));
+  if (request.verify) report.verification = request.verify(weights);
+  if (report.verification && !report.verification->accepted()) {
+    folder.commit_to(merge::rejected_path(request.out));
+    merge::refuse(*report.verification, request.out);
+  }
   folder.commit();
   return report;
 }

@@ -67,17 +67,17 @@ void require_one(const PeftRequest& request) {
 /// The update of every module, as it was and as the folder says.
 double compare(const OpenAdapters& adapters, const std::filesystem::path& folder) {
   const lora::PeftFile written = lora::PeftFile::open(folder);
-  const std::vector<Factors> expected = plain_factors(adapters.weighted);
+  const PlainUpdates expected(adapters.weighted);
   const merge::WeightedAdapter back{&written, 1};
-  const std::vector<Factors> found = plain_factors(std::span(&back, 1));
-  if (expected.size() != found.size()) {
+  const PlainUpdates found(std::span(&back, 1));
+  if (expected.targets().size() != found.targets().size()) {
     throw NumericError("{}: {} modules were read back, {} were written", folder.string(),
-                       found.size(), expected.size());
+                       found.targets().size(), expected.targets().size());
   }
   double largest = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double difference = relative_difference(expected[i], found[i]);
-    require_same_update(difference, expected[i].target.module.path, folder.string(), 1e-5);
+  for (std::size_t i = 0; i < expected.targets().size(); ++i) {
+    const double difference = relative_difference(expected.load(i), found.load(i));
+    require_same_update(difference, expected.targets()[i].module.path, folder.string(), 1e-5);
     largest = std::max(largest, difference);
   }
   return largest;

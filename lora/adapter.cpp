@@ -33,6 +33,7 @@ Adapter make_adapter(AdapterConfig config, std::vector<Target> targets, std::uin
 
 Adapter read_peft(const std::filesystem::path& directory, const core::Log& log) {
   const PeftFile file = PeftFile::open(directory, log);
+  file.require_plain("computing with base and adapter");
   Adapter adapter{file.config(), {}, file.provenance()};
   adapter.factors.reserve(file.targets().size());
   for (std::size_t i = 0; i < file.targets().size(); ++i) adapter.factors.push_back(file.load(i));

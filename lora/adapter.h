@@ -30,6 +30,19 @@ struct Targets {
   [[nodiscard]] bool all_linear() const;
 };
 
+/// What an adapter may change besides linear layers by pairs of factors. Merging folds all of it;
+/// training, generating and exporting as an adapter refuse it by name (PeftFile::require_plain).
+struct AdapterExtras {
+  bool use_dora = false;             ///< arXiv 2402.09353: rows (or columns) of given norms.
+  bool lora_bias = false;            ///< A bias beside B, added to that of the layer.
+  bool ensure_weight_tying = false;  ///< What changes the embedding changes a tied head too.
+  std::string bias = "none";         ///< "none", "lora_only", "all": which biases are saved whole.
+  std::vector<std::string> modules_to_save;  ///< Modules that are saved whole.
+  /// Rows of embeddings that are saved: (module, rows); an empty name means the input embedding.
+  std::vector<std::pair<std::string, std::vector<std::int64_t>>> trainable_token_indices;
+  std::vector<std::string> target_parameters;  ///< Stacks of experts, "mlp.experts.down_proj".
+};
+
 /// adapter_config.json as far as weft supports it. Keys it does not support are refused on reading,
 /// by name, unless they hold their neutral value (lora/config.h).
 struct AdapterConfig {
@@ -48,6 +61,7 @@ struct AdapterConfig {
   bool fan_in_fan_out = false;
   std::string base_model_name_or_path;
   std::string revision;
+  AdapterExtras extras{};
 };
 
 /// A linear layer of the base: path without ".weight", weight of shape [out, in].
@@ -57,15 +71,28 @@ struct Module {
   std::int64_t out = 0;
 };
 
+/// What a pair of factors changes.
+enum class TargetKind {
+  kLinear,
+  kEmbedding,  ///< `in` is the vocabulary: the weight is [in, out], its update (B A)^T.
+  /// A parameter [experts, out, in] or [experts, in, out]; A [rank * experts, in] holds the experts
+  /// one after the other, B [out, rank * experts] has them fastest (PEFT's ParamWrapper).
+  kExperts
+};
+
 /// A module that gets an adapter, with rank and alpha after the patterns.
 struct Target {
   Module module;
   std::int64_t rank = 0;
   double alpha = 0;
   double scale = 0;  ///< lora::scale(alpha, rank, use_rslora): the factor of B A.
+  TargetKind kind = TargetKind::kLinear;
+  std::int64_t experts = 1;
 
   /// Numbers in A and B.
-  [[nodiscard]] std::int64_t parameters() const { return rank * (module.in + module.out); }
+  [[nodiscard]] std::int64_t parameters() const {
+    return experts * rank * (module.in + module.out);
+  }
 };
 
 /// The pair of matrices of one module: update = scale * B A, A [rank, in], B [out, rank],
@@ -122,6 +149,12 @@ struct Adapter {
 [[nodiscard]] const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base,
                                                         const Target& target);
 
+/// InputError with both shapes when a tensor of this shape is not the target's weight.
+void require_fit(const checkpoint::Checkpoint& base, const Target& target,
+                 const std::vector<std::int64_t>& shape);
+/// InputError that the base lacks the tensor, with the nearest name.
+[[noreturn]] void explain_missing(const checkpoint::Checkpoint& base, const std::string& name);
+
 /// Fails when the adapter was trained on other weights than those whose digest
 /// (Checkpoint::weights_digest) is given: InputError with both digests. Passes without provenance.
 void check_base(const std::optional<Provenance>& provenance, std::string_view digest,
@@ -144,8 +177,9 @@ void check_prompts(const std::optional<Provenance>& provenance, const PromptDige
 
 /// Reads a PEFT directory (adapter_config.json, adapter_model.safetensors in F32, F16 or BF16).
 /// Validates every key, shape, pair and number; anything unmatched or unsupported is an InputError
-/// that names it. `log` hears of pattern keys that match nothing, which PEFT ignores too.
-/// To read one module at a time use PeftFile (lora/peft_file.h).
+/// that names it, as is an adapter with more than pairs of factors of linear layers
+/// (PeftFile::require_plain). `log` hears of pattern keys that match nothing, which PEFT ignores
+/// too. To read one module at a time use PeftFile (lora/peft_file.h).
 [[nodiscard]] Adapter read_peft(const std::filesystem::path& directory, const core::Log& log = {});
 
 /// Writes a PEFT directory: keys sorted, indent 2, tensors F32 with metadata {"format":"pt"}, and

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "lora/adapter.h"
+#include "lora/peft_file.h"
 #include "lora/targets.h"
 
 namespace weft::lora {
@@ -41,34 +42,42 @@ std::vector<Module> linear_modules(const checkpoint::Checkpoint& base) {
   return modules;
 }
 
-const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base,
-                                          const Target& target) {
+void require_fit(const checkpoint::Checkpoint& base, const Target& target,
+                 const std::vector<std::int64_t>& shape) {
   const Module& module = target.module;
-  const std::string name = module.path + std::string(kWeight);
-  const checkpoint::TensorInfo* tensor = base.find(name);
-  if (tensor == nullptr && is_embedding_or_head(module.path)) {
+  std::vector<std::int64_t> wanted{module.out, module.in};
+  if (target.kind == TargetKind::kEmbedding || stores_input_first(base, module.path)) {
+    std::swap(wanted[0], wanted[1]);
+  }
+  if (shape == wanted) return;
+  throw InputError(
+      "the adapter fits '{}' of shape {}, the base '{}' has {}; is it the adapter's base?",
+      weight_name(target), shape_text(wanted), base.path().string(), shape_text(shape));
+}
+
+void explain_missing(const checkpoint::Checkpoint& base, const std::string& name) {
+  if (name.ends_with(kWeight) &&
+      is_embedding_or_head(name.substr(0, name.size() - kWeight.size()))) {
     throw InputError(
         "the adapter changes '{}', which the base '{}' does not have (its head is the "
         "embedding itself where tie_word_embeddings is true); that is not supported",
         name, base.path().string());
   }
-  if (tensor == nullptr) {
-    std::vector<std::string> names;
-    for (const checkpoint::TensorInfo& other : base.tensors()) names.push_back(other.name);
-    const std::string near = core::nearest(name, names);
-    throw InputError(
-        "the adapter changes '{}', which the base '{}' does not have{}; is it the "
-        "adapter's base?",
-        name, base.path().string(), near.empty() ? "" : " (nearest: '" + near + "')");
-  }
-  std::vector<std::int64_t> wanted{module.out, module.in};
-  if (stores_input_first(base, module.path)) std::swap(wanted[0], wanted[1]);
-  if (tensor->shape != wanted) {
-    throw InputError(
-        "the adapter fits '{}' of shape {}, the base '{}' has {}; is it the adapter's "
-        "base?",
-        name, shape_text(wanted), base.path().string(), shape_text(tensor->shape));
-  }
+  std::vector<std::string> names;
+  for (const checkpoint::TensorInfo& other : base.tensors()) names.push_back(other.name);
+  const std::string near = core::nearest(name, names);
+  throw InputError(
+      "the adapter changes '{}', which the base '{}' does not have{}; is it the "
+      "adapter's base?",
+      name, base.path().string(), near.empty() ? "" : " (nearest: '" + near + "')");
+}
+
+const checkpoint::TensorInfo& base_weight(const checkpoint::Checkpoint& base,
+                                          const Target& target) {
+  const std::string name = weight_name(target);
+  const checkpoint::TensorInfo* tensor = base.find(name);
+  if (tensor == nullptr) explain_missing(base, name);
+  require_fit(base, target, tensor->shape);
   return *tensor;
 }
 

@@ -21,9 +21,13 @@ constexpr std::string_view kPeftVersion = "0.21.2";
 
 /// Keys that change no number of an adapter that is applied as it is: how it was made, what it is
 /// called, settings of features that are off.
-constexpr std::array<std::string_view, 10> kWithoutEffect{
-    "auto_mapping", "ensure_weight_tying", "eva_config",     "inference_mode",   "megatron_core",
-    "peft_version", "qalora_group_size",   "runtime_config", "base_model_class", "parent_library"};
+constexpr std::array<std::string_view, 9> kWithoutEffect{
+    "auto_mapping",      "eva_config",     "inference_mode",   "megatron_core", "peft_version",
+    "qalora_group_size", "runtime_config", "base_model_class", "parent_library"};
+
+/// Keys of AdapterExtras that are null where they are not used.
+constexpr std::array<const char*, 3> kNullExtras{"modules_to_save", "target_parameters",
+                                                 "trainable_token_indices"};
 
 struct Refusal {
   std::string_view key;
@@ -31,12 +35,7 @@ struct Refusal {
 };
 
 /// Features of PEFT that change numbers or shapes and that weft does not have.
-constexpr std::array<Refusal, 17> kRefusals{{
-    {"use_dora", "DoRA"},
-    {"lora_bias", "a bias on lora_B"},
-    {"modules_to_save", "fully trained modules"},
-    {"trainable_token_indices", "trained rows of the embedding"},
-    {"target_parameters", "adapters on bare parameters"},
+constexpr std::array<Refusal, 12> kRefusals{{
     {"layer_replication", "replicated layers"},
     {"megatron_config", "Megatron layers"},
     {"alora_invocation_tokens", "activated LoRA (aLoRA)"},
@@ -195,13 +194,47 @@ void require_task(const Field& field, std::string_view where) {
                    where, checkpoint::printable(task));
 }
 
-void require_no_bias(const Field& field, std::string_view where) {
+std::string bias_kind(const Field& field) {
   const std::string bias = field.text_or_null();
-  if (bias.empty() || bias == "none") return;
-  throw InputError(
-      "{}: bias {} (trained biases) is not supported; weft reads adapters with bias "
-      "'none'",
-      where, checkpoint::printable(bias));
+  if (bias.empty() || bias == "none") return "none";
+  if (bias != "lora_only" && bias != "all") field.wanted("none, lora_only or all");
+  return bias;
+}
+
+/// A list of rows of the input embedding, or an object of module names with such lists.
+std::vector<std::pair<std::string, std::vector<std::int64_t>>> token_rows(const Field& field) {
+  if (field.json().is_null()) return {};
+  if (field.json().is_array()) {
+    if (field.json().empty()) return {};
+    return {{"", field.layers()}};
+  }
+  std::vector<std::pair<std::string, std::vector<std::int64_t>>> rows;
+  for (const auto& [name, member] : field.members()) rows.emplace_back(name, member.layers());
+  return rows;
+}
+
+/// Applies a key of AdapterExtras; false for any other.
+bool apply_extra(AdapterExtras& extras, const Field& field) {
+  const std::string& key = field.key();
+  const bool null = field.json().is_null();
+  if (key == "use_dora") {
+    extras.use_dora = !null && field.boolean();
+  } else if (key == "lora_bias") {
+    extras.lora_bias = !null && field.boolean();
+  } else if (key == "ensure_weight_tying") {
+    extras.ensure_weight_tying = !null && field.boolean();
+  } else if (key == "bias") {
+    extras.bias = bias_kind(field);
+  } else if (key == "modules_to_save") {
+    if (!null) extras.modules_to_save = field.texts();
+  } else if (key == "target_parameters") {
+    if (!null) extras.target_parameters = field.texts();
+  } else if (key == "trainable_token_indices") {
+    extras.trainable_token_indices = token_rows(field);
+  } else {
+    return false;
+  }
+  return true;
 }
 
 /// Applies a key that weft knows; false for any other.
@@ -247,10 +280,9 @@ bool apply(AdapterConfig& config, const Field& field) {
 
 void apply_or_refuse(AdapterConfig& config, const Field& field, std::string_view where) {
   const std::string& key = field.key();
-  if (apply(config, field)) return;
+  if (apply(config, field) || apply_extra(config.extras, field)) return;
   if (key == "init_lora_weights") return require_unchanged_base(field, where);
   if (key == "task_type") return require_task(field, where);
-  if (key == "bias") return require_no_bias(field, where);
   if (key == "peft_type" || std::ranges::find(kWithoutEffect, key) != kWithoutEffect.end()) return;
   if (is_neutral(field.json())) return;
   for (const Refusal& refusal : kRefusals) {
@@ -307,7 +339,7 @@ AdapterConfig parse_config(std::string_view text, std::string_view where) {
   for (const auto& [key, value] : json.items()) {
     apply_or_refuse(config, Field(where, key, value), where);
   }
-  if (config.target_modules.empty()) {
+  if (config.target_modules.empty() && config.extras.target_parameters.empty()) {
     throw InputError("{}: 'target_modules' is missing or empty, so no layer is adapted", where);
   }
   return config;
@@ -338,6 +370,7 @@ std::string config_text(const AdapterConfig& config, const std::vector<Target>& 
       {"use_rslora", config.use_rslora},
   };
   for (const Refusal& refusal : kRefusals) json[std::string(refusal.key)] = nullptr;
+  for (const char* key : kNullExtras) json[key] = nullptr;
   for (const char* flag : {"use_dora", "use_qalora", "lora_bias"}) json[flag] = false;
   json["loftq_config"] = nlohmann::json::object();
   json["rank_pattern"] = nlohmann::json::object();

@@ -1,11 +1,12 @@
 #include "lora/peft_file.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <cstring>
-#include <map>
 #include <set>
 
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/dequantize.h"
 #include "checkpoint/printable.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -19,96 +20,102 @@ namespace weft::lora {
 namespace {
 
 constexpr std::string_view kPrefix = "base_model.model.";
-constexpr std::string_view kSuffixA = ".lora_A.weight";
-constexpr std::string_view kSuffixB = ".lora_B.weight";
+constexpr std::string_view kBaseLayer = ".base_layer";
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{16} << 20;
-
-/// The pair of one module, as found in the file.
-struct Pair {
-  const checkpoint::SafetensorsEntry* a = nullptr;
-  const checkpoint::SafetensorsEntry* b = nullptr;
-};
 
 std::string shape_text(const checkpoint::SafetensorsEntry& entry) {
   return fmt::format("[{}]", fmt::join(entry.shape, ", "));
 }
 
-/// What a tensor is that is neither lora_A nor lora_B, with what to do about it.
-std::string_view foreign(std::string_view key) {
-  const auto has = [&](std::string_view part) { return key.find(part) != std::string_view::npos; };
-  if (has(".lora_embedding_")) return "an adapter on an embedding, which is not supported";
-  if (has(".lora_magnitude_vector")) return "a DoRA magnitude, which is not supported";
-  if (has(".lora_B.bias")) return "a bias on lora_B, which is not supported";
-  if (has(".trainable_tokens_")) return "trained token rows, which are not supported";
-  if (has(".base_layer.")) {
-    return "a weight or bias of the base (of an adapted embedding, or trained), which is not "
-           "supported";
+/// The parameters of a module that target_parameters names, in the order in which PEFT wraps them:
+/// that of the module, where what leads back to the width of the model comes last.
+std::vector<std::string> wrapped_parameters(const std::string& module,
+                                            const AdapterExtras& extras) {
+  std::vector<std::string> names;
+  for (const std::string& entry : extras.target_parameters) {
+    const std::size_t dot = entry.rfind('.');
+    if (dot == std::string::npos || !ends_in_name(module, entry.substr(0, dot))) continue;
+    names.push_back(entry.substr(dot + 1));
   }
-  if (has(".lora_A.") || has(".lora_B.")) {
-    return "a key with an adapter name inside; save the adapter with PEFT's save_pretrained";
-  }
-  if (has(".lora_a") || has(".lora_b")) return "a key of mlx-lm; convert the adapter to PEFT first";
-  return "neither a lora_A nor a lora_B weight (a fully trained module?), which is not supported";
+  std::ranges::stable_partition(
+      names, [](const std::string& name) { return name.find("down") == std::string::npos; });
+  return names;
 }
 
-/// Module path of a key "base_model.model.<path><suffix>".
-std::string path_of(const checkpoint::SafetensorsEntry& entry, std::string_view suffix) {
-  const std::string_view key = entry.name;
-  return std::string(key.substr(kPrefix.size(), key.size() - kPrefix.size() - suffix.size()));
+/// The parameter behind a key such as "mlp.experts.base_layer": each wrapper but the last one made
+/// is the base_layer of the next. Empty: the path is no such module.
+std::string parameter_path(const std::string& path, const AdapterExtras& extras) {
+  std::string module = path;
+  std::size_t depth = 0;
+  for (; module.ends_with(kBaseLayer); ++depth) {
+    module.resize(module.size() - kBaseLayer.size());
+  }
+  const std::vector<std::string> names = wrapped_parameters(module, extras);
+  if (names.size() <= depth) return {};
+  return module + "." + names[names.size() - 1 - depth];
 }
 
-std::map<std::string, Pair> collect_pairs(const checkpoint::Safetensors& weights,
-                                          const std::string& where) {
-  std::map<std::string, Pair> pairs;
-  for (const checkpoint::SafetensorsEntry& entry : weights.entries()) {
-    const std::string_view key = entry.name;
-    const bool is_a = key.ends_with(kSuffixA);
-    const bool is_b = key.ends_with(kSuffixB);
-    if (!is_a && !is_b)
-      throw InputError("{}: {} is {}", where, checkpoint::printable(key), foreign(key));
-    const std::string_view suffix = is_a ? kSuffixA : kSuffixB;
-    if (!key.starts_with(kPrefix) || key.size() <= kPrefix.size() + suffix.size()) {
-      throw InputError("{}: {} does not begin with '{}' and a module's path, as PEFT's keys do",
-                       where, checkpoint::printable(key), kPrefix);
-    }
-    if (key.find(".base_layer.") != std::string_view::npos) {
-      throw InputError("{}: {} is {}", where, checkpoint::printable(key), foreign(key));
-    }
-    if (!core::parse_dtype(entry.dtype)) {
-      throw InputError("{}: {} is stored as {}; factors are read from F32, F16 and BF16", where,
-                       checkpoint::printable(key), entry.dtype);
-    }
-    if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1) {
-      throw InputError("{}: {} must be a matrix, found shape {}", where, checkpoint::printable(key),
-                       shape_text(entry));
-    }
-    Pair& pair = pairs[path_of(entry, suffix)];
-    (is_a ? pair.a : pair.b) = &entry;
+/// A target whose factors have the shapes that rank and kind ask for.
+Target checked_target(const TargetRule& rule, const AdapterConfig& config, const std::string& path,
+                      const ModuleKeys& keys, const std::string& where) {
+  if (keys.a == nullptr || keys.b == nullptr) {
+    const auto* const half = keys.a != nullptr      ? keys.a
+                             : keys.b != nullptr    ? keys.b
+                             : keys.bias != nullptr ? keys.bias
+                                                    : keys.magnitude;
+    const bool embedding = keys.kind == TargetKind::kEmbedding;
+    const std::string missing =
+        fmt::format("{}{}.lora{}_{}{}", kPrefix, path, embedding ? "_embedding" : "",
+                    keys.a == nullptr ? "A" : "B", embedding ? "" : ".weight");
+    throw InputError("{}: {} has no partner {}", where, checkpoint::printable(half->name),
+                     checkpoint::printable(missing));
   }
-  if (pairs.empty()) throw InputError("{}: holds no tensors, so there is no adapter", where);
-  return pairs;
-}
-
-Target checked_target(const TargetRule& rule, const std::string& path, const Pair& pair,
-                      const std::string& where) {
-  if (pair.a == nullptr || pair.b == nullptr) {
-    const auto& half = pair.a != nullptr ? *pair.a : *pair.b;
-    throw InputError("{}: {} has no partner {}", where, checkpoint::printable(half.name),
-                     checkpoint::printable(pair.a == nullptr ? key_of_a(path) : key_of_b(path)));
-  }
-  if (!rule.selects(path)) {
+  const std::string parameter = parameter_path(path, config.extras);
+  const bool tied_head = config.extras.ensure_weight_tying && is_embedding_or_head(path);
+  if (parameter.empty() && !tied_head && !rule.selects(path)) {
     throw InputError(
         "{}: {} is a tensor of a module that target_modules, exclude_modules and "
         "layers_to_transform of adapter_config.json do not choose",
-        where, checkpoint::printable(pair.a->name));
+        where, checkpoint::printable(keys.a->name));
   }
-  Target target = rule.target({path, pair.a->shape[1], pair.b->shape[0]});
-  for (const auto* entry : {pair.a, pair.b}) {
-    if (entry->shape[entry == pair.a ? 0 : 1] == target.rank) continue;
+  Target target =
+      rule.target({parameter.empty() ? path : parameter, keys.a->shape[1], keys.b->shape[0]});
+  target.kind = parameter.empty() ? keys.kind : TargetKind::kExperts;
+  if (!parameter.empty())
+    target.experts = std::max<std::int64_t>(1, keys.a->shape[0] / target.rank);
+  for (const auto* entry : {keys.a, keys.b}) {
+    if (entry->shape[entry == keys.a ? 0 : 1] == target.rank * target.experts) continue;
     throw InputError("{}: {} has shape {}; adapter_config.json gives this module rank {}", where,
                      checkpoint::printable(entry->name), shape_text(*entry), target.rank);
   }
   return target;
+}
+
+/// DoRA's magnitudes and the bias of B are there exactly when the configuration says so.
+void check_vectors(const Target& target, const ModuleKeys& keys, const AdapterExtras& extras,
+                   const std::string& where) {
+  const auto check = [&](const checkpoint::SafetensorsEntry* entry, bool wanted, const char* what,
+                         const char* key) {
+    if ((entry != nullptr) != wanted) {
+      throw InputError("{}: '{}' has {} {}, but adapter_config.json says {} = {}", where,
+                       target.module.path, entry != nullptr ? "a" : "no", what, key, wanted);
+    }
+    if (entry == nullptr || entry->shape[0] == target.module.out) return;
+    throw InputError("{}: {} has shape {}, the layer has {} outputs", where,
+                     checkpoint::printable(entry->name), shape_text(*entry), target.module.out);
+  };
+  check(keys.magnitude, extras.use_dora, "DoRA magnitude", "use_dora");
+  check(keys.bias, extras.lora_bias, "bias of lora_B", "lora_bias");
+}
+
+/// Without branches, since whole adapters are looked through.
+bool all_finite(std::span<const float> values) {
+  std::uint32_t odd = 0;
+  for (const float value : values) {
+    const std::uint32_t exponent = std::bit_cast<std::uint32_t>(value) & 0x7f800000U;
+    odd |= exponent == 0x7f800000U ? 1U : 0U;
+  }
+  return odd == 0;
 }
 
 [[noreturn]] void explain_missing_config(const std::filesystem::path& directory) {
@@ -142,11 +149,16 @@ void require_weights(const std::filesystem::path& directory) {
 }  // namespace
 
 std::string key_of_a(std::string_view path) {
-  return fmt::format("{}{}{}", kPrefix, path, kSuffixA);
+  return fmt::format("{}{}.lora_A.weight", kPrefix, path);
 }
 std::string key_of_b(std::string_view path) {
-  return fmt::format("{}{}{}", kPrefix, path, kSuffixB);
+  return fmt::format("{}{}.lora_B.weight", kPrefix, path);
 }
+
+std::string weight_name(const Target& target) {
+  return target.kind == TargetKind::kExperts ? target.module.path : target.module.path + ".weight";
+}
+std::string bias_name(const Target& target) { return target.module.path + ".bias"; }
 
 PeftFile::PeftFile(std::filesystem::path directory, AdapterConfig config,
                    checkpoint::Safetensors weights)
@@ -165,13 +177,39 @@ PeftFile PeftFile::open(const std::filesystem::path& directory, const core::Log&
   return file;
 }
 
+void PeftFile::require_same(const std::string& copy, const std::string& original) const {
+  const auto* const a = weights_.find(copy);
+  const auto* const b = weights_.find(original);
+  if (a->dtype == b->dtype && a->shape == b->shape &&
+      std::ranges::equal(weights_.bytes(*a), weights_.bytes(*b))) {
+    return;
+  }
+  throw InputError("{}: {} and {} differ; one of them must go", weights_.path().string(),
+                   checkpoint::printable(copy), checkpoint::printable(original));
+}
+
 void PeftFile::pair_up(const core::Log& log) {
   const std::string where = weights_.path().string();
-  const auto pairs = collect_pairs(weights_, where);
+  AdapterKeys keys = sort_keys(weights_, config_, where);
+  saved_ = std::move(keys.saved);
+  rows_ = std::move(keys.rows);
+  for (const auto& [copy, original] : keys.copies) {
+    // modules_to_save is what is meant; original_module is what there was before training.
+    if (copy.find(".modules_to_save.") != std::string::npos) require_same(copy, original);
+    copies_.push_back({copy, fmt::format("(a copy; {} is used)", original)});
+  }
+  if (!saved_.empty()) {
+    tensors_ = std::make_shared<const checkpoint::Checkpoint>(
+        checkpoint::Checkpoint::open_weights(weights_.path()));
+  }
   try {
     const TargetRule rule(config_);
-    for (const auto& [path, pair] : pairs) {
-      targets_.push_back(checked_target(rule, path, pair, where));
+    for (const auto& [path, module] : keys.modules) {
+      targets_.push_back(checked_target(rule, config_, path, module, where));
+      check_vectors(targets_.back(), module, config_.extras, where);
+      names_.push_back({module.a->name, module.b->name,
+                        module.magnitude == nullptr ? "" : module.magnitude->name,
+                        module.bias == nullptr ? "" : module.bias->name});
     }
     for (const std::string& idle : rule.idle_patterns(targets_)) {
       core::tell(log, core::Level::kWarning,
@@ -180,6 +218,31 @@ void PeftFile::pair_up(const core::Log& log) {
   } catch (const ConfigError& error) {
     throw InputError("{}: {}", (directory_ / kConfigFile).string(), error.what());
   }
+}
+
+std::vector<std::string> PeftFile::features() const {
+  std::vector<std::string> list;
+  const auto add = [&](bool present, const char* name) {
+    if (present) list.emplace_back(name);
+  };
+  const auto any = [&](TargetKind kind) {
+    return std::ranges::any_of(targets_, [&](const Target& t) { return t.kind == kind; });
+  };
+  add(config_.extras.use_dora, "DoRA (use_dora)");
+  add(config_.extras.lora_bias, "a bias on lora_B (lora_bias)");
+  add(any(TargetKind::kEmbedding), "an adapter on an embedding");
+  add(any(TargetKind::kExperts), "adapters on bare parameters (target_parameters)");
+  add(!rows_.empty(), "trained rows of the embedding (trainable_token_indices)");
+  add(!saved_.empty(), "tensors saved whole (modules_to_save, bias, resized embeddings)");
+  return list;
+}
+
+void PeftFile::require_plain(std::string_view who) const {
+  const std::vector<std::string> found = features();
+  if (found.empty()) return;
+  throw InputError(
+      "adapter '{}' has {}, which {} does not support; fold it into the model first (weft merge)",
+      directory_.string(), fmt::join(found, ", "), who);
 }
 
 std::string PeftFile::storage() const {
@@ -191,30 +254,49 @@ std::string PeftFile::storage() const {
 std::vector<float> PeftFile::numbers(const std::string& key) const {
   const checkpoint::SafetensorsEntry& entry = *weights_.find(key);
   const std::span<const std::byte> bytes = weights_.bytes(entry);
-  const core::DType dtype = *core::parse_dtype(entry.dtype);
-  const auto width = static_cast<std::size_t>(core::size_of(dtype));
+  const auto width = static_cast<std::size_t>(core::size_of(*core::parse_dtype(entry.dtype)));
   std::vector<float> result(bytes.size() / width);
-  for (std::size_t i = 0; i < result.size(); ++i) {
-    std::uint16_t half = 0;
-    if (dtype == core::DType::kF32) {
-      std::memcpy(&result[i], bytes.data() + i * width, width);
-    } else {
-      std::memcpy(&half, bytes.data() + i * width, width);
-      result[i] = dtype == core::DType::kF16 ? core::f16_to_float(half) : core::bf16_to_float(half);
-    }
-    if (!std::isfinite(result[i])) {
-      throw InputError(
-          "{}: '{}' holds {} at element {}; the training diverged or the file is damaged",
-          weights_.path().string(), key, result[i], i);
-    }
+  checkpoint::dequantize(checkpoint::storage_of(entry.dtype), bytes, result);
+  if (!all_finite(result)) {
+    const auto found =
+        std::ranges::find_if(result, [](float value) { return !std::isfinite(value); });
+    throw InputError(
+        "{}: '{}' holds {} at element {}; the training diverged or the file is damaged",
+        weights_.path().string(), key, *found, found - result.begin());
   }
   weights_.release(entry);
   return result;
 }
 
 Factors PeftFile::load(std::size_t index) const {
-  const Target& target = targets_.at(index);
-  return {target, numbers(key_of_a(target.module.path)), numbers(key_of_b(target.module.path))};
+  return {targets_.at(index), numbers(names_[index].a), numbers(names_[index].b)};
+}
+
+std::vector<float> PeftFile::magnitude(std::size_t index) const {
+  const std::string& key = names_.at(index).magnitude;
+  return key.empty() ? std::vector<float>() : numbers(key);
+}
+
+std::vector<float> PeftFile::bias(std::size_t index) const {
+  const std::string& key = names_.at(index).bias;
+  return key.empty() ? std::vector<float>() : numbers(key);
+}
+
+std::vector<KeyUse> PeftFile::keys() const {
+  std::vector<KeyUse> uses;
+  for (std::size_t i = 0; i < targets_.size(); ++i) {
+    const Names& names = names_[i];
+    const std::string tensor = weight_name(targets_[i]);
+    for (const std::string& key : {names.a, names.b, names.magnitude}) {
+      if (!key.empty()) uses.push_back({key, tensor});
+    }
+    if (!names.bias.empty()) uses.push_back({names.bias, bias_name(targets_[i])});
+  }
+  for (const SavedTensor& saved : saved_) uses.push_back({saved.key, saved.tensor});
+  for (const TrainedRows& rows : rows_) uses.push_back({rows.key, rows.tensor});
+  uses.insert(uses.end(), copies_.begin(), copies_.end());
+  std::ranges::sort(uses, {}, &KeyUse::key);
+  return uses;
 }
 
 std::string PeftFile::digest() const {
@@ -222,7 +304,13 @@ std::string PeftFile::digest() const {
   const core::MappedFile config(directory_ / kConfigFile);
   sha.update(config.bytes());
   const core::MappedFile weights(directory_ / kWeightsFile);
-  sha.update(weights.bytes());
+  // Whole embeddings may be in it: pages are given back as they have been read.
+  constexpr std::size_t kPart = std::size_t{4} << 20;
+  for (std::size_t at = 0; at < weights.bytes().size(); at += kPart) {
+    const auto part = weights.bytes().subspan(at, std::min(kPart, weights.bytes().size() - at));
+    sha.update(part);
+    weights.release(part);
+  }
   return sha.finish();
 }
 

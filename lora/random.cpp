@@ -1,26 +1,71 @@
 #include "lora/random.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <string>
 
+#include "core/clones.h"
 #include "core/hash.h"
+#include "lora/random_wide.h"
 
 namespace weft::lora {
 namespace {
 
+// The constants of Philox4x32.
+constexpr std::uint32_t kFirstFactor = 0xD2511F53;
+constexpr std::uint32_t kSecondFactor = 0xCD9E8D57;
+constexpr std::uint32_t kFirstWeyl = 0x9E3779B9;
+constexpr std::uint32_t kSecondWeyl = 0xBB67AE85;
+
 std::uint32_t low(std::uint64_t x) noexcept { return static_cast<std::uint32_t>(x); }
 std::uint32_t high(std::uint64_t x) noexcept { return static_cast<std::uint32_t>(x >> 32); }
+
+/// Blocks of four numbers that are computed side by side: a lane of vector registers each.
+constexpr std::size_t kBlocks = 16;
+
+float as_float(std::uint32_t word) noexcept { return static_cast<float>(word >> 8) * 0x1p-24F; }
+
+/// The numbers of blocks block .. block + kBlocks: philox() for all of them, a round at a time.
+WEFT_CLONES void fill_blocks(std::array<std::uint32_t, 2> key, std::array<std::uint32_t, 2> name,
+                             std::uint64_t block, float* out) {
+  std::uint32_t words[4][kBlocks];
+  for (std::size_t i = 0; i < kBlocks; ++i) {
+    words[0][i] = static_cast<std::uint32_t>(block + i);
+    words[1][i] = static_cast<std::uint32_t>((block + i) >> 32);
+    words[2][i] = name[0];
+    words[3][i] = name[1];
+  }
+  for (int round = 0; round < 10; ++round) {
+    for (std::size_t i = 0; i < kBlocks; ++i) {
+      const std::uint64_t x = std::uint64_t{kFirstFactor} * words[0][i];
+      const std::uint64_t y = std::uint64_t{kSecondFactor} * words[2][i];
+      words[0][i] = static_cast<std::uint32_t>(y >> 32) ^ words[1][i] ^ key[0];
+      words[1][i] = static_cast<std::uint32_t>(y);
+      words[2][i] = static_cast<std::uint32_t>(x >> 32) ^ words[3][i] ^ key[1];
+      words[3][i] = static_cast<std::uint32_t>(x);
+    }
+    key[0] += kFirstWeyl;
+    key[1] += kSecondWeyl;
+  }
+  for (std::size_t i = 0; i < kBlocks; ++i) {
+    for (std::size_t word = 0; word < 4; ++word) {
+      // Numbers below 2^31 convert from int, for which every processor has an instruction.
+      out[4 * i + word] = static_cast<float>(static_cast<int>(words[word][i] >> 8)) * 0x1p-24F;
+    }
+  }
+}
 
 }  // namespace
 
 std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 2> key,
                                     std::array<std::uint32_t, 4> counter) noexcept {
   for (int round = 0; round < 10; ++round) {
-    const std::uint64_t x = std::uint64_t{0xD2511F53} * counter[0];
-    const std::uint64_t y = std::uint64_t{0xCD9E8D57} * counter[2];
+    const std::uint64_t x = std::uint64_t{kFirstFactor} * counter[0];
+    const std::uint64_t y = std::uint64_t{kSecondFactor} * counter[2];
     counter = {high(y) ^ counter[1] ^ key[0], low(y), high(x) ^ counter[3] ^ key[1], low(x)};
-    key[0] += 0x9E3779B9;
-    key[1] += 0xBB67AE85;
+    key[0] += kFirstWeyl;
+    key[1] += kSecondWeyl;
   }
   return counter;
 }
@@ -36,16 +81,52 @@ RandomStream::RandomStream(std::uint64_t seed, std::string_view name)
 float RandomStream::uniform(std::uint64_t i) const noexcept {
   const std::uint64_t block = i / 4;
   const auto words = philox(key_, {low(block), high(block), name_[0], name_[1]});
-  return static_cast<float>(words[i % 4] >> 8) * 0x1p-24F;
+  return as_float(words[i % 4]);
 }
 
 void RandomStream::fill(std::uint64_t first, std::span<float> out) const noexcept {
-  for (std::size_t done = 0; done < out.size();) {
-    const std::uint64_t block = (first + done) / 4;
-    const auto words = philox(key_, {low(block), high(block), name_[0], name_[1]});
-    for (std::uint64_t word = (first + done) % 4; word < 4 && done < out.size(); ++word, ++done) {
-      out[done] = static_cast<float>(words[word] >> 8) * 0x1p-24F;
+  std::size_t done = 0;
+  const auto one_by_one = [&](std::size_t end) {
+    for (; done < end; ++done) out[done] = uniform(first + done);
+  };
+  one_by_one(std::min<std::size_t>(out.size(), (4 - first % 4) % 4));
+  if (wide_random_available()) {
+    for (; out.size() - done >= kWideNumbers; done += kWideNumbers) {
+      wide_floats({key_, name_, (first + done) / 4}, out.data() + done);
     }
+  }
+  for (; out.size() - done >= 4 * kBlocks; done += 4 * kBlocks) {
+    fill_blocks(key_, name_, (first + done) / 4, out.data() + done);
+  }
+  one_by_one(out.size());
+}
+
+void RandomStream::below(std::uint64_t first, double probability, std::size_t count,
+                         std::span<std::uint8_t> marks) const noexcept {
+  std::size_t done = 0;
+  if (first % 4 == 0 && wide_random_available()) {
+    // A number is k / 2^24, which is below p where k is below the whole number not below p 2^24.
+    const auto limit = static_cast<std::uint32_t>(std::ceil(probability * 0x1p24));
+    for (; count - done >= kWideNumbers; done += kWideNumbers) {
+      std::uint32_t bits = wide_below({key_, name_, (first + done) / 4}, limit);
+      for (std::size_t byte = 0; byte < kWideNumbers / 8; ++byte, bits >>= 8) {
+        marks[done / 8 + byte] = static_cast<std::uint8_t>(bits);
+      }
+    }
+  }
+  std::array<float, 256> draws{};
+  while (done < count) {
+    const std::size_t part = std::min(draws.size(), count - done);
+    fill(first + done, std::span(draws).first(part));
+    for (std::size_t j = 0; j < part; j += 8) {
+      std::uint32_t mark = 0;
+      for (std::size_t bit = 0; bit < 8 && j + bit < part; ++bit) {
+        mark |= static_cast<std::uint32_t>(static_cast<double>(draws[j + bit]) < probability)
+                << bit;
+      }
+      marks[(done + j) / 8] = static_cast<std::uint8_t>(mark);
+    }
+    done += part;
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -23,6 +24,10 @@ class RandomStream {
   [[nodiscard]] float uniform(std::uint64_t i) const noexcept;
   /// Numbers first, first + 1, ...: the same, four at a time.
   void fill(std::uint64_t first, std::span<float> out) const noexcept;
+  /// Bit j % 8 of byte j / 8 says whether number first + j is below `probability`, 0 to 1, for j
+  /// below `count`; the last byte's other bits are 0. marks.size() == ceil(count / 8).
+  void below(std::uint64_t first, double probability, std::size_t count,
+             std::span<std::uint8_t> marks) const noexcept;
 
  private:
   std::array<std::uint32_t, 2> key_;

@@ -130,7 +130,7 @@ bool is_embedding_or_head(std::string_view path) {
 
 TargetRule::TargetRule(const AdapterConfig& config) : config_(config) {
   const Targets& targets = config.target_modules;
-  if (targets.empty()) {
+  if (targets.empty() && config.extras.target_parameters.empty()) {
     throw ConfigError("target_modules is empty: name the layers to adapt, or 'all-linear'");
   }
   if (targets.pattern && !config.layers_to_transform.empty()) {

@@ -4,8 +4,11 @@
 #include <chrono>
 
 #include "core/error.h"
+#include "merge/beside.h"
+#include "merge/certificate.h"
 #include "merge/combine_plan.h"
 #include "merge/model_folder.h"
+#include "merge/resume.h"
 
 namespace weft::merge {
 namespace {
@@ -49,7 +52,9 @@ std::vector<OutputTensor> outputs_of(const CombinePlan& plan, const Method& meth
                         reference.info,
                         dtype.value_or(common_dtype(tensor.group)),
                         [&method, &tensor] { return evaluate(method, tensor); },
-                        {}};
+                        {},
+                        {},
+                        0};
     for (const TensorInput& input : tensor.group.inputs) {
       output.reads.emplace_back(input.model, input.info);
     }
@@ -152,6 +157,22 @@ MergeReport describe(const CombineRequest& request, const OpenModels& models,
   return report;
 }
 
+/// All that the bytes of the output depend on.
+ResumeKey key_of(const CombineRequest& request, const OpenModels& models) {
+  ResumeKey key{fmt::format("seed {}\n{}\n", request.seed, request.recipe.text)};
+  for (const OpenModel& model : models.all()) {
+    key.add(*model.checkpoint);
+    if (model.file) key.parameters += model.file->digest() + "\n";
+  }
+  return key;
+}
+
+std::string digest_of(const std::vector<MergeReport::Model>& models) {
+  std::string digests;
+  for (const MergeReport::Model& model : models) digests += model.digest;
+  return digests;
+}
+
 }  // namespace
 
 MergeReport combine_models(const CombineRequest& request, const FoldControl& control,
@@ -185,12 +206,30 @@ MergeReport combine_models(const CombineRequest& request, const FoldControl& con
   const auto shards = checkpoint::plan_shards(std::move(tensors), request.max_shard_bytes);
   const auto embedded = embedded_files(*donor.checkpoint);
   core::AtomicDirectory folder(request.out, request.overwrite);
-  require_space(folder.path(), totals.bytes);
+  Resume resume(
+      request.out, folder.path(), shards, [&] { return key_of(request, models); }, log);
+  require_space(folder.path(), resume.missing());
 
-  MergeReport report = describe(request, models, donor, log);
+  MergeReport report;
+  Written written;
+  run_beside(
+      control,
+      [&] {
+        report = describe(request, models, donor, log);
+        resume.set_digest(digest_of(report.models));
+      },
+      [&](const FoldControl& watched) {
+        written = resume.write(
+            [&](std::span<const checkpoint::Shard> part, const FoldControl& of_part) {
+              return write_tensors(outputs, part, folder.path(), of_part);
+            },
+            watched);
+      });
+  resume.finish();
   report.dtype =
       std::ranges::max_element(numbers, {}, [](const auto& item) { return item.second; })->first;
-  report.folded = write_tensors(outputs, shards, folder.path(), control);
+  report.folded = std::move(written.folded);
+  report.outputs = std::move(written.files);
   report.tensors = outputs.size();
   report.files = shards.size();
   report.bytes = totals.bytes;
@@ -198,7 +237,7 @@ MergeReport combine_models(const CombineRequest& request, const FoldControl& con
                    config_text(output_config(plan, *donor.checkpoint, log), report.dtype, false));
   write_side_files(*donor.checkpoint, embedded, folder.path());
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  core::write_text(folder.path() / "merge.json", report_json(report).dump(2) + "\n");
+  write_certificate(report, folder.path());
   folder.commit();
   tell_about_loss(report, log);
   return report;

@@ -28,8 +28,8 @@ struct CombineRequest {
 /// chooses elements by magnitude; whatever the models' size.
 ///
 /// ConfigError for a recipe that does not fit its method (number of models, missing parameters);
-/// InputError naming model and tensor when shapes, layers or tokens differ. Nothing is written
-/// before all inputs have been found to fit; the folder appears whole or not at all.
+/// InputError naming model and tensor when shapes, layers or tokens differ. The folder
+/// appears whole or not at all: digests are taken while it is written.
 [[nodiscard]] MergeReport combine_models(const CombineRequest& request,
                                          const FoldControl& control = {},
                                          const core::Log& log = {});

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "merge/adapter_deltas.h"
 
 namespace weft::merge {
 namespace {
@@ -263,6 +264,23 @@ std::int64_t layer_count(const Checkpoint& model) {
   return count;
 }
 
+namespace {
+
+/// Methods change the tensors of a checkpoint; an adapter that needs more is folded first.
+void require_same_tensors(const Checkpoint& model, const ModelReference& reference,
+                          const Changes& changes) {
+  const bool others = std::ranges::any_of(changes.tensors, [&](const auto& item) {
+    return item.second.source != &model || model.find(item.first) == nullptr;
+  });
+  if (!others && !changes.untied) return;
+  throw InputError(
+      "the adapter '{}' changes the vocabulary, or gives the tied head numbers of its own; fold it "
+      "first (weft merge --model --adapter) and combine the result",
+      reference.adapter.string());
+}
+
+}  // namespace
+
 const TensorInfo* OpenModel::find(const std::string& name) const {
   const TensorInfo* info = checkpoint->find(name);
   if (info != nullptr || name != kHead) return info;
@@ -273,9 +291,9 @@ const TensorInfo* OpenModel::find(const std::string& name) const {
 }
 
 TensorInput OpenModel::input(const TensorInfo& info) const {
-  const auto found = uses.find(info.name);
-  if (found == uses.end()) return {checkpoint.get(), &info, nullptr};
-  return {checkpoint.get(), &info, make_update(*checkpoint, adapter, found->second)};
+  const auto found = changes.find(info.name);
+  if (found == changes.end()) return {checkpoint.get(), &info, nullptr};
+  return {checkpoint.get(), &info, make_deltas(*checkpoint, adapter, found->second)};
 }
 
 OpenModels::OpenModels(const Recipe& recipe, const core::Log& log) {
@@ -301,7 +319,9 @@ void OpenModels::open(const ModelReference& reference, const core::Log& log) {
   if (reference.adapter.empty()) return;
   model.file = lora::PeftFile::open(reference.adapter, log);
   model.adapter.push_back({&*model.file, 1});
-  model.uses = match_adapters(*model.checkpoint, model.adapter);
+  Changes changes = match_changes(*model.checkpoint, model.adapter);
+  require_same_tensors(*model.checkpoint, reference, changes);
+  model.changes = std::move(changes.tensors);
 }
 
 const OpenModel& OpenModels::at(const ModelReference& reference) const {

@@ -18,7 +18,7 @@ struct OpenModel {
   std::shared_ptr<const checkpoint::Checkpoint> checkpoint;
   std::optional<lora::PeftFile> file;  ///< The adapter, where there is one.
   std::vector<WeightedAdapter> adapter;
-  std::map<std::string, std::vector<FoldPlan::Use>> uses;
+  std::map<std::string, Change> changes;
 
   /// The tensor with the adapter's update; null when the checkpoint lacks it. A tied head is the
   /// embedding.

@@ -1,35 +1,36 @@
 #include "merge/fold.h"
 
+#include "merge/adapter_deltas.h"
 #include "merge/stream.h"
-#include "merge/update.h"
 
 namespace weft::merge {
+namespace {
 
-std::unique_ptr<Update> make_update(const checkpoint::Checkpoint& base,
-                                    std::span<const WeightedAdapter> adapters,
-                                    std::span<const FoldPlan::Use> uses) {
-  std::vector<Term> terms;
-  for (const FoldPlan::Use& use : uses) {
-    const WeightedAdapter& adapter = adapters[use.adapter];
-    terms.push_back({adapter.file->load(use.target), adapter.weight});
+OutputTensor output_of(const checkpoint::Checkpoint& base,
+                       std::span<const WeightedAdapter> adapters, const FoldPlan::Tensor& tensor,
+                       std::uint64_t seed) {
+  OutputTensor output{tensor.name, tensor.source,   tensor.info, tensor.dtype, {},
+                      {},          tensor.rounding, seed};
+  if (tensor.uses.empty()) return output;
+  output.change = [&base, adapters, &tensor] {
+    return make_deltas(base, adapters, {tensor.source, tensor.info, tensor.uses});
+  };
+  for (const Use& use : tensor.uses) {
+    if (use.part != Use::Part::kSaved) continue;
+    const lora::PeftFile& file = *adapters[use.adapter].file;
+    output.reads.emplace_back(&file.tensors(), file.tensors().find(file.saved()[use.target].key));
   }
-  const bool input_first = lora::stores_input_first(base, terms.front().factors.target.module.path);
-  return std::make_unique<Update>(std::move(terms),
-                                  input_first ? Update::Layout::kInOut : Update::Layout::kOutIn);
+  return output;
 }
 
-std::vector<FoldedTensor> fold(const checkpoint::Checkpoint& base,
-                               std::span<const WeightedAdapter> adapters, const FoldPlan& plan,
-                               const std::filesystem::path& folder, const FoldControl& control) {
+}  // namespace
+
+Written fold(const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters,
+             const FoldPlan& plan, const std::filesystem::path& folder,
+             const FoldControl& control) {
   std::vector<OutputTensor> outputs;
   for (const FoldPlan::Tensor& tensor : plan.tensors) {
-    OutputTensor output{tensor.info->name, &base, tensor.info, tensor.dtype, {}, {}};
-    if (!tensor.uses.empty()) {
-      output.change = [&base, adapters, &uses = tensor.uses] {
-        return make_update(base, adapters, uses);
-      };
-    }
-    outputs.push_back(std::move(output));
+    outputs.push_back(output_of(base, adapters, tensor, plan.seed));
   }
   return write_tensors(outputs, plan.shards, folder, control);
 }

@@ -2,8 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,46 +11,35 @@
 #include "checkpoint/safetensors.h"
 #include "core/log.h"
 #include "core/number.h"
-#include "lora/peft_file.h"
+#include "merge/changes.h"
 #include "merge/stream.h"
-#include "merge/update.h"
 
 namespace weft::merge {
 
-/// An adapter and the factor of its update in the sum; 1 applies it as it was trained.
-struct WeightedAdapter {
-  const lora::PeftFile* file = nullptr;
-  double weight = 1;
-};
-
 /// What is to be written: every tensor of the base, its type in the output, and what changes it.
 struct FoldPlan {
-  struct Use {
-    std::size_t adapter = 0;  ///< Index into the adapters.
-    std::size_t target = 0;   ///< Index into that adapter's targets().
-  };
+  using Use = merge::Use;
   struct Tensor {
-    const checkpoint::TensorInfo* info = nullptr;
+    const checkpoint::TensorInfo* info = nullptr;  ///< What it starts from.
     core::DType dtype = core::DType::kF32;
-    std::vector<Use> uses;  ///< Empty: nothing changes it.
+    std::vector<Use> uses;                           ///< Empty: nothing changes it.
+    std::string name;                                ///< In the output.
+    const checkpoint::Checkpoint* source = nullptr;  ///< Of `info`: the base, mostly.
+    Rounding rounding = Rounding::kNearest;
   };
   std::vector<Tensor> tensors;  ///< In order of name.
   std::vector<checkpoint::Shard> shards;
   std::uint64_t bytes = 0;
   /// What a reader should compute in: the type asked for; when keeping, the one most numbers have.
   core::DType model_dtype = core::DType::kF32;
-  bool widened = false;  ///< Nothing was asked for, and block formats became F32.
+  std::uint64_t seed = 0;  ///< Of stochastic rounding.
+  bool widened = false;    ///< Nothing was asked for, and block formats became F32.
+  /// Of match_changes(): whether the head is the embedding, and why it no longer is.
+  bool tied = false;
+  bool untied = false;
+  std::string untied_because;
+  std::optional<std::int64_t> vocabulary;  ///< Rows of the embedding, where they changed.
 };
-
-/// The tensors of `base` that adapters change, by name, and what changes them. Every tensor of
-/// every adapter is used exactly once; errors as of plan_fold().
-[[nodiscard]] std::map<std::string, std::vector<FoldPlan::Use>> match_adapters(
-    const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters);
-
-/// The weighted sum of the adapters' updates of one tensor; `uses` is not empty.
-[[nodiscard]] std::unique_ptr<Update> make_update(const checkpoint::Checkpoint& base,
-                                                  std::span<const WeightedAdapter> adapters,
-                                                  std::span<const FoldPlan::Use> uses);
 
 /// Plans the fold without writing anything. `dtype` empty keeps each tensor's type; a base with any
 /// block-quantised tensor is then written as F32 as a whole, which holds its numbers exactly.
@@ -60,7 +47,8 @@ struct FoldPlan {
 /// Every tensor of every adapter is used exactly once. InputError, naming the tensor, when the base
 /// lacks it or has another shape, when adapter_config.json chooses a layer of the base for which
 /// the adapter has no factors (it is then not the adapter's base, or the adapter is incomplete),
-/// and when a tensor's storage cannot be read as numbers.
+/// when a layer has no bias that lora_bias could change, and when a tensor's storage cannot be read
+/// as numbers.
 [[nodiscard]] FoldPlan plan_fold(const checkpoint::Checkpoint& base,
                                  std::span<const WeightedAdapter> adapters,
                                  std::optional<core::DType> dtype, std::uint64_t max_shard_bytes);
@@ -73,11 +61,9 @@ struct FoldPlan {
 /// of one module, whatever the size of model and adapters. The result does not depend on the number
 /// of threads or the processor.
 /// NumericError naming the tensor when a number leaves the range of its type (F16: 65504) or an
-/// update is not finite. Returns the folded tensors, in order of name.
-[[nodiscard]] std::vector<FoldedTensor> fold(const checkpoint::Checkpoint& base,
-                                             std::span<const WeightedAdapter> adapters,
-                                             const FoldPlan& plan,
-                                             const std::filesystem::path& folder,
-                                             const FoldControl& control = {});
+/// update is not finite.
+[[nodiscard]] Written fold(const checkpoint::Checkpoint& base,
+                           std::span<const WeightedAdapter> adapters, const FoldPlan& plan,
+                           const std::filesystem::path& folder, const FoldControl& control = {});
 
 }  // namespace weft::merge

@@ -1,9 +1,13 @@
 #include "merge/merge.h"
 
 #include <chrono>
+#include <map>
 
 #include "core/error.h"
+#include "merge/beside.h"
+#include "merge/certificate.h"
 #include "merge/model_folder.h"
+#include "merge/resume.h"
 
 namespace weft::merge {
 namespace {
@@ -30,6 +34,47 @@ Inputs open_inputs(const MergeRequest& request, const core::Log& log) {
   return inputs;
 }
 
+/// The plan with the types that were asked for, or that hold the update.
+FoldPlan plan_types(const MergeRequest& request, const Inputs& inputs,
+                    std::optional<TypeChoice>& choice, const core::Log& log) {
+  FoldPlan plan = plan_fold(inputs.base, inputs.adapters, request.dtype, request.max_shard_bytes);
+  if (request.auto_dtype) {
+    choice = choose_dtype(inputs.base, inputs.adapters, plan);
+    core::tell(log, choice->dtype ? core::Level::kWarning : core::Level::kInfo,
+               text_of(*choice, plan, request.rounding));
+    if (request.rounding != Rounding::kNearest) choice->dtype.reset();
+    if (choice->dtype) {
+      plan = plan_fold(inputs.base, inputs.adapters, choice->dtype, request.max_shard_bytes);
+    }
+  }
+  plan.seed = request.seed;
+  std::map<std::string_view, double> enough;
+  if (choice) {
+    for (const RetainedShare& tensor : choice->tensors) enough[tensor.name] = tensor.as_planned;
+  }
+  for (FoldPlan::Tensor& tensor : plan.tensors) {
+    const auto found = enough.find(tensor.name);
+    const bool kept = found != enough.end() && found->second >= kRetainedEnough;
+    if (!kept) tensor.rounding = request.rounding;
+  }
+  return plan;
+}
+
+/// All that the bytes of the output depend on.
+ResumeKey key_of(const Inputs& inputs, const FoldPlan& plan) {
+  ResumeKey key{fmt::format("fold, seed {}\n", plan.seed)};
+  key.add(inputs.base);
+  for (const WeightedAdapter& adapter : inputs.adapters) {
+    key.parameters += fmt::format("adapter {} {}\n", adapter.file->digest(), adapter.weight);
+  }
+  for (const FoldPlan::Tensor& tensor : plan.tensors) {
+    if (!tensor.uses.empty()) {
+      key.parameters += fmt::format("{} {}\n", tensor.name, name_of(tensor.rounding));
+    }
+  }
+  return key;
+}
+
 }  // namespace
 
 double retained(const std::vector<FoldedTensor>& folded) {
@@ -50,22 +95,25 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
   for (const auto& adapter : request.adapters) paths.push_back(adapter.directory);
   refuse_to_replace_input(request.out, paths);
   core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
+  if (request.verify) {
+    core::require_writable(rejected_path(request.out), core::OutputKind::kFolder,
+                           request.overwrite);
+  }
   const Inputs inputs = open_inputs(request, log);
-  const FoldPlan plan =
-      plan_fold(inputs.base, inputs.adapters, request.dtype, request.max_shard_bytes);
+  std::optional<TypeChoice> choice;
+  const FoldPlan plan = plan_types(request, inputs, choice, log);
   const std::map<std::string, std::string> embedded = embedded_files(inputs.base);
   core::AtomicDirectory folder(request.out, request.overwrite);
-  require_space(folder.path(), plan.bytes);
+  Resume resume(
+      request.out, folder.path(), plan.shards, [&] { return key_of(inputs, plan); }, log);
+  require_space(folder.path(), resume.missing());
 
   MergeReport report;
   report.model = request.model;
-  report.base_digest = inputs.base.weights_digest();
   report.base_storage = storage_text(inputs.base);
   report.dtype = plan.model_dtype;
-  for (const WeightedAdapter& adapter : inputs.adapters) {
-    report.adapters.push_back(
-        check_adapter(adapter, inputs.base, report.base_digest, request.allow_other_base, log));
-  }
+  report.rounding = request.rounding;
+  if (request.rounding == Rounding::kStochastic) report.seed = request.seed;
   if (plan.widened) {
     core::tell(
         log, core::Level::kInfo,
@@ -74,16 +122,45 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
                     report.base_storage));
   }
 
-  report.folded = fold(inputs.base, inputs.adapters, plan, folder.path(), control);
+  Written written;
+  run_beside(
+      control,
+      [&] {
+        report.base_digest = inputs.base.weights_digest();
+        resume.set_digest(report.base_digest);
+        for (const WeightedAdapter& adapter : inputs.adapters) {
+          report.adapters.push_back(check_adapter(adapter, inputs.base, report.base_digest,
+                                                  request.allow_other_base, log));
+        }
+      },
+      [&](const FoldControl& watched) {
+        written = resume.write(
+            [&](std::span<const checkpoint::Shard> shards, const FoldControl& part) {
+              FoldPlan part_of_plan = plan;
+              part_of_plan.shards.assign(shards.begin(), shards.end());
+              return fold(inputs.base, inputs.adapters, part_of_plan, folder.path(), part);
+            },
+            watched);
+      });
+  resume.finish();
+  report.folded = std::move(written.folded);
+  report.outputs = std::move(written.files);
+  report.choice = std::move(choice);
   report.tensors = plan.tensors.size();
   report.files = plan.shards.size();
   report.bytes = plan.bytes;
-  core::write_text(
-      folder.path() / "config.json",
-      config_text(inputs.base.config(), plan.model_dtype, !request.dtype && !plan.widened));
+  core::write_text(folder.path() / "config.json",
+                   config_text(output_config(inputs.base, plan, log), plan.model_dtype,
+                               !request.dtype && !(choice && choice->dtype) && !plan.widened));
   write_side_files(inputs.base, embedded, folder.path());
+  check_tie(folder.path(), plan);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  core::write_text(folder.path() / "merge.json", report_json(report).dump(2) + "\n");
+  if (request.verify) report.verification = request.verify(folder.path());
+  write_certificate(report, folder.path());
+  if (report.verification && !report.verification->accepted()) {
+    folder.commit_to(rejected_path(request.out));
+    refuse(*report.verification, request.out);
+  }
   folder.commit();
   tell_about_loss(report, log);
   return report;

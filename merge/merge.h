@@ -9,7 +9,9 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/number.h"
+#include "merge/auto_dtype.h"
 #include "merge/fold.h"
+#include "merge/verification.h"
 
 namespace weft::merge {
 
@@ -25,7 +27,13 @@ struct MergeRequest {
   std::optional<core::DType> dtype;  ///< Empty: keep (F32 for block-quantised bases).
   std::uint64_t max_shard_bytes = checkpoint::kDefaultShardBytes;
   core::Overwrite overwrite = core::Overwrite::kRefuse;
+  /// Keep the types where they hold the update, else choose wider ones (choose_dtype()), or with
+  /// another `rounding` than to nearest keep them and round so. `dtype` is then empty.
+  bool auto_dtype = false;
+  Rounding rounding = Rounding::kNearest;  ///< Of changed tensors that become F16 or BF16.
+  std::uint64_t seed = 0;                  ///< Of stochastic rounding.
   bool allow_other_base = false;  ///< Fold into a base whose digest is not the recorded one.
+  Verify verify{};                ///< Measures the output before it gets its name; empty: nobody.
 };
 
 /// What was done, for people (report_table) and programs (report_json; saved as merge.json).
@@ -34,6 +42,7 @@ struct MergeReport {
     std::filesystem::path directory;
     double weight = 1;
     std::string digest;  ///< lora::PeftFile::digest()
+    std::vector<lora::KeyUse> keys;
     std::size_t modules = 0;
     std::int64_t parameters = 0;
     /// "same": the recorded digest is the base's; "other": it is not, and that was allowed;
@@ -57,19 +66,25 @@ struct MergeReport {
   core::DType dtype = core::DType::kF32;  ///< FoldPlan::model_dtype
   std::vector<Adapter> adapters;
   std::vector<FoldedTensor> folded;
-  std::size_t tensors = 0;  ///< In the output.
+  std::optional<TypeChoice> choice;        ///< Of auto_dtype.
+  Rounding rounding = Rounding::kNearest;  ///< As asked; `seed` is that of its draws.
+  std::vector<WrittenFile> outputs;  ///< The weights; write_certificate() adds all other files.
+  std::size_t tensors = 0;           ///< In the output.
   std::size_t files = 0;
   std::uint64_t bytes = 0;
-  double seconds = 0;
+  double seconds = 0;                          ///< Without the verification.
+  std::optional<Verification> verification{};  ///< What MergeRequest::verify found.
 };
 
 /// Folds adapters into a model, or converts it, into a folder that transformers loads: safetensors,
 /// config.json with the type, tokenizer and generation files, merge.json. The folder appears whole
-/// or not at all, and nothing is written before base, adapters and digests have been found to fit.
+/// or not at all: digests are taken while it is written, and a base that an adapter was not trained
+/// on stops the writing.
 ///
 /// Errors as of Checkpoint::open, PeftFile::open, plan_fold, check_base and fold; InputError when
 /// `out` exists (and may not be replaced) or holds one of the inputs; IoError when the disk is too
-/// small.
+/// small. Refused when the output was measured and is beyond the limit: it then lies at
+/// rejected_path(out), with its figures in merge.json.
 [[nodiscard]] MergeReport merge_model(const MergeRequest& request, const FoldControl& control = {},
                                       const core::Log& log = {});
 

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "merge/method_rows.h"
 #include "merge/methods.h"
+#include "merge/row_kernels.h"
 #include "merge/select.h"
 
 // SCE (arXiv 2408.07990): Select the `select_topk` share of elements whose variance over the task
@@ -12,6 +13,18 @@
 
 namespace weft::merge {
 namespace {
+
+/// Numbers whose key is not in the set become 0; the first has place `place`.
+void keep_top(const TopSet& top, std::span<const std::uint32_t> keys, std::int64_t place,
+              std::span<double> values) {
+  // The set takes keys from its threshold on up to its last place, and only larger ones after it.
+  const auto cut = static_cast<std::size_t>(
+      std::clamp<std::int64_t>(top.last + 1 - place, 0, static_cast<std::int64_t>(keys.size())));
+  const std::uint64_t before = top.lowest_key(place);
+  const std::uint64_t after = top.lowest_key(top.last + 1);
+  for (std::size_t j = 0; j < cut; ++j) values[j] = keys[j] >= before ? values[j] : 0.0;
+  for (std::size_t j = cut; j < keys.size(); ++j) values[j] = keys[j] >= after ? values[j] : 0.0;
+}
 
 class SceDeltas final : public GroupDeltas {
  public:
@@ -26,19 +39,7 @@ class SceDeltas final : public GroupDeltas {
     const auto count = static_cast<std::size_t>((end - begin) * columns());
     const std::span<const double> deltas = selected(begin, end);
     read_difference(group().reference(), stored(), begin, end, out);
-    for (std::size_t j = 0; j < count; ++j) {
-      double total = 0;
-      for (std::size_t i = 0; i < others_.size(); ++i) total += deltas[i * count + j];
-      double sum = 0;
-      double weights = 0;
-      for (std::size_t i = 0; i < others_.size(); ++i) {
-        const double value = deltas[i * count + j];
-        if (total >= 0 ? value <= 0 : value >= 0) continue;
-        sum += weights_[i] * value;
-        weights += weights_[i];
-      }
-      out[j] += sum / std::max(weights, 1e-6);
-    }
+    mean_agreeing(weights_, deltas, out.first(count));
   }
 
  private:
@@ -58,70 +59,43 @@ class SceDeltas final : public GroupDeltas {
     const std::span<double> deltas = read(begin, end);
     if (all_) return deltas;
     const auto count = static_cast<std::size_t>((end - begin) * columns());
-    for (std::size_t j = 0; j < count; ++j) {
-      const std::int64_t place = begin * columns() + static_cast<std::int64_t>(j);
-      if (top_.contains(magnitude_key(variance(deltas, count, j)), place)) continue;
-      for (std::size_t i = 0; i < others_.size(); ++i) deltas[i * count + j] = 0;
+    thread_local std::vector<std::uint32_t> keys;
+    keys.resize(count);
+    variance_keys(deltas, keys);
+    for (std::size_t i = 0; i < others_.size(); ++i) {
+      keep_top(top_, keys, begin * columns(), deltas.subspan(i * count, count));
     }
     return deltas;
   }
 
-  /// Over the models, with their number as the divisor.
-  [[nodiscard]] double variance(std::span<const double> deltas, std::size_t count,
-                                std::size_t j) const {
-    const auto models = static_cast<double>(others_.size());
-    double mean = 0;
-    for (std::size_t i = 0; i < others_.size(); ++i) mean += deltas[i * count + j] / models;
-    double sum = 0;
-    for (std::size_t i = 0; i < others_.size(); ++i) {
-      const double off = deltas[i * count + j] - mean;
-      sum += off * off;
-    }
-    return sum / models;
-  }
-
   void select(double share) {
-    const std::int64_t rows = group().reference().rows();
-    std::vector<std::int64_t> nonzero(static_cast<std::size_t>(rows));
-    const auto width = static_cast<std::size_t>(columns());
-    const RowKeys keys = [&](std::int64_t begin, std::int64_t end, std::span<std::uint32_t> out) {
-      const std::span<const double> deltas = read(begin, end);
-      for (std::size_t j = 0; j < out.size(); ++j) {
-        out[j] = magnitude_key(variance(deltas, out.size(), j));
-      }
-    };
-    const RowLoop loop = [&](const std::function<void(std::int64_t, std::int64_t)>& body) {
-      for_row_blocks(group().inputs, body);
-    };
-    loop([&](std::int64_t begin, std::int64_t end) {
-      std::vector<std::uint32_t> part(static_cast<std::size_t>(end - begin) * width);
-      keys(begin, end, part);
-      for (std::size_t j = 0; j < part.size(); ++j) {
-        nonzero[static_cast<std::size_t>(begin) + j / width] += part[j] != 0 ? 1 : 0;
-      }
-    });
-    std::int64_t candidates = 0;
-    for (const std::int64_t row : nonzero) candidates += row;
-    const auto wanted = static_cast<std::int64_t>(static_cast<double>(candidates) * share);
-    top_ = select_top(rows, columns(), wanted, keys, loop);
+    Ranking ranking(
+        group().reference().rows(), columns(),
+        [&](std::int64_t begin, std::int64_t end, std::span<std::uint32_t> out) {
+          variance_keys(read(begin, end), out);
+        },
+        [&](const std::function<void(std::int64_t, std::int64_t)>& body) {
+          for_row_blocks(group().inputs, body);
+        });
+    top_ = ranking.top(static_cast<std::int64_t>(static_cast<double>(ranking.nonzero()) * share));
   }
 
   void weigh() {
     const std::size_t models = others_.size();
-    const auto width = static_cast<std::size_t>(columns());
-    std::vector<double> squares(static_cast<std::size_t>(group().reference().rows()) * models);
+    const auto rows = static_cast<std::size_t>(group().reference().rows());
+    std::vector<double> squares(rows * models);  // [models, rows]
     for_row_blocks(group().inputs, [&](std::int64_t begin, std::int64_t end) {
       const std::span<const double> deltas = selected(begin, end);
-      const std::size_t count = static_cast<std::size_t>(end - begin) * width;
+      const auto here = static_cast<std::size_t>(end - begin);
+      const std::size_t count = here * static_cast<std::size_t>(columns());
       for (std::size_t i = 0; i < models; ++i) {
-        for (std::size_t j = 0; j < count; ++j) {
-          const double value = deltas[i * count + j];
-          squares[(static_cast<std::size_t>(begin) + j / width) * models + i] += value * value;
-        }
+        add_squares(deltas.subspan(i * count, count),
+                    std::span(squares).subspan(i * rows + static_cast<std::size_t>(begin), here));
       }
     });
-    weights_.assign(models, 0);
-    for (std::size_t at = 0; at < squares.size(); ++at) weights_[at % models] += squares[at];
+    for (std::size_t i = 0; i < models; ++i) {
+      weights_.push_back(sum_in_order(std::span(squares).subspan(i * rows, rows)));
+    }
     double sum = 0;
     for (double& weight : weights_) {
       weight /=

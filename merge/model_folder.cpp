@@ -12,9 +12,6 @@ namespace {
 using checkpoint::Checkpoint;
 namespace fs = std::filesystem;
 
-/// Below this share of the update, rounding to the output's type takes a visible part of it away.
-constexpr double kRetainedWarning = 0.95;
-
 }  // namespace
 
 void refuse_to_replace_input(const fs::path& target, std::span<const fs::path> inputs) {
@@ -86,6 +83,39 @@ void write_side_files(const Checkpoint& base, const std::map<std::string, std::s
   for (const auto& [name, text] : embedded) core::write_text(folder / name, text);
 }
 
+nlohmann::json output_config(const Checkpoint& base, const FoldPlan& plan, const core::Log& log) {
+  nlohmann::json config = base.config();
+  if (plan.untied) {
+    config["tie_word_embeddings"] = false;
+    core::tell(log, core::Level::kInfo,
+               fmt::format("{}: the output has a head of its own (tie_word_embeddings: false)",
+                           plan.untied_because));
+  }
+  if (plan.vocabulary) {
+    config["vocab_size"] = *plan.vocabulary;
+    core::tell(
+        log, core::Level::kWarning,
+        fmt::format("the adapters were trained with a vocabulary of {}: config.json says so, "
+                    "the tokenizer written is the base's; put the extended one in its place",
+                    *plan.vocabulary));
+  }
+  return config;
+}
+
+void check_tie(const fs::path& folder, const FoldPlan& plan) {
+  const Checkpoint written = Checkpoint::open(folder);
+  const auto has = [&](const std::string& name) { return written.find(name) != nullptr; };
+  bool as_planned = written.tensors().size() == plan.tensors.size();
+  for (const FoldPlan::Tensor& tensor : plan.tensors) as_planned &= has(tensor.name);
+  const auto tied = written.config().find("tie_word_embeddings");
+  if (plan.untied) as_planned &= tied != written.config().end() && *tied == false;
+  if (as_planned) return;
+  throw NumericError(
+      "'{}' reads back with other tensors than were written: embedding and output head are "
+      "tied in config.json and differ, or the other way round",
+      folder.string());
+}
+
 MergeReport::Adapter check_adapter(const WeightedAdapter& adapter, const Checkpoint& base,
                                    const std::string& digest, bool allow_other_base,
                                    const core::Log& log) {
@@ -93,6 +123,7 @@ MergeReport::Adapter check_adapter(const WeightedAdapter& adapter, const Checkpo
   MergeReport::Adapter result{adapter.file->directory(),
                               adapter.weight,
                               adapter.file->digest(),
+                              adapter.file->keys(),
                               adapter.file->targets().size(),
                               0,
                               "same"};
@@ -113,12 +144,17 @@ MergeReport::Adapter check_adapter(const WeightedAdapter& adapter, const Checkpo
 }
 
 void tell_about_loss(const MergeReport& report, const core::Log& log) {
-  const double part = retained(report.folded);
-  if (part >= kRetainedWarning) return;
+  const auto below = std::ranges::count_if(
+      report.folded, [](const FoldedTensor& tensor) { return tensor.retained < kRetainedEnough; });
+  if (below == 0) return;
+  const FoldedTensor& least = *std::ranges::min_element(report.folded, {}, &FoldedTensor::retained);
   core::tell(
       log, core::Level::kWarning,
-      fmt::format("rounding to {} leaves {:.1f} % of the update; --dtype f32 keeps all of it",
-                  core::name_of(report.dtype), 100 * part));
+      fmt::format("rounding to {} leaves {:.1f} % of the update, and less than {:.0f} % of {} "
+                  "of {} tensors ('{}': {:.1f} %); --dtype f32 keeps all of it, --dtype auto "
+                  "chooses",
+                  core::name_of(report.dtype), 100 * retained(report.folded), 100 * kRetainedEnough,
+                  below, report.folded.size(), least.name, 100 * least.retained));
 }
 
 }  // namespace weft::merge

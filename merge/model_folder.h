@@ -33,6 +33,14 @@ void write_side_files(const checkpoint::Checkpoint& base,
                       const std::map<std::string, std::string>& embedded,
                       const std::filesystem::path& folder);
 
+/// The base's configuration with what the adapters decided: whether the head is the embedding, and
+/// the size of the vocabulary. `log` hears of both.
+[[nodiscard]] nlohmann::json output_config(const checkpoint::Checkpoint& base, const FoldPlan& plan,
+                                           const core::Log& log);
+/// Opens the folder as a reader does and holds its head and embedding against the plan: a tied
+/// configuration without a head, or an untied one with it. NumericError where they contradict.
+void check_tie(const std::filesystem::path& folder, const FoldPlan& plan);
+
 /// What the report says of an adapter; fails when it was trained on weights of another digest.
 [[nodiscard]] MergeReport::Adapter check_adapter(const WeightedAdapter& adapter,
                                                  const checkpoint::Checkpoint& base,

@@ -1,10 +1,7 @@
 #include <algorithm>
-#include <array>
 #include <map>
-#include <set>
 
 #include "core/error.h"
-#include "lora/targets.h"
 #include "merge/fold.h"
 
 namespace weft::merge {
@@ -40,49 +37,50 @@ core::DType prevailing(const std::vector<FoldPlan::Tensor>& tensors) {
   return most == counts.end() ? core::DType::kF32 : most->first;
 }
 
-/// Every layer of the base that the configuration chooses has factors.
-void require_complete(const checkpoint::Checkpoint& base, const lora::PeftFile& adapter) {
-  std::set<std::string_view> present;
-  for (const lora::Target& target : adapter.targets()) present.insert(target.module.path);
-  const lora::TargetRule rule(adapter.config());
-  for (const lora::Module& module : lora::linear_modules(base)) {
-    if (present.contains(module.path) || !rule.selects(module.path)) continue;
-    throw InputError(
-        "adapter '{}' chooses '{}' in '{}' but has no factors for it; it is incomplete, or "
-        "was trained on another model",
-        adapter.directory().string(), module.path, base.path().string());
+/// Every tensor of the output with what it starts from, in order of name.
+std::vector<FoldPlan::Tensor> outputs_of(const checkpoint::Checkpoint& base, Changes& changes) {
+  std::map<std::string, FoldPlan::Tensor> outputs;
+  for (const TensorInfo& tensor : base.tensors()) {
+    outputs[tensor.name] = {&tensor, core::DType::kF32, {}, tensor.name, &base, {}};
   }
+  for (auto& [name, change] : changes.tensors) {
+    outputs[name] = {change.info, core::DType::kF32, std::move(change.uses),
+                     name,        change.source,     {}};
+  }
+  std::vector<FoldPlan::Tensor> tensors;
+  for (auto& [name, tensor] : outputs) tensors.push_back(std::move(tensor));
+  return tensors;
+}
+
+/// The type that a tensor has when its own is kept: the base's, also where an adapter's takes its
+/// place.
+Storage kept_storage(const checkpoint::Checkpoint& base, const FoldPlan::Tensor& tensor) {
+  if (tensor.source == &base) return tensor.info->storage;
+  const TensorInfo* own = base.find(tensor.name);
+  if (own == nullptr) own = embedding_of(base);
+  return own == nullptr ? tensor.info->storage : own->storage;
 }
 
 }  // namespace
 
-std::map<std::string, std::vector<FoldPlan::Use>> match_adapters(
-    const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters) {
-  std::map<std::string, std::vector<FoldPlan::Use>> uses;
-  for (std::size_t i = 0; i < adapters.size(); ++i) {
-    const std::vector<lora::Target>& targets = adapters[i].file->targets();
-    for (std::size_t t = 0; t < targets.size(); ++t) {
-      uses[lora::base_weight(base, targets[t]).name].push_back({i, t});
-    }
-    require_complete(base, *adapters[i].file);
-  }
-  return uses;
-}
-
 FoldPlan plan_fold(const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters,
                    std::optional<core::DType> dtype, std::uint64_t max_shard_bytes) {
-  std::map<std::string, std::vector<FoldPlan::Use>> uses = match_adapters(base, adapters);
+  Changes changes = match_changes(base, adapters);
   const bool blocks = std::ranges::any_of(
       base.tensors(), [](const TensorInfo& tensor) { return is_block_format(tensor.storage); });
   FoldPlan plan;
   plan.widened = !dtype && blocks;
   if (plan.widened) dtype = core::DType::kF32;
+  plan.tied = changes.tied;
+  plan.untied = changes.untied;
+  plan.untied_because = changes.why;
+  plan.vocabulary = changes.vocabulary;
+  plan.tensors = outputs_of(base, changes);
   std::vector<checkpoint::TensorPlan> outputs;
-  for (const TensorInfo& tensor : base.tensors()) {
-    require_numbers(tensor);
-    const core::DType type = dtype.value_or(own_dtype(tensor.storage));
-    plan.tensors.push_back({&tensor, type, uses[tensor.name]});
-    outputs.push_back({tensor.name, std::string(core::name_of(type)), tensor.shape});
+  for (FoldPlan::Tensor& tensor : plan.tensors) {
+    require_numbers(*tensor.info);
+    tensor.dtype = dtype.value_or(own_dtype(kept_storage(base, tensor)));
+    outputs.push_back({tensor.name, std::string(core::name_of(tensor.dtype)), tensor.info->shape});
     plan.bytes += outputs.back().bytes();
   }
   plan.shards = checkpoint::plan_shards(std::move(outputs), max_shard_bytes);

@@ -60,6 +60,31 @@ std::string folded_table(const std::vector<FoldedTensor>& folded) {
   return table.text();
 }
 
+/// Every tensor of the adapter and the tensor of the model that it went into.
+nlohmann::json used_keys(const std::vector<lora::KeyUse>& keys) {
+  nlohmann::json used = nlohmann::json::object();
+  for (const lora::KeyUse& use : keys) used[use.key] = use.tensor;
+  return used;
+}
+
+nlohmann::json outputs_json(const std::vector<WrittenFile>& outputs) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const WrittenFile& file : outputs) {
+    list.push_back({{"file", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
+  }
+  return list;
+}
+
+nlohmann::json choice_json(const TypeChoice& choice) {
+  nlohmann::json tensors = nlohmann::json::object();
+  for (const RetainedShare& tensor : choice.tensors) {
+    tensors[tensor.name] = {{"as_planned", tensor.as_planned}, {"F16", tensor.f16}};
+  }
+  return {{"chosen", choice.dtype ? core::name_of(*choice.dtype) : "as planned"},
+          {"below", choice.below()},
+          {"sampled", std::move(tensors)}};
+}
+
 }  // namespace
 
 nlohmann::json report_json(const MergeReport& report) {
@@ -76,9 +101,15 @@ nlohmann::json report_json(const MergeReport& report) {
       {"bytes", report.bytes},
       {"seconds", report.seconds},
       {"retained", retained(report.folded)},
+      {"outputs", outputs_json(report.outputs)},
       {"adapters", nlohmann::json::array()},
       {"folded", nlohmann::json::array()},
   };
+  if (report.choice) json["auto_dtype"] = choice_json(*report.choice);
+  if (report.rounding != Rounding::kNearest) {
+    json["rounding"] = name_of(report.rounding);
+    if (report.seed) json["seed"] = *report.seed;
+  }
   if (!report.method.empty()) {
     json["method"] = report.method;
     json["recipe"] = report.recipe;
@@ -96,19 +127,23 @@ nlohmann::json report_json(const MergeReport& report) {
                                 {"weight", adapter.weight},
                                 {"digest", adapter.digest},
                                 {"modules", adapter.modules},
-                                {"keys", 2 * adapter.modules},
+                                {"keys", adapter.keys.size()},
+                                {"used", used_keys(adapter.keys)},
                                 {"parameters", adapter.parameters},
                                 {"base_check", adapter.base_check}});
   }
   for (const FoldedTensor& tensor : report.folded) {
     json["folded"].push_back({{"name", tensor.name},
                               {"rank", tensor.rank},
+                              {"dtype", core::name_of(tensor.dtype)},
+                              {"rounding", name_of(tensor.rounding)},
                               {"base_norm", tensor.base_norm},
                               {"update_norm", tensor.update_norm},
                               {"largest_error", tensor.largest_error},
                               {"changed", tensor.changed},
                               {"retained", tensor.retained}});
   }
+  if (report.verification) json["verification"] = verification_json(*report.verification);
   return json;
 }
 
@@ -136,6 +171,7 @@ std::string report_table(const MergeReport& report) {
       core::name_of(report.dtype), core::human_bytes(report.bytes), report.files,
       report.files == 1 ? "" : "s", core::human_duration(report.seconds), report.folded.size(),
       report.method.empty() ? "folded" : "changed", report.tensors - report.folded.size());
+  if (report.verification) text += verification_line(*report.verification);
   return text;
 }
 

@@ -22,6 +22,9 @@ class RowDeltas {
   /// Rows [begin, begin + kRowBlock), row i at out[i * stride()]; rows beyond the tensor's last
   /// hold anything. out.size() == kRowBlock * stride().
   virtual void compute(std::int64_t begin, std::span<double> out) const = 0;
+  /// Where a row is replaced, not changed: the numbers that take its place, which adding their
+  /// difference may miss by a bit. True when `out` (a row) was filled.
+  virtual bool exact(std::int64_t /*row*/, std::span<float> /*out*/) const { return false; }
 };
 
 }  // namespace weft::merge

@@ -69,6 +69,30 @@ WEFT_CLONES void keep_drawn(const float* draws, double probability, double* valu
     values[j] = static_cast<double>(draws[j]) < probability ? values[j] : 0.0;
   }
 }
+WEFT_CLONES void mark_nonzero(const double* values, std::uint8_t* marks, std::size_t count) {
+  row_math::mark_nonzero(values, marks, count);
+}
+WEFT_CLONES void keep_marked(const std::uint8_t* marks, double* values, std::size_t count) {
+  row_math::keep_marked(marks, values, count);
+}
+WEFT_CLONES MarkedSums sum_marked(const std::uint8_t* marks, const double* values,
+                                  std::size_t count) {
+  return row_math::sum_marked(marks, values, count);
+}
+WEFT_CLONES void variance_keys(const double* deltas, std::size_t models, std::uint32_t* out,
+                               std::size_t count) {
+  for (std::size_t done = 0; done < count; done += row_math::kChunk) {
+    row_math::variance_chunk(deltas + done, models, count, std::min(row_math::kChunk, count - done),
+                             out + done);
+  }
+}
+WEFT_CLONES void mean_agreeing(std::span<const double> weights, const double* deltas, double* out,
+                               std::size_t count) {
+  for (std::size_t done = 0; done < count; done += row_math::kChunk) {
+    row_math::mean_chunk(weights, deltas + done, count, std::min(row_math::kChunk, count - done),
+                         out + done);
+  }
+}
 WEFT_CLONES void mix_agreeing(const Mix& mix, const double* deltas, double* out,
                               std::size_t count) {
   for (std::size_t done = 0; done < count; done += row_math::kChunk) {
@@ -117,6 +141,42 @@ void keep_between(std::uint64_t low, std::uint64_t high, std::span<double> value
 }
 void keep_drawn(std::span<const float> draws, double probability, std::span<double> values) {
   keep_drawn(draws.data(), probability, values.data(), values.size());
+}
+void mark_nonzero(std::span<const double> values, std::span<std::uint8_t> marks) {
+  mark_nonzero(values.data(), marks.data(), values.size());
+}
+void keep_marked(std::span<const std::uint8_t> marks, std::span<double> values) {
+  keep_marked(marks.data(), values.data(), values.size());
+}
+MarkedSums sum_marked(std::span<const std::uint8_t> marks, std::span<const double> values) {
+  return sum_marked(marks.data(), values.data(), values.size());
+}
+void variance_keys(std::span<const double> deltas, std::span<std::uint32_t> out) {
+  if (out.empty()) return;
+  variance_keys(deltas.data(), deltas.size() / out.size(), out.data(), out.size());
+}
+void mean_agreeing(std::span<const double> weights, std::span<const double> deltas,
+                   std::span<double> out) {
+  mean_agreeing(weights, deltas.data(), out.data(), out.size());
+}
+void add_squares(std::span<const double> values, std::span<double> sums) {
+  constexpr std::size_t kChains = 4;  // Additions of several rows, since each waits for the last.
+  if (sums.empty()) return;
+  const std::size_t width = values.size() / sums.size();
+  std::size_t row = 0;
+  for (; row + kChains <= sums.size(); row += kChains) {
+    const double* from = values.data() + row * width;
+    double chain[kChains];
+    std::copy_n(sums.begin() + static_cast<std::ptrdiff_t>(row), kChains, chain);
+    for (std::size_t j = 0; j < width; ++j) {
+      for (std::size_t k = 0; k < kChains; ++k)
+        chain[k] += from[k * width + j] * from[k * width + j];
+    }
+    std::copy_n(chain, kChains, sums.begin() + static_cast<std::ptrdiff_t>(row));
+  }
+  for (; row < sums.size(); ++row) {
+    for (const double value : values.subspan(row * width, width)) sums[row] += value * value;
+  }
 }
 void mix_agreeing(const Mix& mix, std::span<const double> deltas, std::span<double> out) {
   mix_agreeing(mix, deltas.data(), out.data(), out.size());

@@ -55,6 +55,19 @@ void keep_between(std::uint64_t low, std::uint64_t high, std::span<double> value
 /// Numbers whose draw is not below `probability` become 0.
 void keep_drawn(std::span<const float> draws, double probability, std::span<double> values);
 
+/// Bit j % 8 of byte j / 8 says whether number j is not 0; marks.size() == ceil(values.size() / 8).
+void mark_nonzero(std::span<const double> values, std::span<std::uint8_t> marks);
+/// Numbers whose bit is not set become 0.
+void keep_marked(std::span<const std::uint8_t> marks, std::span<double> values);
+
+/// sum_magnitudes() of all numbers, and of them after keep_marked().
+struct MarkedSums {
+  double all = 0;
+  double marked = 0;
+};
+[[nodiscard]] MarkedSums sum_marked(std::span<const std::uint8_t> marks,
+                                    std::span<const double> values);
+
 /// What the sum of task vectors that agree is divided by.
 enum class Divisor {
   kNone,
@@ -73,5 +86,16 @@ struct Mix {
 /// out += lambda * (sum_i w_i d_i) / n over the models i whose w_i d_i (equal_votes: d_i) has the
 /// sign of the sum of those; 0 counts as positive. deltas: [models, out.size()].
 void mix_agreeing(const Mix& mix, std::span<const double> deltas, std::span<double> out);
+
+/// The variance of each element over models, with their number as the divisor, as magnitude_key().
+/// deltas: [models, out.size()].
+void variance_keys(std::span<const double> deltas, std::span<std::uint32_t> out);
+/// SCE's mean: out += (sum_i w_i d_i) / max(sum_i w_i, 1e-6) over the models whose d_i has the sign
+/// of the sum of all d_i; 0 counts as positive. deltas: [weights.size(), out.size()].
+void mean_agreeing(std::span<const double> weights, std::span<const double> deltas,
+                   std::span<double> out);
+/// sums[row] += values[row][0]^2 + values[row][1]^2 + ..., one after the other. values: [rows,
+/// columns], sums: [rows].
+void add_squares(std::span<const double> values, std::span<double> sums);
 
 }  // namespace weft::merge

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <type_traits>
 
 #include "core/clones.h"
@@ -45,6 +46,35 @@ WEFT_INLINE double dot(const double* a, const double* b, std::size_t count) {
   double sum = total(sums);
   for (; j < count; ++j) sum += a[j] * b[j];
   return sum;
+}
+
+/// dot(a, a), dot(b, b) and dot(c, b) in one pass, since each addition of one waits for its last.
+WEFT_INLINE void add_dots(const double* a, const double* b, const double* c, std::size_t count,
+                          double& aa, double& bb, double& cb) {
+  Doubles first{};
+  Doubles second{};
+  Doubles third{};
+  std::size_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) {
+    Doubles x;
+    Doubles y;
+    Doubles z;
+    load(a + j, x);
+    load(b + j, y);
+    load(c + j, z);
+    first += x * x;
+    second += y * y;
+    third += z * y;
+  }
+  double sums[3] = {total(first), total(second), total(third)};
+  for (; j < count; ++j) {
+    sums[0] += a[j] * a[j];
+    sums[1] += b[j] * b[j];
+    sums[2] += c[j] * b[j];
+  }
+  aa += sums[0];
+  bb += sums[1];
+  cb += sums[2];
 }
 
 WEFT_INLINE double sum(const double* values, std::size_t count) {
@@ -107,22 +137,53 @@ WEFT_INLINE float f16_value(std::uint16_t bits) {
   return std::bit_cast<float>(value | sign);
 }
 
+/// `value` rounded once to the numbers of a type with `mantissa` bits after the point, whose least
+/// normal number is `least`: nearest, ties to even, for what stays in the type's range.
+WEFT_INLINE double nearest(double value, int mantissa, double least) {
+  constexpr std::uint64_t kSign = std::uint64_t{1} << 63;
+  const auto bits = std::bit_cast<std::uint64_t>(value);
+  const int dropped = 52 - mantissa;
+  const std::uint64_t unit = std::uint64_t{1} << dropped;
+  const std::uint64_t up = unit / 2 - 1 + (bits >> dropped & 1U);
+  const auto normal = std::bit_cast<double>((bits + up) & ~(unit - 1));
+  // Below the least normal number steps are equal, so that the addition itself rounds to them; only
+  // the sign of a zero is lost.
+  const double magic = 1.5 * static_cast<double>(unit) * least;
+  const double steps = (value + magic) - magic;
+  const auto small = std::bit_cast<double>(std::bit_cast<std::uint64_t>(steps) | (bits & kSign));
+  return std::abs(value) < least ? small : normal;
+}
+
+// Types of the output. round() takes any number; nearest() and bits() those whose magnitude is
+// below kLimit, from which on numbers round to infinity: round(x) == bits(nearest(x)).
+
 struct F32 {
   using Bits = std::uint32_t;
+  static constexpr double kLimit = 0x1.ffffffp127;
   WEFT_INLINE static Bits round(float value) { return std::bit_cast<Bits>(value); }
   WEFT_INLINE static Bits round(double value) { return round(static_cast<float>(value)); }
+  WEFT_INLINE static double nearest(double value) { return static_cast<float>(value); }
+  WEFT_INLINE static Bits bits(double value) { return round(static_cast<float>(value)); }
   WEFT_INLINE static float value(Bits bits) { return std::bit_cast<float>(bits); }
 };
 struct F16 {
   using Bits = std::uint16_t;
+  static constexpr double kLimit = 65520;
   WEFT_INLINE static Bits round(float value) { return f16_bits(value); }
   WEFT_INLINE static Bits round(double value) { return f16_bits(round_to_odd(value)); }
+  WEFT_INLINE static double nearest(double value) { return row_math::nearest(value, 10, 0x1p-14); }
+  WEFT_INLINE static Bits bits(double value) { return f16_bits(static_cast<float>(value)); }
   WEFT_INLINE static float value(Bits bits) { return f16_value(bits); }
 };
 struct BF16 {
   using Bits = std::uint16_t;
+  static constexpr double kLimit = 0x1.ffp127;
   WEFT_INLINE static Bits round(float value) { return bf16_bits(value); }
   WEFT_INLINE static Bits round(double value) { return bf16_bits(round_to_odd(value)); }
+  WEFT_INLINE static double nearest(double value) { return row_math::nearest(value, 7, 0x1p-126); }
+  WEFT_INLINE static Bits bits(double value) {
+    return static_cast<Bits>(std::bit_cast<std::uint32_t>(static_cast<float>(value)) >> 16);
+  }
   WEFT_INLINE static float value(Bits bits) { return core::bf16_to_float(bits); }
 };
 
@@ -130,38 +191,56 @@ WEFT_INLINE bool finite(float value) {
   return (std::bit_cast<std::uint32_t>(value) & 0x7fffffffU) < 0x7f800000U;
 }
 
+/// The bits of a double without its sign; those that are not negative have the order of their bits.
+WEFT_INLINE std::int64_t magnitude(double value) {
+  return std::bit_cast<std::int64_t>(std::abs(value));
+}
+
+/// A chunk that holds numbers out of the type's range, or none at all.
+template <typename Type>
+WEFT_INLINE void round_odd_chunk(const float* base, const double* exact, std::size_t count,
+                                 typename Type::Bits* bits, double* after, RowSums& sums) {
+  for (std::size_t j = 0; j < count; ++j) {
+    bits[j] = Type::round(exact[j]);
+    after[j] = static_cast<double>(Type::value(bits[j]));
+    sums.overflow |= !finite(Type::value(bits[j])) && finite(base[j]);
+  }
+}
+
 /// M = round(W + D), at most kChunk elements.
 template <typename Type>
 WEFT_INLINE void add_chunk(const float* base, const double* update, std::size_t count,
                            std::byte* out, RowSums& sums) {
   using Bits = typename Type::Bits;
-  Bits bits[kChunk];
-  double before[kChunk];
-  double gained[kChunk];
-  std::int64_t error = 0;  // Doubles that are not negative have the order of their bits.
-  std::int64_t changed = 0;
-  std::uint32_t overflow = 0;
+  alignas(64) Bits bits[kChunk];
+  alignas(64) double before[kChunk + 8];
+  alignas(64) double exact[kChunk + 8];
+  alignas(64) double after[kChunk];
+  std::int64_t largest = 0;
   for (std::size_t j = 0; j < count; ++j) {
     before[j] = static_cast<double>(base[j]);
-    bits[j] = Type::round(before[j] + update[j]);
+    exact[j] = before[j] + update[j];
+    largest = std::max(largest, magnitude(exact[j]));
+    after[j] = Type::nearest(exact[j]);
   }
-  for (std::size_t j = 0; j < count; ++j) {
-    const auto after = static_cast<double>(Type::value(bits[j]));
-    const double exact = before[j] + update[j];
-    error = std::max(error, std::bit_cast<std::int64_t>(std::abs(after - exact)));
-    gained[j] = after - before[j];
-  }
-  for (std::size_t j = 0; j < count; ++j) {
-    changed += bits[j] != Type::round(base[j]) ? 1 : 0;
-    overflow |= static_cast<std::uint32_t>(!finite(Type::value(bits[j])) & finite(base[j]));
+  for (std::size_t j = 0; j < count; ++j) bits[j] = Type::bits(after[j]);
+  if (largest >= magnitude(Type::kLimit)) {
+    round_odd_chunk<Type>(base, exact, count, bits, after, sums);
   }
   std::memcpy(out, bits, count * sizeof(Bits));
-  sums.base += dot(before, before, count);
-  sums.update += dot(update, update, count);
-  sums.kept += dot(gained, update, count);
+  Bits changed = 0;  // A chunk has no more than it can count.
+  for (std::size_t j = 0; j < count; ++j) {
+    const Bits one = bits[j] != Type::round(base[j]) ? 1 : 0;
+    changed = static_cast<Bits>(changed + one);
+  }
+  std::int64_t error = 0;
+  for (std::size_t j = 0; j < count; ++j) {
+    error = std::max(error, magnitude(after[j] - exact[j]));
+    after[j] -= before[j];  // What was gained.
+  }
+  add_dots(before, update, after, count, sums.base, sums.update, sums.kept);
   sums.error = std::max(sums.error, std::bit_cast<double>(error));
   sums.changed += changed;
-  sums.overflow |= overflow != 0;
 }
 
 template <typename Type>
@@ -182,8 +261,8 @@ WEFT_INLINE RowSums convert_row(const float* base, std::size_t count, std::byte*
   std::uint32_t overflow = 0;
   for (std::size_t done = 0; done < count; done += kChunk) {
     const std::size_t part = std::min(kChunk, count - done);
+    for (std::size_t j = 0; j < part; ++j) bits[j] = Type::round(base[done + j]);
     for (std::size_t j = 0; j < part; ++j) {
-      bits[j] = Type::round(base[done + j]);
       overflow |=
           static_cast<std::uint32_t>(!finite(Type::value(bits[j])) & finite(base[done + j]));
     }
@@ -202,6 +281,98 @@ WEFT_INLINE void keep_between(std::uint64_t low, std::uint64_t high, double* val
   for (std::size_t j = 0; j < count; ++j) {
     const std::uint32_t key = magnitude_key(values[j]);
     values[j] = (key >= first) & (key < past) ? values[j] : 0.0;
+  }
+}
+
+WEFT_INLINE void mark_nonzero(const double* values, std::uint8_t* marks, std::size_t count) {
+  std::size_t j = 0;
+  for (; j + 8 <= count; j += 8) {
+    std::uint32_t mark = 0;
+    for (std::size_t bit = 0; bit < 8; ++bit) {
+      mark |= static_cast<std::uint32_t>(values[j + bit] != 0) << bit;
+    }
+    marks[j / 8] = static_cast<std::uint8_t>(mark);
+  }
+  if (j == count) return;
+  std::uint32_t mark = 0;
+  for (std::size_t bit = 0; j + bit < count; ++bit) {
+    mark |= static_cast<std::uint32_t>(values[j + bit] != 0) << bit;
+  }
+  marks[j / 8] = static_cast<std::uint8_t>(mark);
+}
+
+WEFT_INLINE void keep_marked(const std::uint8_t* marks, double* values, std::size_t count) {
+  using Masks = std::int64_t __attribute__((vector_size(64)));
+  constexpr Masks kBits = {1, 2, 4, 8, 16, 32, 64, 128};
+  std::size_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) {
+    Masks bits;
+    std::memcpy(&bits, values + j, sizeof bits);
+    const Masks mark = Masks{} + static_cast<std::int64_t>(marks[j / 8]);
+    bits &= (mark & kBits) != 0;
+    std::memcpy(values + j, &bits, sizeof bits);
+  }
+  for (; j < count; ++j) {
+    if ((marks[j / 8] >> j % 8 & 1U) == 0) values[j] = 0;
+  }
+}
+
+/// sum_magnitudes() of all and of the marked.
+WEFT_INLINE MarkedSums sum_marked(const std::uint8_t* marks, const double* values,
+                                  std::size_t count) {
+  double magnitudes[kChunk];
+  MarkedSums sums;
+  for (std::size_t done = 0; done < count; done += kChunk) {
+    const std::size_t part = std::min(kChunk, count - done);
+    for (std::size_t j = 0; j < part; ++j) magnitudes[j] = std::abs(values[done + j]);
+    sums.all += sum(magnitudes, part);
+    keep_marked(marks + done / 8, magnitudes, part);
+    sums.marked += sum(magnitudes, part);
+  }
+  return sums;
+}
+
+/// At most kChunk elements of every model; see variance_keys() of the header.
+WEFT_INLINE void variance_chunk(const double* deltas, std::size_t models, std::size_t stride,
+                                std::size_t count, std::uint32_t* out) {
+  const auto divisor = static_cast<double>(models);
+  double mean[kChunk] = {};
+  double sum[kChunk] = {};
+  for (std::size_t i = 0; i < models; ++i) {
+    for (std::size_t j = 0; j < count; ++j) mean[j] += deltas[i * stride + j] / divisor;
+  }
+  for (std::size_t i = 0; i < models; ++i) {
+    for (std::size_t j = 0; j < count; ++j) {
+      const double off = deltas[i * stride + j] - mean[j];
+      sum[j] += off * off;
+    }
+  }
+  for (std::size_t j = 0; j < count; ++j) out[j] = magnitude_key(sum[j] / divisor);
+}
+
+/// At most kChunk elements of every model; see mean_agreeing() of the header.
+WEFT_INLINE void mean_chunk(std::span<const double> weights, const double* deltas,
+                            std::size_t stride, std::size_t count, double* out) {
+  double elected[kChunk] = {};
+  double sum[kChunk] = {};
+  double part[kChunk] = {};
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    for (std::size_t j = 0; j < count; ++j) elected[j] += deltas[i * stride + j];
+  }
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const double weight = weights[i];
+    for (std::size_t j = 0; j < count; ++j) {
+      const double value = deltas[i * stride + j];
+      const bool up = elected[j] >= 0;
+      const bool agrees = (up & (value > 0)) | (!up & (value < 0));
+      const double taken = agrees ? weight * value : 0.0;
+      const double counted = agrees ? weight : 0.0;
+      sum[j] += taken;
+      part[j] += counted;
+    }
+  }
+  for (std::size_t j = 0; j < count; ++j) {
+    out[j] += sum[j] / (part[j] < 1e-6 ? 1e-6 : part[j]);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "core/clones.h"
 
@@ -37,13 +38,44 @@ using RowKeys = std::function<void(std::int64_t begin, std::int64_t end, std::sp
 /// Calls the given function on a few rows at a time, over all rows, in parallel (for_row_blocks).
 using RowLoop = std::function<void(const std::function<void(std::int64_t, std::int64_t)>&)>;
 
-/// The k largest of rows * columns elements, exactly: two passes that count the upper and lower
-/// halves of the keys, and a third that finds the place of the last one where equals are cut. Holds
-/// the keys of tensors of up to kHeldKeys elements, and reads them again for larger ones; beyond
-/// that memory is the counters'.
-[[nodiscard]] TopSet select_top(std::int64_t rows, std::int64_t columns, std::int64_t k,
-                                const RowKeys& keys, const RowLoop& loop);
+/// The elements of a tensor by their keys. Keys of up to kHeldKeys elements are held, those of
+/// larger tensors asked for again by each pass; beyond that memory is the counters'.
+class Ranking {
+ public:
+  static constexpr std::int64_t kHeldKeys = std::int64_t{24} << 20;
 
-inline constexpr std::int64_t kHeldKeys = std::int64_t{24} << 20;
+  /// Computes all keys once, and counts them by their upper halves.
+  Ranking(std::int64_t rows, std::int64_t columns, RowKeys keys, RowLoop loop);
+  Ranking(const Ranking&) = delete;
+  Ranking& operator=(const Ranking&) = delete;
+  /// Leaves the memory of its keys to the next one.
+  ~Ranking();
+
+  /// Elements whose key is not 0.
+  [[nodiscard]] std::int64_t nonzero() const noexcept { return rows_ * columns_ - zeros_; }
+  /// The k largest, exactly: a pass that counts the lower halves of the keys at the cut, and a
+  /// second that finds the place of the last element where equals are cut.
+  [[nodiscard]] TopSet top(std::int64_t k);
+
+ private:
+  using Counts = std::vector<std::int64_t>;
+  using Visit = std::function<void(std::int64_t begin, std::span<const std::uint32_t>)>;
+
+  [[nodiscard]] std::span<std::uint32_t> held(std::int64_t begin, std::int64_t end);
+  /// Calls visit(begin, keys) for the rows from `begin` on, in parallel.
+  void each(const Visit& visit);
+  [[nodiscard]] std::int64_t place_of(std::uint32_t key, std::int64_t wanted);
+
+  std::int64_t rows_;
+  std::int64_t columns_;
+  RowKeys keys_;
+  RowLoop loop_;
+  std::vector<std::uint32_t> held_;  ///< At least a key for each element, or empty.
+  Counts upper_;
+  std::int64_t zeros_ = 0;
+};
+
+/// Places 0 .. values.size() of a row in order of magnitude, smallest first, equals by place.
+void rank_row(std::span<const double> values, std::vector<std::uint32_t>& order);
 
 }  // namespace weft::merge

@@ -46,9 +46,12 @@ using RowReader = std::function<void(std::int64_t begin, std::int64_t end, std::
 /// A task vector made sparse: apply() drops and rescales its rows. What has to be known of the
 /// whole tensor (thresholds, norms) is found when it is made, in passes over the rows.
 /// Elements are ranked as merge/select.h says; draws are number row * columns + column of
-/// lora::RandomStream(seed, stream), the element staying when it is below the probability.
+/// lora::RandomStream(seed, stream), the element staying when it is below the probability. Of
+/// tensors of up to kRemembered elements it is remembered which stay.
 class Sparsifier {
  public:
+  static constexpr std::int64_t kRemembered = std::int64_t{1} << 27;
+
   Sparsifier(const SparsifyRule& rule, std::int64_t rows, std::int64_t columns, RowReader read,
              const RowLoop& loop, std::uint64_t seed, const std::string& stream);
 
@@ -56,6 +59,7 @@ class Sparsifier {
   void apply(std::int64_t begin, std::int64_t end, std::span<double> values) const;
 
  private:
+  void set_chances();
   void select(const RowReader& read, const RowLoop& loop);
   void measure(const RowReader& read, const RowLoop& loop);
   void drop(std::int64_t begin, std::int64_t end, std::span<double> values) const;
@@ -71,6 +75,10 @@ class Sparsifier {
   TopSet dropped_;  ///< unless they are in this one.
   double factor_ = 1;
   std::optional<lora::RandomStream> random_;
+  std::vector<double> chances_;  ///< By rank in a row (kRankedRandom).
+  /// A bit for each element, rows padded to whole bytes: whether it stays. Empty where drawing
+  /// again costs less memory.
+  std::vector<std::uint8_t> stays_;
 };
 
 }  // namespace weft::merge

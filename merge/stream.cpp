@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/parallel.h"
 #include "merge/row_kernels.h"
 #include "merge/write_behind.h"
@@ -25,6 +26,11 @@ void release(const OutputTensor& tensor, std::int64_t begin, std::int64_t end) {
   for (const auto& [model, info] : tensor.reads) model->release(*info, begin, end);
 }
 
+/// F32 has no steps that an update could fall between.
+Rounding rounding_of(const OutputTensor& tensor) {
+  return tensor.dtype == core::DType::kF32 ? Rounding::kNearest : tensor.rounding;
+}
+
 /// Streams one tensor through row tiles.
 class TensorWriter {
  public:
@@ -33,7 +39,8 @@ class TensorWriter {
         base_(*tensor.source),
         info_(*tensor.info),
         type_(tensor.dtype),
-        update_(update) {}
+        update_(update),
+        draws_(tensor.seed, tensor.name) {}
 
   /// Hands each tile to `out`, in order, and returns the sums of all rows.
   RowSums run(WriteBehind& out) {
@@ -99,9 +106,22 @@ class TensorWriter {
         delta = std::span(deltas).subspan(at * static_cast<std::size_t>(update_->stride()), width);
       }
       const auto place = static_cast<std::size_t>(row - begin);
-      sums_[place] = round_row(type_, std::span(base).subspan(at * width, width), delta,
-                               bytes_.data() + place * row_bytes);
+      sums_[place] = round(row, std::span(base).subspan(at * width, width), delta,
+                           bytes_.data() + place * row_bytes);
+      if (update_ != nullptr && update_->exact(row, std::span(base).subspan(at * width, width))) {
+        (void)round_row(type_, std::span(base).subspan(at * width, width), {},
+                        bytes_.data() + place * row_bytes);
+      }
     }
+  }
+
+  [[nodiscard]] RowSums round(std::int64_t row, std::span<const float> base,
+                              std::span<const double> delta, std::byte* out) const {
+    if (rounding_of(tensor_) == Rounding::kNearest || delta.empty()) {
+      return round_row(type_, base, delta, out);
+    }
+    const auto first = static_cast<std::uint64_t>(row) * base.size();
+    return dither_row(tensor_.rounding, type_, base, delta, draws_, first, out);
   }
 
   [[noreturn]] void complain() const {
@@ -120,6 +140,7 @@ class TensorWriter {
   const TensorInfo& info_;
   core::DType type_;
   const RowDeltas* update_;
+  lora::RandomStream draws_;
   std::vector<std::byte> bytes_;
   std::vector<RowSums> sums_;
 };
@@ -128,6 +149,8 @@ FoldedTensor summary(const OutputTensor& tensor, const RowDeltas& update, const 
   FoldedTensor folded;
   folded.name = tensor.name;
   folded.rank = update.rank();
+  folded.dtype = tensor.dtype;
+  folded.rounding = rounding_of(tensor);
   folded.base_norm = std::sqrt(sums.base);
   folded.update_norm = std::sqrt(sums.update);
   folded.largest_error = sums.error;
@@ -144,35 +167,45 @@ void pass(const OutputTensor& tensor, WriteBehind& out) {
     [[maybe_unused]] const RowSums sums = TensorWriter(tensor, nullptr).run(out);
     return;
   }
-  for (std::size_t at = 0; at < raw.size(); at += kCopyBytes) {
+  const std::int64_t rows = tensor.info->rows();
+  const std::size_t row_bytes =
+      raw.size() / static_cast<std::size_t>(std::max<std::int64_t>(1, rows));
+  const auto step = static_cast<std::int64_t>(
+      std::max<std::size_t>(1, kCopyBytes / std::max<std::size_t>(1, row_bytes)));
+  for (std::int64_t begin = 0; begin < rows; begin += step) {
+    const std::int64_t end = std::min(rows, begin + step);
     std::vector<std::byte> bytes = out.buffer();
-    const auto part = raw.subspan(at, std::min(kCopyBytes, raw.size() - at));
+    const auto part = raw.subspan(static_cast<std::size_t>(begin) * row_bytes,
+                                  static_cast<std::size_t>(end - begin) * row_bytes);
     bytes.assign(part.begin(), part.end());
     out.put(std::move(bytes));
+    tensor.source->release(*tensor.info, begin, end);
   }
-  tensor.source->release(*tensor.info);
 }
 
 }  // namespace
 
-std::vector<FoldedTensor> write_tensors(std::span<const OutputTensor> tensors,
-                                        std::span<const checkpoint::Shard> shards,
-                                        const std::filesystem::path& folder,
-                                        const FoldControl& control) {
+Written write_tensors(std::span<const OutputTensor> tensors,
+                      std::span<const checkpoint::Shard> shards,
+                      const std::filesystem::path& folder, const FoldControl& control) {
   std::map<std::string_view, const OutputTensor*> by_name;
   FoldProgress progress;
   for (const OutputTensor& tensor : tensors) by_name.emplace(tensor.name, &tensor);
   for (const checkpoint::Shard& shard : shards) {
     for (const checkpoint::TensorPlan& plan : shard.tensors) progress.total += plan.bytes();
   }
-  std::vector<FoldedTensor> folded;
+  Written written;
   for (const checkpoint::Shard& shard : shards) {
     checkpoint::SafetensorsWriter writer(folder / shard.file, shard.tensors);
+    core::Sha256 digest;
+    digest.update(writer.header());
+    const std::uint64_t before = progress.done;
     WriteBehind out([&](std::span<const std::byte> bytes) {
       if (control.stop != nullptr && control.stop->load()) {
         throw Interrupted("stopped; nothing was written");
       }
       writer.write(bytes);
+      digest.update(bytes);
       progress.done += bytes.size();
       if (control.progress) control.progress(progress);
     });
@@ -180,17 +213,20 @@ std::vector<FoldedTensor> write_tensors(std::span<const OutputTensor> tensors,
       const OutputTensor& tensor = *by_name.at(plan.name);
       const std::unique_ptr<const RowDeltas> change = tensor.change ? tensor.change() : nullptr;
       if (change) {
-        folded.push_back(summary(tensor, *change, TensorWriter(tensor, change.get()).run(out)));
+        written.folded.push_back(
+            summary(tensor, *change, TensorWriter(tensor, change.get()).run(out)));
       } else {
         pass(tensor, out);
       }
     }
     out.finish();
     writer.finish();
+    written.files.push_back(
+        {shard.file, writer.header().size() + progress.done - before, digest.finish()});
   }
   checkpoint::write_shard_index(folder, shards);
-  std::ranges::sort(folded, {}, &FoldedTensor::name);
-  return folded;
+  std::ranges::sort(written.folded, {}, &FoldedTensor::name);
+  return written;
 }
 
 }  // namespace weft::merge

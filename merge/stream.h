@@ -13,6 +13,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "core/number.h"
+#include "merge/dither.h"
 #include "merge/row_deltas.h"
 
 namespace weft::merge {
@@ -25,7 +26,22 @@ struct FoldedTensor {
   double update_norm = 0;    ///< Frobenius norm of D.
   double largest_error = 0;  ///< max |M - (W + D)|: the one rounding.
   double changed = 0;        ///< Share of elements that differ from W rounded to M's type.
-  double retained = 1;       ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
+  core::DType dtype = core::DType::kF32;   ///< Of M.
+  Rounding rounding = Rounding::kNearest;  ///< Of W + D to M.
+  double retained = 1;  ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
+};
+
+/// A file of the output.
+struct WrittenFile {
+  std::string name;
+  std::uint64_t bytes = 0;
+  std::string sha256;
+};
+
+/// What write_tensors() did.
+struct Written {
+  std::vector<FoldedTensor> folded;  ///< The changed tensors, in order of name.
+  std::vector<WrittenFile> files;    ///< The files that hold the weights, in order of the shards.
 };
 
 struct FoldProgress {
@@ -49,16 +65,18 @@ struct OutputTensor {
   std::function<std::unique_ptr<const RowDeltas>()> change;
   /// What else is read for it, so that its pages can be given back.
   std::vector<std::pair<const checkpoint::Checkpoint*, const checkpoint::TensorInfo*>> reads;
+  Rounding rounding = Rounding::kNearest;  ///< Of a changed tensor of 16 bits.
+  std::uint64_t seed = 0;                  ///< Of kStochastic; the stream is the tensor's name.
 };
 
 /// Writes M = round(W + D) for every tensor into the files of `shards`, with the index when there
-/// are several: the addition in double, one rounding to nearest even. Unchanged tensors of the same
-/// type are copied byte for byte. Streams over tiles of rows; the result does not depend on the
-/// number of threads or the processor. NumericError naming the tensor when a number leaves the
-/// range of its type. Returns the changed tensors, in order of name.
-[[nodiscard]] std::vector<FoldedTensor> write_tensors(std::span<const OutputTensor> tensors,
-                                                      std::span<const checkpoint::Shard> shards,
-                                                      const std::filesystem::path& folder,
-                                                      const FoldControl& control = {});
+/// are several: the addition in double, one rounding, to nearest even if nothing else is asked.
+/// Unchanged tensors of the same type are copied byte for byte. Streams over tiles of rows; the
+/// result does not depend on the number of threads or the processor. NumericError naming the tensor
+/// when a number leaves the range of its type. The files' digests are taken on the way.
+[[nodiscard]] Written write_tensors(std::span<const OutputTensor> tensors,
+                                    std::span<const checkpoint::Shard> shards,
+                                    const std::filesystem::path& folder,
+                                    const FoldControl& control = {});
 
 }  // namespace weft::merge

@@ -14,7 +14,7 @@ namespace {
 constexpr std::int64_t kTileElements = std::int64_t{1} << 19;
 
 /// out += sign * update, rows [begin, end) of `columns` numbers.
-void add_update(const Update& update, double sign, std::int64_t begin, std::int64_t end,
+void add_update(const RowDeltas& update, double sign, std::int64_t begin, std::int64_t end,
                 std::int64_t columns, std::span<double> out) {
   std::vector<double> block(static_cast<std::size_t>(RowDeltas::kRowBlock * update.stride()));
   for (std::int64_t first = begin; first < end; first += RowDeltas::kRowBlock) {

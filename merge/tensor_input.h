@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
-#include "merge/update.h"
+#include "merge/row_deltas.h"
 
 namespace weft::merge {
 
@@ -15,9 +15,10 @@ namespace weft::merge {
 /// is folded on the way (exactly: nothing is rounded before the method's own result is).
 /// Rows are what the first dimension counts, as in checkpoint::TensorInfo.
 struct TensorInput {
+  /// Null: no numbers, only updates. Such inputs can be compared with each other, not read.
   const checkpoint::Checkpoint* model = nullptr;
   const checkpoint::TensorInfo* info = nullptr;
-  std::shared_ptr<const Update> update{};  ///< Null: the checkpoint's numbers as they are.
+  std::shared_ptr<const RowDeltas> update{};  ///< Null: the checkpoint's numbers as they are.
 
   /// True when both read the same stored numbers, so that only updates tell them apart.
   [[nodiscard]] bool same_numbers(const TensorInput& other) const noexcept {
@@ -29,7 +30,9 @@ struct TensorInput {
   /// Rows [begin, end) in double, one after the other. Thread-safe.
   void read(std::int64_t begin, std::int64_t end, std::span<double> out) const;
   /// Pages that were read are not needed soon.
-  void release(std::int64_t begin, std::int64_t end) const { model->release(*info, begin, end); }
+  void release(std::int64_t begin, std::int64_t end) const {
+    if (model != nullptr) model->release(*info, begin, end);
+  }
 };
 
 /// Rows [begin, end) of a - b. Where both have the same checkpoint this is the difference of the

@@ -303,6 +303,23 @@ void Decoder::detach_all() {
   state_->for_linears([](Linear& linear) { linear.detach_all(); });
 }
 
+struct Attached::State {
+  std::vector<AdapterParameter> parameters;
+  std::vector<Linear::Adapters> linears;  // In the order of the model; empty: nothing was attached
+};
+Attached::Attached() : state_(std::make_unique<State>()) {}
+Attached::Attached(Attached&&) noexcept = default;
+Attached& Attached::operator=(Attached&&) noexcept = default;
+Attached::~Attached() = default;
+
+void Decoder::exchange(Attached& other) {
+  std::swap(state_->parameters, other.state_->parameters);
+  std::vector<Linear::Adapters>& linears = other.state_->linears;
+  linears.resize(state_->weights.layers.size() * 4);
+  auto next = linears.begin();
+  state_->for_linears([&](Linear& linear) { linear.exchange(*next++); });
+}
+
 std::vector<AdapterParameter>& Decoder::parameters() { return state_->parameters; }
 
 void Decoder::refresh() {
@@ -389,6 +406,35 @@ at::Tensor Decoder::logits(std::span<const std::int32_t> tokens) {
   const at::Tensor x = tokens.empty() ? at::empty({0, s.spec.hidden}, s.weights.embedding.options())
                                       : s.forward(row, s.context(row));
   return s.weights.head.logits(rms_norm(x, s.weights.final_norm, s.spec.norm_eps));
+}
+
+void Decoder::add_input_squares(std::span<const std::int32_t> tokens, InputSquares& squares) {
+  const Guard guard;
+  const State& s = *state_;
+  check_tokens(tokens, s.spec.vocabulary);
+  if (squares.empty()) {
+    for (const lora::Module& module : linear_modules())
+      squares.emplace_back(static_cast<std::size_t>(module.in));
+  }
+  std::size_t next = 0;
+  const auto add = [&](const at::Tensor& input, int modules) {
+    const at::Tensor sums = at::sum(at::square(input.to(at::kFloat)), {0}, false, at::kDouble);
+    for (; modules > 0; --modules) {
+      std::vector<double>& of = squares.at(next++);
+      for (std::size_t j = 0; j < of.size(); ++j) of[j] += sums.const_data_ptr<double>()[j];
+    }
+  };
+  const data::Row row = plain_row(tokens, 0);
+  const RowContext context = s.context(row);
+  at::Tensor x = embed(s.weights.embedding, row.tokens);
+  for (const Layer& layer : s.weights.layers) {
+    LayerState state;
+    x = layer.forward(x, context, &state);
+    add(rms_norm(state.x, layer.input_norm, s.spec.norm_eps), 3);  // q, k, v
+    add(state.attended, 1);                                        // o
+    add(rms_norm(state.y, layer.mlp_norm, s.spec.norm_eps), 2);    // gate, up
+    add(swiglu(state.gate_up), 1);                                 // down
+  }
 }
 
 at::Tensor Decoder::next_logits(std::span<const std::int32_t> tokens, KvCache& cache) {

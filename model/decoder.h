@@ -35,6 +35,8 @@ struct AdapterParameter {
   at::Tensor grad_b;
 };
 
+class Attached;
+
 /// What one training pass over a row needs to know.
 struct TrainPass {
   double gradient_scale =
@@ -54,6 +56,10 @@ struct LossSum {
 
 /// Writes the named tensor into the given one (contiguous, the shape the spec says, of any type).
 using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
+
+/// Of each linear layer, in the order of Decoder::linear_modules(): sums of the squares of its
+/// input columns, [in].
+using InputSquares = std::vector<std::vector<double>>;
 
 struct KvCache;  ///< Keys and values of past tokens (model/generate.h).
 
@@ -91,6 +97,9 @@ class Decoder {
   enum class Use { kInference, kTraining };
   void attach(const lora::Adapter& adapter, Use use, double weight = 1.0);
   void detach_all();
+  /// Takes on what is in `other` and puts there what was attached, so that several adapters can
+  /// take turns on one base. Nothing is copied. `other` is empty, or comes from this decoder.
+  void exchange(Attached& other);
   /// Masters and gradients of adapters attached for training; writing a and b (in place) takes
   /// effect after refresh().
   [[nodiscard]] std::vector<AdapterParameter>& parameters();
@@ -118,6 +127,9 @@ class Decoder {
   [[nodiscard]] Head head() const;
   /// Logits of every position, fp32 [T, V].
   [[nodiscard]] at::Tensor logits(std::span<const std::int32_t> tokens);
+  /// Adds the squares of what every linear layer is multiplied with, summed over `tokens`, a text
+  /// of its own. An empty `squares` is filled with zeros first.
+  void add_input_squares(std::span<const std::int32_t> tokens, InputSquares& squares);
   /// Logits [V] fp32 of the last of `tokens`, which continue what `cache` holds and are added to
   /// it.
   [[nodiscard]] at::Tensor next_logits(std::span<const std::int32_t> tokens, KvCache& cache);
@@ -130,6 +142,21 @@ class Decoder {
  private:
   struct State;
   explicit Decoder(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// The adapters of a decoder, set aside (Decoder::exchange): masters, gradients, and the copies in
+/// the compute precision.
+class Attached {
+ public:
+  Attached();
+  Attached(Attached&&) noexcept;
+  Attached& operator=(Attached&&) noexcept;
+  ~Attached();
+
+ private:
+  friend class Decoder;
+  struct State;
   std::unique_ptr<State> state_;
 };
 

@@ -42,46 +42,41 @@ std::vector<Factors> Linear::input_terms(const at::Tensor& dy) const {
 }
 
 void Linear::attach(Slot slot) {
-  slot.first = rank_;
-  rank_ += slot.a.size(0);
+  slot.first = adapters_.rank;
+  adapters_.rank += slot.a.size(0);
   slot.computed_b = at::empty(slot.b.sizes(), options_);
-  slots_.push_back(std::move(slot));
-  a_ = at::empty({rank_, in()}, options_);
+  adapters_.slots.push_back(std::move(slot));
+  adapters_.a = at::empty({adapters_.rank, in()}, options_);
   refresh();
-}
-
-void Linear::detach_all() {
-  slots_.clear();
-  rank_ = 0;
-  a_.reset();
 }
 
 void Linear::refresh() {
   // The scale is applied before rounding to the element type.
   const at::ScalarType wide =
       at::promote_types(c10::typeMetaToScalarType(options_.dtype()), at::kFloat);
-  for (const Slot& slot : slots_) {
-    a_.narrow(0, slot.first, slot.rank()).copy_(slot.a);
+  for (const Slot& slot : adapters_.slots) {
+    adapters_.a.narrow(0, slot.first, slot.rank()).copy_(slot.a);
     slot.computed_b.copy_(slot.b.to(wide) * slot.scale);
   }
 }
 
 bool Linear::trains() const {
-  return std::ranges::any_of(slots_, [](const Slot& slot) { return slot.grad_a.defined(); });
+  return std::ranges::any_of(adapters_.slots,
+                             [](const Slot& slot) { return slot.grad_a.defined(); });
 }
 
 at::Tensor Linear::ranks(const at::Tensor& x, const Dropout& drop) const {
-  if (drop.p == 0 || !trains()) return product(x, a_.t());
-  at::Tensor middle = at::empty({x.size(0), rank_}, x.options());
+  if (drop.p == 0 || !trains()) return product(x, adapters_.a.t());
+  at::Tensor middle = at::empty({x.size(0), adapters_.rank}, x.options());
   for (std::size_t part = 0; part < parts_.size(); ++part) {
     at::Tensor dropped;
-    for (const Slot& slot : slots_) {
+    for (const Slot& slot : adapters_.slots) {
       if (slot.part != part) continue;
       // Only what is being trained is regularised.
       if (slot.grad_a.defined() && !dropped.defined())
         dropped = dropout(x, drop, parts_[part].index);
-      product_(slot.of_ranks(middle),
-               {{slot.grad_a.defined() ? dropped : x, a_.narrow(0, slot.first, slot.rank()).t()}});
+      product_(slot.of_ranks(middle), {{slot.grad_a.defined() ? dropped : x,
+                                        adapters_.a.narrow(0, slot.first, slot.rank()).t()}});
     }
   }
   return middle;
@@ -91,11 +86,11 @@ at::Tensor Linear::forward(const at::Tensor& x, const at::Tensor& residual, cons
                            at::Tensor* middle) const {
   at::Tensor y = at::empty({x.size(0), out_}, x.options());
   at::Tensor r;
-  if (!slots_.empty()) r = ranks(x, drop);
+  if (!adapters_.slots.empty()) r = ranks(x, drop);
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     const LinearPart& part = parts_[i];
     std::vector<Factors> terms{base_term(x, i)};
-    for (const Slot& slot : slots_)
+    for (const Slot& slot : adapters_.slots)
       if (slot.part == i) terms.push_back({slot.of_ranks(r), slot.computed_b.t()});
     Epilogue finish;
     at::Tensor bias;
@@ -118,7 +113,7 @@ at::Tensor Linear::forward(const at::Tensor& x, const at::Tensor& residual, cons
 }
 
 at::Tensor Linear::middle(const at::Tensor& x, const Dropout& drop) const {
-  return slots_.empty() ? at::Tensor() : ranks(x, drop);
+  return adapters_.slots.empty() ? at::Tensor() : ranks(x, drop);
 }
 
 void Linear::accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const at::Tensor& x,
@@ -126,7 +121,7 @@ void Linear::accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const 
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     const LinearPart& part = parts_[i];
     at::Tensor dropped;
-    for (const Slot& slot : slots_) {
+    for (const Slot& slot : adapters_.slots) {
       if (slot.part != i || !slot.grad_a.defined()) continue;
       if (drop.p != 0 && !dropped.defined()) dropped = dropout(x, drop, part.index);
       product_(slot.grad_a, {{slot.of_ranks(d_middle).t(), drop.p == 0 ? x : dropped}},
@@ -142,8 +137,8 @@ void Linear::accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const 
 at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& middle,
                             const Dropout& drop, bool want_input) const {
   at::Tensor d_middle;
-  if (!slots_.empty()) d_middle = at::empty({dy.size(0), rank_}, dy.options());
-  for (const Slot& slot : slots_) {
+  if (!adapters_.slots.empty()) d_middle = at::empty({dy.size(0), adapters_.rank}, dy.options());
+  for (const Slot& slot : adapters_.slots) {
     const LinearPart& part = parts_[slot.part];
     product_(slot.of_ranks(d_middle), {{dy.narrow(1, part.first, part.rows), slot.computed_b}});
   }
@@ -153,11 +148,12 @@ at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at:
   at::Tensor dx = at::empty({dy.size(0), in_}, dy.options());
   std::vector<Factors> terms = input_terms(dy);
   const bool is_sum = drop.p == 0 || !training;
-  if (is_sum && !slots_.empty()) terms.emplace_back(d_middle, a_);
+  if (is_sum && !adapters_.slots.empty()) terms.emplace_back(d_middle, adapters_.a);
   product_(dx, terms);
   if (is_sum) return dx;
-  for (const Slot& slot : slots_) {
-    const at::Tensor d = product(slot.of_ranks(d_middle), a_.narrow(0, slot.first, slot.rank()));
+  for (const Slot& slot : adapters_.slots) {
+    const at::Tensor d =
+        product(slot.of_ranks(d_middle), adapters_.a.narrow(0, slot.first, slot.rank()));
     if (slot.grad_a.defined()) {
       dropout_backward_(dx, d, drop, parts_[slot.part].index);
     } else {

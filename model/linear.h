@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/ops.h"
@@ -58,11 +59,19 @@ class Linear {
       return all.narrow(1, first, rank());
     }
   };
+  /// Everything that attach() added.
+  struct Adapters {
+    std::vector<Slot> slots;
+    std::int64_t rank = 0;  ///< Of all slots
+    at::Tensor a{};         ///< [rank, in], the slots' one below the other
+  };
   void attach(Slot slot);
-  void detach_all();
+  void detach_all() { adapters_ = {}; }
+  /// Takes these adapters on and hands over those that were attached.
+  void exchange(Adapters& other) { std::swap(adapters_, other); }
   /// Takes the masters over into the element type.
   void refresh();
-  [[nodiscard]] bool has_adapters() const { return !slots_.empty(); }
+  [[nodiscard]] bool has_adapters() const { return !adapters_.slots.empty(); }
   [[nodiscard]] bool trains() const;
 
   /// x [T, in] -> [T, out], plus `residual` [T, out] where defined. `middle`, where not null,
@@ -97,9 +106,7 @@ class Linear {
   std::vector<QuantisedMatrix> quantised_;
   at::Tensor bias_;
   std::vector<LinearPart> parts_;
-  std::vector<Slot> slots_;
-  std::int64_t rank_ = 0;  // of all slots
-  at::Tensor a_;           // [rank, in]
+  Adapters adapters_;
 };
 
 }  // namespace weft::model

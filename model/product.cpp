@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <atomic>
+#include <deque>
 #include <limits>
 #include <span>
 #include <utility>
@@ -93,8 +95,8 @@ struct Term {
   bool turned = false;
 };
 
-/// How a product is shared out: `row_parts` times `column_parts` threads, each with its rows of all
-/// panels of its part.
+/// How a product is shared out at first: `row_parts` times `column_parts` threads, each with its
+/// rows of all panels of its part.
 struct Shares {
   std::int64_t row_parts = 1, column_parts = 1;
 };
@@ -131,21 +133,29 @@ class Product {
   Product(std::vector<Term<E>> terms, std::int64_t m, std::int64_t n, const Target& target)
       : terms_(std::move(terms)), m_(m), n_(n), target_(target) {}
 
+  /// Every thread begins with a part of its own, and then helps with what is left of the others':
+  /// cores are seldom equally fast, and a number of panels is seldom a multiple of theirs.
   void run() const {
     const Shares shares = share(m_, n_, at::in_parallel_region() ? 1 : at::get_num_threads());
     const std::int64_t panels = (n_ + kPanel - 1) / kPanel;
-    const auto part = [](std::int64_t count, std::int64_t parts, std::int64_t i) {
+    const auto cut = [](std::int64_t count, std::int64_t parts, std::int64_t i) {
       return count * i / parts;
     };
-    at::parallel_for(
-        0, shares.row_parts * shares.column_parts, 1, [&](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t i = begin; i < end; ++i) {
-            const std::int64_t r = i / shares.column_parts;
-            const std::int64_t c = i % shares.column_parts;
-            compute(part(m_, shares.row_parts, r), part(m_, shares.row_parts, r + 1),
-                    part(panels, shares.column_parts, c), part(panels, shares.column_parts, c + 1));
-          }
-        });
+    std::deque<Part> parts;
+    for (std::int64_t r = 0; r < shares.row_parts; ++r) {
+      for (std::int64_t c = 0; c < shares.column_parts; ++c) {
+        parts.emplace_back(cut(m_, shares.row_parts, r), cut(m_, shares.row_parts, r + 1),
+                           cut(panels, shares.column_parts, c),
+                           cut(panels, shares.column_parts, c + 1));
+      }
+    }
+    const std::int64_t count = std::ssize(parts);
+    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        for (std::int64_t other = 0; other < count; ++other)
+          work(parts[static_cast<std::size_t>((i + other) % count)]);
+      }
+    });
   }
 
  private:
@@ -161,21 +171,40 @@ class Product {
     return std::is_same_v<E, P> && term.a.column_stride == 1 && term.k % kPair == 0;
   }
 
-  void compute(std::int64_t first_row, std::int64_t last_row, std::int64_t first_panel,
-               std::int64_t last_panel) const {
+  /// Rows and panels of the result, and which of them was taken last: a panel of kMostRows rows at
+  /// a time.
+  struct Part {
+    Part(std::int64_t from_row, std::int64_t to_row, std::int64_t from_panel, std::int64_t to_panel)
+        : first_row(from_row), last_row(to_row), first_panel(from_panel), last_panel(to_panel) {}
+    std::int64_t first_row, last_row, first_panel, last_panel;
+    std::atomic<std::int64_t> next{0};
+  };
+
+  /// Computes what no thread has taken yet.
+  void work(Part& part) const {
     thread_local std::vector<P> left_buffer;
     thread_local std::vector<P> panel;
     thread_local std::vector<Sum> sums;
-    for (std::int64_t row = first_row; row < last_row; row += kMostRows) {
-      const std::int64_t end = std::min(row + kMostRows, last_row);
-      const std::vector<Left> left = pack_lefts(row, end, left_buffer);
-      const std::vector<std::vector<Piece>> groups = group(left);
-      grow(sums, (end - row) * kPanel);
-      for (std::int64_t p = first_panel; p < last_panel; ++p) {
-        Block block{.row = row, .rows = end - row, .column = p * kPanel};
-        block.columns = std::min(kPanel, n_ - block.column);
-        fill(sums.data(), left, groups, block, panel);
+    const std::int64_t panels = part.last_panel - part.first_panel;
+    std::vector<Left> left;
+    std::vector<std::vector<Piece>> groups;
+    Block block{.row = -1};
+    for (;;) {
+      const std::int64_t taken = part.next.fetch_add(1, std::memory_order_relaxed);
+      const std::int64_t row =
+          panels == 0 ? part.last_row : part.first_row + taken / panels * kMostRows;
+      if (row >= part.last_row) return;
+      if (row != block.row) {
+        const std::int64_t end = std::min(row + kMostRows, part.last_row);
+        left = pack_lefts(row, end, left_buffer);
+        groups = group(left);
+        grow(sums, (end - row) * kPanel);
+        block.row = row;
+        block.rows = end - row;
       }
+      block.column = (part.first_panel + taken % panels) * kPanel;
+      block.columns = std::min(kPanel, n_ - block.column);
+      fill(sums.data(), left, groups, block, panel);
     }
   }
 

@@ -18,6 +18,7 @@ weft_need(nlohmann_json nlohmann-json3-dev)
 weft_need(CLI11 libcli11-dev)
 weft_need(Eigen3 libeigen3-dev NO_MODULE)
 weft_need(ZLIB zlib1g-dev)
+weft_need(SQLite3 libsqlite3-dev)
 weft_need(OpenSSL libssl-dev COMPONENTS Crypto)
 find_package(Threads REQUIRED)
 

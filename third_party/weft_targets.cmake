@@ -73,7 +73,7 @@ function(weft_test name)
   endif()
   add_test(NAME ${name} COMMAND test_${name})
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 900
-    ENVIRONMENT "WEFT_BIN=$<TARGET_FILE:weft>;WEFT_SOURCE_DIR=${PROJECT_SOURCE_DIR}")
+    ENVIRONMENT "WEFT_BIN=$<TARGET_FILE:weft>;WEFT_SOURCE_DIR=${PROJECT_SOURCE_DIR};WEFT_LEDGER=none")
 endfunction()
 
 # weft_fuzzer(NAME SOURCES ... DEPENDS ... SEEDS FOLDER)

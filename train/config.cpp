@@ -6,6 +6,8 @@
 #include <functional>
 #include <iterator>
 
+#include "core/error.h"
+
 namespace weft::train {
 namespace {
 
@@ -99,9 +101,13 @@ void describe_learning(core::Schema<TrainConfig>& s) {
 void describe_running(core::Schema<TrainConfig>& s) {
   using C = TrainConfig;
   s.section("eval", &C::eval, "when the loss on `validation` is measured");
+  s.section("evaluate", &C::evaluate,
+            "suites of weft eval, measured on the weights in training (docs/training.md)");
   s.section("save", &C::save, "checkpoints, from which an interrupted run resumes exactly");
-  s.section("early_stopping", &C::early_stopping,
-            "ends the run when the validation loss falls no more; absent: never");
+  s.section(
+      "early_stopping", &C::early_stopping,
+      "ends the run when the validation loss, or the figure of evaluate.keep_best_by, gets no "
+      "better; absent: never");
   s.section("divergence", &C::divergence, "when a rising loss ends the run");
   s.field("log_every", &C::log_every, "updates between two lines where no terminal shows a bar")
       .at_least(1)
@@ -158,6 +164,30 @@ void describe(core::Schema<EvalSection>& s) {
   s.field("at_start", &EvalSection::at_start, "measure before the first update, too");
 }
 
+void describe(core::Schema<EvaluateSection>& s) {
+  using E = EvaluateSection;
+  s.field("every", &E::every,
+          "distance between two evaluations (200u, 0.5e, 1Mt); null: at the end only");
+  s.field("at_start", &E::at_start, "measure before the first update, too");
+  s.list("suites", &E::suites, "what is measured, as in weft eval").required();
+  s.section("generate", &E::generate,
+            "write answers to the instruction data too, and compare them with the data's");
+  s.field("keep_best_by", &E::keep_best_by,
+          "FIGURE.SUITE, as bits_per_byte.nahuatl: adapter/ is the one that is best by it, and "
+          "early_stopping watches it; default: the validation loss")
+      .non_empty();
+  s.field("sequence_len", &E::sequence_len,
+          "tokens read at once; default: the sequence_len of the run")
+      .at_least(1);
+  s.field("limit", &E::limit,
+          "documents, examples or questions per suite at most, spread evenly over the file")
+      .at_least(1);
+  s.field("ledger", &E::ledger,
+          "record of all evaluations; default: the nearest weft.db in the current folder or one "
+          "above it, else a new one there");
+  s.field("record", &E::record, "write each evaluation into the ledger");
+}
+
 void describe(core::Schema<SaveSection>& s) {
   s.field("every", &SaveSection::every, "distance between two checkpoints (100u, 0.5e, 1Mt)");
   s.field("keep", &SaveSection::keep, "checkpoints that stay; 0: all")
@@ -169,8 +199,7 @@ void describe(core::Schema<EarlyStoppingSection>& s) {
   s.field("patience", &EarlyStoppingSection::patience,
           "evaluations without gain after which the run ends")
       .at_least(1);
-  s.field("min_delta", &EarlyStoppingSection::min_delta, "a smaller fall of the loss is no gain")
-      .at_least(0);
+  s.field("min_delta", &EarlyStoppingSection::min_delta, "a smaller gain is none").at_least(0);
 }
 
 void describe(core::Schema<DivergenceOptions>& s) {
@@ -218,6 +247,10 @@ void describe(core::Schema<TrainConfig>& s) {
           "leave out examples in which nothing is learned; otherwise they are an error");
   s.field("chat_template", &C::chat_template,
           "file with a Jinja template to use instead of the model's");
+  s.field(
+      "token_cache", &C::token_cache,
+      "keep the tokens in a file that later runs on the same data map; true: in the user's cache "
+      "folder");
   s.section("preflight", &C::preflight, "limits that the data has to keep before training starts");
   s.section("adapter", &C::adapter, "what is trained");
   s.choice("dtype", &C::dtype,
@@ -237,6 +270,11 @@ void describe(core::Schema<TrainConfig>& s) {
            "of the rounded weights, and records it");
   describe_learning(s);
   describe_running(s);
+  s.variants("adapters",
+             {"base_model", "output_dir", "dtype", "base_quantization", "threads", "memory_limit",
+              "token_cache"},
+             "Several adapters that are trained on one base, loaded once, in turns; each equals "
+             "the one of a run of its own and has its folder, output_dir/NAME");
   for (const auto& [other, path] : std::initializer_list<std::pair<const char*, const char*>>{
            {"lora_r", "adapter.r"},
            {"lora_rank", "adapter.r"},
@@ -251,8 +289,14 @@ void describe(core::Schema<TrainConfig>& s) {
   }
   s.check([](const TrainConfig& c, core::CheckReport& report) {
     if (c.datasets.empty()) report.problem("datasets", "expected at least one dataset");
-    if (c.early_stopping && !c.validation) {
-      report.problem("early_stopping", "needs `validation`, the data whose loss it watches");
+    const bool chooses_by_suite = c.evaluate && c.evaluate->keep_best_by;
+    if (c.early_stopping && !c.validation && !chooses_by_suite) {
+      report.problem(
+          "early_stopping",
+          "needs `validation`, the data whose loss it watches, or evaluate.keep_best_by");
+    }
+    if (c.evaluate && c.evaluate->suites.empty()) {
+      report.problem("evaluate.suites", "expected at least one suite");
     }
     if (c.tokens_per_update < c.sequence_len && c.packing) {
       report.problem(
@@ -262,6 +306,25 @@ void describe(core::Schema<TrainConfig>& s) {
                       c.tokens_per_update, c.sequence_len));
     }
   });
+}
+
+std::vector<core::Variant<TrainConfig>> load_runs(const std::filesystem::path& file,
+                                                  const std::vector<std::string>& overrides,
+                                                  const core::Log& log) {
+  auto runs = core::load_variants<TrainConfig>(file, overrides, log);
+  for (auto& [name, config, given] : runs) {
+    if (name.empty()) continue;
+    const bool is_file_name =
+        name.front() != '.' && name.size() <= 200 &&
+        std::ranges::none_of(name, [](char c) { return c == '/' || (c >= 0 && c < ' '); });
+    if (!is_file_name) {
+      throw ConfigError(
+          "{}: adapters: '{}' is to be the name of a folder; leave out '/' and a dot at its start",
+          file.string(), name);
+    }
+    config.output_dir /= name;
+  }
+  return runs;
 }
 
 lora::AdapterConfig adapter_config(const TrainConfig& config) {
@@ -315,6 +378,20 @@ model::Compute compute_of(DTypeChoice dtype) {
   return model::best_compute();
 }
 
+std::string dtype_note(DTypeChoice dtype, model::Compute best) {
+  if (dtype != DTypeChoice::kBFloat16 || best == model::Compute::kBF16) return "";
+  return "dtype: this processor has no products of bfloat16 (AVX-512 BF16): numbers are kept in "
+         "bfloat16 and multiplied in float32, which takes half the memory of dtype: float32 and "
+         "is no faster";
+}
+
+namespace {
+/// "evaluate.suites.0.text": where a suite's files lie.
+bool is_suite_text(const std::string& key) {
+  return key.starts_with("evaluate.suites.") && key.ends_with(".text");
+}
+}  // namespace
+
 Fingerprint flatten(const TrainConfig& config) {
   Fingerprint flat;
   TrainConfig copy = config;  // `present` of a section wants an object it may change
@@ -323,16 +400,17 @@ Fingerprint flatten(const TrainConfig& config) {
   std::erase_if(flat, [](const auto& entry) {
     return entry.first == "base_model" || entry.first == "adapter.init_from" ||
            entry.first == "adapter.allow_other_base" || entry.first == "chat_template" ||
-           entry.first.ends_with(".path");
+           is_suite_text(entry.first) || entry.first.ends_with(".path");
   });
   return flat;
 }
 
 const std::vector<std::string>& resumable_keys() {
   static const std::vector<std::string> kKeys{
-      "output_dir", "num_epochs",     "max_updates",  "eval",
-      "save",       "log_every",      "memory_limit", "gradient_checkpointing",
-      "threads",    "early_stopping", "preflight"};
+      "output_dir",     "num_epochs",        "max_updates",     "eval",
+      "save",           "log_every",         "memory_limit",    "gradient_checkpointing",
+      "threads",        "early_stopping",    "preflight",       "token_cache",
+      "evaluate.every", "evaluate.at_start", "evaluate.ledger", "evaluate.record"};
   return kKeys;
 }
 

@@ -12,6 +12,7 @@
 #include "data/pack.h"
 #include "data/preflight.h"
 #include "data/prompt.h"
+#include "data/suite.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
 #include "model/quantised.h"
@@ -41,6 +42,19 @@ struct AdapterSection {
 struct EvalSection {
   std::optional<core::Duration> every = core::Duration{1, core::Duration::Unit::kEpochs};
   bool at_start = true;
+};
+
+/// `evaluate:`: the suites of weft eval, on the weights in training.
+struct EvaluateSection {
+  std::optional<core::Duration> every = core::Duration{1, core::Duration::Unit::kEpochs};
+  bool at_start = true;
+  std::vector<data::SuiteSection> suites;
+  std::optional<data::GenerateSection> generate;
+  std::optional<std::string> keep_best_by;  ///< FIGURE.SUITE
+  std::optional<std::int64_t> sequence_len;
+  std::optional<std::int64_t> limit;
+  std::optional<std::filesystem::path> ledger;
+  bool record = true;
 };
 
 struct SaveSection {
@@ -73,6 +87,7 @@ struct TrainConfig {
   data::Turns train_on_turns = data::Turns::kAll;
   bool allow_answerless = false;
   std::filesystem::path chat_template;
+  core::FolderSwitch token_cache;
   data::PreflightLimits preflight;
   AdapterSection adapter;
   DTypeChoice dtype = DTypeChoice::kAuto;
@@ -89,6 +104,7 @@ struct TrainConfig {
   std::optional<double> num_epochs;
   std::optional<std::int64_t> max_updates;
   EvalSection eval;
+  std::optional<EvaluateSection> evaluate;
   SaveSection save;
   std::optional<EarlyStoppingSection> early_stopping;
   DivergenceOptions divergence;
@@ -100,10 +116,17 @@ struct TrainConfig {
 
 void describe(core::Schema<AdapterSection>& schema);
 void describe(core::Schema<EvalSection>& schema);
+void describe(core::Schema<EvaluateSection>& schema);
 void describe(core::Schema<SaveSection>& schema);
 void describe(core::Schema<EarlyStoppingSection>& schema);
 void describe(core::Schema<DivergenceOptions>& schema);
 void describe(core::Schema<TrainConfig>& schema);
+
+/// The runs that a file describes: one, or one for each of `adapters`, which has its folder below
+/// output_dir. Throws ConfigError as core::load_variants, and for a name that no folder can have.
+[[nodiscard]] std::vector<core::Variant<TrainConfig>> load_runs(
+    const std::filesystem::path& file, const std::vector<std::string>& overrides,
+    const core::Log& log);
 
 /// `adapter:` as lora/ reads it. A target list of one entry with characters that no module name has
 /// is a regular expression.
@@ -116,6 +139,9 @@ void describe(core::Schema<TrainConfig>& schema);
 
 /// What `dtype` means on this machine.
 [[nodiscard]] model::Compute compute_of(DTypeChoice dtype);
+/// What to tell whoever asks for `dtype` where `best` is what the processor is good at; empty where
+/// there is nothing to say.
+[[nodiscard]] std::string dtype_note(DTypeChoice dtype, model::Compute best);
 
 /// Every key of the configuration with its value as text, for comparing two runs; paths of inputs
 /// are left out.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <deque>
 #include <map>
 #include <utility>
 
@@ -31,10 +32,10 @@ std::string main_storage(const checkpoint::Checkpoint& base) {
 lora::Provenance provenance_of(const Prepared& prepared, const std::string& weights_digest) {
   lora::Provenance provenance;
   provenance.base_weights = weights_digest;
-  provenance.base_storage = main_storage(prepared.base);
+  provenance.base_storage = main_storage(prepared.base->checkpoint);
   provenance.compute_dtype = prepared.compute == model::Compute::kBF16 ? "BF16" : "F32";
   provenance.base_quantization = model::name_of(prepared.config.base_quantization);
-  provenance.tokenizer = prepared.tokenizer.digest();
+  provenance.tokenizer = prepared.base->tokenizer.digest();
   if (prepared.chat_template) provenance.chat_template = prepared.chat_template->digest();
   nlohmann::json data = nlohmann::json::object();
   for (const auto& [place, files] : prepared.data.files.items()) {
@@ -111,9 +112,10 @@ std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint&
         "start anew with --force or another output_dir",
         folder.path().string(), changed);
   }
-  const std::string noted = difference(
-      state->fingerprint, now,
-      {"output_dir", "save", "log_every", "memory_limit", "gradient_checkpointing", "preflight"});
+  const std::string noted =
+      difference(state->fingerprint, now,
+                 {"output_dir", "save", "log_every", "memory_limit", "gradient_checkpointing",
+                  "preflight", "token_cache", "evaluate"});
   const bool affects_numbers = !difference(state->fingerprint, now, {}).empty() && !noted.empty();
   if (affects_numbers) {
     core::tell(
@@ -126,63 +128,136 @@ std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint&
 
 std::vector<data::Row> validation_rows(const Prepared& prepared) {
   std::vector<data::Row> rows;
-  if (prepared.data.validation.examples.empty()) return rows;
+  if (prepared.data.validation.empty()) return rows;
   data::RowStreamOptions options = prepared.updates().rows;
   options.shuffle = false;
   options.epochs = 1;
-  data::RowStream stream(prepared.data.validation.examples, options);
+  data::RowStream stream(prepared.data.validation, options);
   while (auto row = stream.next()) rows.push_back(std::move(*row));
   return rows;
 }
 
+/// What a job was found to be before anything is loaded or written.
+struct Entry {
+  lora::Provenance provenance;
+  Fingerprint fingerprint;
+  std::optional<TrainState> state;
+};
+
+Entry enter(const Job& job, const std::string& weights, const core::Log& log) {
+  Entry entry;
+  entry.provenance = provenance_of(job.prepared, weights);
+  entry.fingerprint = fingerprint_of(job.prepared, entry.provenance);
+  if (job.suites != nullptr) {
+    for (const auto& [suite, digest] : job.suites->digests())
+      entry.fingerprint[fmt::format("the contents of suite {}", suite)] = digest;
+  }
+  entry.state = find_state(job.folder, entry.fingerprint, log);
+  return entry;
+}
+
+/// A job with its adapter, ready to go on update by update.
+class Run {
+ public:
+  Run(const Job& job, const Entry& entry, model::Decoder& decoder,
+      const std::atomic<bool>& interrupted)
+      : job_(job),
+        decoder_(decoder),
+        validation_(validation_rows(job.prepared)),
+        updates_(std::move(job.prepared.stream.value())) {
+    write_description(entry);
+    decoder_.attach(job.prepared.initial, model::Decoder::Use::kTraining);
+    job.prepared.initial.factors = {};  // The decoder has its own.
+    trainer_.emplace(TrainerParts{.config = job.prepared.config,
+                                  .decoder = decoder,
+                                  .updates = updates_,
+                                  .validation = validation_,
+                                  .recomputed_layers = job.prepared.plan.recomputed_layers,
+                                  .folder = job.folder,
+                                  .adapter = {.config = job.prepared.initial.config,
+                                              .factors = {},
+                                              .provenance = entry.provenance},
+                                  .fingerprint = entry.fingerprint,
+                                  .observer = job.observer,
+                                  .suites = job.suites,
+                                  .interrupted = interrupted},
+                     entry.state);
+    decoder_.exchange(aside_);
+  }
+
+  /// An update; false when the run has ended, in whatever way.
+  bool advance(const core::Log& log) {
+    decoder_.exchange(aside_);
+    bool goes_on = false;
+    try {
+      goes_on = trainer_->advance();
+      if (!goes_on)
+        job_.folder.note(fmt::format("ended after update {}", result().outcome.updates));
+    } catch (const std::exception& problem) {
+      failure_ = std::current_exception();
+      constexpr const char* kLeft = "the run ended early; checkpoints and adapter are as they were";
+      job_.folder.note(fmt::format("warning: {}", kLeft));
+      job_.folder.note(problem.what());
+      const std::string& name = job_.prepared.name;
+      if (name.empty()) {
+        core::tell(log, core::Level::kWarning, kLeft);
+      } else {
+        core::tell(log, core::Level::kWarning,
+                   fmt::format("{}: {}: {}", name, kLeft, problem.what()));
+      }
+    }
+    decoder_.exchange(aside_);
+    return goes_on;
+  }
+
+  [[nodiscard]] Result result() const { return {trainer_->outcome(), failure_}; }
+
+ private:
+  void write_description(const Entry& entry) {
+    const RunFolder& folder = job_.folder;
+    job_.folder.begin();
+    Checkpoints(folder.checkpoints()).remove_leftovers();
+    core::write_text(folder.config(), core::dump_config(job_.prepared.config, core::Dump::kFull));
+    core::write_text(folder.preflight(), preflight_json(job_.prepared).dump(2) + "\n");
+    core::write_text(folder.provenance(),
+                     provenance_json(job_.prepared, entry.provenance).dump(2) + "\n");
+    folder.note(fmt::format("weft {}: {} updates from {}", core::kVersion, updates_.total(),
+                            entry.state ? entry.state->update : 0));
+  }
+
+  Job job_;
+  model::Decoder& decoder_;
+  model::Attached aside_;  ///< The adapter, while others have their turn.
+  std::vector<data::Row> validation_;
+  UpdateStream updates_;
+  std::optional<Trainer> trainer_;
+  std::exception_ptr failure_;
+};
+
 }  // namespace
 
-Outcome train(const Prepared& prepared, RunFolder& folder, Observer& observer,
-              const std::atomic<bool>& interrupted, const core::Log& log) {
-  const core::Log tell_both = [&](core::Level level, std::string_view line) {
-    folder.note(level == core::Level::kWarning ? fmt::format("warning: {}", line)
-                                               : std::string(line));
-    core::tell(log, level, line);
-  };
-  const lora::Provenance provenance = provenance_of(prepared, prepared.base.weights_digest());
-  const Fingerprint fingerprint = fingerprint_of(prepared, provenance);
-  const std::optional<TrainState> state = find_state(folder, fingerprint, log);
+std::vector<Result> train(const std::vector<Job>& jobs, const std::atomic<bool>& interrupted,
+                          const core::Log& log) {
+  const Prepared& first = jobs.front().prepared;
+  const std::string weights = first.base->checkpoint.weights_digest();
+  std::vector<Entry> entries;
+  for (const Job& job : jobs) entries.push_back(enter(job, weights, log));
 
   auto decoder =
-      model::Decoder::load(prepared.base, prepared.compute, prepared.config.base_quantization);
-  decoder.attach(prepared.initial, model::Decoder::Use::kTraining);
-  const std::vector<data::Row> validation = validation_rows(prepared);
-  UpdateStream updates = prepared.stream.value();
-
-  folder.begin();
-  Checkpoints(folder.checkpoints()).remove_leftovers();
-  core::write_text(folder.config(), core::dump_config(prepared.config, core::Dump::kFull));
-  core::write_text(folder.preflight(), preflight_json(prepared).dump(2) + "\n");
-  core::write_text(folder.provenance(), provenance_json(prepared, provenance).dump(2) + "\n");
-  folder.note(fmt::format("weft {}: {} updates from {}", core::kVersion, updates.total(),
-                          state ? state->update : 0));
-  Trainer trainer(
-      {.config = prepared.config,
-       .decoder = decoder,
-       .updates = updates,
-       .validation = validation,
-       .recomputed_layers = prepared.plan.recomputed_layers,
-       .folder = folder,
-       .adapter = {.config = prepared.initial.config, .factors = {}, .provenance = provenance},
-       .fingerprint = fingerprint,
-       .observer = observer,
-       .interrupted = interrupted},
-      state);
-  try {
-    Outcome outcome = trainer.run();
-    folder.note(fmt::format("ended after update {}", outcome.updates));
-    return outcome;
-  } catch (const std::exception& problem) {
-    tell_both(core::Level::kWarning,
-              "the run ended early; checkpoints and adapter are as they were");
-    folder.note(problem.what());
-    throw;
+      model::Decoder::load(first.base->checkpoint, first.compute, first.config.base_quantization);
+  std::deque<Run> runs;
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    runs.emplace_back(jobs[i], entries[i], decoder, interrupted);
+    entries[i].state.reset();  // The trainer has taken it over.
   }
+  std::vector<Run*> going;
+  for (Run& run : runs) going.push_back(&run);
+  while (!going.empty()) {
+    std::erase_if(going, [&](Run* run) { return !run->advance(log); });
+  }
+  std::vector<Result> results;
+  for (const Run& run : runs) results.push_back(run.result());
+  return results;
 }
 
 }  // namespace weft::train

@@ -2,6 +2,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -10,6 +12,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/log.h"
 #include "core/schema.h"
+#include "data/example_table.h"
 #include "data/preflight.h"
 #include "data/prompt.h"
 #include "lora/adapter.h"
@@ -25,22 +28,28 @@ namespace weft::train {
 
 /// Data as the model will see it.
 struct LoadedData {
-  data::Examples train;
-  data::Examples validation;
+  data::ExampleTable train;
+  data::ExampleTable validation;
   data::Preflight preflight;
   std::optional<data::Preflight> validation_preflight;
   /// Path, bytes and SHA-256 of every file, by its place in the configuration.
   nlohmann::ordered_json files;
 };
 
+/// The model that runs start from, opened but not loaded.
+struct Base {
+  checkpoint::Checkpoint checkpoint;
+  model::Spec spec;
+  text::Tokenizer tokenizer;
+};
+
 /// A run that is described, read and counted, and has written nothing yet. Only the weights are not
 /// loaded.
 struct Prepared {
+  std::string name;  ///< Among several; empty where there is one.
   TrainConfig config;
-  checkpoint::Checkpoint base;
-  model::Spec spec;
-  model::Compute compute;
-  text::Tokenizer tokenizer;
+  std::shared_ptr<const Base> base;  ///< The same for all that were prepared together.
+  model::Compute compute = model::Compute::kF32;
   std::optional<text::ChatTemplate> chat_template;
   lora::Adapter initial;  ///< What training starts from.
   LoadedData data;
@@ -51,14 +60,14 @@ struct Prepared {
 
   /// How the examples become updates.
   [[nodiscard]] UpdateStreamOptions updates() const {
-    return update_options(config, spec, plan.row_tokens);
+    return update_options(config, base->spec, plan.row_tokens);
   }
 };
 
-/// Reads everything but the weights. `given` tells which keys the user wrote (core::load_config).
-/// Throws ConfigError and InputError for what does not fit together.
-[[nodiscard]] Prepared prepare(TrainConfig config, const core::Origins& given,
-                               const core::Log& log);
+/// Reads everything but the weights of runs on one base (as load_runs() gives them). Throws
+/// ConfigError and InputError for what does not fit together.
+[[nodiscard]] std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs,
+                                            const core::Log& log);
 
 /// What is about to happen, for people: base, adapter, data, updates, memory, one example with its
 /// learned parts marked. Ends in a newline.
@@ -68,9 +77,24 @@ struct Prepared {
 /// suffice.
 void require_sound(const Prepared& prepared);
 
-/// Loads the weights, trains, and leaves everything in `folder` (claimed by the caller).
-/// Throws InputError when a checkpoint in the folder is of another run, naming what differs.
-[[nodiscard]] Outcome train(const Prepared& prepared, RunFolder& folder, Observer& observer,
-                            const std::atomic<bool>& interrupted, const core::Log& log);
+/// A run and those who take part in it.
+struct Job {
+  Prepared& prepared;  ///< Spent: the adapter's factors and the stream go over to the run.
+  RunFolder& folder;   ///< Claimed; everything is left there.
+  Observer& observer;
+  SuiteEvaluator* suites = nullptr;  ///< Where the configuration has `evaluate:`.
+};
+
+struct Result {
+  Outcome outcome;
+  std::exception_ptr failure;  ///< What ended it early; the other runs went on.
+};
+
+/// Loads the weights once and trains, the runs taking turns, an update each. A run gives the same
+/// bits as alone.
+/// Throws InputError when a checkpoint in a folder is of another run, naming what differs; then
+/// nothing has begun.
+[[nodiscard]] std::vector<Result> train(const std::vector<Job>& jobs,
+                                        const std::atomic<bool>& interrupted, const core::Log& log);
 
 }  // namespace weft::train

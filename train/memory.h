@@ -15,6 +15,9 @@ namespace weft::train {
 [[nodiscard]] std::uint64_t resident_memory();
 [[nodiscard]] std::uint64_t peak_resident_memory();
 
+/// Returns free memory of the heap to the system, where the C library can.
+void give_back_heap();
+
 /// One part of what a run will need: "weights", 540 MB, "dtype".
 struct MemoryPart {
   std::string what;

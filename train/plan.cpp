@@ -75,7 +75,12 @@ class Planner {
   }
 
   [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed) const {
-    return need(row, recomputed).total() + resident_ + kRuntime <= plan_.available;
+    return need(row, recomputed).total() + demand_.other_adapters + program_and_data() <=
+           plan_.available;
+  }
+
+  [[nodiscard]] std::uint64_t program_and_data() const {
+    return resident_ + kRuntime + demand_.data_bytes;
   }
 
   MemoryPlan take(std::int64_t row, std::int64_t recomputed) {
@@ -92,7 +97,11 @@ class Planner {
                    {"adapter and optimiser", n.adapter,
                     fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
                                 config_.adapter.r)},
-                   {"program and data", resident_ + kRuntime, ""}};
+                   {"program and data", program_and_data(), ""}};
+    if (demand_.other_adapters > 0) {
+      plan_.parts.push_back({"the other adapters", demand_.other_adapters,
+                             "a smaller adapter.r of theirs, or fewer `adapters` at once"});
+    }
     return plan_;
   }
 
@@ -115,6 +124,12 @@ class Planner {
 
 MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand) {
   return Planner(config, demand).make();
+}
+
+std::uint64_t adapter_memory(const MemoryDemand& demand) {
+  return model::memory_need(demand.spec, demand.targets,
+                            {.compute = demand.compute, .training = true})
+      .adapter;
 }
 
 std::string describe_savings(const MemoryPlan& plan, const TrainConfig& config,

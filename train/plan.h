@@ -20,6 +20,8 @@ struct MemoryDemand {
   model::Compute compute = model::Compute::kF32;
   std::int64_t longest_example = 0;  ///< Tokens, of training and validation
   std::int64_t data_tokens = 0;      ///< A row cannot hold more
+  std::uint64_t data_bytes = 0;      ///< Of tokens that are mapped, and what orders them
+  std::uint64_t other_adapters = 0;  ///< Bytes of the adapters that train beside this one
 };
 
 /// How a run keeps within its memory: chosen before it starts, kept to the end.
@@ -38,6 +40,9 @@ struct MemoryPlan {
 /// on what else the machine is doing; recomputation does not touch them. Where nothing fits the
 /// smallest plan comes back, for require_memory() to refuse.
 [[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand);
+
+/// What an adapter of these layers takes: factors, gradients, moments, copies. Bytes.
+[[nodiscard]] std::uint64_t adapter_memory(const MemoryDemand& demand);
 
 /// "12 of 30 layers computed again", "rows of 256 tokens"; empty where nothing was given up.
 [[nodiscard]] std::string describe_savings(const MemoryPlan& plan, const TrainConfig& config,

@@ -9,11 +9,16 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/terminal.h"
+#include "data/token_cache.h"
 #include "train/job.h"
 
 namespace weft::train {
 namespace {
 namespace fs = std::filesystem;
+
+/// What ordering and packing an epoch takes for each example (data::Prefix, its place in the order,
+/// its share of a planned row).
+constexpr std::uint64_t kOrderBytes = 64;
 
 /// Keys of `adapter:` that say what an adapter is; those of an existing one are given by it.
 constexpr const char* kShapeKeys[] = {"adapter.r",
@@ -100,47 +105,71 @@ std::optional<text::ChatTemplate> load_template(const TrainConfig& config,
                             config.chat_template.string());
 }
 
-void add_files(const data::DatasetConfig& dataset, const std::string& place,
-               nlohmann::ordered_json& files) {
-  for (const fs::path& path : data::resolve_files(dataset.path)) {
-    files[place].push_back({{"path", path.string()},
-                            {"bytes", fs::file_size(path)},
-                            {"sha256", core::sha256_file(path)}});
+/// Files with their hashes, and the same as the run's record has them.
+std::vector<data::SourceFile> list_files(const data::DatasetConfig& dataset,
+                                         const std::string& place, nlohmann::ordered_json& record) {
+  std::vector<data::SourceFile> files = data::source_files(dataset);
+  for (const data::SourceFile& file : files) {
+    record[place].push_back(
+        {{"path", file.path.string()}, {"bytes", file.bytes}, {"sha256", file.sha256}});
   }
+  return files;
 }
 
-void require_vocabulary(const data::Examples& data, std::int64_t vocabulary) {
-  for (const data::Example& example : data.examples) {
-    const auto largest = std::ranges::max_element(example.tokens);
-    if (largest != example.tokens.end() && *largest >= vocabulary) {
-      throw InputError(
-          "{}: the tokenizer gives id {}, and the model has {} embeddings: are they of "
-          "the same model?",
-          example.origin.text(), *largest, vocabulary);
-    }
-  }
+data::TokenCache open_cache(const core::FolderSwitch& choice) {
+  if (!choice.on) return data::TokenCache(std::nullopt);
+  if (!choice.path.empty()) return data::TokenCache(choice.path);
+  return data::TokenCache(data::default_token_folder());
 }
 
-LoadedData load_data(const TrainConfig& config, const text::Tokenizer& tokenizer,
-                     const text::ChatTemplate* chat_template, std::int64_t vocabulary,
-                     const core::Log& log) {
-  const data::PromptBuilder builder(tokenizer, chat_template, prompt_options(config));
+void require_vocabulary(const data::TokenisedData& data, std::int64_t vocabulary) {
+  if (data.largest_id < vocabulary) return;
+  throw InputError(
+      "{}: the tokenizer gives id {}, and the model has {} embeddings: are they of "
+      "the same model?",
+      data.largest_origin, data.largest_id, vocabulary);
+}
+
+/// How text becomes tokens, and who hears of it.
+struct Reading {
+  const Base& base;
+  const text::ChatTemplate* chat_template;
+  data::TokenCache& cache;
+  const core::Log& log;
+};
+
+data::TokenisedData load_part(const TrainConfig& config,
+                              const std::vector<data::DatasetConfig>& datasets,
+                              const std::vector<std::vector<data::SourceFile>>& files,
+                              const Reading& reading) {
+  const data::TokenSource source{.datasets = datasets,
+                                 .files = files,
+                                 .tokenizer = reading.base.tokenizer,
+                                 .chat_template = reading.chat_template,
+                                 .options = prompt_options(config)};
+  data::TokenisedData part = reading.cache.tokenise(source, reading.log);
+  data::judge(part.preflight, config.preflight);
+  require_vocabulary(part, reading.base.spec.vocabulary);
+  return part;
+}
+
+LoadedData load_data(const TrainConfig& config, const Reading& reading) {
   LoadedData loaded;
-  loaded.train = data::load_examples(config.datasets, builder, log);
+  std::vector<std::vector<data::SourceFile>> files;
   for (std::size_t i = 0; i < config.datasets.size(); ++i) {
-    add_files(config.datasets[i], fmt::format("datasets.{}", i), loaded.files);
+    files.push_back(list_files(config.datasets[i], fmt::format("datasets.{}", i), loaded.files));
   }
-  loaded.preflight = data::inspect_examples(loaded.train, tokenizer, config.preflight);
-  require_vocabulary(loaded.train, vocabulary);
+  data::TokenisedData part = load_part(config, config.datasets, files, reading);
+  loaded.train = std::move(part.examples);
+  loaded.preflight = std::move(part.preflight);
   if (!config.validation) return loaded;
-  loaded.validation = data::load_examples({*config.validation}, builder, log);
-  add_files(*config.validation, "validation", loaded.files);
-  if (loaded.validation.examples.empty()) {
+  files = {list_files(*config.validation, "validation", loaded.files)};
+  part = load_part(config, {*config.validation}, files, reading);
+  if (part.examples.empty()) {
     throw InputError("validation: no example is left to measure; see over_length and sequence_len");
   }
-  loaded.validation_preflight =
-      data::inspect_examples(loaded.validation, tokenizer, config.preflight);
-  require_vocabulary(loaded.validation, vocabulary);
+  loaded.validation = std::move(part.examples);
+  loaded.validation_preflight = std::move(part.preflight);
   return loaded;
 }
 
@@ -150,62 +179,100 @@ std::int64_t parameters_of(const lora::Adapter& adapter) {
   return parameters;
 }
 
-MemoryPlan plan_of(const Prepared& prepared) {
+std::vector<lora::Target> targets_of(const lora::Adapter& adapter) {
   std::vector<lora::Target> targets;
-  for (const lora::Factors& factors : prepared.initial.factors) targets.push_back(factors.target);
+  for (const lora::Factors& factors : adapter.factors) targets.push_back(factors.target);
+  return targets;
+}
+
+MemoryDemand demand_of(const Prepared& prepared, const std::vector<lora::Target>& targets) {
   const LoadedData& data = prepared.data;
   std::int64_t longest = data.preflight.longest;
   if (data.validation_preflight) longest = std::max(longest, data.validation_preflight->longest);
-  return plan_memory(prepared.config, {.spec = prepared.spec,
-                                       .targets = targets,
-                                       .compute = prepared.compute,
-                                       .longest_example = longest,
-                                       .data_tokens = data.preflight.tokens});
+  return {.spec = prepared.base->spec,
+          .targets = targets,
+          .compute = prepared.compute,
+          .longest_example = longest,
+          .data_tokens = data.preflight.tokens,
+          .data_bytes = data.train.mapped_bytes() + data.train.size() * kOrderBytes};
+}
+
+std::shared_ptr<const Base> open_base(const TrainConfig& config) {
+  auto checkpoint = checkpoint::Checkpoint::open(config.base_model);
+  model::Spec spec = model::read_spec(checkpoint.config(), config.base_model.string());
+  auto tokenizer = text::Tokenizer::load(checkpoint);
+  return std::make_shared<const Base>(
+      Base{std::move(checkpoint), std::move(spec), std::move(tokenizer)});
+}
+
+void require_positions(const TrainConfig& config, const model::Spec& spec,
+                       const core::Origins& given) {
+  if (config.sequence_len <= spec.max_positions) return;
+  throw ConfigError(
+      "{}sequence_len: {} is more than the {} positions that {} was made for; lower it",
+      given.contains("sequence_len") ? given.at("sequence_len") + ": " : "", config.sequence_len,
+      spec.max_positions, config.base_model.string());
+}
+
+/// Everything but plan and stream.
+Prepared read_run(core::Variant<TrainConfig> run, std::shared_ptr<const Base> base,
+                  data::TokenCache& cache, const core::Log& log) {
+  auto& [name, config, given] = run;
+  Prepared prepared;
+  prepared.chat_template = load_template(config, base->checkpoint, base->tokenizer);
+  const text::ChatTemplate* chat_template =
+      prepared.chat_template ? &*prepared.chat_template : nullptr;
+  const lora::PromptDigests prompts{
+      .tokenizer = base->tokenizer.digest(),
+      .chat_template = chat_template != nullptr ? chat_template->digest() : ""};
+  prepared.initial = initial_adapter(config, base->checkpoint, base->spec, prompts, given, log);
+  prepared.data = load_data(config, {*base, chat_template, cache, log});
+  prepared.compute = compute_of(config.dtype);
+  prepared.name = std::move(name);
+  prepared.config = std::move(config);
+  prepared.base = std::move(base);
+  return prepared;
 }
 
 }  // namespace
 
-Prepared prepare(TrainConfig config, const core::Origins& given, const core::Log& log) {
-  auto base = checkpoint::Checkpoint::open(config.base_model);
-  model::Spec spec = model::read_spec(base.config(), config.base_model.string());
-  if (config.sequence_len > spec.max_positions) {
-    throw ConfigError(
-        "{}sequence_len: {} is more than the {} positions that {} was made for; lower it",
-        given.contains("sequence_len") ? given.at("sequence_len") + ": " : "", config.sequence_len,
-        spec.max_positions, config.base_model.string());
+std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs, const core::Log& log) {
+  const std::shared_ptr<const Base> base = open_base(runs.front().config);
+  for (const auto& run : runs) require_positions(run.config, base->spec, run.origins);
+  const std::string note = dtype_note(runs.front().config.dtype, model::best_compute());
+  if (!note.empty()) core::tell(log, core::Level::kWarning, note);
+  data::TokenCache cache = open_cache(runs.front().config.token_cache);
+  std::vector<Prepared> all;
+  for (auto& run : runs) {
+    const std::string name = run.name;
+    const core::Log named = [&](core::Level level, std::string_view line) {
+      core::tell(log, level, name.empty() ? std::string(line) : fmt::format("{}: {}", name, line));
+    };
+    all.push_back(read_run(std::move(run), base, cache, named));
   }
-  auto tokenizer = text::Tokenizer::load(base);
-  auto chat_template = load_template(config, base, tokenizer);
-  const lora::PromptDigests prompts{.tokenizer = tokenizer.digest(),
-                                    .chat_template = chat_template ? chat_template->digest() : ""};
-  lora::Adapter initial = initial_adapter(config, base, spec, prompts, given, log);
-  LoadedData data =
-      load_data(config, tokenizer, chat_template ? &*chat_template : nullptr, spec.vocabulary, log);
-  const model::Compute compute = compute_of(config.dtype);
-  Prepared prepared{.config = std::move(config),
-                    .base = std::move(base),
-                    .spec = std::move(spec),
-                    .compute = compute,
-                    .tokenizer = std::move(tokenizer),
-                    .chat_template = std::move(chat_template),
-                    .initial = std::move(initial),
-                    .data = std::move(data),
-                    .plan = {},
-                    .first_epoch = {}};
-  prepared.plan = plan_of(prepared);
-  if (!prepared.data.train.examples.empty()) {
-    prepared.stream.emplace(prepared.data.train.examples, prepared.updates());
-    prepared.total_updates = prepared.stream->total();
-    prepared.first_epoch = prepared.stream->first_epoch();
+  give_back_heap();  // what is in use now counts in the plans
+  std::uint64_t adapters = 0;
+  for (const Prepared& one : all) {
+    adapters += adapter_memory(demand_of(one, targets_of(one.initial)));
   }
-  return prepared;
+  for (Prepared& one : all) {
+    const std::vector<lora::Target> targets = targets_of(one.initial);
+    MemoryDemand demand = demand_of(one, targets);
+    demand.other_adapters = adapters - adapter_memory(demand);
+    one.plan = plan_memory(one.config, demand);
+    if (one.data.train.empty()) continue;
+    one.stream.emplace(one.data.train, one.updates());
+    one.total_updates = one.stream->total();
+    one.first_epoch = one.stream->first_epoch();
+  }
+  return all;
 }
 
 std::string describe_plan(const Prepared& prepared) {
   const TrainConfig& config = prepared.config;
   std::set<std::string> storage;
   std::uint64_t base_parameters = 0;
-  for (const checkpoint::TensorInfo& tensor : prepared.base.tensors()) {
+  for (const checkpoint::TensorInfo& tensor : prepared.base->checkpoint.tensors()) {
     storage.insert(tensor.storage_name);
     base_parameters += static_cast<std::uint64_t>(tensor.elements());
   }
@@ -225,14 +292,15 @@ std::string describe_plan(const Prepared& prepared) {
                 "; {:.0f} % of the tokens are beginnings that are computed once for "
                 "several examples",
                 100.0 * static_cast<double>(once) / static_cast<double>(tokens.example_tokens));
-  const std::string savings = describe_savings(prepared.plan, config, prepared.spec.layers);
+  const std::string savings = describe_savings(prepared.plan, config, prepared.base->spec.layers);
   std::string text = fmt::format(
       "base        {} ({}, {} parameters as {}, computed in {}{})\n"
       "adapter     rank {}, {} layers, {} parameters\n"
       "updates     {}, of at most {} tokens each{}\n"
       "memory      about {} ({}); {} available{}\n",
-      config.base_model.string(), prepared.spec.architecture, core::human_count(base_parameters),
-      fmt::join(storage, ", "), prepared.compute == model::Compute::kBF16 ? "bfloat16" : "float32",
+      config.base_model.string(), prepared.base->spec.architecture,
+      core::human_count(base_parameters), fmt::join(storage, ", "),
+      prepared.compute == model::Compute::kBF16 ? "bfloat16" : "float32",
       config.base_quantization == model::BaseFormat::kDense
           ? ""
           : fmt::format(", layers kept as {}", model::name_of(config.base_quantization)),
@@ -241,6 +309,7 @@ std::string describe_plan(const Prepared& prepared) {
       prepared.total_updates, config.tokens_per_update, shared, core::human_bytes(need), parts,
       core::human_bytes(prepared.plan.available),
       savings.empty() ? "" : "\n            " + savings);
+  if (!prepared.name.empty()) text = fmt::format("{}\n{}", prepared.name, text);
   text += "\ntraining data\n" + data::to_text(prepared.data.preflight);
   if (prepared.data.validation_preflight) {
     text += "\nvalidation data\n" + data::to_text(*prepared.data.validation_preflight);

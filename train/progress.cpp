@@ -62,4 +62,14 @@ std::string progress_line(const EvaluationReport& report) {
                      core::human_count(report.tokens), core::human_duration(report.seconds));
 }
 
+std::string progress_line(const SuitesReport& report) {
+  std::string figures;
+  for (const SuiteFigure& figure : report.figures) {
+    if (!figure.is_main) continue;
+    figures += fmt::format("  {} {} {:.4f}", figure.suite, figure.name, figure.value);
+  }
+  return fmt::format("update {}{}{}  ({})", report.update, figures,
+                     report.best ? ", the best so far" : "", core::human_duration(report.seconds));
+}
+
 }  // namespace weft::train

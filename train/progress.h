@@ -3,6 +3,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
+
+#include "train/suite_evaluator.h"
 
 namespace weft::train {
 
@@ -32,6 +35,14 @@ struct EvaluationReport {
   bool best = false;
 };
 
+/// What an evaluation of `evaluate:` found.
+struct SuitesReport {
+  std::int64_t update = 0;
+  std::vector<SuiteFigure> figures;
+  double seconds = 0;  ///< That it took.
+  bool best = false;   ///< By evaluate.keep_best_by.
+};
+
 /// The line of a terminal: bar, update, loss, rate, supervised share, memory, remaining time; at
 /// most `columns` wide (what fits of the fields, in that order).
 [[nodiscard]] std::string progress_bar(const UpdateReport& report, int columns);
@@ -39,5 +50,6 @@ struct EvaluationReport {
 /// The line of a log file.
 [[nodiscard]] std::string progress_line(const UpdateReport& report);
 [[nodiscard]] std::string progress_line(const EvaluationReport& report);
+[[nodiscard]] std::string progress_line(const SuitesReport& report);
 
 }  // namespace weft::train

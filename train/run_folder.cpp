@@ -34,7 +34,7 @@ bool is_run_entry(const std::string& name) {
 }
 
 bool is_leftover(const std::string& name) {
-  // core::AtomicFile and AtomicDirectory of a killed process: ".adapter.part-123".
+  // core::AtomicFile and AtomicDirectory of a killed process: ".adapter.part-123-4d2f01ab".
   return name.starts_with('.') && std::ranges::any_of(kEntries, [&](std::string_view entry) {
            return name.starts_with(fmt::format(".{}.part-", entry)) ||
                   name.starts_with(fmt::format(".{}.old-", entry));
@@ -98,13 +98,20 @@ RunFolder::RunFolder(fs::path path, Start start) : path_(std::move(path)), start
 
 RunFolder::~RunFolder() {
   if (claim_ >= 0) ::close(claim_);
+  if (begun_) return;
   std::error_code ignored;
-  if (created_ && !begun_) fs::remove(path_, ignored);
+  for (fs::path made = path_; created_ > 0 && fs::remove(made, ignored); --created_) {
+    made = made.parent_path();
+  }
 }
 
 void RunFolder::claim() {
   std::error_code error;
-  created_ = fs::create_directories(path_, error);
+  for (fs::path there = path_; !there.empty() && !fs::exists(there, error);
+       there = there.parent_path()) {
+    ++created_;
+  }
+  fs::create_directories(path_, error);
   if (error) refuse_unwritable(path_, error.message());
   claim_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (claim_ < 0) refuse_unwritable(path_, std::strerror(errno));

@@ -50,7 +50,7 @@ class RunFolder {
   std::filesystem::path path_;
   Start start_;
   bool continues_ = false;
-  bool created_ = false;
+  int created_ = 0;  ///< Folders made by claim(), this one and those above it.
   bool begun_ = false;
   int claim_ = -1;
 };

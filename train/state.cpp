@@ -86,6 +86,8 @@ nlohmann::ordered_json to_json(const TrainState& state) {
           {"seconds", state.seconds},
           {"evaluated", state.evaluated},
           {"evaluation_due", state.evaluation_due},
+          {"suites_measured", state.suites_measured},
+          {"suites_due", state.suites_due},
           {"optimizer_updates", state.optimizer_updates},
           {"metrics_bytes", state.metrics_bytes},
           {"guard", state.guard},
@@ -105,6 +107,9 @@ TrainState from_json(const nlohmann::json& json) {
   json.at("seconds").get_to(state.seconds);
   json.at("evaluated").get_to(state.evaluated);
   json.at("evaluation_due").get_to(state.evaluation_due);
+  // Checkpoints of runs from before `evaluate:` have neither.
+  state.suites_measured = json.value("suites_measured", std::int64_t{-1});
+  state.suites_due = json.value("suites_due", false);
   json.at("optimizer_updates").get_to(state.optimizer_updates);
   json.at("metrics_bytes").get_to(state.metrics_bytes);
   state.guard = json.at("guard");
@@ -171,7 +176,7 @@ void Checkpoints::remove_leftovers() const {
   std::error_code error;
   std::vector<fs::path> leftovers;
   for (const auto& entry : fs::directory_iterator(folder_, error)) {
-    // AtomicDirectory names its staging folder ".NAME.part-PID", and an old one ".NAME.old-PID".
+    // AtomicDirectory names its staging folder ".NAME.part-...", and an old one ".NAME.old-...".
     if (entry.path().filename().string().starts_with('.')) leftovers.push_back(entry.path());
   }
   for (const fs::path& path : leftovers) fs::remove_all(path, error);

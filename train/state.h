@@ -23,10 +23,12 @@ struct TrainState {
   std::int64_t update = 0;  ///< Updates done.
   std::uint64_t tokens = 0;
   std::uint64_t supervised_tokens = 0;
-  double seconds = 0;           ///< Spent training, interruptions not counted.
-  std::int64_t evaluated = -1;  ///< Update of the last evaluation.
-  bool evaluation_due = false;  ///< One was begun and did not finish.
-  nlohmann::json data;          ///< Position in the data: data::RowStream's own state.
+  double seconds = 0;                 ///< Spent training, interruptions not counted.
+  std::int64_t evaluated = -1;        ///< Update of the last evaluation.
+  bool evaluation_due = false;        ///< One was begun and did not finish.
+  std::int64_t suites_measured = -1;  ///< Update of the last evaluation of `evaluate:`.
+  bool suites_due = false;            ///< One was begun and did not finish.
+  nlohmann::json data;                ///< Position in the data: data::RowStream's own state.
   nlohmann::json guard;
   nlohmann::json early_stopping;
   std::uint64_t metrics_bytes = 0;  ///< Length of metrics.jsonl.

@@ -1,5 +1,7 @@
 #include "train/trainer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <unordered_map>
@@ -36,6 +38,11 @@ std::int64_t times(double amount, double every) {
   return every > 0 ? static_cast<std::int64_t>(std::floor(amount / every + 1e-9)) : 0;
 }
 
+/// A figure as what EarlyStopping takes, less being better; and back.
+double as_loss(const ChosenFigure& figure, double value) {
+  return figure.more_is_better ? -value : value;
+}
+
 AdamWOptions adamw_options(const TrainConfig& config) {
   return {.beta1 = config.adam_beta1,
           .beta2 = config.adam_beta2,
@@ -56,6 +63,8 @@ Trainer::Trainer(TrainerParts parts, const std::optional<TrainState>& resumed)
       metrics_(parts_.folder.metrics(), resumed ? resumed->metrics_bytes : 0),
       events_(parts_.folder.path(), resumed ? resumed->update + 1 : 1) {
   evaluation_due_ = parts_.config.eval.at_start;
+  suites_due_ = parts_.suites != nullptr && parts_.config.evaluate->at_start;
+  if (parts_.suites != nullptr) chosen_ = parts_.suites->chosen();
   if (resumed) restore(*resumed);
 }
 
@@ -72,7 +81,7 @@ void Trainer::restore(const TrainState& state) {
   update_ = state.update;
   tokens_ = tokens_before_ = state.tokens;
   supervised_tokens_ = state.supervised_tokens;
-  seconds_before_ = state.seconds;
+  seconds_before_ = seconds_started_ = state.seconds;
   guard_.restore(state.guard);
   stopping_.restore(state.early_stopping);
   parts_.updates.restore(state.data);
@@ -96,10 +105,12 @@ void Trainer::restore(const TrainState& state) {
   saved_ = state.update;
   evaluated_ = state.evaluated;
   evaluation_due_ = state.evaluation_due;
+  suites_measured_ = state.suites_measured;
+  suites_due_ = parts_.suites != nullptr && state.suites_due;
 }
 
 double Trainer::seconds() const {
-  return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
+  return seconds_before_ + std::chrono::duration<double>(Clock::now() - turn_).count();
 }
 
 bool Trainer::is_due(const core::Duration& every) const {
@@ -116,27 +127,33 @@ bool Trainer::is_due(const core::Duration& every) const {
   return false;
 }
 
-Outcome Trainer::run() {
-  start_ = Clock::now();
-  for (;;) {
-    if (evaluation_due_) evaluate();
-    if (parts_.interrupted.load()) {
-      outcome_.ending = Ending::kInterrupted;
-      break;
-    }
-    // The first one, before any update, proves that saving works before hours are spent.
-    if (saved_ < 0 || (is_due(parts_.config.save.every) && saved_ != update_)) save();
-    if (stopping_.is_exhausted()) {
-      outcome_.ending = Ending::kEarlyStopping;
-      break;
-    }
-    const std::optional<Update> update = parts_.updates.next();
-    if (!update) break;
-    apply(*update);
-    evaluation_due_ = parts_.config.eval.every && is_due(*parts_.config.eval.every);
-  }
+bool Trainer::advance() {
+  turn_ = Clock::now();
+  const bool goes_on = advance_working();
+  seconds_before_ = seconds();
+  return goes_on;
+}
+
+bool Trainer::advance_working() {
+  if (evaluation_due_) evaluate();
+  if (suites_due_) measure_suites();
+  if (parts_.interrupted.load()) return end(Ending::kInterrupted);
+  // The first one, before any update, proves that saving works before hours are spent.
+  if (saved_ < 0 || (is_due(parts_.config.save.every) && saved_ != update_)) save();
+  if (stopping_.is_exhausted()) return end(Ending::kEarlyStopping);
+  const std::optional<Update> update = parts_.updates.next();
+  if (!update) return end(Ending::kAllUpdates);
+  apply(*update);
+  evaluation_due_ = parts_.config.eval.every && is_due(*parts_.config.eval.every);
+  suites_due_ = parts_.suites != nullptr && parts_.config.evaluate->every &&
+                is_due(*parts_.config.evaluate->every);
+  return true;
+}
+
+bool Trainer::end(Ending ending) {
+  outcome_.ending = ending;
   finish();
-  return outcome_;
+  return false;
 }
 
 void Trainer::finish() {
@@ -144,13 +161,23 @@ void Trainer::finish() {
     evaluate();
     if (evaluation_due_) outcome_.ending = Ending::kInterrupted;
   }
-  if (parts_.validation.empty()) write_adapter();
+  if (outcome_.ending != Ending::kInterrupted && parts_.suites != nullptr &&
+      suites_measured_ != update_) {
+    measure_suites();
+    if (suites_due_) outcome_.ending = Ending::kInterrupted;
+  }
+  if (!chooses()) write_adapter();
   if (saved_ != update_) save();
   outcome_.updates = update_;
   outcome_.tokens = tokens_;
   outcome_.seconds = seconds();
-  if (stopping_.has_best()) outcome_.best_validation_loss = stopping_.best_loss();
-  outcome_.adapter_update = parts_.validation.empty() ? update_ : stopping_.best_update();
+  outcome_.chosen = chosen_;
+  if (stopping_.has_best() && chosen_) {
+    outcome_.best_figure = as_loss(*chosen_, stopping_.best_loss());
+  } else if (stopping_.has_best()) {
+    outcome_.best_validation_loss = stopping_.best_loss();
+  }
+  outcome_.adapter_update = chooses() ? stopping_.best_update() : update_;
 }
 
 void Trainer::apply(const Update& update) {
@@ -184,12 +211,12 @@ void Trainer::apply(const Update& update) {
 }
 
 void Trainer::report(const Update& update, double loss, double norm, double rate) {
-  const Clock::time_point now = Clock::now();
-  if (recent_.empty()) recent_.emplace_back(start_, tokens_ - update.tokens);
+  const double now = seconds();
+  if (recent_.empty()) recent_.emplace_back(seconds_started_, tokens_ - update.tokens);
   recent_.emplace_back(now, tokens_);
   if (recent_.size() > kRateWindow + 1) recent_.pop_front();
   const auto& [then, tokens_then] = recent_.front();
-  const double span = std::chrono::duration<double>(now - then).count();
+  const double span = now - then;
   const auto updates_in_span = static_cast<double>(recent_.size() - 1);
   UpdateReport r;
   r.update = update_;
@@ -201,7 +228,7 @@ void Trainer::report(const Update& update, double loss, double norm, double rate
   r.tokens = update.tokens;
   r.supervised_tokens = update.supervised_tokens;
   r.total_tokens = tokens_;
-  r.seconds = seconds();
+  r.seconds = now;
   r.tokens_per_second = span > 0 ? static_cast<double>(tokens_ - tokens_then) / span : 0;
   r.remaining_seconds = span / updates_in_span * static_cast<double>(r.total_updates - update_);
   r.resident_bytes = resident_memory();
@@ -253,7 +280,7 @@ void Trainer::evaluate() {
                        update_, report.loss, parts_.folder.adapter().string());
   }
   // The start is told for comparison; the best is chosen among what was trained.
-  report.best = update_ > 0 && stopping_.observe(update_, report.loss);
+  report.best = !chosen_ && update_ > 0 && stopping_.observe(update_, report.loss);
   if (!outcome_.first_validation_loss) outcome_.first_validation_loss = report.loss;
   metrics_.append({{"update", update_},
                    {"epoch", epoch_},
@@ -268,7 +295,58 @@ void Trainer::evaluate() {
   parts_.observer.on_evaluation(report);
   // The pause does not count as slow training.
   recent_.clear();
-  recent_.emplace_back(Clock::now(), tokens_);
+  recent_.emplace_back(seconds(), tokens_);
+}
+
+void Trainer::measure_suites() {
+  suites_due_ = false;
+  suites_measured_ = update_;
+  const Clock::time_point begin = Clock::now();
+  std::optional<std::vector<SuiteFigure>> figures = parts_.suites->measure(update_, parts_.decoder);
+  if (!figures) {  // interrupted: the resumed run begins with this evaluation
+    suites_due_ = true;
+    suites_measured_ = -1;
+    return;
+  }
+  SuitesReport report;
+  report.update = update_;
+  report.figures = std::move(*figures);
+  report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  report.best = observe_figure(report.figures);
+  nlohmann::ordered_json suites;
+  for (const SuiteFigure& figure : report.figures) {
+    suites[figure.suite][figure.name] = figure.value;
+    events_.scalar(fmt::format("{}/{}", figure.suite, figure.name), update_,
+                   static_cast<float>(figure.value));
+  }
+  metrics_.append({{"update", update_},
+                   {"epoch", epoch_},
+                   {"suites", suites},
+                   {"best", report.best},
+                   {"seconds", seconds()}});
+  events_.flush();
+  if (report.best) write_adapter();
+  parts_.folder.note(progress_line(report));
+  parts_.observer.on_suites(report);
+  // The pause does not count as slow training.
+  recent_.clear();
+  recent_.emplace_back(seconds(), tokens_);
+}
+
+bool Trainer::observe_figure(const std::vector<SuiteFigure>& figures) {
+  if (!chosen_) return false;
+  const auto found = std::ranges::find_if(figures, [&](const SuiteFigure& figure) {
+    return figure.suite == chosen_->suite && figure.name == chosen_->name;
+  });
+  if (found == figures.end() || !std::isfinite(found->value)) {
+    throw NumericError("update {}: {} is {}; {} keeps the best adapter so far", update_,
+                       chosen_->text(),
+                       found == figures.end() ? "not there" : fmt::format("{}", found->value),
+                       parts_.folder.adapter().string());
+  }
+  if (!outcome_.first_figure) outcome_.first_figure = found->value;
+  // The start is told for comparison; the best is chosen among what was trained.
+  return update_ > 0 && stopping_.observe(update_, as_loss(*chosen_, found->value));
 }
 
 lora::Adapter Trainer::current_adapter() const {
@@ -281,9 +359,13 @@ void Trainer::write_adapter() {
   lora::Adapter adapter = current_adapter();
   if (adapter.provenance) {
     adapter.provenance->more["update"] = update_;
-    adapter.provenance->more["chosen"] =
-        parts_.validation.empty() ? "last" : "lowest validation loss";
-    if (stopping_.has_best()) adapter.provenance->more["validation_loss"] = stopping_.best_loss();
+    if (chosen_) {
+      adapter.provenance->more["chosen"] = "best " + chosen_->text();
+      adapter.provenance->more[chosen_->text()] = as_loss(*chosen_, stopping_.best_loss());
+    } else {
+      adapter.provenance->more["chosen"] = chooses() ? "lowest validation loss" : "last";
+      if (stopping_.has_best()) adapter.provenance->more["validation_loss"] = stopping_.best_loss();
+    }
   }
   core::AtomicDirectory staged(parts_.folder.adapter(), core::Overwrite::kReplace);
   lora::write_peft(adapter, staged.path());
@@ -298,6 +380,8 @@ void Trainer::save() {
   state.seconds = seconds();
   state.evaluated = evaluated_;
   state.evaluation_due = evaluation_due_;
+  state.suites_measured = suites_measured_;
+  state.suites_due = suites_due_;
   state.data = parts_.updates.state();
   state.guard = guard_.state();
   state.early_stopping = stopping_.state();

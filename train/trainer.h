@@ -19,6 +19,7 @@
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/state.h"
+#include "train/suite_evaluator.h"
 #include "train/tensorboard.h"
 #include "train/update_stream.h"
 
@@ -30,6 +31,7 @@ class Observer {
   virtual ~Observer() = default;
   virtual void on_update(const UpdateReport&) {}
   virtual void on_evaluation(const EvaluationReport&) {}
+  virtual void on_suites(const SuitesReport&) {}
   virtual void on_checkpoint(const std::filesystem::path&) {}
 };
 
@@ -44,6 +46,10 @@ struct Outcome {
   double last_loss = 0;  ///< Of the last update of this process.
   std::optional<double> first_validation_loss;
   std::optional<double> best_validation_loss;
+  /// Of evaluate.keep_best_by, where it chose the adapter.
+  std::optional<ChosenFigure> chosen;
+  std::optional<double> first_figure;
+  std::optional<double> best_figure;
   std::int64_t adapter_update = 0;  ///< The update that adapter/ is of.
 };
 
@@ -58,6 +64,7 @@ struct TrainerParts {
   lora::Adapter adapter;  ///< Configuration and provenance; factors are taken from the decoder.
   Fingerprint fingerprint;
   Observer& observer;
+  SuiteEvaluator* suites = nullptr;      ///< Of `evaluate:`; null: none.
   const std::atomic<bool>& interrupted;  ///< Set from outside: finish the update, save, end.
 };
 
@@ -65,31 +72,43 @@ struct TrainerParts {
 ///
 /// An update's objective is the sum of the losses of its supervised tokens divided by their number,
 /// however they are spread over rows. A step is gradient, guard, clipping, AdamW; the adapter that
-/// is written as adapter/ is the one with the lowest validation loss, or the last one without
-/// validation data.
+/// is written as adapter/ is the one with the lowest validation loss or the best figure of
+/// evaluate.keep_best_by, or the last one without either.
 class Trainer {
  public:
   /// `resumed`: the checkpoint to go on from. Opens the metrics files.
   Trainer(TrainerParts parts, const std::optional<TrainState>& resumed);
 
-  /// Trains to the end. Returns also when interrupted; the state is saved then.
+  /// One update, with the evaluation and the checkpoint that are due before it. False when the run
+  /// came to its end instead, also by an interruption: everything is written then, and the trainer
+  /// is done. Several trainers may take turns on one base, each with its own adapter attached
+  /// whenever it is called (Decoder::exchange).
   /// Throws NumericError (NaN, divergence): the update is not applied, nothing is saved over what
   /// was good. Throws IoError when the disk refuses: the last checkpoint is intact.
-  Outcome run();
+  bool advance();
+  /// Of the run so far; complete after its end.
+  [[nodiscard]] const Outcome& outcome() const { return outcome_; }
 
  private:
   using Clock = std::chrono::steady_clock;
 
   void restore(const TrainState& state);
+  bool advance_working();
   void apply(const Update& update);
   void report(const Update& update, double loss, double norm, double rate);
   /// Measures the validation loss; writes the adapter when it is the best. When interrupted it
   /// leaves off and stays due.
   void evaluate();
   void save();
+  bool end(Ending ending);
   void finish();
   void write_adapter();
   [[nodiscard]] lora::Adapter current_adapter() const;
+  void measure_suites();
+  /// Whether the figure of evaluate.keep_best_by is the best so far.
+  bool observe_figure(const std::vector<SuiteFigure>& figures);
+  /// Whether there is something that tells which adapter is the best.
+  [[nodiscard]] bool chooses() const { return chosen_ || !parts_.validation.empty(); }
   [[nodiscard]] bool is_due(const core::Duration& every) const;
   [[nodiscard]] double seconds() const;
   [[nodiscard]] std::vector<Parameter> parameters();
@@ -98,23 +117,27 @@ class Trainer {
   AdamW optimizer_;
   Schedule schedule_;
   DivergenceGuard guard_;
-  EarlyStopping stopping_;
+  EarlyStopping stopping_;  ///< Of the validation loss, or of the chosen figure as a loss.
+  std::optional<ChosenFigure> chosen_;
   std::int64_t update_ = 0;
   std::uint64_t tokens_ = 0;
   std::uint64_t supervised_tokens_ = 0;
   std::uint64_t tokens_before_ = 0;  ///< Before the last update, for is_due().
   double epoch_ = 0;
   double epoch_before_ = 0;
-  double seconds_before_ = 0;  ///< Of earlier processes of this run.
-  Clock::time_point start_ = Clock::now();
-  std::int64_t evaluated_ = -1;  ///< Update of the last evaluation.
+  double seconds_before_ = 0;   ///< Of earlier turns, and of earlier processes of this run.
+  double seconds_started_ = 0;  ///< Of earlier processes alone.
+  Clock::time_point turn_ = Clock::now();  ///< When this turn began.
+  std::int64_t evaluated_ = -1;            ///< Update of the last evaluation.
   bool evaluation_due_ = false;
+  std::int64_t suites_measured_ = -1;  ///< The same of `evaluate:`.
+  bool suites_due_ = false;
   std::int64_t saved_ = -1;  ///< Update of the last checkpoint.
   Outcome outcome_;
   MetricsFile metrics_;
   EventFile events_;
-  /// Ends and tokens of the last updates, for the rate.
-  std::deque<std::pair<Clock::time_point, std::uint64_t>> recent_;
+  /// Ends (seconds of work) and tokens of the last updates, for the rate.
+  std::deque<std::pair<double, std::uint64_t>> recent_;
 };
 
 }  // namespace weft::train

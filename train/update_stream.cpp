@@ -48,15 +48,17 @@ data::RowStreamOptions rows_for(std::span<const data::Prefix> examples,
 
 }  // namespace
 
-UpdateStream::UpdateStream(std::span<const data::Example> examples,
-                           const UpdateStreamOptions& options)
-    : UpdateStream(examples, data::prefixes_of(examples), options) {}
+UpdateStream::UpdateStream(const data::ExampleTable& examples, const UpdateStreamOptions& options)
+    : UpdateStream(examples,
+                   std::make_shared<const std::vector<data::Prefix>>(data::prefixes_of(examples)),
+                   options) {}
 
-UpdateStream::UpdateStream(std::span<const data::Example> examples,
-                           const std::vector<data::Prefix>& prefixes,
+UpdateStream::UpdateStream(const data::ExampleTable& examples,
+                           std::shared_ptr<const std::vector<data::Prefix>> prefixes,
                            const UpdateStreamOptions& options)
-    : rows_(examples, rows_for(prefixes, options)), limit_(options.tokens_per_update) {
-  count(prefixes, options);
+    : rows_(examples, prefixes, rows_for(*prefixes, options)), limit_(options.tokens_per_update) {
+  count(*prefixes, options);
+  examples.release();
 }
 
 void UpdateStream::count(const std::vector<data::Prefix>& prefixes,
@@ -65,7 +67,10 @@ void UpdateStream::count(const std::vector<data::Prefix>& prefixes,
   std::optional<double> epochs = options.num_epochs;
   if (!epochs && !options.max_updates) epochs = 1;
   for (std::int64_t epoch = 0; !epochs || static_cast<double>(epoch) < *epochs; ++epoch) {
-    const auto plan = data::plan_epoch(prefixes, rows, epoch);
+    // The first epoch is planned already; the others are planned again when they begin.
+    std::vector<data::PlannedRow> later;
+    if (epoch > 0) later = data::plan_epoch(prefixes, rows, epoch);
+    const std::vector<data::PlannedRow>& plan = epoch > 0 ? later : rows_.plan();
     const std::int64_t updates = updates_in(plan, limit_);
     if (epoch == 0) {
       for (const data::PlannedRow& row : plan) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -31,10 +32,10 @@ struct UpdateStreamOptions {
 /// are counted for each example, so that sharing beginnings does not change what an update learns
 /// from.
 ///
-/// The stream refers to `examples`, which must outlive it unchanged.
+/// Examples that lie in a vector must outlive the stream unchanged.
 class UpdateStream {
  public:
-  UpdateStream(std::span<const data::Example> examples, const UpdateStreamOptions& options);
+  UpdateStream(const data::ExampleTable& examples, const UpdateStreamOptions& options);
 
   /// Updates of the whole run: known before it starts, as schedules need it.
   [[nodiscard]] std::int64_t total() const { return total_; }
@@ -58,7 +59,8 @@ class UpdateStream {
   void restore(const nlohmann::json& state);
 
  private:
-  UpdateStream(std::span<const data::Example> examples, const std::vector<data::Prefix>& prefixes,
+  UpdateStream(const data::ExampleTable& examples,
+               std::shared_ptr<const std::vector<data::Prefix>> prefixes,
                const UpdateStreamOptions& options);
   void count(const std::vector<data::Prefix>& prefixes, const UpdateStreamOptions& options);
   void look_ahead();

@@ -1,6 +1,6 @@
 """Writes models for `script/bench merge`: OUT/base, OUT/a, OUT/b, Llamas in bf16 of TinyLlama's shape
-(1.1 G parameters with 22 layers), a and b small random changes of base, and OUT/adapter, a random
-rank-16 adapter for every linear layer. Usage: make_models.py OUT [LAYERS]"""
+(1.1 G parameters with 22 layers), a and b small random changes of base, and OUT/adapter,
+OUT/adapter-2, OUT/adapter-3, random rank-16 adapters for every linear layer. Usage: make_models.py OUT [LAYERS]"""
 import sys
 from pathlib import Path
 
@@ -24,7 +24,10 @@ with torch.no_grad():
     for value, start in zip(model.parameters(), base):
         value.copy_(start)
 model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-for name, value in model.named_parameters():
-    if "lora_B" in name:
-        torch.nn.init.normal_(value, std=0.01)
-model.save_pretrained(out / "adapter")
+for adapter in ("adapter", "adapter-2", "adapter-3"):
+    for name, value in model.named_parameters():
+        if "lora_A" in name:
+            torch.nn.init.kaiming_uniform_(value, a=5 ** 0.5)
+        elif "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.01)
+    model.save_pretrained(out / adapter)

@@ -8,6 +8,7 @@ caching of keys and values, one OpenMP thread a core; --compile adds torch.compi
 import argparse
 import csv
 import json
+import random
 import resource
 import statistics
 import time
@@ -35,15 +36,20 @@ def parse():
     return parser.parse_args()
 
 
-def examples(tokenizer, path):
-    """Yields (ids, labels) of each pair; only answers are labelled."""
+def conversations(tokenizer, path):
+    """Yields the text of each pair in the model's chat template, as prompt and answer."""
     with open(path, newline="", encoding="utf-8") as file:
         for record in csv.DictReader(file):
             messages = [{"role": "user", "content": f"Traduce al náhuatl: {record['es']}"}]
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            question = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            answer = tokenizer(record["nah"] + "<|im_end|>\n", add_special_tokens=False)["input_ids"]
-            yield question + answer, [-100] * len(question) + answer
+            yield (tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True),
+                   record["nah"] + "<|im_end|>\n")
+
+
+def examples(tokenizer, path):
+    """Yields (ids, labels) of each pair; only answers are labelled."""
+    for texts in conversations(tokenizer, path):
+        question, answer = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        yield question + answer, [-100] * len(question) + answer
 
 
 def packed_rows(tokenizer, path, seq):
@@ -54,6 +60,13 @@ def packed_rows(tokenizer, path, seq):
         while len(ids) >= seq:
             yield ids[:seq], labels[:seq]
             ids, labels = ids[seq:], labels[seq:]
+
+
+def shuffled(items):
+    """In the order of transformers' Trainer, which draws examples at random."""
+    items = list(items)
+    random.Random(0).shuffle(items)
+    return iter(items)
 
 
 def padded(batch, pad_id):
@@ -78,8 +91,8 @@ def main():
     model.train()
     step = torch.compile(model) if args.compile else model
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
-    rows = examples(tokenizer, args.csv) if args.padded else packed_rows(tokenizer, args.csv, args.seq)
-    rates, losses = [], []
+    rows = shuffled(examples(tokenizer, args.csv)) if args.padded else packed_rows(tokenizer, args.csv, args.seq)
+    tokens, seconds, losses = [], [], []
     for update in range(args.warmup + args.updates):
         batch = [next(rows) for _ in range(args.batch)]
         ids, labels, mask = padded(batch, tokenizer.pad_token_id or 0)
@@ -91,10 +104,14 @@ def main():
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         if update >= args.warmup:
-            rates.append(mask.sum().item() / (time.perf_counter() - start))
+            tokens.append(mask.sum().item())
+            seconds.append(time.perf_counter() - start)
+    # Packed updates are alike, and a median keeps disturbances out; padded ones are as long as their longest example.
+    rate = (sum(tokens) / sum(seconds) if args.padded
+            else statistics.median(n / s for n, s in zip(tokens, seconds)))
     print(json.dumps({
         "program": "peft", "dtype": args.dtype, "compiled": args.compile,
-        "tokens_per_s": round(statistics.median(rates), 1), "first_loss": losses[0], "last_loss": losses[-1],
+        "tokens_per_s": round(rate, 1), "first_loss": losses[0], "last_loss": losses[-1],
         "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}))
 
 

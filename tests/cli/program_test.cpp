@@ -44,6 +44,20 @@ TEST(Program, AnUnknownOptionIsOneLineAndExitsWithTwo) {
   EXPECT_EQ(std::count(done.err.begin(), done.err.end(), '\n'), 1);
 }
 
+TEST(Program, AMisspeltOptionIsNamedBeforeWhatIsMissingWithoutIt) {
+  const Finished done = run_weft({"merge", "--modle", "x"});
+  EXPECT_EQ(done.status, 2);
+  EXPECT_EQ(done.err,
+            "weft merge: unknown option '--modle', did you mean '--model'? (see weft merge "
+            "--help)\n");
+}
+
+TEST(Program, AMisspeltSubcommandIsToldWhichThereAre) {
+  const Finished done = run_weft({"ledger", "lst"});
+  EXPECT_EQ(done.status, 2);
+  EXPECT_THAT(done.err, HasSubstr("unknown command 'lst'; there are list, show"));
+}
+
 TEST(Program, AMissingModelIsOneLineAndExitsWithTwo) {
   for (const std::string command : {"inspect", "merge", "tokenize"}) {
     std::vector<std::string> arguments{command};

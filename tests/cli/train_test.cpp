@@ -1,20 +1,16 @@
 // weft train as users run it: signals, full disks, wrong input, exit codes.
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
 #include <filesystem>
-#include <functional>
 #include <random>
 #include <thread>
 
-#include "tests/support/process.h"
-#include "tests/train/tiny_job.h"
+#include "tests/cli/train_command.h"
 #include "train/state.h"
 
 namespace weft {
@@ -28,56 +24,9 @@ const char* const kChanges =
     "validation: {path: valid.jsonl}\neval: {every: 7u}\nsave: {every: 5u}\nlog_every: 1\n"
     "threads: 2\n";
 
-class TrainCommand : public ::testing::Test {
+class TrainCommand : public tests::TrainCommand {
  protected:
   void SetUp() override { write_config(kChanges); }
-
-  void write_config(const std::string& changes) {
-    job_.folder().write("tiny.yaml", job_.yaml(changes));
-  }
-
-  [[nodiscard]] std::vector<std::string> command(const std::vector<std::string>& more = {}) const {
-    std::vector<std::string> all{tests::weft_program(), "train", (job_ / "tiny.yaml").string()};
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  }
-
-  Finished train(const std::vector<std::string>& more = {}) const {
-    return tests::run_process(command(more));
-  }
-
-  /// Starts a training, calls `act` with its process id once it has done `updates` updates, and
-  /// returns its status as run_process does.
-  int train_and(std::int64_t updates, const std::function<void(pid_t)>& act) const {
-    const std::vector<std::string> arguments = command({"--force"});
-    fs::remove_all(job_ / "run");
-    const pid_t child = ::fork();
-    if (child == 0) {
-      const int null = ::open("/dev/null", O_WRONLY);
-      ::dup2(null, STDOUT_FILENO);
-      ::dup2(null, STDERR_FILENO);
-      std::vector<char*> argv;
-      for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-      argv.push_back(nullptr);
-      ::execv(argv[0], argv.data());
-      ::_exit(127);
-    }
-    const std::string sought = "{\"update\":" + std::to_string(updates) + ",";
-    int status = 0;
-    bool acted = false;
-    while (::waitpid(child, &status, WNOHANG) == 0) {
-      if (!acted && fs::exists(job_ / "run/metrics.jsonl") &&
-          tests::slurp(job_ / "run/metrics.jsonl").find(sought) != std::string::npos) {
-        act(child);
-        acted = true;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    EXPECT_TRUE(acted) << "the run ended before update " << updates;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-
-  tests::TinyJob job_;
 };
 
 TEST_F(TrainCommand, KilledAtAnyMomentAndResumedEqualsTheUninterruptedRunBitForBit) {
@@ -106,6 +55,37 @@ TEST_F(TrainCommand, KilledAtAnyMomentAndResumedEqualsTheUninterruptedRunBitForB
     EXPECT_EQ(job_.adapter_bytes(), adapter) << "killed " << delay << " ms after update " << update;
   }
   ASSERT_GE(killed, 2) << "the run is too short to be killed";
+}
+
+TEST_F(TrainCommand, RunsFromTheTokenCacheAreTheSameBitForBit) {
+  ASSERT_EQ(train().status, 0);  // without a cache
+  const auto metrics = job_.metrics();
+  const std::string adapter = job_.adapter_bytes();
+  const auto findings = [&] {
+    auto all = nlohmann::json::parse(tests::slurp(job_ / "run/preflight.json"));
+    all.erase("memory");  // is of the moment
+    return all;
+  };
+  const nlohmann::json found = findings();
+  const std::vector<std::string> cached{"--set", "token_cache=" + (job_ / "tokens").string()};
+  for (const char* said : {"tokens kept in", "tokens taken from"}) {
+    const Finished run = train({"--force", cached[0], cached[1]});
+    ASSERT_EQ(run.status, 0) << run.err;
+    EXPECT_THAT(run.err, HasSubstr(said));
+    EXPECT_EQ(job_.metrics(), metrics) << said;
+    EXPECT_EQ(job_.adapter_bytes(), adapter) << said;
+    EXPECT_EQ(findings(), found) << said;
+  }
+  // Killed with tokens from the cache; resumed with them, and without.
+  for (const std::vector<std::string>& more : {cached, {"--set", "token_cache=false"}}) {
+    const int status = train_and(
+        4, [](pid_t child) { ::kill(child, SIGKILL); }, cached);
+    ASSERT_TRUE(status == 128 + SIGKILL || status == 0) << status;
+    const Finished resumed = train({"--resume", more[0], more[1]});
+    ASSERT_EQ(resumed.status, 0) << resumed.err;
+    EXPECT_EQ(job_.metrics(), metrics) << more[1];
+    EXPECT_EQ(job_.adapter_bytes(), adapter) << more[1];
+  }
 }
 
 TEST_F(TrainCommand, InterruptAndTerminationSaveAndExit130) {
@@ -210,6 +190,29 @@ TEST_F(TrainCommand, PlainLinesWithoutATerminalAndResultsOnStandardOutput) {
   }
   EXPECT_THAT(run.err, Not(HasSubstr("\r")));
   EXPECT_THAT(run.out, HasSubstr("adapter " + (job_ / "run/adapter").string()));
+}
+
+TEST_F(TrainCommand, SeveralAdaptersHaveFoldersThatAreRunsOfTheirOwn) {
+  write_config(
+      "threads: 2\nadapters:\n  - name: náhuatl\n    max_updates: 3\n  - name: b\n    max_updates: "
+      "5\n");
+  const Finished check = train({"--check"});
+  EXPECT_EQ(check.status, 0);
+  EXPECT_THAT(check.out, HasSubstr("náhuatl\nbase "));
+  EXPECT_THAT(check.out, HasSubstr("the other adapters"));
+  EXPECT_FALSE(fs::exists(job_ / "run"));
+  const Finished done = train();
+  EXPECT_EQ(done.status, 0) << done.err;
+  EXPECT_THAT(done.out, HasSubstr("náhuatl: done after 3 updates"));
+  EXPECT_THAT(done.out, HasSubstr("b: done after 5 updates"));
+  EXPECT_THAT(done.err, HasSubstr("b  update 5/5"));
+  const Finished more =
+      tests::run_process({tests::weft_program(), "train", (job_ / "run/b/config.yaml").string(),
+                          "--resume", "--set", "max_updates=6", "--set", "threads=2"});
+  EXPECT_EQ(more.status, 0) << more.err;
+  EXPECT_THAT(more.out, HasSubstr("done after 6 updates"));
+  EXPECT_EQ(train().status, 2);
+  EXPECT_EQ(train({"--resume"}).status, 0);
 }
 
 TEST_F(TrainCommand, InspectTellsTheRun) {

@@ -93,6 +93,7 @@ void describe(Schema<Config>& s) {
   s.section("validation", &Config::validation, "held-out data");
   s.alias("lora_r", "adapter.r");
   s.alias("lora_alpha", "adapter.lora_alpha");
+  s.variants("several", {"base_model", "output_dir"}, "Several at once");
   s.check([](const Config& config, CheckReport& report) {
     if (config.adapter.r > config.sequence_len) {
       report.problem("adapter.r", "larger than sequence_len; lower it");
@@ -393,6 +394,87 @@ datasets:
   EXPECT_EQ(c.datasets[2].language, "es") << "earlier merged sections win";
 }
 
+std::vector<Variant<Config>> parse_several(std::string_view yaml,
+                                           const std::vector<std::string>& overrides = {}) {
+  return parse_variants<Config>(yaml, {.name = "c.yaml", .directory = "/base/dir"}, overrides);
+}
+
+constexpr const char* kSeveral =
+    "base_model: m\nseed: 1\nadapter: {r: 4, lora_alpha: 9}\ndatasets: [{path: all.csv}]\n"
+    "several:\n"
+    "  - name: nah\n    lora_r: 2\n    datasets: [{path: nah.csv}]\n"
+    "  - {name: otomi, seed: 7, validation: {path: v.csv}}\n";
+
+TEST(SchemaVariants, AreTheCommonKeysWithTheirOwnLaidOver) {
+  const auto all = parse_several(
+      kSeveral, {"several.1.adapter.r=3", "several.nah.seed=5", "learning_rate=1e-3"});
+  ASSERT_EQ(all.size(), 2U);
+  EXPECT_EQ(all[0].name, "nah");
+  EXPECT_EQ(all[0].config.adapter.r, 2);
+  EXPECT_EQ(all[0].config.adapter.lora_alpha, 9);  // a section's other keys stay
+  EXPECT_EQ(all[0].config.seed, 5);
+  EXPECT_EQ(all[0].config.datasets.at(0).path, "/base/dir/nah.csv");
+  EXPECT_EQ(all[0].origins.at("adapter.r"), "c.yaml:7:5");
+  EXPECT_EQ(all[1].name, "otomi");
+  EXPECT_EQ(all[1].config.adapter.r, 3);
+  EXPECT_EQ(all[1].config.seed, 7);
+  EXPECT_EQ(all[1].config.datasets.at(0).path, "/base/dir/all.csv");
+  EXPECT_EQ(all[1].config.validation->path, "/base/dir/v.csv");
+  for (const auto& one : all) EXPECT_EQ(one.config.learning_rate, 1e-3);
+}
+
+TEST(SchemaVariants, AFileWithoutThemDescribesOne) {
+  const auto one = parse_several("base_model: m\ncutoff_len: 64\n", {"seed=3"});
+  ASSERT_EQ(one.size(), 1U);
+  EXPECT_EQ(one[0].name, "");
+  EXPECT_EQ(one[0].config.sequence_len, 64);
+  EXPECT_EQ(one[0].config.seed, 3);
+}
+
+TEST(SchemaVariants, FaultsHaveTheirPlaceAndAreToldOnce) {
+  const auto faults = [](const std::string& rest, const std::vector<std::string>& overrides = {}) {
+    try {
+      (void)parse_several("base_model: m\n" + rest, overrides);
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(faults("several:\n  - {seed: 1}\n"), HasSubstr("c.yaml:3:5: several.0.name"));
+  EXPECT_THAT(faults("several:\n  - name: a\n  - name: a\n"), HasSubstr("c.yaml:4:11"));
+  EXPECT_THAT(faults("several: []\n"), HasSubstr("c.yaml:2:1: several: expected a list"));
+  EXPECT_THAT(faults("several: 3\n"), HasSubstr("several: expected a list"));
+  EXPECT_THAT(faults("several:\n  - a\n"), HasSubstr("several.0: expected a section"));
+  EXPECT_THAT(faults("several:\n  - {name: a, output_dir: x}\n"),
+              HasSubstr("c.yaml:3:15: a: output_dir: one for all several"));
+  EXPECT_THAT(faults("several:\n  - {name: a, sed: 1}\n"),
+              HasSubstr("c.yaml:3:15: sed: unknown key; did you mean 'seed'?"));
+  EXPECT_THAT(faults("several:\n  - name: a\n", {"several.b.seed=1"}), HasSubstr("there are: a"));
+  EXPECT_EQ(faults("sed: 1\nseveral:\n  - name: a\n  - name: b\n"),
+            "c.yaml:2:1: sed: unknown key; did you mean 'seed'?");
+}
+
+TEST(SchemaVariants, AreDescribed) {
+  EXPECT_THAT(config_reference<Config>(), HasSubstr("## `several[]`\n\nSeveral at once"));
+  const auto schema = json_schema<Config>();
+  const auto& item = schema.at("properties").at("several").at("items").at("properties");
+  EXPECT_TRUE(item.contains("name"));
+  EXPECT_TRUE(item.contains("learning_rate"));
+  EXPECT_FALSE(item.contains("base_model"));
+}
+
+TEST(Schema, EscapesOfCharactersBeyondAsciiAreReadAsUtf8) {
+  // yaml-cpp makes one byte each of the first two, which is no UTF-8; found by fuzz.schema.
+  const auto text = [](const std::string& escaped) {
+    return parse(fmt::format("base_model: m\noutput_dir: \"{}\"\n", escaped)).output_dir.string();
+  };
+  EXPECT_EQ(text("/a\\N"), "/a\xC2\x85");
+  EXPECT_EQ(text("/\\u0105\\N\\_b"),
+            "/\xC4\x85\xC2\x85\xC2\xA0"
+            "b");
+  EXPECT_EQ(text("/\\xe9\\L"), "/\xC3\xA9\xE2\x80\xA8");
+}
+
 TEST(Schema, HostileYamlIsAnErrorWithALine) {
   EXPECT_THAT(wrong("adapter: &a {x: *a}"), HasSubstr("c.yaml:2:17: this alias refers to"));
   EXPECT_THAT(wrong("adapter: [1, 2"), HasSubstr("not valid YAML"));
@@ -423,6 +505,31 @@ TEST(Schema, HostileYamlIsAnErrorWithALine) {
 TEST(Schema, EmptyFileNamesWhatIsMissing) {
   EXPECT_EQ(problems(""), "c.yaml:1:1: base_model: required key is missing (model)");
   EXPECT_EQ(problems("# only a comment\n"), problems(""));
+}
+
+struct Kept {
+  FolderSwitch folder;
+  bool operator==(const Kept&) const = default;
+};
+void describe(Schema<Kept>& s) { s.field("folder", &Kept::folder, "where"); }
+
+TEST(Schema, AFolderSwitchIsTrueFalseOrAPath) {
+  const auto read = [](std::string_view yaml, const std::vector<std::string>& overrides = {}) {
+    return parse_config<Kept>(yaml, {.name = "c.yaml", .directory = "/base/dir"}, overrides);
+  };
+  EXPECT_EQ(read("{}").folder, (FolderSwitch{true, ""}));
+  EXPECT_EQ(read("folder: yes").folder, (FolderSwitch{true, ""}));
+  EXPECT_EQ(read("folder: false").folder, (FolderSwitch{false, ""}));
+  EXPECT_EQ(read("folder: x", {"folder=false"}).folder, (FolderSwitch{false, ""}));
+  EXPECT_EQ(read("folder: kept").folder, (FolderSwitch{true, "/base/dir/kept"}));
+  EXPECT_EQ(read("folder: 'true'").folder, (FolderSwitch{true, "/base/dir/true"}));
+  for (const char* yaml : {"folder: true", "folder: false", "folder: kept", "folder: 'false'"}) {
+    const Kept kept = read(yaml);
+    EXPECT_EQ(read(dump_config(kept, Dump::kFull)), kept) << dump_config(kept, Dump::kFull);
+  }
+  for (const char* yaml : {"folder: [a]", "folder:", "folder: ''"}) {
+    EXPECT_THROWS_WITH((void)read(yaml), ConfigError, "folder", "true, false or a path");
+  }
 }
 
 TEST(Units, DurationsSharesAndBytesRoundTrip) {

@@ -61,6 +61,28 @@ TEST(AdapterConfig, NeutralValuesOfUnsupportedKeysPass) {
       "some_future_key": null, "another": false, "third": {}, "inference_mode": true)"));
 }
 
+TEST(AdapterConfig, WhatMergingFoldsIsReadAndWrittenAsUnusedWhenItIsNot) {
+  const AdapterExtras extras = parse(R"("use_dora": true, "lora_bias": true, "bias": "lora_only",
+      "modules_to_save": ["lm_head"], "trainable_token_indices": {"embed_tokens": [4, 1]},
+      "target_parameters": ["experts.down_proj"], "ensure_weight_tying": true)")
+                                   .extras;
+  EXPECT_TRUE(extras.use_dora && extras.lora_bias && extras.ensure_weight_tying);
+  EXPECT_EQ(extras.bias, "lora_only");
+  EXPECT_THAT(extras.modules_to_save, ::testing::ElementsAre("lm_head"));
+  EXPECT_THAT(extras.target_parameters, ::testing::ElementsAre("experts.down_proj"));
+  ASSERT_EQ(extras.trainable_token_indices.size(), 1U);
+  EXPECT_EQ(extras.trainable_token_indices[0].first, "embed_tokens");
+  EXPECT_THAT(extras.trainable_token_indices[0].second, ::testing::ElementsAre(4, 1));
+  const auto list = parse(R"("trainable_token_indices": [7])").extras.trainable_token_indices;
+  ASSERT_EQ(list.size(), 1U);
+  EXPECT_EQ(list[0].first, "");
+  const auto written = nlohmann::json::parse(config_text(parse(""), {}));
+  for (const char* key : {"modules_to_save", "trainable_token_indices", "target_parameters"}) {
+    EXPECT_TRUE(written.at(key).is_null());
+  }
+  EXPECT_EQ(written.at("use_dora"), false);
+}
+
 struct Unsupported {
   const char* member;
   const char* key;
@@ -73,15 +95,7 @@ TEST_P(UnsupportedFeature, IsRefusedByName) {
 
 INSTANTIATE_TEST_SUITE_P(
     AdapterConfig, UnsupportedFeature,
-    ::testing::Values(Unsupported{R"("use_dora": true)", "DoRA"},
-                      Unsupported{R"("lora_bias": true)", "lora_bias"},
-                      Unsupported{R"("modules_to_save": ["lm_head"])", "modules_to_save"},
-                      Unsupported{R"("trainable_token_indices": [1])", "trainable_token_indices"},
-                      Unsupported{R"("trainable_token_indices": {"embed_tokens": [1]})",
-                                  "trainable_token_indices"},
-                      Unsupported{R"("target_parameters": ["experts.down_proj"])",
-                                  "target_parameters"},
-                      Unsupported{R"("layer_replication": [[0, 2]])", "layer_replication"},
+    ::testing::Values(Unsupported{R"("layer_replication": [[0, 2]])", "layer_replication"},
                       Unsupported{R"("megatron_config": {"a": 1})", "megatron_config"},
                       Unsupported{R"("alora_invocation_tokens": [5])", "alora_invocation_tokens"},
                       Unsupported{R"("use_qalora": true)", "use_qalora"},
@@ -99,8 +113,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Unsupported{R"("init_lora_weights": "loftq")", "loftq"},
                       Unsupported{R"("init_lora_weights": "corda")", "corda"},
                       Unsupported{R"("init_lora_weights": "mica")", "mica"},
-                      Unsupported{R"("bias": "all")", "'all'"},
-                      Unsupported{R"("bias": "lora_only")", "'lora_only'"},
+                      Unsupported{R"("bias": "some")", "none, lora_only or all"},
                       Unsupported{R"("task_type": "SEQ_CLS")", "task_type"},
                       Unsupported{R"("some_future_key": "new")", "'some_future_key' = \"new\""},
                       Unsupported{R"("some_flag": true)", "some_flag"}));

@@ -31,10 +31,36 @@ std::vector<Target> some_targets() {
   return resolve_targets(config, {{"m.0.q_proj", 400, 30}, {"m.0.down_proj", 100, 50}});
 }
 
+TEST(RandomStream, MarksTheNumbersBelowAProbability) {
+  const RandomStream stream(42, "a name");
+  for (const double probability : {0.0, 0.3, 0.5, 0x1p-24, 0.9, 1.0}) {
+    for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{3}, std::uint64_t{1} << 34}) {
+      for (const std::size_t count : {0U, 7U, 31U, 32U, 100U, 1000U}) {
+        std::vector<std::uint8_t> marks((count + 7) / 8, 0xff);
+        stream.below(first, probability, count, marks);
+        for (std::size_t j = 0; j < 8 * marks.size(); ++j) {
+          const bool below =
+              j < count && static_cast<double>(stream.uniform(first + j)) < probability;
+          ASSERT_EQ(below, (marks[j / 8] >> j % 8 & 1) != 0) << first << " + " << j;
+        }
+      }
+    }
+  }
+  // A probability that is one of the numbers: it is not below itself.
+  const double own = stream.uniform(40);
+  std::vector<std::uint8_t> mark(4);
+  stream.below(40, own, 32, mark);
+  EXPECT_EQ(0, mark[0] & 1);
+  stream.below(40, std::nextafter(own, 1.0), 32, mark);
+  EXPECT_EQ(1, mark[0] & 1);
+}
+
 TEST(RandomStream, FillsWithTheNumbersItGivesOneByOne) {
   const RandomStream stream(42, "a name");
-  std::vector<float> numbers(11);
-  for (const std::uint64_t first : {0U, 1U, 2U, 3U, 4U, 1000001U}) {
+  std::vector<float> numbers(300);  // Blocks side by side, and single numbers before and after.
+  const std::uint64_t carry = (std::uint64_t{1} << 34) - 100;  // The block's upper half begins.
+  for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{2},
+                                    std::uint64_t{3}, std::uint64_t{1000001}, carry}) {
     stream.fill(first, numbers);
     for (std::size_t i = 0; i < numbers.size(); ++i)
       EXPECT_EQ(numbers[i], stream.uniform(first + i));

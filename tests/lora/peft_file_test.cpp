@@ -130,18 +130,60 @@ TEST_P(ForeignKey, IsNamedWithWhatItIs) {
 INSTANTIATE_TEST_SUITE_P(
     PeftFile, ForeignKey,
     ::testing::Values(
-        Foreign{"base_model.model.model.embed_tokens.lora_embedding_A", "embedding"},
-        Foreign{"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector", "DoRA"},
-        Foreign{"base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "bias"},
+        Foreign{"base_model.model.model.embed_tokens.lora_embedding_A", "lora_embedding_B"},
         Foreign{"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta",
-                "token"},
-        Foreign{"base_model.model.lm_head.weight", "fully trained"},
-        Foreign{"base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias", "base"},
+                "trainable_token_indices"},
+        Foreign{"base_model.model.model.layers.0.mlp.gate.weight", "modules_to_save"},
+        Foreign{"base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias", "bias"},
         Foreign{"base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
                 "adapter name"},
         Foreign{"model.layers.0.self_attn.q_proj.lora_a", "mlx-lm"},
         Foreign{"model.layers.0.self_attn.v_proj.lora_A.weight", "base_model.model."},
         Foreign{"base_model.model.lora_A.weight", "base_model.model."}));
+
+TEST(PeftFile, VectorsAndTheConfigurationMustAgree) {
+  const TempDir dir;
+  const auto pair = zero_pair(kQ, 2, 4, 5);
+  const auto vector = [](const char* end, std::int64_t size) {
+    return tests::AdapterTensor{adapter_key(kQ, end), {size}, "F32", {}};
+  };
+  EXPECT_THROWS_WITH(open(dir, with(pair, vector(".lora_magnitude_vector", 5))), InputError,
+                     "has a DoRA magnitude", "use_dora = false");
+  const std::string dora = config_with(R"("use_dora": true)");
+  EXPECT_THROWS_WITH(open(dir, pair, dora), InputError, "has no DoRA magnitude", "use_dora = true");
+  EXPECT_THROWS_WITH(open(dir, with(pair, vector(".lora_magnitude_vector", 4)), dora), InputError,
+                     "[4]", "5 outputs");
+  EXPECT_THROWS_WITH(open(dir, with(pair, vector(".lora_B.bias", 5))), InputError,
+                     "has a bias of lora_B", "lora_bias = false");
+}
+
+TEST(PeftFile, TrainedRowsAndTheirNumbersMustAgree) {
+  const TempDir dir;
+  const tests::AdapterTensor rows{
+      adapter_key("model.embed_tokens", ".token_adapter.trainable_tokens_delta"),
+      {2, 4},
+      "F32",
+      {}};
+  EXPECT_THROWS_WITH(open(dir, {rows}, config_with(R"("trainable_token_indices": [1, 2, 3])")),
+                     InputError, "has 2 rows, trainable_token_indices names 3");
+  EXPECT_THROWS_WITH(open(dir, {rows}, config_with(R"("trainable_token_indices": [1, 1])")),
+                     InputError, "twice");
+  EXPECT_THROWS_WITH(
+      open(dir, {rows}, config_with(R"("trainable_token_indices": {"wte": [1, 2]})")), InputError,
+      "does not say which");
+}
+
+TEST(PeftFile, MoreThanPairsIsReadForMergingAndRefusedForComputing) {
+  const TempDir dir;
+  const auto folder = write_adapter(
+      dir / "a", config_with(R"("modules_to_save": ["lm_head"])"),
+      with(zero_pair(kQ, 2, 4, 5), {"base_model.model.lm_head.weight", {3, 4}, "F32", {}}));
+  const PeftFile file = PeftFile::open(folder);
+  ASSERT_EQ(file.saved().size(), 1U);
+  EXPECT_EQ(file.saved()[0].tensor, "lm_head.weight");
+  EXPECT_EQ(file.keys().size(), 3U);
+  EXPECT_THROWS_WITH((void)read_peft(folder), InputError, "modules_to_save", "weft merge");
+}
 
 TEST(PeftFile, ControlCharactersInNamesCannotBreakTheLine) {
   const TempDir dir;

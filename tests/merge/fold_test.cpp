@@ -50,7 +50,7 @@ Folded fold_into(const TempDir& dir, const std::filesystem::path& model,
     weighted.push_back({&files[i], adapters[i].second});
   const FoldPlan plan = plan_fold(base, weighted, dtype, checkpoint::kDefaultShardBytes);
   std::filesystem::create_directories(dir / "out");
-  return {fold(base, weighted, plan, dir / "out", control), dir / "out/model.safetensors"};
+  return {fold(base, weighted, plan, dir / "out", control).folded, dir / "out/model.safetensors"};
 }
 
 /// W + weight * scale * B A in double, not rounded.

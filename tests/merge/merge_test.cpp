@@ -185,10 +185,23 @@ void write_head_adapter(const std::filesystem::path& folder) {
   lora::write_peft(adapter, folder);
 }
 
-TEST_F(Merge, AnAdapterOfTheHeadNeedsAHeadOfItsOwn) {
+TEST_F(Merge, AnAdapterOfATiedHeadGivesItNumbersOfItsOwn) {
   write_head_adapter(dir / "adapter");
-  EXPECT_THROWS_WITH((void)merge_model(request), InputError, "lm_head.weight",
-                     "tie_word_embeddings");
+  std::string heard;
+  const MergeReport report =
+      merge_model(request, {}, [&](core::Level, std::string_view line) { heard += line; });
+  EXPECT_EQ(report.folded.at(0).name, "lm_head.weight");
+  EXPECT_THAT(heard, HasSubstr("tie_word_embeddings: false"));
+  const Checkpoint merged = Checkpoint::open(dir / "out");
+  EXPECT_EQ(merged.config().at("tie_word_embeddings"), false);
+  const auto& embedding = *merged.find("model.embed_tokens.weight");
+  const Checkpoint base = Checkpoint::open(model);
+  EXPECT_EQ(merged.read(embedding), base.read(*base.find("model.embed_tokens.weight")));
+  EXPECT_NE(merged.read(*merged.find("lm_head.weight")), merged.read(embedding));
+}
+
+TEST_F(Merge, AnAdapterOfAHeadOfItsOwnIsFoldedIntoIt) {
+  write_head_adapter(dir / "adapter");
   tests::TinyModel shape;
   shape.tied_head = false;
   std::filesystem::remove_all(model);

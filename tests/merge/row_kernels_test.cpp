@@ -73,6 +73,81 @@ TEST(RowKernels, RoundToTheSameBitsOnEveryProcessor) {
   expect_same_rounding<row_math::BF16>(core::DType::kBF16);
 }
 
+/// Every number of a type and every place halfway between two, and the doubles beside those.
+template <typename Type>
+void expect_nearest_even(std::uint16_t infinity) {
+  const double least = std::numeric_limits<double>::denorm_min();
+  for (std::uint16_t bits = 0; bits + 1 < infinity; ++bits) {
+    const auto low = static_cast<double>(Type::value(bits));
+    const auto high = static_cast<double>(Type::value(static_cast<std::uint16_t>(bits + 1)));
+    const double half = (low + high) / 2;
+    const double even = bits % 2 == 0 ? low : high;
+    const std::pair<double, double> cases[] = {{low, low},
+                                               {std::nextafter(low, high), low},
+                                               {std::nextafter(half, low), low},
+                                               {half, even},
+                                               {std::nextafter(half, high), high}};
+    for (const auto& [value, wanted] : cases) {
+      for (const double sign : {1.0, -1.0}) {
+        ASSERT_EQ(sign * wanted, Type::nearest(sign * value)) << bits;
+        ASSERT_EQ(Type::round(sign * value), Type::bits(Type::nearest(sign * value))) << bits;
+        ASSERT_EQ(sign * wanted, Type::value(Type::round(sign * value))) << bits;
+      }
+    }
+  }
+  ASSERT_EQ(Type::round(-least), Type::bits(Type::nearest(-least)));
+  const auto largest = std::nextafter(Type::kLimit, 0.0);
+  ASSERT_EQ(infinity - 1, Type::bits(Type::nearest(largest)));
+  ASSERT_EQ(infinity - 1, Type::round(largest));
+  ASSERT_EQ(infinity, Type::round(Type::kLimit));
+}
+
+TEST(RowKernels, HalvesAreTheNearestAndEvenOnesInTheMiddle) {
+  expect_nearest_even<row_math::F16>(0x7c00);
+  expect_nearest_even<row_math::BF16>(0x7f80);
+}
+
+/// Sums that leave the range of the type, infinities and NaNs, each in a chunk with other numbers.
+template <typename Type>
+void expect_odd_numbers(core::DType type) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const std::vector<float> bases = {0,
+                                    1,
+                                    -1,
+                                    3e38F,
+                                    -3e38F,
+                                    65504,
+                                    1e-40F,
+                                    1e-7F,
+                                    std::numeric_limits<float>::infinity(),
+                                    std::numeric_limits<float>::quiet_NaN()};
+  const std::vector<double> updates = {0,  Type::kLimit, -Type::kLimit, 1e300,       1e-300, 1e38,
+                                       15, 16,           kInfinity,     std::nan("")};
+  for (const float odd : bases) {
+    for (const double change : updates) {
+      std::vector<float> base(kCount, 0.25F);
+      std::vector<double> update(kCount, 0x1p-20);
+      base[700] = odd;
+      update[700] = change;
+      std::vector<typename Type::Bits> out(kCount);
+      const RowSums sums = round_row(type, base, update, reinterpret_cast<std::byte*>(out.data()));
+      bool overflow = false;
+      for (std::size_t j = 0; j < kCount; ++j) {
+        const auto wanted = Type::round(static_cast<double>(base[j]) + update[j]);
+        ASSERT_EQ(wanted, out[j]) << odd << " + " << change;
+        overflow |= std::isfinite(base[j]) && !std::isfinite(Type::value(wanted));
+      }
+      EXPECT_EQ(overflow, sums.overflow) << odd << " + " << change;
+    }
+  }
+}
+
+TEST(RowKernels, NumbersOutOfRangeAreRoundedAndReported) {
+  expect_odd_numbers<row_math::F32>(core::DType::kF32);
+  expect_odd_numbers<row_math::F16>(core::DType::kF16);
+  expect_odd_numbers<row_math::BF16>(core::DType::kBF16);
+}
+
 TEST(RowKernels, ConversionsWithoutBranchesEqualTheDefinitions) {
   for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 4093) {
     const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
@@ -135,6 +210,75 @@ TEST(RowKernels, ModelsThatAgreeAreMixedAsTheFormulaSays) {
       if (divisor != Divisor::kNone && part != 0) sum /= part;
       ASSERT_EQ(out[j], 0.25 + mix.lambda * sum) << j;
     }
+  }
+}
+
+TEST(RowKernels, SumsOfTheMarkedAreThoseOfWhatIsKept) {
+  const std::vector<double> values = doubles(10);
+  std::vector<std::uint8_t> marks((kCount + 7) / 8);
+  for (std::size_t i = 0; i < marks.size(); ++i) marks[i] = static_cast<std::uint8_t>(37 * i);
+  std::vector<double> kept = values;
+  keep_marked(marks, kept);
+  for (std::size_t j = 0; j < kCount; ++j) {
+    EXPECT_EQ((marks[j / 8] >> j % 8 & 1) != 0 ? values[j] : 0.0, kept[j]);
+  }
+  const MarkedSums sums = sum_marked(marks, values);
+  EXPECT_EQ(sum_magnitudes(values), sums.all);
+  EXPECT_EQ(sum_magnitudes(kept), sums.marked);
+}
+
+TEST(RowKernels, MarksGiveBackWhatWasNotZero) {
+  std::vector<double> values = doubles(9);
+  for (std::size_t j = 0; j < kCount; j += 3) values[j] = 0;
+  std::vector<std::uint8_t> marks((kCount + 7) / 8);
+  std::vector<std::uint8_t> portable(marks.size());
+  mark_nonzero(values, marks);
+  row_math::mark_nonzero(values.data(), portable.data(), kCount);
+  EXPECT_EQ(marks, portable);
+  std::vector<double> kept = doubles(9);
+  std::vector<double> plain = kept;
+  keep_marked(marks, kept);
+  row_math::keep_marked(marks.data(), plain.data(), kCount);
+  EXPECT_EQ(kept, values);
+  EXPECT_EQ(plain, values);
+}
+
+TEST(RowKernels, VarianceMeanAndSquaresAreThoseOfOneElementAfterTheOther) {
+  constexpr std::size_t kModels = 3;
+  std::vector<double> deltas;
+  for (unsigned i = 0; i < kModels; ++i) {
+    const std::vector<double> part = doubles(20 + i);
+    deltas.insert(deltas.end(), part.begin(), part.end());
+  }
+  const std::vector<double> weights{0.5, 0.2, 0.3};
+  std::vector<std::uint32_t> keys(kCount);
+  std::vector<double> mean(kCount, 0.25);
+  std::vector<double> squares(kModels, 1);
+  variance_keys(deltas, keys);
+  mean_agreeing(weights, deltas, mean);
+  add_squares(deltas, squares);
+  for (std::size_t j = 0; j < kCount; ++j) {
+    double average = 0;
+    double total = 0;
+    for (std::size_t i = 0; i < kModels; ++i) average += deltas[i * kCount + j] / 3.0;
+    for (std::size_t i = 0; i < kModels; ++i) total += deltas[i * kCount + j];
+    double variance = 0;
+    double sum = 0;
+    double taken = 0;
+    for (std::size_t i = 0; i < kModels; ++i) {
+      const double value = deltas[i * kCount + j];
+      variance += (value - average) * (value - average);
+      if (total >= 0 ? value <= 0 : value >= 0) continue;
+      sum += weights[i] * value;
+      taken += weights[i];
+    }
+    ASSERT_EQ(keys[j], magnitude_key(variance / 3.0)) << j;
+    ASSERT_EQ(mean[j], 0.25 + sum / std::max(taken, 1e-6)) << j;
+  }
+  for (std::size_t i = 0; i < kModels; ++i) {
+    double sum = 1;
+    for (std::size_t j = 0; j < kCount; ++j) sum += deltas[i * kCount + j] * deltas[i * kCount + j];
+    EXPECT_EQ(squares[i], sum);
   }
 }
 

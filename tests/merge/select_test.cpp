@@ -26,14 +26,17 @@ std::vector<std::int64_t> sorted_top(const std::vector<std::uint32_t>& keys, std
 std::vector<std::int64_t> selected(const std::vector<std::uint32_t>& keys, std::int64_t columns,
                                    std::int64_t k) {
   const auto rows = static_cast<std::int64_t>(keys.size()) / columns;
-  const TopSet top = select_top(
-      rows, columns, k,
+  Ranking ranking(
+      rows, columns,
       [&](std::int64_t begin, std::int64_t end, std::span<std::uint32_t> out) {
         std::copy(keys.begin() + begin * columns, keys.begin() + end * columns, out.begin());
       },
       [&](const std::function<void(std::int64_t, std::int64_t)>& body) {
         core::parallel_for(rows, 1, body);
       });
+  EXPECT_EQ(ranking.nonzero(),
+            static_cast<std::int64_t>(keys.size()) - std::ranges::count(keys, 0U));
+  const TopSet top = ranking.top(k);
   std::vector<std::int64_t> places;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     if (top.contains(keys[i], static_cast<std::int64_t>(i)))
@@ -42,7 +45,7 @@ std::vector<std::int64_t> selected(const std::vector<std::uint32_t>& keys, std::
   return places;
 }
 
-TEST(SelectTop, IsWhatSortingGivesForEveryNumberAndManyEquals) {
+TEST(Ranking, IsWhatSortingGivesForEveryNumberAndManyEquals) {
   std::mt19937 random(3);
   std::vector<std::uint32_t> keys(7 * 11);
   for (const std::uint32_t kinds : {1U, 3U, 20U, 0xffffffffU}) {
@@ -51,6 +54,20 @@ TEST(SelectTop, IsWhatSortingGivesForEveryNumberAndManyEquals) {
     for (std::int64_t k = 0; k <= 77; ++k)
       EXPECT_EQ(selected(keys, 11, k), sorted_top(keys, k)) << k;
   }
+}
+
+TEST(RankRow, IsTheStableOrderOfMagnitudes) {
+  std::mt19937 random(5);
+  std::vector<double> values(1001);
+  for (double& value : values) {
+    value = (static_cast<double>(random() % 50) - 25) * std::pow(10.0, random() % 30);
+  }
+  std::vector<std::uint32_t> expected(values.size());
+  std::iota(expected.begin(), expected.end(), 0U);
+  std::ranges::stable_sort(expected, {}, [&](std::uint32_t j) { return magnitude_key(values[j]); });
+  std::vector<std::uint32_t> order;
+  rank_row(values, order);
+  EXPECT_EQ(order, expected);
 }
 
 TEST(MagnitudeKey, HasTheOrderOfMagnitudes) {

@@ -172,7 +172,6 @@ REFUSED = {
     "dora": (dict(target_modules=["q_proj"], use_dora=True), "DoRA"),
     "modules-to-save": (dict(target_modules=["q_proj"], modules_to_save=["norm"]), "modules_to_save"),
     "embedding": (dict(target_modules=["embed_tokens", "q_proj"]), "embedding"),
-    "bias": (dict(target_modules=["q_proj"], bias="all"), "bias"),
     "lora-bias": (dict(target_modules=["q_proj"], lora_bias=True), "lora_bias"),
     "token-rows": (dict(target_modules=["q_proj"], trainable_token_indices=[3]), "trainable_token_indices"),
     "pissa": (dict(target_modules=["q_proj"], init_lora_weights="pissa"), "pissa"),
@@ -180,10 +179,20 @@ REFUSED = {
 }
 
 
+READ_BY_NONE = {"pissa", "layer-replication"}  # the others fold (test_merge_features.py) and are shown
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_by_name_what_it_does_not_support(weft, base, tmp_path, name):
     case, word = REFUSED[name]
-    wrap(base, case).save_pretrained(tmp_path)
-    done = weft.run("inspect", tmp_path, check=False)
-    assert done.returncode == 2
-    assert word in done.stderr and done.stderr.count("\n") == 1
+    wrap(base, case).save_pretrained(tmp_path / "adapter")
+    shown = weft.run("inspect", tmp_path / "adapter", check=False)
+    refusals = [weft.run("merge", "--adapter", tmp_path / "adapter", "--out", tmp_path / "out", check=False)]
+    if name in READ_BY_NONE:
+        refusals.append(shown)
+    else:
+        assert shown.returncode == 0
+    for done in refusals:
+        assert done.returncode == 2
+        assert word in done.stderr and done.stderr.splitlines()[-1].startswith("weft ")
+    assert not (tmp_path / "out").exists()

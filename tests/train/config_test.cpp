@@ -1,5 +1,7 @@
 #include "train/config.h"
 
+#include <gmock/gmock.h>
+
 #include "core/error.h"
 #include "core/terminal.h"
 #include "model/spec.h"
@@ -71,6 +73,14 @@ TEST(DType, IsReadInEverySpelling) {
   for (const char* spelling : {"f32", "fp32", "float32"}) {
     EXPECT_EQ(parse(std::string("dtype: ") + spelling + "\n").dtype, DTypeChoice::kFloat32);
   }
+}
+
+TEST(DType, AProcessorWithoutItsProductsIsToldOnlyWhereTheyWereAskedFor) {
+  EXPECT_THAT(dtype_note(DTypeChoice::kBFloat16, model::Compute::kF32),
+              ::testing::HasSubstr("multiplied in float32"));
+  EXPECT_EQ(dtype_note(DTypeChoice::kBFloat16, model::Compute::kBF16), "");
+  EXPECT_EQ(dtype_note(DTypeChoice::kAuto, model::Compute::kF32), "");
+  EXPECT_EQ(dtype_note(DTypeChoice::kFloat32, model::Compute::kF32), "");
 }
 
 TEST(Flatten, SeesEveryKeyButNoInputPath) {

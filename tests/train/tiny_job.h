@@ -46,7 +46,7 @@ class TinyJob {
   [[nodiscard]] std::string yaml(const std::string& changes = "") const {
     return "base_model: base\noutput_dir: run\nseed: 3\ndatasets:\n  - path: train.jsonl\n"
            "sequence_len: 64\ntokens_per_update: 128\ndtype: float32\nlearning_rate: 1e-2\n"
-           "adapter: {r: 4, lora_alpha: 8}\nnum_epochs: 3\nwarmup: 2\n" +
+           "adapter: {r: 4, lora_alpha: 8}\nnum_epochs: 3\nwarmup: 2\ntoken_cache: false\n" +
            changes;
   }
 

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
@@ -21,10 +23,13 @@ class TinyRun : public TinyJob {
 
   [[nodiscard]] train::Prepared prepare(const std::string& changes = "",
                                         const std::vector<std::string>& overrides = {}) const {
-    core::Origins given;
-    auto config = core::parse_config<train::TrainConfig>(
-        yaml(changes), {.name = "tiny.yaml", .directory = folder().path()}, overrides, {}, &given);
-    return train::prepare(std::move(config), given, {});
+    return std::move(prepare_all(changes, overrides).front());
+  }
+
+  [[nodiscard]] std::vector<train::Prepared> prepare_all(
+      const std::string& changes, const std::vector<std::string>& overrides = {}) const {
+    folder().write("tiny.yaml", yaml(changes));
+    return train::prepare(train::load_runs(folder() / "tiny.yaml", overrides, {}), {});
   }
 
   train::Outcome run(const std::string& changes = "",
@@ -37,21 +42,42 @@ class TinyRun : public TinyJob {
   train::Outcome run_observed(const std::string& changes, const std::vector<std::string>& overrides,
                               train::Start start,
                               const std::function<void(std::int64_t)>& after_update) {
-    struct Listener : train::Observer {
-      explicit Listener(const std::function<void(std::int64_t)>& call) : after(call) {}
-      void on_update(const train::UpdateReport& report) override { after(report.update); }
-      const std::function<void(std::int64_t)>& after;
-    };
-    const train::Prepared prepared = prepare(changes, overrides);
-    train::RunFolder claimed(prepared.config.output_dir, start);
-    claimed.claim();
-    train::require_sound(prepared);
+    const train::Result result = run_all(changes, overrides, start, after_update).front();
+    if (result.failure) std::rethrow_exception(result.failure);
+    return result.outcome;
+  }
+
+  /// Every run that the configuration describes.
+  std::vector<train::Result> run_all(
+      const std::string& changes, const std::vector<std::string>& overrides = {},
+      train::Start start = train::Start::kReplace,
+      const std::function<void(std::int64_t)>& after_update = [](std::int64_t) {}) {
+    return run_prepared(prepare_all(changes, overrides), start, after_update);
+  }
+
+  std::vector<train::Result> run_prepared(
+      std::vector<train::Prepared> runs, train::Start start = train::Start::kReplace,
+      const std::function<void(std::int64_t)>& after_update = [](std::int64_t) {}) {
     Listener listener(after_update);
+    std::deque<train::RunFolder> folders;
+    std::vector<train::Job> jobs;
+    for (train::Prepared& run : runs) {
+      folders.emplace_back(run.config.output_dir, start).claim();
+      train::require_sound(run);
+      jobs.push_back({run, folders.back(), listener});
+    }
     interrupted = false;
-    return train::train(prepared, claimed, listener, interrupted, {});
+    return train::train(jobs, interrupted, {});
   }
 
   std::atomic<bool> interrupted{false};
+
+ private:
+  struct Listener : train::Observer {
+    explicit Listener(const std::function<void(std::int64_t)>& call) : after(call) {}
+    void on_update(const train::UpdateReport& report) override { after(report.update); }
+    const std::function<void(std::int64_t)>& after;
+  };
 };
 
 }  // namespace weft::tests

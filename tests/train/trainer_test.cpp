@@ -35,15 +35,20 @@ TEST(Trainer, PackedRowsSingleRowsAndSmallRowsGiveTheSameUpdates) {
   TinyRun job;
   const std::string common = "shuffle: false\nadam_epsilon: 1e-3\n";
   const std::vector<std::string> whole{"tokens_per_update=100000", "num_epochs=4"};
-  const auto factors = [&](const std::vector<std::string>& changes) {
+  const auto factors = [&](const std::string& change, std::int64_t row_tokens) {
     std::vector<std::string> overrides = whole;
-    overrides.insert(overrides.end(), changes.begin(), changes.end());
-    job.run(common, overrides);
+    overrides.push_back(change);
+    std::vector<Prepared> runs = job.prepare_all(common, overrides);
+    Prepared& run = runs.front();
+    if (row_tokens > 0) run.plan.row_tokens = row_tokens;
+    run.stream.emplace(run.data.train, run.updates());
+    const Result result = job.run_prepared(std::move(runs)).front();
+    EXPECT_FALSE(result.failure);
     return std::pair(lora::read_peft(job / "run/adapter"), job.metrics());
   };
-  const auto [packed, packed_metrics] = factors({"packing=true", "sequence_len=512"});
-  const auto [small, small_metrics] = factors({"packing=true", "sequence_len=50"});
-  const auto [single, single_metrics] = factors({"packing=false"});
+  const auto [packed, packed_metrics] = factors("packing=true", 512);
+  const auto [small, small_metrics] = factors("packing=true", 50);
+  const auto [single, single_metrics] = factors("packing=false", 0);
   ASSERT_EQ(packed_metrics.size(), 4U);
   for (std::size_t i = 0; i < packed_metrics.size(); ++i) {
     for (const char* key : {"loss", "gradient_norm"}) {
@@ -152,11 +157,11 @@ TEST(Trainer, BestAdapterGivesTheValidationLossThatWasReported) {
   TinyRun job;
   const Outcome outcome = job.run(kValidation);
   const Prepared prepared = job.prepare(kValidation);
-  auto decoder = model::Decoder::load(prepared.base, prepared.compute);
+  auto decoder = model::Decoder::load(prepared.base->checkpoint, prepared.compute);
   decoder.attach(lora::read_peft(job / "run/adapter"), model::Decoder::Use::kInference);
   model::LossSum sum;
-  for (const data::Example& example : prepared.data.validation.examples) {
-    const data::Example* const one = &example;
+  for (std::size_t i = 0; i < prepared.data.validation.size(); ++i) {
+    const data::ExampleView one = prepared.data.validation[i];
     const auto loss = decoder.loss(data::make_row({&one, 1}));
     sum.loss += loss.loss;
     sum.tokens += loss.tokens;
@@ -164,17 +169,19 @@ TEST(Trainer, BestAdapterGivesTheValidationLossThatWasReported) {
   EXPECT_NEAR(sum.loss / static_cast<double>(sum.tokens), *outcome.best_validation_loss, 1e-5);
 }
 
+/// The one run of a configuration in the job's folder.
+Prepared prepare_of(const TinyRun& job, const std::string& yaml) {
+  job.folder().write("x.yaml", yaml);
+  return std::move(prepare(load_runs(job / "x.yaml", {}, {}), {}).front());
+}
+
 TEST(Trainer, StartsFromAnExistingAdapterAndTakesItsShape) {
   TinyRun job;
   job.run("", {"max_updates=5", "adapter.r=6", "output_dir=" + (job / "first").string()});
-  const Prepared prepared = [&] {
-    core::Origins given;
-    auto config = core::parse_config<TrainConfig>(
-        "base_model: base\noutput_dir: run\ndatasets: [{path: train.jsonl}]\nsequence_len: 64\n"
-        "adapter: {init_from: first/adapter}\n",
-        {.name = "x.yaml", .directory = job.folder().path()}, {}, {}, &given);
-    return prepare(std::move(config), given, {});
-  }();
+  const Prepared prepared = prepare_of(
+      job,
+      "base_model: base\noutput_dir: run\ndatasets: [{path: train.jsonl}]\nsequence_len: 64\n"
+      "adapter: {init_from: first/adapter}\n");
   EXPECT_EQ(prepared.config.adapter.r, 6);
   EXPECT_EQ(prepared.initial.factors.front().a,
             lora::read_peft(job / "first/adapter").factors.front().a);
@@ -190,12 +197,10 @@ TEST(Trainer, StartsFromAnAdapterOfItsOwnTokenizerOnly) {
   std::swap(tokenizer["model"]["vocab"]["a"], tokenizer["model"]["vocab"]["b"]);
   job.folder().write("base/tokenizer.json", tokenizer.dump());
   const auto prepare_from_first = [&](const std::string& more) {
-    return prepare(core::parse_config<TrainConfig>(
-                       "base_model: base\noutput_dir: run\ndatasets: [{path: train.jsonl}]\n"
-                       "sequence_len: 64\nadapter: {init_from: first/adapter" +
-                           more + "}\n",
-                       {.name = "x.yaml", .directory = job.folder().path()}),
-                   {}, {});
+    return prepare_of(job,
+                      "base_model: base\noutput_dir: run\ndatasets: [{path: train.jsonl}]\n"
+                      "sequence_len: 64\nadapter: {init_from: first/adapter" +
+                          more + "}\n");
   };
   EXPECT_THROWS_WITH((void)prepare_from_first(""), InputError, "tokenizer", "allow_other_base");
   EXPECT_NO_THROW((void)prepare_from_first(", allow_other_base: true"));

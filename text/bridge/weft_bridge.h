@@ -1,6 +1,7 @@
 #pragma once
 
-// The C interface of the Rust library text/bridge: the `tokenizers` and `minijinja` crates.
+// The C interface of the Rust library text/bridge: the `tokenizers` and `minijinja` crates, and
+// what Unicode says of characters.
 //
 // Ownership: what a function gives out through a pointer (handles, WeftText, WeftEncoding) belongs
 // to the caller, who frees it with the function named here. Text going in is UTF-8 (invalid text is
@@ -72,6 +73,14 @@ bool weft_template_marks_generation(const WeftTemplate* chat_template);
 bool weft_template_render(const WeftTemplate* chat_template, const char* variables,
                           size_t variables_size, const char* mark, size_t mark_size, uint64_t fuel,
                           WeftText* out, bool* raised, WeftText* error);
+
+/// Lower case as Unicode has it for any language (SpecialCasing included: a final sigma).
+bool weft_unicode_lower(const char* text, size_t size, WeftText* out, WeftText* error);
+/// Normal form C: letters and their marks composed.
+bool weft_unicode_nfc(const char* text, size_t size, WeftText* out, WeftText* error);
+/// The code points of a general category ("P", "Lu", ...) as first and last of each run, in
+/// ascending order. Freed by weft_encoding_free.
+bool weft_unicode_ranges(const char* category, size_t size, WeftEncoding* out, WeftText* error);
 
 #ifdef __cplusplus
 }

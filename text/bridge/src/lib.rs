@@ -1,6 +1,6 @@
-//! The `tokenizers` and `minijinja` crates behind the C interface of weft_bridge.h.
+//! The `tokenizers` and `minijinja` crates, and what Unicode says of characters, behind the C interface of weft_bridge.h.
 //!
-//! This file holds what both halves share: text and errors across the boundary. No panic leaves it.
+//! This file holds what all parts share: text and errors across the boundary. No panic leaves it.
 
 mod filters;
 mod json;
@@ -9,6 +9,7 @@ mod python;
 mod source;
 mod template;
 mod tokenizer;
+mod unicode;
 
 use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -13,12 +13,12 @@ pub struct WeftTokenizer {
 /// Token ids given to the caller, who frees them with `weft_encoding_free`.
 #[repr(C)]
 pub struct WeftEncoding {
-    ids: *mut u32,
-    offsets: *mut u32,
-    size: usize,
+    pub ids: *mut u32,
+    pub offsets: *mut u32,
+    pub size: usize,
 }
 
-fn give(values: Vec<u32>) -> *mut u32 {
+pub fn give(values: Vec<u32>) -> *mut u32 {
     Box::into_raw(values.into_boxed_slice()) as *mut u32
 }
 

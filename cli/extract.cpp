@@ -1,0 +1,68 @@
+#include "merge/extract.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/command.h"
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace weft::cli {
+namespace {
+
+struct Options {
+  std::string model;
+  std::string base;
+  std::string out;
+  std::int64_t rank = 16;
+  bool exact = false;
+  bool force = false;
+  bool json = false;
+  int threads = 0;
+};
+
+int run(const Options& options) {
+  core::set_thread_count(options.threads);
+  merge::ExtractRequest request;
+  request.model = options.model;
+  request.base = options.base;
+  request.rank = options.rank;
+  request.svd = options.exact ? merge::Svd::kExact : merge::Svd::kRandomised;
+  request.out = options.out;
+  request.overwrite = options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
+  const merge::AdapterReport report = merge::extract_adapter(request, stderr_log("extract"));
+  if (options.json) {
+    fmt::print("{}\n", merge::report_json(report).dump(2));
+  } else {
+    fmt::print("{}output    {}\n", merge::report_table(report), options.out);
+  }
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace
+
+Run add_extract(CLI::App& app);
+Run add_extract(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  app.description(
+      "Make an adapter of a fine-tuned model: the nearest update of rank RANK of every linear "
+      "layer, with what it leaves out.");
+  app.add_option("--model", options->model, "the fine-tuned model: directory or GGUF file")
+      ->required();
+  app.add_option("--base", options->base, "the model it was fine-tuned from")->required();
+  app.add_option("--rank", options->rank, "rank of the adapter")
+      ->check(whole_number_from(1))
+      ->capture_default_str();
+  app.add_option("--out", options->out, "PEFT folder to write")->required();
+  app.add_flag("--exact-svd", options->exact,
+               "the best approximation rather than a randomised one that is nearly as good");
+  app.add_flag("--force", options->force, "replace the output folder if it exists");
+  app.add_flag("--json", options->json, "print the report as JSON");
+  app.add_option("--threads", options->threads, "threads; 0 means all cores")
+      ->check(whole_number_from(0))
+      ->capture_default_str();
+  return [options] { return run(*options); };
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,58 @@
+#include "cli/model_output.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "core/terminal.h"
+
+namespace weft::cli {
+
+void declare_model_input(CLI::App& app, ModelOutputOptions& options) {
+  app.add_option("--model", options.model, "Hugging Face directory or GGUF file");
+  app.add_option("--adapter", options.adapters,
+                 "PEFT folder, with an optional weight (DIR:0.5); repeat it to add several")
+      ->take_all()
+      ->expected(1)
+      ->allow_extra_args(false);
+}
+
+CLI::Option* declare_model_output(CLI::App& app, ModelOutputOptions& options, const char* what) {
+  CLI::Option* const out = app.add_option("--out", options.out, what);
+  declare_verification(app, options.verify);
+  app.add_flag("--force", options.force, "replace the output if it exists");
+  app.add_flag("--allow-other-base", options.allow_other_base,
+               "go on even if the adapter records other base weights");
+  app.add_flag("--json", options.json, "print the report as JSON");
+  app.add_option("--threads", options.threads, "threads; 0 means all cores")
+      ->check(whole_number_from(0))
+      ->capture_default_str();
+  return out;
+}
+
+merge::Verify start_verification(const ModelOutputOptions& options,
+                                 std::optional<double> default_limit, const core::Log& log) {
+  if (!options.verify.wanted()) return {};
+  return start_verification(VerificationRequest{.model = options.model,
+                                                .adapters = options.adapters,
+                                                .options = options.verify,
+                                                .threads = options.threads,
+                                                .stop = &catch_interrupts()},
+                            default_limit, log);
+}
+
+std::function<void(merge::FoldProgress)> progress_line() {
+  if (!core::stderr_is_terminal()) return {};
+  return [last = -1](merge::FoldProgress progress) mutable {
+    const auto percent =
+        static_cast<int>(100 * progress.done / std::max<std::uint64_t>(1, progress.total));
+    if (percent == last) return;
+    last = percent;
+    fmt::print(stderr, "\rwriting {} of {} ({} %){}", core::human_bytes(progress.done),
+               core::human_bytes(progress.total), percent, percent == 100 ? "\r\x1b[K" : "");
+  };
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,145 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "cli/command.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "eval/card.h"
+#include "eval/ledger.h"
+#include "eval/report_page.h"
+
+namespace weft::cli {
+
+Run add_report(CLI::App& app);
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ReportArguments {
+  std::vector<std::string> subjects;
+  std::string ledger, out, format = "html", stage, name;
+  std::int64_t examples = 12;
+  bool force = false;
+};
+
+std::optional<eval::Ledger> open_ledger(const ReportArguments& a) {
+  std::optional<fs::path> path;
+  if (!a.ledger.empty()) {
+    path = a.ledger;
+  } else {
+    path = eval::default_ledger();
+    if (path && !fs::exists(*path)) path.reset();
+  }
+  if (!path) return std::nullopt;
+  return eval::Ledger(*path, eval::sqlite::Access::kRead);
+}
+
+void add_evaluation(eval::Ledger& ledger, std::int64_t id, std::string name,
+                    eval::ReportParts& parts) {
+  eval::Recorded recorded = ledger.read(id);
+  const std::string& run = recorded.circumstances.run;
+  const bool known = std::ranges::any_of(
+      parts.runs, [&](const eval::TrainingRun& known_run) { return known_run.folder == run; });
+  if (!run.empty() && !known && eval::is_training_run(run))
+    parts.runs.push_back(eval::read_training_run(run));
+  parts.evaluations.push_back({std::move(name), std::move(recorded)});
+}
+
+/// The newest evaluation of the run's adapter.
+std::optional<std::int64_t> evaluation_of(eval::Ledger& ledger, const fs::path& run) {
+  std::optional<std::int64_t> found;
+  for (const eval::LedgerEntry& entry : ledger.entries()) {
+    if (entry.circumstances.run == run) found = entry.id;
+  }
+  return found;
+}
+
+eval::ReportParts gather(const ReportArguments& a) {
+  eval::ReportParts parts{.examples = a.examples};
+  std::optional<eval::Ledger> ledger = open_ledger(a);
+  for (const std::string& subject : a.subjects) {
+    if (fs::is_directory(subject)) {
+      eval::TrainingRun run = eval::read_training_run(subject);
+      const fs::path folder = run.folder;
+      const std::string name = run.name;
+      const bool known = std::ranges::any_of(
+          parts.runs, [&](const eval::TrainingRun& other) { return other.folder == folder; });
+      if (!known) parts.runs.push_back(std::move(run));
+      const auto id = ledger ? evaluation_of(*ledger, folder) : std::nullopt;
+      if (id) add_evaluation(*ledger, *id, name, parts);
+    } else if (ledger) {
+      add_evaluation(*ledger, ledger->find(subject), subject, parts);
+    } else {
+      throw InputError(
+          "'{}' is no folder of a training run, and there is no ledger in which it could be an "
+          "evaluation; name one (--ledger)",
+          subject);
+    }
+  }
+  return parts;
+}
+
+/// The one evaluation that a model card is about.
+const eval::Recorded& only_evaluation(const eval::ReportParts& parts, const std::string& format) {
+  if (parts.evaluations.size() != 1) {
+    throw ConfigError(
+        "--format {} is about one evaluation, and there are {}; name its number or tag", format,
+        parts.evaluations.size());
+  }
+  return parts.evaluations.front().recorded;
+}
+
+std::string text_of(const ReportArguments& a, const eval::ReportParts& parts) {
+  if (a.format == "html") return eval::report_page(parts);
+  const eval::Recorded& recorded = only_evaluation(parts, a.format);
+  if (a.format == "markdown") return eval::to_markdown(recorded);
+  if (recorded.evaluation.stages.empty()) throw InputError("the evaluation has no stages");
+  const std::string& last = recorded.evaluation.stages.back().name;
+  return eval::to_model_index(recorded, a.name.empty() ? recorded.circumstances.name : a.name,
+                              a.stage.empty() ? last : a.stage);
+}
+
+int run(const ReportArguments& a) {
+  const bool to_file = !a.out.empty() || a.format == "html";
+  const std::string out = a.out.empty() ? "report.html" : a.out;
+  if (to_file) {
+    core::require_writable(out, core::OutputKind::kFile,
+                           a.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
+  }
+  const std::string text = text_of(a, gather(a));
+  if (!to_file) {
+    fmt::print("{}", text);
+  } else {
+    core::write_text(out, text);
+    fmt::print(stderr, "weft report: {}\n", out);
+  }
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace
+
+Run add_report(CLI::App& app) {
+  auto a = std::make_shared<ReportArguments>();
+  app.description(
+      "Builds one HTML page on training runs and recorded evaluations, or what a model card says "
+      "of one (docs/report.md).");
+  app.add_option("RUN", a->subjects,
+                 "folder of a training run, or an evaluation in the ledger: number, tag, or latest")
+      ->required();
+  app.add_option("--ledger", a->ledger, "the ledger (default: the nearest weft.db)");
+  app.add_option("--format", a->format,
+                 "html (default), markdown (a model card's section) or model-index (its metadata)")
+      ->check(CLI::IsMember({"html", "markdown", "model-index"}));
+  app.add_option("--stage", a->stage, "stage that model-index is about (default: the last)");
+  app.add_option("--name", a->name, "name of the model in model-index");
+  app.add_option("--examples", a->examples, "answers shown per suite (default 12)")
+      ->check(whole_number_from(0));
+  app.add_option("--out", a->out, "file (default: report.html; other formats are printed)");
+  app.add_flag("--force", a->force, "overwrite --out");
+  return [a] { return run(*a); };
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/eval_ledger.h"
+#include "core/log.h"
+#include "eval/live_suites.h"
+#include "train/job.h"
+
+// `evaluate:` of weft train: weft eval's suites on the weights in training.
+
+namespace weft::cli {
+
+/// Measures, and records each evaluation in the ledger. A ledger that fails is told of and ends no
+/// training.
+class TrainSuites : public train::SuiteEvaluator {
+ public:
+  /// Reads the suites. The run and `interrupted` must outlive it. Throws ConfigError, with the key,
+  /// for what `evaluate:` cannot mean; InputError for its files and its ledger.
+  TrainSuites(const train::Prepared& run, const std::atomic<bool>& interrupted,
+              const core::Log& log);
+
+  std::optional<std::vector<train::SuiteFigure>> measure(std::int64_t update,
+                                                         model::Decoder& decoder) override;
+  [[nodiscard]] std::map<std::string, std::string> digests() const override;
+  [[nodiscard]] std::optional<train::ChosenFigure> chosen() const override { return chosen_; }
+
+ private:
+  void record(eval::Evaluation evaluation);
+
+  std::string folder_;  ///< Of the run.
+  eval::EvalConfig config_;
+  core::Log log_;
+  eval::LiveSuites suites_;
+  std::optional<train::ChosenFigure> chosen_;
+  EvalRecord record_;
+};
+
+/// Nothing where the configuration has no `evaluate:`.
+[[nodiscard]] std::unique_ptr<TrainSuites> train_suites(const train::Prepared& run,
+                                                        const std::atomic<bool>& interrupted,
+                                                        const core::Log& log);
+
+}  // namespace weft::cli

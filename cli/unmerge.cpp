@@ -1,0 +1,52 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/command.h"
+#include "core/error.h"
+#include "core/terminal.h"
+#include "merge/undo.h"
+
+namespace weft::cli {
+namespace {
+
+struct Options {
+  std::string merged;
+  std::string undo;
+  std::string out;
+  bool force = false;
+  bool json = false;
+};
+
+int run(const Options& options) {
+  const merge::UndoReport report =
+      merge::unmerge(options.merged, options.undo, options.out,
+                     options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
+  if (options.json) {
+    fmt::print(R"({{"files": {}, "bytes": {}, "undo_bytes": {}}})"
+               "\n",
+               report.files, report.base_bytes, report.undo_bytes);
+  } else {
+    fmt::print("restored  {} files, {}, each with the SHA-256 it had\noutput    {}\n", report.files,
+               core::human_bytes(report.base_bytes), options.out);
+  }
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace
+
+Run add_unmerge(CLI::App& app);
+Run add_unmerge(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  app.description(
+      "Restore the files of the base, byte for byte, from a merged model and the undo file that "
+      "weft merge --undo wrote.");
+  app.add_option("merged", options->merged, "the folder that weft merge wrote")->required();
+  app.add_option("--undo", options->undo, "the file that weft merge --undo wrote")->required();
+  app.add_option("--out", options->out, "folder to write")->required();
+  app.add_flag("--force", options->force, "replace the output folder if it exists");
+  app.add_flag("--json", options->json, "print the report as JSON");
+  return [options] { return run(*options); };
+}
+
+}  // namespace weft::cli

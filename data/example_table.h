@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "data/prompt.h"
+
+namespace weft::data {
+
+class TokenFile;
+
+/// One example's tokens and marks, wherever they are kept (Example says what they mean).
+struct ExampleView {
+  std::span<const std::int32_t> tokens;
+  std::span<const std::uint8_t> supervised;  ///< As long as `tokens`
+
+  ExampleView() = default;
+  ExampleView(std::span<const std::int32_t> t, std::span<const std::uint8_t> s)
+      : tokens(t), supervised(s) {}
+  // An example is seen as a view wherever one is wanted.
+  ExampleView(const Example& example) : tokens(example.tokens), supervised(example.supervised) {}
+};
+
+/// Examples by number: those of a vector, which must outlive the table, or those of a mapped file,
+/// which the table keeps open. Copies are cheap. Thread-safe.
+class ExampleTable {
+ public:
+  ExampleTable() = default;
+  // The two ways to keep examples are used alike.
+  ExampleTable(std::span<const Example> examples) : examples_(examples) {}
+  ExampleTable(const std::vector<Example>& examples) : examples_(examples) {}
+  explicit ExampleTable(std::shared_ptr<const TokenFile> file) : file_(std::move(file)) {}
+
+  [[nodiscard]] std::size_t size() const;
+  [[nodiscard]] bool empty() const { return size() == 0; }
+  /// i < size(). The view is valid as long as a copy of the table is.
+  [[nodiscard]] ExampleView operator[](std::size_t i) const;
+
+  /// Bytes of the file, all of which may be in memory; 0 for a vector's.
+  [[nodiscard]] std::uint64_t mapped_bytes() const;
+
+  /// Gives the pages of a mapped file back; the next look reads them again. For after a pass over
+  /// everything.
+  void release() const;
+
+ private:
+  std::span<const Example> examples_;
+  std::shared_ptr<const TokenFile> file_;
+};
+
+}  // namespace weft::data

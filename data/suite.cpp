@@ -1,0 +1,65 @@
+#include "data/suite.h"
+
+namespace weft::data {
+
+void describe(core::Schema<GenerateSection>& s) {
+  s.field("examples", &GenerateSection::examples,
+          "answers generated (greedily) per data set, spread evenly over it")
+      .at_least(1);
+  s.field("max_tokens", &GenerateSection::max_tokens, "tokens of an answer at most").at_least(1);
+  s.field("repetition_penalty", &GenerateSection::repetition_penalty,
+          "logits of tokens seen, prompt included, are divided by it if positive, else multiplied; "
+          "1: plain greedy; small models seldom leave a loop without it")
+      .positive();
+  s.field("show", &GenerateSection::show, "answers printed below the table, of every stage")
+      .at_least(0);
+  s.field("batch", &GenerateSection::batch,
+          "answers written at the same time: time and memory, not results, depend on it")
+      .range(1, 1024);
+  s.field("metrics", &GenerateSection::metrics,
+          "scores of the answers: chrf, chrf++, chrf++_unicode, bleu, ter, exact_match, f1; "
+          "variants follow a colon, as in bleu:intl or ter:no_punct")
+      .non_empty();
+}
+
+void describe(core::Schema<ChoiceSection>& s) {
+  s.field("path", &ChoiceSection::path, "JSONL files, a question a row").required().non_empty();
+  s.field("context", &ChoiceSection::context,
+          "what stands before a choice: {name} is a column, {{ and }} are braces");
+  s.field("choices", &ChoiceSection::choices, "the column with the list of choices").non_empty();
+  s.field("answer", &ChoiceSection::answer,
+          "the column with the right choice: its place from 0, its text, or its letter")
+      .non_empty();
+  s.field("delimiter", &ChoiceSection::delimiter,
+          "between context and choice; scored with the choice, as in lm-eval");
+}
+
+void describe(core::Schema<SuiteSection>& s) {
+  s.field("name", &SuiteSection::name, "what tables and gates call it").required().non_empty();
+  s.field("language", &SuiteSection::language,
+          "of its texts; suites of one language are summed up together");
+  s.field("must_keep", &SuiteSection::must_keep,
+          "what the model could do before and should still: measures forgetting");
+  s.field("text", &SuiteSection::text,
+          "plain text to score: .jsonl ({\"text\": ...} a line) or one document a file");
+  s.section("data", &SuiteSection::data, "instruction data whose answers are scored");
+  s.section("choices", &SuiteSection::choices, "multiple-choice questions");
+  s.field("source", &SuiteSection::source,
+          "the column of text or choices that names the row's source document: intervals take a "
+          "document's rows together, and each document is listed; of text files by default the "
+          "file");
+  s.choice("windows", &SuiteSection::windows,
+           {{"rolling", Windows::kRolling}, {"llama", Windows::kLlama}},
+           "of text: rolling as lm-eval (every token is scored), or llama as llama-perplexity (the "
+           "second half of each chunk)");
+  s.field("window_tokens", &SuiteSection::window_tokens,
+          "tokens of a window; default: sequence_len, 512 with windows: llama")
+      .at_least(4);
+  s.field("limit", &SuiteSection::limit,
+          "documents, examples or questions at most, spread evenly; default: the limit of all")
+      .at_least(1);
+  s.field("metrics", &SuiteSection::metrics,
+          "of data: scores of the answers; default: those of generate");
+}
+
+}  // namespace weft::data

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/schema.h"
+#include "data/dataset.h"
+
+/// What a model is measured on, as configurations of `weft eval` and `weft train` describe it. How
+/// it is measured is eval's (eval/suites.h).
+namespace weft::data {
+
+/// `generate:`: answers written by the model, for chrF and for reading.
+struct GenerateSection {
+  std::int64_t examples = 50;
+  std::int64_t max_tokens = 128;
+  double repetition_penalty = 1;
+  std::int64_t show = 5;
+  std::int64_t batch = 64;
+  std::vector<std::string> metrics{"chrf", "chrf++"};  ///< eval/answer_metric.h
+};
+
+/// `suites[].choices`: multiple-choice questions, a row of JSON each.
+struct ChoiceSection {
+  std::vector<std::filesystem::path> path;
+  std::string context = "{context}";  ///< Template over the row's columns.
+  std::string choices = "choices";    ///< The column with the list of choices.
+  std::string answer = "answer";      ///< The column with the right one.
+  std::string delimiter = " ";        ///< Between context and choice.
+};
+
+/// How plain text is cut into what the model reads at once (eval/windows.h).
+enum class Windows : std::uint8_t { kRolling, kLlama };
+
+/// `suites[]`: exactly one of text, data and choices.
+struct SuiteSection {
+  std::string name;
+  std::string language;
+  bool must_keep = false;
+  std::vector<std::filesystem::path> text;
+  std::optional<DatasetConfig> data;
+  std::optional<ChoiceSection> choices;
+  std::string source;  ///< Column that names a row's source document.
+  Windows windows = Windows::kRolling;
+  std::optional<std::int64_t> window_tokens;
+  std::optional<std::int64_t> limit;
+  std::vector<std::string> metrics;  ///< Of answers; empty: those of generate.
+};
+
+void describe(core::Schema<GenerateSection>& schema);
+void describe(core::Schema<ChoiceSection>& schema);
+void describe(core::Schema<SuiteSection>& schema);
+
+}  // namespace weft::data

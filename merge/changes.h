@@ -1,0 +1,63 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "lora/peft_file.h"
+
+namespace weft::merge {
+
+/// An adapter and the factor of its update in the sum; 1 applies it as it was trained.
+struct WeightedAdapter {
+  const lora::PeftFile* file = nullptr;
+  double weight = 1;
+};
+
+/// One part of an adapter that changes a tensor.
+struct Use {
+  enum class Part {
+    kPair,   ///< targets()[target]: factors, with DoRA's magnitude where there is one.
+    kBias,   ///< The bias of B of targets()[target].
+    kRows,   ///< rows()[target]: rows that replace the base's.
+    kSaved,  ///< saved()[target]: a tensor that replaces the base's.
+  };
+  std::size_t adapter = 0;  ///< Index into the adapters.
+  std::size_t target = 0;   ///< Index into that adapter's targets(), rows() or saved().
+  Part part = Part::kPair;
+};
+
+/// What becomes of one tensor: the numbers it starts from, and what is added to them.
+struct Change {
+  const checkpoint::Checkpoint* source = nullptr;  ///< The base, or what an adapter saves whole.
+  const checkpoint::TensorInfo* info = nullptr;    ///< Of `source`; its name may be another.
+  std::vector<Use> uses;
+};
+
+/// All that adapters change of a base.
+struct Changes {
+  std::map<std::string, Change> tensors;  ///< By name in the output.
+  bool tied = false;    ///< The output's head is its embedding (no "lm_head.weight").
+  bool untied = false;  ///< The base's was, and the output's is not.
+  std::string why;      ///< Of `untied`, for people.
+  std::optional<std::int64_t> vocabulary;  ///< Rows of the embedding, where they changed.
+};
+
+/// Matches adapters with a base. Every tensor of every adapter is used exactly once; one that is
+/// saved whole and equals the base's changes nothing.
+///
+/// A base whose head is its embedding stays so when adapters change rows only (trained tokens), or
+/// embedding and head in the same way; when they change one of them, or both differently, the
+/// output has a head of its own. (PEFT's merge changes the shared matrix: both are then wrong.)
+///
+/// Errors as of plan_fold().
+[[nodiscard]] Changes match_changes(const checkpoint::Checkpoint& base,
+                                    std::span<const WeightedAdapter> adapters);
+
+/// The tensor that is the input embedding; null when the base has none of a known name.
+[[nodiscard]] const checkpoint::TensorInfo* embedding_of(const checkpoint::Checkpoint& base);
+
+}  // namespace weft::merge

@@ -1,0 +1,54 @@
+#include "merge/verification.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace weft::merge {
+
+bool Verification::accepted() const noexcept {
+  return std::isfinite(kl) && (!limit || kl <= *limit);
+}
+
+std::filesystem::path rejected_path(const std::filesystem::path& out) {
+  // A folder may be given with a slash at its end, which is no part of its name.
+  std::filesystem::path path = out.has_filename() ? out : out.parent_path();
+  path += ".rejected";
+  return path;
+}
+
+void refuse(const Verification& verification, const std::filesystem::path& out) {
+  throw Refused(
+      "the written model is not the base with its adapters: KL divergence {:.2e} on '{}' ({} "
+      "tokens; same top token {:.2f} %), the limit is {:.0e}; it is kept as '{}'",
+      verification.kl, verification.text, verification.tokens, 100 * verification.same_top,
+      verification.limit.value_or(0), rejected_path(out).string());
+}
+
+nlohmann::json verification_json(const Verification& verification) {
+  nlohmann::json json = {{"text", verification.text},
+                         {"text_sha256", verification.text_sha256},
+                         {"compute", verification.compute},
+                         {"tokens", verification.tokens},
+                         {"kl", verification.kl},
+                         {"largest_kl", verification.largest_kl},
+                         {"same_top", verification.same_top},
+                         {"largest_difference", verification.largest_difference},
+                         {"accepted", verification.accepted()}};
+  if (verification.limit) json["limit"] = *verification.limit;
+  return json;
+}
+
+std::string verification_line(const Verification& verification) {
+  const std::string limit =
+      verification.limit ? fmt::format(" (limit {:.0e})", *verification.limit) : "";
+  return fmt::format(
+      "verified  on {} tokens of {}, in {}: KL {:.2e}{}, largest {:.2e}, same top token {:.2f} %, "
+      "largest difference of a logit {:.2e}\n",
+      verification.tokens, verification.text, verification.compute, verification.kl, limit,
+      verification.largest_kl, 100 * verification.same_top, verification.largest_difference);
+}
+
+}  // namespace weft::merge
