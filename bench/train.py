@@ -7,9 +7,11 @@ all time, since their updates differ), then over rounds. All get the same number
 
 --qvac adds the LoRA trainer of QVAC's fork of llama.cpp, in rows of 512 tokens, one an update, always from an f32 base.
 
-The share of the matrix products' rate is the arithmetic that an update needs (frozen layers forward and
-for the input's gradient, adapters, the head on supervised positions, attention's left out) by the
-update's time, relative to the rate of LibTorch's products at these shapes, measured in each round.
+The share of the matrix products' rate is an update's arithmetic (frozen layers forward and for the input's
+gradient, adapters, the head on supervised positions; attention's left out) by its time, relative to the
+rate of LibTorch's products at these shapes, measured in each round: once for the tokens of the examples,
+which is the work that any program has to get done, and once for those that weft computes, which is what
+the processor does.
 """
 import argparse
 import json
@@ -77,7 +79,8 @@ def run_weft(dtype, updates, threads, *options):
     first = min(n for n in faults if n >= WARMUP)
     last = max(n for n in faults if n < updates + WARMUP)  # the adapter is saved after the last update
     return {"tokens_per_s": statistics.median(s["tokens"] / t for s, t in zip(counted, seconds)),
-            "gflop_per_s": statistics.median(gigaflop(s) / t for s, t in zip(counted, seconds)),
+            "work_gflop_per_s": statistics.median(gigaflop(s, "tokens") / t for s, t in zip(counted, seconds)),
+            "done_gflop_per_s": statistics.median(gigaflop(s, "computed_tokens") / t for s, t in zip(counted, seconds)),
             "faults_per_update": (faults[last] - faults[first]) / max(1, last - first),
             "peak_rss_gib": usage.ru_maxrss / 2**20,
             "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"]}
@@ -133,14 +136,14 @@ def compare_several(count, dtype, updates, threads):
     return one, run_together(apart, runs)
 
 
-def gigaflop(step):
-    """What an update of SmolLM2-135M with LoRA of rank 16 has to compute, attention's products left out."""
+def gigaflop(step, tokens):
+    """An update of SmolLM2-135M with LoRA of rank 16 on step[tokens] tokens, attention's products left out."""
     hidden, kv, wide, layers, vocabulary, rank = 576, 192, 1536, 30, 49152, 16
     shapes = [(hidden, hidden), (kv, hidden), (kv, hidden), (hidden, hidden),
               (wide, hidden), (wide, hidden), (hidden, wide)]
     frozen = layers * sum(out * into for out, into in shapes)
     adapter = layers * sum(rank * (out + into) for out, into in shapes)
-    return 1e-9 * (step["computed_tokens"] * (4 * frozen + 6 * adapter)
+    return 1e-9 * (step[tokens] * (4 * frozen + 6 * adapter)
                    + step["supervised_tokens"] * 4 * vocabulary * hidden)
 
 
@@ -254,9 +257,10 @@ def main():
                          f"| {memory:.2f} | {memory / middle['weft', 'peak_rss_gib']:.2f} |")
             record.append({"dtype": dtype, "program": name, "tokens_per_s": speed,
                            "peak_rss_gib": memory, "rounds": results[dtype, name]})
-        notes.append(f"{dtype}: weft computes at {middle['weft', 'gflop_per_s']:.0f} GFLOP/s, "
-                     f"{middle['weft', 'gflop_per_s'] / rate:.0%} of the {rate:.0f} of LibTorch's products at these shapes "
-                     f"(weft's own: {statistics.median(r['weft'] for r in rates[dtype]):.0f}); "
+        work, done = middle["weft", "work_gflop_per_s"], middle["weft", "done_gflop_per_s"]
+        notes.append(f"{dtype}: weft gets {work:.0f} GFLOP of the examples' arithmetic done a second, {work / rate:.0%} of the "
+                     f"{rate:.0f} of LibTorch's products at these shapes (weft's own: "
+                     f"{statistics.median(r['weft'] for r in rates[dtype]):.0f}), and computes {done:.0f}, {done / rate:.0%}; "
                      f"{middle['weft', 'faults_per_update']:.0f} page faults an update.")
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
     print(f"{machine()}; {versions}; {args.rounds} rounds of {args.updates} updates\n")

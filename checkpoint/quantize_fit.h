@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/clones.h"
+
 // How eight sub-blocks are fitted side by side, one in each lane of a vector: scales are tried, and
 // the one with the least weighted error is kept. The sums of a trial must be added in the
 // reference's order to give its bits, so they cannot be split over lanes. Branches of the reference
@@ -19,8 +21,6 @@ constexpr float kLeastMagnitude = 1e-15F;
 // Passed by reference only, so the ABI of wide vectors does not matter.
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Ints = std::int32_t __attribute__((vector_size(4 * kLanes)));
-
-#define WEFT_INLINE [[gnu::always_inline]] inline
 
 WEFT_INLINE void magnitude(const Floats& x, Floats& out) {
   out = reinterpret_cast<Floats>(reinterpret_cast<Ints>(x) & 0x7fffffff);

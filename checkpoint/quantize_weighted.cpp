@@ -6,10 +6,6 @@
 #include "checkpoint/quantize_blocks.h"
 #include "checkpoint/quantize_fit.h"
 
-#if defined(__x86_64__)
-#define WEFT_X86 1
-#endif
-
 namespace weft::checkpoint {
 namespace {
 
@@ -86,33 +82,12 @@ WEFT_INLINE void run(Storage storage, const float* values, const float* importan
   }
 }
 
-using Run = void (*)(Storage, const float*, const float*, std::size_t, std::uint8_t*);
-
-void run_plain(Storage storage, const float* values, const float* importance, std::size_t count,
-               std::uint8_t* out) {
-  run(storage, values, importance, count, out);
-}
-
-#ifdef WEFT_X86
-[[gnu::target("avx2")]] void run_avx2(Storage storage, const float* values, const float* importance,
-                                      std::size_t count, std::uint8_t* out) {
-  run(storage, values, importance, count, out);
-}
-#endif
-
-Run best_run() {
-#ifdef WEFT_X86
-  if (__builtin_cpu_supports("avx2")) return run_avx2;
-#endif
-  return run_plain;
-}
-
 }  // namespace
 
-void quantize_weighted_row(Storage storage, const float* values, const float* importance,
-                           std::size_t count, std::uint8_t* out) {
-  static const Run best = best_run();
-  best(storage, values, importance, count, out);
+WEFT_CLONES void quantize_weighted_row(Storage storage, const float* values,
+                                       const float* importance, std::size_t count,
+                                       std::uint8_t* out) {
+  run(storage, values, importance, count, out);
 }
 
 }  // namespace weft::checkpoint

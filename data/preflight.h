@@ -8,6 +8,7 @@
 
 #include "core/schema.h"
 #include "data/example_table.h"
+#include "data/examples.h"
 #include "data/prompt.h"
 
 namespace weft::data {

@@ -3,14 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <exception>
-#include <iterator>
-#include <mutex>
 #include <numeric>
 #include <utility>
 
 #include "core/error.h"
-#include "core/parallel.h"
 
 namespace weft::data {
 namespace {
@@ -41,79 +37,6 @@ std::int64_t content_bytes(const Json& message) {
              ? static_cast<std::int64_t>(content->get_ref<const std::string&>().size())
              : 0;
 }
-
-void add(PromptStatistics& sum, const PromptStatistics& part) {
-  sum.samples += part.samples;
-  sum.examples += part.examples;
-  sum.dropped += part.dropped;
-  sum.truncated += part.truncated;
-  sum.split += part.split;
-  sum.answerless += part.answerless;
-  sum.unmerged += part.unmerged;
-  sum.straddled += part.straddled;
-  sum.appended_end += part.appended_end;
-  sum.longest = std::max(sum.longest, part.longest);
-}
-
-/// Builds a batch of samples at a time on all threads. Examples keep the order of their samples,
-/// and of several errors the one of the first sample is kept, however the threads ran.
-class BatchBuilder {
- public:
-  BatchBuilder(const PromptBuilder& builder, PromptStatistics& statistics, const TakeExample& take)
-      : builder_(builder), statistics_(statistics), take_(take) {}
-
-  void add(Sample&& sample, std::int64_t place) {
-    if (failure_) return;
-    samples_.push_back(std::move(sample));
-    places_.push_back(place);
-    if (samples_.size() == kBatch) build();
-  }
-
-  /// Throws the first sample's error.
-  void finish() {
-    if (!failure_) build();
-    if (failure_) std::rethrow_exception(failure_);
-  }
-
- private:
-  static constexpr std::size_t kBatch = 4096;
-  static constexpr std::int64_t kGrain = 64;
-
-  void build() {
-    std::vector<std::vector<Example>> built(samples_.size());
-    std::mutex mutex;
-    std::size_t failed_at = samples_.size();
-    core::parallel_for(std::ssize(samples_), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      PromptStatistics statistics;
-      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-        try {
-          built[i] = builder_.build(samples_[i], statistics);
-        } catch (...) {
-          const std::lock_guard lock(mutex);
-          if (i < failed_at) {
-            failed_at = i;
-            failure_ = std::current_exception();
-          }
-          break;
-        }
-      }
-      const std::lock_guard lock(mutex);
-      weft::data::add(statistics_, statistics);
-    });
-    for (std::size_t i = 0; i < built.size() && !failure_; ++i) {
-      for (Example& example : built[i]) take_(std::move(example), places_[i]);
-    }
-    samples_.clear();
-    places_.clear();
-  }
-
-  const PromptBuilder& builder_;
-  PromptStatistics& statistics_;
-  const TakeExample& take_;
-  std::vector<Sample> samples_;
-  std::vector<std::int64_t> places_;
-  std::exception_ptr failure_;
-};
 
 }  // namespace
 
@@ -178,12 +101,15 @@ PromptBuilder::Marked PromptBuilder::mark(const Sample& sample) const {
   return marked;
 }
 
+void PromptBuilder::require_template() const {
+  if (chat_template_ != nullptr) return;
+  throw InputError(
+      "the model has no chat template for instruction and chat data; name one with "
+      "chat_template: FILE.jinja, or use a dataset of type completion");
+}
+
 PromptBuilder::Marked PromptBuilder::mark_chat(const Sample& sample) const {
-  if (chat_template_ == nullptr) {
-    throw InputError(
-        "the model has no chat template for instruction and chat data; name one with "
-        "chat_template: FILE.jinja, or use a dataset of type completion");
-  }
+  require_template();
   const Json messages = until_last_answer(sample.messages);
   text::Rendered whole = chat_template_->render(messages, false, options_.template_variables);
   Marked marked;
@@ -444,8 +370,7 @@ PromptBuilder::Question PromptBuilder::question(const Sample& sample) const {
       question.reference = sample.completion;
       return question;
     }
-    if (chat_template_ == nullptr)
-      return static_cast<void>(mark_chat(sample)), question;  // Throws.
+    require_template();
     const Json messages = until_last_answer(sample.messages);
     question.prompt = tokenizer_.encode(render(first(messages, messages.size() - 1), true));
     const auto content = messages.back().find("content");
@@ -454,57 +379,6 @@ PromptBuilder::Question PromptBuilder::question(const Sample& sample) const {
   } catch (const InputError& error) {
     throw InputError("{}: {}", sample.origin.text(), error.what());
   }
-}
-
-BuildStatistics stream_examples(const std::vector<DatasetConfig>& datasets,
-                                const PromptBuilder& builder, const core::Log& log,
-                                const TakeExample& take) {
-  BuildStatistics all;
-  std::int64_t before = 0;  // samples of earlier datasets
-  for (const DatasetConfig& dataset : datasets) {
-    std::int64_t samples = 0;
-    BatchBuilder batches(builder, all.prompts, take);
-    ReadStatistics rows = stream_samples(dataset, log, [&](Sample&& sample, std::int64_t place) {
-      ++samples;
-      batches.add(std::move(sample), before + place);
-    });
-    batches.finish();
-    before += samples;
-    all.rows.rows += rows.rows;
-    all.rows.bad_rows += rows.bad_rows;
-    std::move(rows.faults.begin(), rows.faults.end(), std::back_inserter(all.rows.faults));
-  }
-  const PromptStatistics& p = all.prompts;
-  if (p.dropped > 0) {
-    core::tell(log, core::Level::kWarning,
-               fmt::format("{} of {} examples are longer than sequence_len and were left out (the "
-                           "longest has {} tokens)",
-                           p.dropped, p.samples, p.longest));
-  }
-  if (p.truncated > 0) {
-    core::tell(log, core::Level::kWarning,
-               fmt::format("{} of {} examples were cut to sequence_len", p.truncated, p.samples));
-  }
-  if (p.answerless > 0) {
-    core::tell(log, core::Level::kWarning,
-               fmt::format("{} of {} examples have nothing to learn and were left out",
-                           p.answerless, p.samples));
-  }
-  return all;
-}
-
-Examples load_examples(const std::vector<DatasetConfig>& datasets, const PromptBuilder& builder,
-                       const core::Log& log) {
-  std::vector<std::pair<std::int64_t, Example>> placed;
-  BuildStatistics statistics =
-      stream_examples(datasets, builder, log, [&](Example&& example, std::int64_t place) {
-        placed.emplace_back(place, std::move(example));
-      });
-  std::ranges::stable_sort(placed, {}, [](const auto& one) { return one.first; });
-  Examples all{.examples = {}, .prompts = statistics.prompts, .rows = std::move(statistics.rows)};
-  all.examples.reserve(placed.size());
-  for (auto& [place, example] : placed) all.examples.push_back(std::move(example));
-  return all;
 }
 
 }  // namespace weft::data

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -104,6 +103,7 @@ class PromptBuilder {
 
   [[nodiscard]] Marked mark(const Sample& sample) const;
   [[nodiscard]] Marked mark_chat(const Sample& sample) const;
+  void require_template() const;
   [[nodiscard]] std::string render(const nlohmann::ordered_json& messages,
                                    bool add_generation_prompt) const;
   [[nodiscard]] Encoded encode(const Marked& marked, PromptStatistics& statistics) const;
@@ -125,34 +125,6 @@ class PromptBuilder {
   std::optional<std::int32_t> bos_;  ///< Only when the tokenizer's own rule adds it.
   std::vector<std::int32_t> stop_ids_;
 };
-
-/// Everything of several datasets as examples.
-struct Examples {
-  std::vector<Example> examples;
-  PromptStatistics prompts;
-  ReadStatistics rows;
-};
-
-/// What became of all datasets.
-struct BuildStatistics {
-  PromptStatistics prompts;
-  ReadStatistics rows;
-};
-
-/// Reads and builds all datasets on the threads of core/parallel.h, a few thousand samples at a
-/// time, so that little is held at once. `take` gets the examples on the calling thread, with the
-/// place of their sample among all: ascending, but for datasets with a shuffle_seed. Logs and
-/// throws as load_examples().
-using TakeExample = std::function<void(Example&& example, std::int64_t place)>;
-[[nodiscard]] BuildStatistics stream_examples(const std::vector<DatasetConfig>& datasets,
-                                              const PromptBuilder& builder, const core::Log& log,
-                                              const TakeExample& take);
-
-/// Reads and builds all datasets, in order, on the threads of core/parallel.h. What was dropped,
-/// cut or left out goes to `log`. Throws what load_samples() and build() throw; of several bad
-/// samples, the first.
-[[nodiscard]] Examples load_examples(const std::vector<DatasetConfig>& datasets,
-                                     const PromptBuilder& builder, const core::Log& log = {});
 
 /// The keys of PromptOptions for a configuration section that has these members.
 inline constexpr std::initializer_list<std::pair<const char*, OverLength>> kOverLengthChoices{

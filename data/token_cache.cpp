@@ -17,6 +17,7 @@
 #include "core/hash.h"
 #include "core/schema.h"
 #include "core/terminal.h"
+#include "data/examples.h"
 #include "data/token_file.h"
 #include "data/token_rules.h"
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "core/error.h"
+#include "data/examples.h"
 #include "data/preflight.h"
 #include "tests/data/tiny_tokenizer.h"
 #include "tests/support/throws.h"

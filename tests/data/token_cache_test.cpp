@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "data/examples.h"
 #include "data/token_file.h"
 #include "tests/data/tiny_tokenizer.h"
 #include "tests/support/temp_dir.h"
