@@ -1,7 +1,7 @@
 """Measures weft export beside llama.cpp's own tools: base in bf16 plus adapter to GGUF, and PEFT to GGUF LoRA.
 
-The chain of llama.cpp is convert_hf_to_gguf.py, llama-export-lora (where it was built beside the library of
-script/setup --tests; otherwise that step is left out, in llama.cpp's favour) and its quantiser."""
+The chain of llama.cpp is convert_hf_to_gguf.py, convert_lora_to_gguf.py, llama-export-lora and llama-quantize, built for
+this processor."""
 import argparse
 import json
 import os
@@ -15,8 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "bench"
 WEFT = ROOT / "build" / "release" / "bin" / "weft"
-LLAMA = Path(os.environ["WEFT_CACHE"]) / "llama.cpp-0.3.36"
-FILE_TYPES = {"bf16": 32, "q8_0": 7, "q4_k_m": 15}
+LLAMA = Path(os.environ["WEFT_CACHE"]) / "llama.cpp-0.3.36/source"
+TOOLS = LLAMA / "build-native/bin"
+TYPES = ("bf16", "q8_0", "q4_k_m")
 
 
 def prepare(layers):
@@ -60,29 +61,24 @@ def measure(*command, environment=None):
     return time.monotonic() - start, int(done.stdout) / 1024
 
 
+PYTHON = {"PYTHONPATH": str(LLAMA / "gguf-py"), "HF_HUB_OFFLINE": "1"}
+
+
 def chain(folder, out, file_type):
     """llama.cpp's way: seconds and the largest peak of its steps."""
-    source = LLAMA / "source"
-    python = {"PYTHONPATH": str(source / "gguf-py"), "HF_HUB_OFFLINE": "1"}
-    current = out / "chain-base.gguf"
-    steps = [measure(sys.executable, source / "convert_hf_to_gguf.py", folder / "base", "--outfile", current,
-                     "--outtype", "bf16", environment=python)]
-    export_lora = source / "build" / "bin" / "llama-export-lora"
-    if export_lora.exists():
-        steps.append(measure(sys.executable, source / "convert_lora_to_gguf.py", folder / "adapter", "--base",
-                             folder / "base", "--outfile", out / "chain-lora.gguf", environment=python))
-        steps.append(measure(export_lora, "-m", current, "--lora", out / "chain-lora.gguf", "-o", out / "chain-merged.gguf"))
-        current = out / "chain-merged.gguf"
+    base, lora, merged = (out / f"chain-{name}.gguf" for name in ("base", "lora", "merged"))
+    steps = [measure(sys.executable, LLAMA / "convert_hf_to_gguf.py", folder / "base", "--outfile", base,
+                     "--outtype", "bf16", environment=PYTHON),
+             lora_chain(folder, out),
+             measure(TOOLS / "llama-export-lora", "-m", base, "--lora", lora, "-o", merged)]
     if file_type != "bf16":
-        steps.append(measure(LLAMA / "probe" / "llama_probe", "quantize", current, out / "chain.gguf", FILE_TYPES[file_type]))
+        steps.append(measure(TOOLS / "llama-quantize", merged, out / "chain.gguf", file_type, os.cpu_count()))
     return sum(s for s, _ in steps), max(m for _, m in steps)
 
 
 def lora_chain(folder, out):
-    source = LLAMA / "source"
-    return measure(sys.executable, source / "convert_lora_to_gguf.py", folder / "adapter", "--base", folder / "base",
-                   "--outfile", out / "chain-lora.gguf",
-                   environment={"PYTHONPATH": str(source / "gguf-py"), "HF_HUB_OFFLINE": "1"})
+    return measure(sys.executable, LLAMA / "convert_lora_to_gguf.py", folder / "adapter", "--base", folder / "base",
+                   "--outfile", out / "chain-lora.gguf", environment=PYTHON)
 
 
 def main():
@@ -96,7 +92,7 @@ def main():
     out.mkdir(exist_ok=True)
     both = ["--model", folder / "base", "--adapter", folder / "adapter", "--out", out / "weft.gguf", "--force"]
     rows = {name: (lambda name=name: measure(WEFT, "export", *both, "--to", "gguf", "--type", name),
-                   lambda name=name: chain(folder, out, name)) for name in FILE_TYPES}
+                   lambda name=name: chain(folder, out, name)) for name in TYPES}
     rows["LoRA"] = (lambda: measure(WEFT, "export", *both, "--to", "gguf-lora"), lambda: lora_chain(folder, out))
     results = {}
     for number in range(args.rounds):
@@ -105,8 +101,7 @@ def main():
                 figures = run()
                 results.setdefault((name, program), []).append(figures)
                 print(f"  round {number + 1} {name:7} {program:10} {figures[0]:6.2f} s {figures[1]:7.0f} MiB", file=sys.stderr)
-    complete = (LLAMA / "source" / "build" / "bin" / "llama-export-lora").exists()
-    print(f"{args.rounds} rounds, {args.layers} layers; llama.cpp's chain {'with' if complete else 'without'} llama-export-lora\n")
+    print(f"{args.rounds} rounds, {args.layers} layers\n")
     print("| output | weft s | llama.cpp s | weft is faster by | weft MiB | llama.cpp MiB |")
     print("|---|---|---|---|---|---|")
     for name in rows:

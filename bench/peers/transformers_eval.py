@@ -1,7 +1,8 @@
-"""The peer of `script/bench eval`: the same scoring and the same answers with transformers.
+"""The peer of `script/bench eval`: the same scoring, answers and choices with transformers and lm-eval.
 
 Reads the questions and answers that weft scored, scores the answers in padded batches sorted by
-length, writes answers in left-padded batches with a KV cache, and prints one JSON line.
+length, writes answers in left-padded batches with a KV cache, has lm-eval score every choice after
+its context and on its own, and prints one JSON line.
 """
 import argparse
 import json
@@ -15,6 +16,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", help="Hugging Face directory")
     parser.add_argument("pairs", help="JSON: [[question, answer], ...]")
+    parser.add_argument("choices", help="JSONL: context, choices, answer")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--batch", type=int, default=8, help="texts scored at once")
     parser.add_argument("--answers", type=int, default=64)
@@ -39,6 +41,22 @@ def score(model, examples, pad, batch):
         total += torch.nn.functional.cross_entropy(
             model.lm_head(torch.cat(rows)).float(), targets, reduction="sum").item()
     return total
+
+
+def choose(model, tokenizer, path, batch):
+    """Number of questions, and the sum of ln p of all choices after their contexts."""
+    import logging
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    logging.disable(logging.WARNING)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device="cpu")
+    questions = [json.loads(line) for line in open(path, encoding="utf-8")]
+    pairs = [(context, " " + choice) for q in questions for context in (q["context"], "") for choice in q["choices"]]
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    begun = time.perf_counter()
+    scores = lm.loglikelihood(requests, disable_tqdm=True)
+    return {"choose_s": time.perf_counter() - begun, "questions": len(questions),
+            "log_p": sum(score for (context, _), (score, _) in zip(pairs, scores) if context)}
 
 
 def main():
@@ -74,7 +92,8 @@ def main():
         generating = time.perf_counter() - begun
     print(json.dumps({"score_s": scoring, "tokens": sum(len(q) + len(a) for q, a in examples),
                       "answer_tokens": sum(len(a) for _, a in examples), "loss": loss,
-                      "generate_s": generating, "new_tokens": new_tokens}))
+                      "generate_s": generating, "new_tokens": new_tokens,
+                      **choose(model, tokenizer, args.choices, args.batch)}))
 
 
 if __name__ == "__main__":
