@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/config_question.h"
 #include "cli/interrupt.h"
+#include "cli/runs_on.h"
 #include "cli/train_progress.h"
 #include "cli/train_suites.h"
 #include "core/error.h"
@@ -123,6 +124,7 @@ int run_train(const TrainOptions& options) {
   std::vector<core::Variant<train::TrainConfig>> described =
       train::load_runs(options.config, options.overrides, log);
   if (answer_about_runs(options.question, described)) return 0;
+  require_known_readers(described);
   const std::atomic<bool>& interrupted = catch_interrupts();
   model::prepare_runtime(static_cast<int>(described.front().config.threads));
   std::deque<train::RunFolder> folders = open_folders(described, options);
@@ -133,7 +135,10 @@ int run_train(const TrainOptions& options) {
     fmt::print(options.check ? stdout : stderr, "{}{}", train::describe_plan(run),
                options.check && &run == &runs.back() ? "" : "\n");
   }
-  for (const train::Prepared& run : runs) train::require_sound(run);
+  for (const train::Prepared& run : runs) {
+    train::require_sound(run);
+    require_readers(run);
+  }
   if (options.check) return static_cast<int>(ExitCode::kDone);
 
   TrainProgress progress;

@@ -10,6 +10,7 @@
 #include "checkpoint/json_file.h"
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
+#include "lora/config.h"
 #include "lora/peft_file.h"
 
 namespace weft::exporting {
@@ -53,6 +54,13 @@ void read_config(const json& config, AdapterTraits& traits) {
   }
 }
 
+/// A pair of factors of the module or tensor of that name.
+void note_factors(std::string_view name, AdapterTraits& traits) {
+  const auto has = [&](std::string_view part) { return name.find(part) != name.npos; };
+  traits.head = traits.head || has("lm_head");
+  traits.attention_qk = traits.attention_qk || has(".q_proj") || has(".k_proj");
+}
+
 void read_tensors(const checkpoint::Safetensors& weights, AdapterTraits& traits) {
   std::set<std::int64_t> ranks;
   for (const checkpoint::SafetensorsEntry& entry : weights.entries()) {
@@ -60,9 +68,8 @@ void read_tensors(const checkpoint::Safetensors& weights, AdapterTraits& traits)
     const auto has = [&](std::string_view part) { return name.find(part) != name.npos; };
     if (has(".lora_A.weight") || has(".lora_embedding_A")) {
       if (!entry.shape.empty()) ranks.insert(entry.shape[0]);
-      traits.head = traits.head || has("lm_head.");
       traits.embedding = traits.embedding || has(".lora_embedding_A");
-      traits.attention_qk = traits.attention_qk || has(".q_proj.") || has(".k_proj.");
+      note_factors(name, traits);
     } else if (has("lora_magnitude_vector")) {
       traits.dora = true;
     } else if (has("trainable_tokens_delta")) {
@@ -220,6 +227,20 @@ AdapterTraits traits_of(const std::filesystem::path& directory) {
   return traits;
 }
 
+AdapterTraits traits_of(const lora::Adapter& adapter) {
+  AdapterTraits traits;
+  std::vector<lora::Target> targets;
+  for (const lora::Factors& factors : adapter.factors) targets.push_back(factors.target);
+  read_config(json::parse(lora::config_text(adapter.config, targets)), traits);
+  for (const lora::Target& target : targets) {
+    traits.rank_differs = traits.rank_differs || target.rank != targets.front().rank;
+    traits.rank = std::max(traits.rank, target.rank);
+    traits.embedding = traits.embedding || target.kind == lora::TargetKind::kEmbedding;
+    note_factors(target.module.path, traits);
+  }
+  return traits;
+}
+
 std::string_view name_of(Verdict verdict) noexcept {
   return verdict == Verdict::kReads     ? "reads"
          : verdict == Verdict::kRefuses ? "refuses"
@@ -234,7 +255,7 @@ ReaderReport check_reader(const AdapterTraits& adapter, std::string_view reader)
   if (reader == "ollama") return ollama(adapter);
   if (reader == "lorax") return lorax(adapter);
   if (reader == "transformers") return transformers(adapter);
-  throw ConfigError("--check '{}' is unknown; known are {}", reader, fmt::join(kReaders, ", "));
+  throw ConfigError("reader '{}' is unknown; known are {}", reader, fmt::join(kReaders, ", "));
 }
 
 json report_json(std::span<const ReaderReport> reports) {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "lora/adapter.h"
+
 // Who reads an adapter as it is, who refuses it, and who takes it and computes something else. The
 // rules are what the readers' sources do (docs/export.md, "Who reads what").
 
@@ -34,6 +36,8 @@ struct AdapterTraits {
 
 /// InputError when the directory holds no PEFT adapter, or no pair of factors.
 [[nodiscard]] AdapterTraits traits_of(const std::filesystem::path& directory);
+/// Those that the adapter will have when it is written as a PEFT directory.
+[[nodiscard]] AdapterTraits traits_of(const lora::Adapter& adapter);
 
 enum class Verdict { kReads, kRefuses, kMisreads };
 

@@ -253,6 +253,10 @@ void describe(core::Schema<TrainConfig>& s) {
       "folder");
   s.section("preflight", &C::preflight, "limits that the data has to keep before training starts");
   s.section("adapter", &C::adapter, "what is trained");
+  s.field("runs_on", &C::runs_on,
+          "programs that will read the adapter as it is written (vllm, llama.cpp, ollama, lorax, "
+          "transformers): training is refused when one of them would not, or would compute "
+          "something else (docs/export.md)");
   s.choice("dtype", &C::dtype,
            {{"auto", DTypeChoice::kAuto},
             {"float32", DTypeChoice::kFloat32},
@@ -410,7 +414,8 @@ const std::vector<std::string>& resumable_keys() {
       "output_dir",     "num_epochs",        "max_updates",     "eval",
       "save",           "log_every",         "memory_limit",    "gradient_checkpointing",
       "threads",        "early_stopping",    "preflight",       "token_cache",
-      "evaluate.every", "evaluate.at_start", "evaluate.ledger", "evaluate.record"};
+      "evaluate.every", "evaluate.at_start", "evaluate.ledger", "evaluate.record",
+      "runs_on"};
   return kKeys;
 }
 

@@ -90,6 +90,7 @@ struct TrainConfig {
   core::FolderSwitch token_cache;
   data::PreflightLimits preflight;
   AdapterSection adapter;
+  std::vector<std::string> runs_on;  ///< Names of exporting::known_readers()
   DTypeChoice dtype = DTypeChoice::kAuto;
   model::BaseFormat base_quantization = model::BaseFormat::kDense;
   std::int64_t tokens_per_update = 4096;

@@ -88,6 +88,23 @@ TEST_F(TrainCommand, RunsFromTheTokenCacheAreTheSameBitForBit) {
   }
 }
 
+TEST_F(TrainCommand, ReadersThatWouldMisreadTheAdapterAreRefusedBeforeTraining) {
+  write_config("runs_on: [vllm, llama.cpp]\n");
+  for (const char* option : {"--check", "--force"}) {
+    const Finished refused = train({option, "--set", "adapter.use_rslora=true"});
+    EXPECT_EQ(refused.status, 3) << refused.err;
+    EXPECT_THAT(refused.err, HasSubstr("llama.cpp misreads it: use_rslora is ignored"));
+    EXPECT_THAT(refused.err, HasSubstr("--to gguf-lora"));
+    EXPECT_THAT(refused.err, Not(HasSubstr("vllm")));
+    EXPECT_FALSE(fs::exists(job_ / "run/adapter"));
+  }
+  EXPECT_EQ(train({"--force"}).status, 0);
+  const Finished unknown = train({"--force", "--set", "runs_on=[tgi]"});
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("runs_on: 'tgi' is unknown; known are vllm"));
+  EXPECT_TRUE(fs::exists(job_ / "run/adapter")) << "a typing error must cost no run";
+}
+
 TEST_F(TrainCommand, InterruptAndTerminationSaveAndExit130) {
   ASSERT_EQ(train().status, 0);
   const auto metrics = job_.metrics();

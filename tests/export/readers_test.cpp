@@ -102,6 +102,34 @@ TEST(Readers, AnAdapterWithoutFactorsIsNoAdapter_Vllm55193) {
                      "adapter_config.json");
 }
 
+TEST(Readers, AnAdapterHasTheTraitsOfTheDirectoryThatItIsWrittenTo) {
+  lora::Adapter adapter;
+  adapter.config.r = 4;
+  adapter.config.lora_alpha = 2.5;
+  adapter.config.use_rslora = true;
+  adapter.config.target_modules.names = {"q_proj", "lm_head"};
+  adapter.config.rank_pattern = {{"lm_head", 20}};
+  for (const auto& [path, rank] :
+       {std::pair{"model.layers.0.self_attn.q_proj", 4}, {"lm_head", 20}}) {
+    lora::Factors factors;
+    factors.target.module = {.path = path, .in = 8, .out = 6};
+    factors.target.rank = rank;
+    factors.a.assign(static_cast<std::size_t>(8 * rank), 0.5F);
+    factors.b.assign(static_cast<std::size_t>(6 * rank), 0.5F);
+    adapter.factors.push_back(factors);
+  }
+  const TempDir folder;
+  lora::write_peft(adapter, folder / "adapter");
+  const AdapterTraits before = traits_of(adapter), after = traits_of(folder / "adapter");
+  for (const std::string_view reader : known_readers()) {
+    const std::array reports{check_reader(before, reader), check_reader(after, reader)};
+    EXPECT_EQ(report_json({&reports[0], 1}), report_json({&reports[1], 1}));
+  }
+  EXPECT_EQ(before.rank, 20);
+  EXPECT_TRUE(before.rank_differs && before.rslora && before.head && before.attention_qk);
+  EXPECT_TRUE(before.alpha_fractional);
+}
+
 TEST(Readers, UnknownReadersAreRefusedWithTheKnown) {
   EXPECT_THROWS_WITH(static_cast<void>(check_reader(traits(kPlain), "tgi")), ConfigError, "tgi",
                      "llama.cpp");
