@@ -38,9 +38,10 @@ std::function<merge::Verification(const std::filesystem::path&)> start_engine_ve
                            .allow_other_base = true};
   OpenedModel opened = open_model(arguments, log);
   arguments.dtype = dtype_that_fits(opened.spec, log);
-  const auto tokenizer = text::Tokenizer::load(opened.checkpoint);
+  const auto tokenizer =
+      std::make_shared<const text::Tokenizer>(text::Tokenizer::load(opened.checkpoint));
   std::vector<eval::Pass> passes =
-      eval::verification_passes(documents, tokenizer, request.options.tokens);
+      eval::verification_passes(documents, *tokenizer, request.options.tokens);
   const auto done = [stop = request.stop] {
     if (stop != nullptr && stop->load()) throw Interrupted("stopped while verifying");
   };
@@ -59,6 +60,8 @@ std::function<merge::Verification(const std::filesystem::path&)> start_engine_ve
     found.text_sha256 = sha256;
     found.compute = arguments.dtype;
     found.limit = options.limit;
+    found.other_ids =
+        eval::first_other_ids(documents, *tokenizer, text::Tokenizer::load(model.checkpoint));
     return found;
   };
 }

@@ -1,6 +1,7 @@
 #include "eval/verification.h"
 
 #include <ATen/Functions.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <numeric>
@@ -44,6 +45,23 @@ struct Totals {
 };
 
 }  // namespace
+
+std::string first_other_ids(const std::vector<std::string>& documents, const text::Tokenizer& base,
+                            const text::Tokenizer& written) {
+  for (std::size_t i = 0; i < documents.size(); ++i) {
+    const std::vector<std::int32_t> wanted = base.encode(documents[i]);
+    const std::vector<std::int32_t> found = written.encode(documents[i]);
+    if (wanted == found) continue;
+    const auto [a, b] = std::ranges::mismatch(wanted, found);
+    const auto name = [](auto at, const std::vector<std::int32_t>& ids, const auto& tokenizer) {
+      return at == ids.end() ? std::string("its end")
+                             : fmt::format("{} '{}'", *at, tokenizer.id_to_token(*at).value_or(""));
+    };
+    return fmt::format("token {} of document {} is {} and should be {}", a - wanted.begin() + 1,
+                       i + 1, name(b, found, written), name(a, wanted, base));
+  }
+  return "";
+}
 
 std::vector<Pass> verification_passes(const std::vector<std::string>& documents,
                                       const text::Tokenizer& tokenizer, std::int64_t max_tokens) {

@@ -24,6 +24,12 @@ inline constexpr std::int64_t kVerificationWindow = 512;
                                                     const text::Tokenizer& tokenizer,
                                                     std::int64_t max_tokens);
 
+/// The first place at which two tokenizers give different ids for these documents, for people;
+/// empty where they agree on all.
+[[nodiscard]] std::string first_other_ids(const std::vector<std::string>& documents,
+                                          const text::Tokenizer& base,
+                                          const text::Tokenizer& written);
+
 /// What a model predicts at every token of a text, kept to compare others with it: D numbers a
 /// token and its head, from which the logits are computed again.
 class ReferencePredictions {

@@ -9,7 +9,7 @@
 namespace weft::merge {
 
 bool Verification::accepted() const noexcept {
-  return std::isfinite(kl) && (!limit || kl <= *limit);
+  return other_ids.empty() && std::isfinite(kl) && (!limit || kl <= *limit);
 }
 
 std::filesystem::path rejected_path(const std::filesystem::path& out) {
@@ -20,6 +20,10 @@ std::filesystem::path rejected_path(const std::filesystem::path& out) {
 }
 
 void refuse(const Verification& verification, const std::filesystem::path& out) {
+  if (!verification.other_ids.empty()) {
+    throw Refused("the written tokenizer is not the base's: {}; the output is kept as '{}'",
+                  verification.other_ids, rejected_path(out).string());
+  }
   throw Refused(
       "the written model is not the base with its adapters: KL divergence {:.2e} on '{}' ({} "
       "tokens; same top token {:.2f} %), the limit is {:.0e}; it is kept as '{}'",
@@ -36,6 +40,7 @@ nlohmann::json verification_json(const Verification& verification) {
                          {"largest_kl", verification.largest_kl},
                          {"same_top", verification.same_top},
                          {"largest_difference", verification.largest_difference},
+                         {"same_ids", verification.other_ids.empty()},
                          {"accepted", verification.accepted()}};
   if (verification.limit) json["limit"] = *verification.limit;
   return json;
@@ -46,7 +51,7 @@ std::string verification_line(const Verification& verification) {
       verification.limit ? fmt::format(" (limit {:.0e})", *verification.limit) : "";
   return fmt::format(
       "verified  on {} tokens of {}, in {}: KL {:.2e}{}, largest {:.2e}, same top token {:.2f} %, "
-      "largest difference of a logit {:.2e}\n",
+      "largest difference of a logit {:.2e}; the text's token ids are the base's\n",
       verification.tokens, verification.text, verification.compute, verification.kl, limit,
       verification.largest_kl, 100 * verification.same_top, verification.largest_difference);
 }

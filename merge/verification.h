@@ -22,8 +22,11 @@ struct Verification {
   double same_top = 1;      ///< Share of tokens at which both have the same most likely next one.
   double largest_difference = 0;  ///< Of one logit, absolute.
   std::optional<double> limit;    ///< Of the mean KL; empty: measured, nothing is refused.
+  /// The first place of the text at which the written tokenizer gives other ids than the base's;
+  /// empty where all are the same.
+  std::string other_ids;
 
-  /// Whether the mean is a number and within the limit.
+  /// Whether the ids are the same, and the mean is a number and within the limit.
   [[nodiscard]] bool accepted() const noexcept;
 };
 

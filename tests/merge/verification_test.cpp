@@ -35,6 +35,14 @@ TEST(Verification, AcceptsUpToTheLimitAndNeverWhatIsNoNumber) {
   EXPECT_FALSE(measured(std::numeric_limits<double>::infinity(), std::nullopt).accepted());
 }
 
+TEST(Verification, OtherTokenIdsAreRefusedWhateverTheModelPredicts) {
+  Verification found = measured(0);
+  found.other_ids = "token 3 of document 1 is 7 'a' and should be 8 'b'";
+  EXPECT_FALSE(found.accepted());
+  EXPECT_FALSE(verification_json(found).at("same_ids").get<bool>());
+  EXPECT_THROWS_WITH(refuse(found, "out.gguf"), Refused, "document 1", "out.gguf.rejected");
+}
+
 TEST(Verification, TheRejectedNameStandsBesideTheTarget) {
   EXPECT_EQ(rejected_path("a/out"), fs::path("a/out.rejected"));
   EXPECT_EQ(rejected_path("a/out/"), fs::path("a/out.rejected"));

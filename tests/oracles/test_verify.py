@@ -118,3 +118,17 @@ def test_exported_files_are_verified_as_they_lie_there(weft, smollm2_dir, adapte
     assert done.returncode == 3 and not (tmp_path / "ollama").exists()
     assert (tmp_path / "ollama.rejected" / "Modelfile").exists()
     assert not list(tmp_path.glob("*.unchecked"))
+
+
+def test_a_vocabulary_that_splits_the_text_otherwise_is_rejected(weft, smollm2_dir, tmp_path):
+    text = tmp_path / "paragraphs.txt"
+    text.write_text("Xihuitl!\n\nIhuan atl. 1521\n", encoding="utf-8")
+    export = ["export", "--model", smollm2_dir, "--to", "gguf", "--type", "q8_0", "--verify", text]
+    found = weft.json(*export, "--out", tmp_path / "right.gguf")["verification"]
+    assert found["same_ids"] is True
+    done = weft.run(*export, "--out", tmp_path / "wrong.gguf", "--pre", "llama-bpe", check=False)  # splits "!\n\n" otherwise
+    assert done.returncode == 3 and not (tmp_path / "wrong.gguf").exists()
+    assert GGUFReader(tmp_path / "wrong.gguf.rejected").fields["tokenizer.ggml.pre"].contents() == "llama-bpe"
+    ids = AutoTokenizer.from_pretrained(smollm2_dir).encode(text.read_text())
+    assert "token 6 of document 1 is" in done.stderr and f"should be {ids[5]} " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
