@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-// ggml-org/llama.cpp, gguf-py/gguf/tensor_mapping.py and conversion/llama.py.
+// ggml-org/llama.cpp, gguf-py/gguf/tensor_mapping.py, conversion/llama.py and conversion/qwen.py.
 constexpr std::array kLlamaTensors{
     TensorRule{"token_embd", "model.embed_tokens"}, TensorRule{"output_norm", "model.norm"},
     TensorRule{"output", "lm_head", RowOrder::kSame, false},
@@ -34,7 +34,31 @@ constexpr std::array kLlamaTensors{
     TensorRule{"rope_freqs", "", RowOrder::kSame, false},
     TensorRule{"blk.{}.attn_rot_embd", "", RowOrder::kSame, false}};
 
-constexpr std::array kLlamaConfig{
+/// Rotary positions pair a head's two halves, as in Hugging Face's files: nothing is interleaved.
+constexpr std::array kQwen2Tensors{
+    TensorRule{"token_embd", "model.embed_tokens"},
+    TensorRule{"output_norm", "model.norm"},
+    TensorRule{"output", "lm_head", RowOrder::kSame, false},
+    TensorRule{"blk.{}.attn_norm", "model.layers.{}.input_layernorm"},
+    TensorRule{"blk.{}.attn_q", "model.layers.{}.self_attn.q_proj"},
+    TensorRule{"blk.{}.attn_k", "model.layers.{}.self_attn.k_proj"},
+    TensorRule{"blk.{}.attn_v", "model.layers.{}.self_attn.v_proj"},
+    TensorRule{"blk.{}.attn_output", "model.layers.{}.self_attn.o_proj"},
+    TensorRule{"blk.{}.ffn_norm", "model.layers.{}.post_attention_layernorm"},
+    TensorRule{"blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj"},
+    TensorRule{"blk.{}.ffn_up", "model.layers.{}.mlp.up_proj"},
+    TensorRule{"blk.{}.ffn_down", "model.layers.{}.mlp.down_proj"}};
+
+/// Qwen2's, and a norm of each head's queries and keys.
+constexpr auto kQwen3Tensors = [] {
+  std::array<TensorRule, kQwen2Tensors.size() + 2> rules{};
+  std::copy(kQwen2Tensors.begin(), kQwen2Tensors.end(), rules.begin());
+  rules[kQwen2Tensors.size()] = {"blk.{}.attn_q_norm", "model.layers.{}.self_attn.q_norm"};
+  rules[kQwen2Tensors.size() + 1] = {"blk.{}.attn_k_norm", "model.layers.{}.self_attn.k_norm"};
+  return rules;
+}();
+
+constexpr std::array kConfig{
     ConfigRule{"embedding_length", "hidden_size"},
     ConfigRule{"feed_forward_length", "intermediate_size"},
     ConfigRule{"block_count", "num_hidden_layers"},
@@ -42,8 +66,14 @@ constexpr std::array kLlamaConfig{
     ConfigRule{"context_length", "max_position_embeddings"},
     ConfigRule{"attention.layer_norm_rms_epsilon", "rms_norm_eps", ConfigRule::Kind::kReal}};
 
+constexpr std::array kLlamaBiases{BiasRule{".attn_q.", "attention_bias"},
+                                  BiasRule{".ffn_up.", "mlp_bias"}};
+constexpr std::array kQwen3Biases{BiasRule{".attn_q.", "attention_bias"}};
+
 constexpr std::array kFamilies{
-    GgufFamily{"llama", "llama", "LlamaForCausalLM", kLlamaTensors, kLlamaConfig}};
+    GgufFamily{"llama", "llama", "LlamaForCausalLM", kLlamaTensors, kConfig, kLlamaBiases, true},
+    GgufFamily{"qwen2", "qwen2", "Qwen2ForCausalLM", kQwen2Tensors, kConfig, {}, false},
+    GgufFamily{"qwen3", "qwen3", "Qwen3ForCausalLM", kQwen3Tensors, kConfig, kQwen3Biases, false}};
 
 /// The number that stands where `pattern` has "{}"; -1 for a pattern without one that equals
 /// `text`; nothing when they do not match.
@@ -312,8 +342,7 @@ nlohmann::json gguf_config(const Gguf& file, const GgufFamily& family) {
           : scaling_from_metadata(file, family,
                                   config["max_position_embeddings"].get<std::int64_t>());
 
-  config["attention_bias"] = has_bias(file, ".attn_q.");
-  config["mlp_bias"] = has_bias(file, ".ffn_up.");
+  for (const BiasRule& rule : family.biases) config[rule.config] = has_bias(file, rule.gguf);
   config["torch_dtype"] = natural_dtype(file);
   for (const auto& [name, id] : {std::pair("bos_token_id", "tokenizer.ggml.bos_token_id"),
                                  std::pair("eos_token_id", "tokenizer.ggml.eos_token_id"),

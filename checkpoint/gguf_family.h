@@ -36,12 +36,22 @@ struct ConfigRule {
   Kind kind = Kind::kCount;
 };
 
+/// A key of config.json that says whether projections have biases, and a part of the names of
+/// tensors that then exist.
+struct BiasRule {
+  std::string_view gguf;    ///< ".attn_q."
+  std::string_view config;  ///< "attention_bias"
+};
+
 struct GgufFamily {
   std::string_view architecture;  ///< general.architecture
   std::string_view model_type;    ///< config.json
   std::string_view class_name;    ///< config.json: architectures
   std::span<const TensorRule> tensors;
   std::span<const ConfigRule> config;  ///< Required keys.
+  std::span<const BiasRule> biases;
+  /// Whether llama.cpp's converter writes vocab_size and rope.dimension_count for the family.
+  bool names_vocabulary_and_rotation = false;
 };
 
 /// Null when weft does not know the architecture.

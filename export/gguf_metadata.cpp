@@ -96,7 +96,8 @@ std::string size_label(const Checkpoint& model) {
   return fmt::format("{:.{}f}{}", scaled, decimals, suffix);
 }
 
-void add_sizes(const Checkpoint& model, const std::string& prefix, GgufFields& fields) {
+void add_sizes(const Checkpoint& model, const checkpoint::GgufFamily& family, GgufFields& fields) {
+  const std::string prefix = fmt::format("{}.", family.architecture);
   const Sizes sizes = sizes_of(model);
   const json& config = model.config();
   fields.set_u32(prefix + "block_count", sizes.layers);
@@ -111,8 +112,22 @@ void add_sizes(const Checkpoint& model, const std::string& prefix, GgufFields& f
     fields.set_u32(prefix + "attention.key_length", sizes.head_dim);
     fields.set_u32(prefix + "attention.value_length", sizes.head_dim);
   }
+  if (!family.names_vocabulary_and_rotation) return;
   fields.set_u32(prefix + "vocab_size", sizes.vocabulary);
   fields.set_u32(prefix + "rope.dimension_count", sizes.head_dim);
+}
+
+/// llama.cpp's architectures of these families attend to all earlier tokens.
+void tell_about_window(const Checkpoint& model, const core::Log& log) {
+  const json& config = model.config();
+  const auto window = whole(config, "sliding_window");
+  const auto used = config.find("use_sliding_window");  // Qwen's; Mistral has none.
+  if (!window || (used != config.end() && !used->is_null() && *used != true)) return;
+  core::tell(
+      log, core::Level::kWarning,
+      fmt::format("the model attends to the last {} tokens in some layers, which GGUF cannot "
+                  "say of this architecture: beyond them llama.cpp computes otherwise",
+                  *window));
 }
 
 /// Keys of a GGUF base that describe how it was stored, not what it is.
@@ -189,7 +204,8 @@ GgufFields model_fields(const Checkpoint& model, const FileType& type,
     const std::string prefix = fmt::format("{}.", family.architecture);
     fields.set_string("general.name", choices.name);
     fields.set_string("general.size_label", size_label(model));
-    add_sizes(model, prefix, fields);
+    add_sizes(model, family, fields);
+    tell_about_window(model, log);
     add_rope(model, prefix, fields);
     add_vocabulary(model, sizes_of(model).vocabulary, choices.pre, log, fields);
   }

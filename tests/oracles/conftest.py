@@ -74,3 +74,16 @@ def smollm2_dir(weft, smollm2_gguf, fixtures) -> Path:
     if not newer:
         weft("merge", "--model", smollm2_gguf, "--out", target, "--dtype", "f32", "--force")
     return target
+
+
+@pytest.fixture(scope="session")
+def probe(cache):
+    path = cache / "llama.cpp-0.3.36" / "probe" / "llama_probe"
+    if not path.exists():
+        pytest.skip("llama.cpp is not built (script/setup --tests)")
+
+    def run(*args, input=None):
+        done = subprocess.run([str(path), *map(str, args)], capture_output=True, text=True, input=input)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    return run

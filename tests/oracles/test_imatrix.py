@@ -4,7 +4,8 @@ import pytest
 from gguf import GGUFReader
 from transformers import AutoTokenizer
 
-from test_export import FILE_TYPES, adapter, differing, odd_model, probe, tensors  # noqa: F401  fixtures
+from gguf_tools import FILE_TYPES, differing, tensors
+from test_export import adapter, odd_model  # noqa: F401  fixtures
 
 TEXT = "\n".join(["¿Cómo se dice «agua» en náhuatl? Atl.", "Nehuatl nicnequi nimitzittas moztla, tlazohcamati.",
                   "The quick brown fox: 12345 jumps!\tOver  two spaces…"]) + "\n"
