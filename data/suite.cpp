@@ -42,7 +42,9 @@ void describe(core::Schema<SuiteSection>& s) {
           "what the model could do before and should still: measures forgetting");
   s.field("text", &SuiteSection::text,
           "plain text to score: .jsonl ({\"text\": ...} a line) or one document a file");
-  s.section("data", &SuiteSection::data, "instruction data whose answers are scored");
+  s.section(
+      "data", &SuiteSection::data,
+      "data whose answers are scored; of type text: rows that are plain text, from any columns");
   s.section("choices", &SuiteSection::choices, "multiple-choice questions");
   s.field("source", &SuiteSection::source,
           "the column of text or choices that names the row's source document: intervals take a "

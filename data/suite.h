@@ -48,6 +48,11 @@ struct SuiteSection {
   std::optional<std::int64_t> window_tokens;
   std::optional<std::int64_t> limit;
   std::vector<std::string> metrics;  ///< Of answers; empty: those of generate.
+
+  /// Whether plain text is scored: files of `text`, or `data` of type text.
+  [[nodiscard]] bool plain_text() const {
+    return !text.empty() || (data && data->type == DatasetType::kText);
+  }
 };
 
 void describe(core::Schema<GenerateSection>& schema);

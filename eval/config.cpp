@@ -171,12 +171,12 @@ void validate_suites(const EvalConfig& config) {
                         kinds == 0 ? "none" : "more than one");
     }
     const std::string where = fmt::format("metrics of suite '{}'", suite.name);
-    if (!suite.metrics.empty() && !(suite.data && config.generate))
+    if (!suite.metrics.empty() && (!suite.data || suite.plain_text() || !config.generate))
       throw ConfigError("{}: only answers have them: give it data, and generate", where);
     require_answer_metrics(suite.metrics, where);
     if (suite.data && !suite.source.empty())
       throw ConfigError("suite '{}': source is for text and choices", suite.name);
-    if (suite.text.empty() && (suite.windows != Windows::kRolling || suite.window_tokens))
+    if (!suite.plain_text() && (suite.windows != Windows::kRolling || suite.window_tokens))
       throw ConfigError("suite '{}': windows and window_tokens are for text", suite.name);
   }
   if (!config.distribution) return;

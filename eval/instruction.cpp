@@ -46,8 +46,10 @@ InstructionData instruction_data(const data::DatasetConfig& config,
   for (const std::size_t index : chosen) {
     const data::Sample& sample = samples[index];
     if (sample.type == data::DatasetType::kText) {
-      throw InputError("{}: plain text has no answer to score; list the file under `text` (--text)",
-                       sample.origin.text());
+      throw InputError(
+          "{}: plain text has no answer to score; say `type: text` in `data`, or list the file "
+          "under `text` (--text)",
+          sample.origin.text());
     }
     for (const data::Example& example : builder.build(sample, statistics)) {
       result.passes.push_back(pass_of(example));

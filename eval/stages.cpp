@@ -68,7 +68,7 @@ void require_same_prompts(const Source& base, const Source& other, const EvalCon
   const std::string of_other = other.checkpoint.path().string();
   if (!same_tokenizer(base, other)) {
     const bool has_text = std::ranges::any_of(
-        suite_plans(config), [](const SuiteSection& suite) { return !suite.text.empty(); });
+        suite_plans(config), [](const SuiteSection& suite) { return suite.plain_text(); });
     if (!has_text) {
       throw InputError(
           "'{}' and '{}' differ in their tokenizer ({} and {}), so that only bits per byte of "

@@ -23,8 +23,9 @@ void label_sources(std::vector<std::string> of_items, SuiteLabels& labels) {
 }
 
 void read_text(const SuiteSection& plan, const EvalConfig& config, const text::Tokenizer& tokenizer,
-               SuiteInput& suite) {
+               const core::Log& log, SuiteInput& suite) {
   SourcedDocuments all;
+  if (plan.data) all.texts = data_documents(*plan.data, plan.limit, log);
   const bool by_file = plan.source.empty() && plan.text.size() > 1;
   for (const std::filesystem::path& path : plan.text) {
     SourcedDocuments documents = read_sourced_documents(path, plan.limit, plan.source);
@@ -56,7 +57,7 @@ std::vector<SuiteInput> read_suites(const EvalConfig& config, const text::Tokeni
                                     std::int64_t sequence_len, Suites which, const core::Log& log) {
   std::vector<SuiteInput> suites;
   for (const SuiteSection& plan : suite_plans(config)) {
-    if (which == Suites::kText && plan.text.empty()) continue;
+    if (which == Suites::kText && !plan.plain_text()) continue;
     SuiteInput& suite = suites.emplace_back();
     suite.name = plan.name;
     suite.labels.language = plan.language;
@@ -67,8 +68,8 @@ std::vector<SuiteInput> read_suites(const EvalConfig& config, const text::Tokeni
         config.distribution && (config.distribution->suites.empty() ||
                                 std::ranges::find(config.distribution->suites, plan.name) !=
                                     config.distribution->suites.end());
-    if (!plan.text.empty()) {
-      read_text(plan, config, tokenizer, suite);
+    if (plan.plain_text()) {
+      read_text(plan, config, tokenizer, log, suite);
     } else if (plan.data) {
       const InstructionLimits limits{.max_tokens = sequence_len,
                                      .limit = plan.limit,

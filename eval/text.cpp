@@ -18,6 +18,11 @@ std::string document_of(const data::Record& record) {
   return text->get<std::string>();
 }
 
+void require_text(const std::vector<std::string>& documents, const std::filesystem::path& path) {
+  if (std::ranges::all_of(documents, &std::string::empty))
+    throw InputError("{}: there is no text to score in it", path.string());
+}
+
 /// Tokens of one document and, where bytes per window are wanted, where each token ends.
 text::Tokenizer::Encoding encode(const std::string& document, const text::Tokenizer& tokenizer,
                                  std::int32_t prefix, text::AddSpecial special, bool offsets) {
@@ -69,13 +74,25 @@ SourcedDocuments read_sourced_documents(const std::filesystem::path& path,
       throw InputError("{}: there is no column '{}'", record->origin.text(), source);
     sources.push_back(source_text(*found));
   }
-  const bool has_text = std::any_of(documents.begin(), documents.end(),
-                                    [](const std::string& d) { return !d.empty(); });
-  if (!has_text) throw InputError("{}: there is no text to score in it", path.string());
+  require_text(documents, path);
   SourcedDocuments chosen;
   for (const std::size_t index : spread(documents.size(), limit)) {
     chosen.texts.push_back(std::move(documents[index]));
     if (!sources.empty()) chosen.sources.push_back(std::move(sources[index]));
+  }
+  return chosen;
+}
+
+std::vector<std::string> data_documents(const data::DatasetConfig& config,
+                                        std::optional<std::int64_t> limit, const core::Log& log) {
+  std::vector<std::string> documents;
+  for (data::Sample& sample : data::load_samples(config, log)) {
+    documents.push_back(std::move(sample.text));
+  }
+  require_text(documents, config.path.front());
+  std::vector<std::string> chosen;
+  for (const std::size_t index : spread(documents.size(), limit)) {
+    chosen.push_back(std::move(documents[index]));
   }
   return chosen;
 }

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "core/log.h"
+#include "data/dataset.h"
 #include "eval/result.h"
 #include "eval/score.h"
 #include "eval/windows.h"
@@ -34,6 +36,12 @@ struct SourcedDocuments {
 [[nodiscard]] SourcedDocuments read_sourced_documents(const std::filesystem::path& path,
                                                       std::optional<std::int64_t> limit,
                                                       const std::string& source);
+
+/// The rows of data of type text as documents. Throws what data::load_samples() throws, and
+/// InputError for data without text.
+[[nodiscard]] std::vector<std::string> data_documents(const data::DatasetConfig& config,
+                                                      std::optional<std::int64_t> limit,
+                                                      const core::Log& log);
 
 /// The text of a column that names a source. Throws InputError when it is neither text nor number.
 [[nodiscard]] std::string source_text(const nlohmann::ordered_json& value);

@@ -239,6 +239,32 @@ TEST_F(Stages, ExampleLongerThanTheModelReadsIsRefused) {
   EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "pairs.jsonl:2");
 }
 
+TEST_F(Stages, DataOfTypeTextIsScoredAsTheSameTextInAFile) {
+  const fs::path table = folder_.write("pairs.csv", "es,nah\nagua,atl in tepetl\nflor,xochitl\n");
+  const fs::path rows =
+      folder_.write("rows.jsonl", "{\"text\": \"atl in tepetl\"}\n{\"text\": \"xochitl\"}\n");
+  EvalConfig config;
+  config.base_model = base_;
+  SuiteSection& from_data = config.suites.emplace_back();
+  from_data.name = "table";
+  data::DatasetConfig& data = from_data.data.emplace();
+  data.path = {table};
+  data.type = data::DatasetType::kText;
+  data.fields = {{"text", "{nah}"}};
+  SuiteSection& from_file = config.suites.emplace_back();
+  from_file.name = "file";
+  from_file.text = {rows};
+  const Evaluation evaluation = evaluate(config, {});
+  const auto& suites = evaluation.stages.at(0).suites;
+  ASSERT_EQ(suites.size(), 2U);
+  ASSERT_EQ(suites[0].items.size(), 2U);
+  EXPECT_GT(suites[0].items[0].loss, 0);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(suites[0].items[i].loss, suites[1].items[i].loss);
+    EXPECT_EQ(suites[0].items[i].bytes, suites[1].items[i].bytes);
+  }
+}
+
 TEST_F(Stages, SuitesOfOneNameAreNumbered) {
   EvalConfig config;
   config.base_model = base_;
