@@ -18,10 +18,11 @@ struct PageOptions {
   BootstrapOptions bootstrap{};
 };
 
-/// The evaluation as one HTML page for people: what each stage cost or gained in a sentence, a
-/// ladder of bits per byte with intervals (inline SVG), the tables, gates, and generated answers
-/// side by side. No scripts, nothing from elsewhere; light and dark, readable on a phone, in print
-/// and by screen readers. All text from outside is escaped; its direction is told from itself.
+/// The evaluation as one HTML page for people: gates, each language's figures, and of each suite
+/// what every stage cost or gained in sentences, its ladder with intervals (inline SVG), all
+/// figures, its source documents, and generated answers side by side. No scripts, nothing from
+/// elsewhere; light and dark, readable on a phone, in print and by screen readers. All text from
+/// outside is escaped; its direction is told from itself.
 [[nodiscard]] std::string to_html(const Evaluation& evaluation, std::span<const GateResult> gates,
                                   const PageOptions& options = {});
 
@@ -29,13 +30,6 @@ struct PageOptions {
 [[nodiscard]] std::string to_sections(const Evaluation& evaluation,
                                       std::span<const GateResult> gates,
                                       const PageOptions& options = {});
-
-/// One sentence on a difference of bits per byte: "base+adapter needs 1.2047 bits per byte less
-/// than base (-1.2512 .. -1.1581): better." An interval that holds zero is "no measurable
-/// difference".
-[[nodiscard]] std::string difference_sentence(std::string_view stage, std::string_view first,
-                                              double difference,
-                                              const std::optional<Interval>& interval);
 
 /// A part of a text, and whether the other text has it too.
 struct DiffPart {

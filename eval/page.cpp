@@ -25,6 +25,7 @@ th, td { text-align: start; padding: .3rem .7rem .3rem 0; border-bottom: 1px sol
   overflow-wrap: normal; vertical-align: top; }
 td .soft { font-size: .85em; }
 td.number, th.number { text-align: end; white-space: nowrap; }
+ul.said { padding-inline-start: 1.2rem; } .lines { white-space: pre-line; }
 figure { margin: 1rem 0; }
 .rung { display: grid; grid-template-columns: 9rem 1fr 5rem; gap: .8rem; align-items: center; }
 .rung svg { width: 100%; height: 1.6rem; display: block; }

@@ -29,22 +29,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const char* word(Unit unit) {
-  switch (unit) {
-    case Unit::kDocument: return "document";
-    case Unit::kWindow: return "window";
-    case Unit::kExample: return "example";
-    case Unit::kQuestion: return "question";
-  }
-  return "";
-}
-
-std::int64_t total(const SuiteResult& suite, std::int64_t Item::*member) {
-  std::int64_t sum = 0;
-  for (const Item& item : suite.items) sum += item.*member;
-  return sum;
-}
-
 Json items_json(const SuiteResult& suite) {
   Json tokens = Json::array(), bytes = Json::array(), loss = Json::array();
   for (const Item& item : suite.items) {
@@ -177,25 +161,6 @@ std::vector<std::string> table_row(const SuiteResult& suite, const std::string& 
   return row;
 }
 
-std::string heading(const SuiteResult& suite, const BootstrapOptions& options) {
-  const std::size_t units = suite.items.size();
-  std::string line =
-      fmt::format("{}: {} {}{}, {} tokens, {} bytes", suite.name, units, word(suite.unit),
-                  units == 1 ? "" : "s", total(suite, &Item::tokens), total(suite, &Item::bytes));
-  if (!suite.labels.language.empty()) line += "; language " + suite.labels.language;
-  if (suite.labels.must_keep) line += "; must be kept: what changes here was forgotten or kept";
-  if (units > 1) {
-    line += fmt::format("; {:g} % intervals by bootstrap over {}s", 100 * options.confidence,
-                        word(suite.unit));
-  }
-  if (!suite.generations.empty()) {
-    line += fmt::format("; scores of {} generated answers", suite.generations.size());
-    for (const AnswerMetric& metric : metrics_of(suite.labels))
-      line += fmt::format("\n  {}: {}", figure_kind(metric.name)->title, metric.signature);
-  }
-  return line;
-}
-
 }  // namespace
 
 nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
@@ -257,7 +222,7 @@ std::string to_table(const Evaluation& evaluation, const BootstrapOptions& optio
       }
     }
     if (!text.empty()) text += '\n';
-    text += heading(first, options) + '\n' + table.text();
+    text += suite_heading(first, options) + '\n' + table.text();
     for (const Comparison& comparison : analysis.comparisons) {
       if (comparison.suite == first.name)
         text += "  " + sentence(evaluation, comparison, options) + '\n';

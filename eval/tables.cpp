@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/terminal.h"
+#include "eval/answer.h"
 #include "eval/distribution.h"
 #include "eval/sentences.h"
 
@@ -100,6 +101,41 @@ Json distribution_json(const SuiteResult& suite, std::string_view reference) {
 }
 
 }  // namespace
+
+const char* word(Unit unit) {
+  switch (unit) {
+    case Unit::kDocument: return "document";
+    case Unit::kWindow: return "window";
+    case Unit::kExample: return "example";
+    case Unit::kQuestion: return "question";
+  }
+  return "";
+}
+
+std::int64_t total(const SuiteResult& suite, std::int64_t Item::*member) {
+  std::int64_t sum = 0;
+  for (const Item& item : suite.items) sum += item.*member;
+  return sum;
+}
+
+std::string suite_heading(const SuiteResult& suite, const BootstrapOptions& options) {
+  const std::size_t units = suite.items.size();
+  std::string line =
+      fmt::format("{}: {} {}{}, {} tokens, {} bytes", suite.name, units, word(suite.unit),
+                  units == 1 ? "" : "s", total(suite, &Item::tokens), total(suite, &Item::bytes));
+  if (!suite.labels.language.empty()) line += "; language " + suite.labels.language;
+  if (suite.labels.must_keep) line += "; must be kept: what changes here was forgotten or kept";
+  if (units > 1) {
+    line += fmt::format("; {:g} % intervals by bootstrap over {}s", 100 * options.confidence,
+                        word(suite.unit));
+  }
+  if (!suite.generations.empty()) {
+    line += fmt::format("; scores of {} generated answers", suite.generations.size());
+    for (const AnswerMetric& metric : metrics_of(suite.labels))
+      line += fmt::format("\n  {}: {}", figure_kind(metric.name)->title, metric.signature);
+  }
+  return line;
+}
 
 Json json_number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 

@@ -64,7 +64,7 @@ TEST(Html, EscapesWhatComesFromOutside) {
 TEST(Html, ShowsFiguresGatesAndSentences) {
   const std::vector<GateResult> gates{{.text = "loss.base <= 1", .left = 4.19, .limit = 1}};
   const std::string page = to_html(evaluation(), gates);
-  EXPECT_THAT(page, HasSubstr("base+adapter needs 0.7213 bits per byte less than base"));
+  EXPECT_THAT(page, HasSubstr("base+adapter: 0.7213 bits per byte less than base on a&lt;b"));
   EXPECT_THAT(page, HasSubstr("loss.base &lt;= 1"));
   EXPECT_THAT(page, HasSubstr("failed"));
   EXPECT_THAT(page, HasSubstr("<svg"));
@@ -72,15 +72,51 @@ TEST(Html, ShowsFiguresGatesAndSentences) {
   EXPECT_THAT(page, Not(HasSubstr("nan")));
 }
 
-TEST(DifferenceSentence, SaysWhenNothingWasMeasured) {
-  EXPECT_EQ(difference_sentence("merged", "base", 0.0003, Interval{-0.0001, 0.0007}),
-            "merged: no measurable difference from base, +0.0003 bits per byte (-0.0001 .. "
-            "+0.0007).");
-  EXPECT_EQ(difference_sentence("merged", "base", 0.5, Interval{0.4, 0.6}),
-            "merged needs 0.5000 bits per byte more than base (+0.4000 .. +0.6000): worse.");
-  EXPECT_THAT(difference_sentence("merged", "base", -0.5, std::nullopt), HasSubstr("one item"));
-  EXPECT_THAT(difference_sentence("a", "b", std::numeric_limits<double>::quiet_NaN(), std::nullopt),
-              HasSubstr("cannot be compared"));
+TEST(Html, ShowsChoicesByAccuracyAndWhatMustBeKeptLast) {
+  Evaluation all = evaluation();
+  for (StageResult& stage : all.stages) {
+    SuiteResult quiz{.name = "quiz", .kind = SuiteKind::kChoice, .unit = Unit::kQuestion};
+    quiz.labels = {.language = "es", .must_keep = true};
+    for (int i = 0; i < 8; ++i) {
+      quiz.items.push_back({.tokens = 1, .bytes = 3, .loss = 1});
+      const double right = stage.name == "base" || i % 2 == 0 ? -1 : -3;
+      quiz.choices.push_back({.answer = 0,
+                              .log_p = {right, -2},
+                              .log_p_alone = {-1, -1},
+                              .characters = {3, 3},
+                              .bytes = {3, 3}});
+    }
+    stage.suites.front().labels.language = "nah";
+    stage.suites.insert(stage.suites.begin(), quiz);
+  }
+  const std::string page = to_html(all, {});
+  EXPECT_THAT(page, HasSubstr("quiz (must be kept)"));
+  EXPECT_LT(page.find("<h2>a&lt;b"), page.find("<h2>quiz"));
+  EXPECT_THAT(page, HasSubstr("base on quiz: 1.0000 acc"));
+  EXPECT_THAT(page, HasSubstr("base+adapter on quiz: 0.5000 acc"));
+  EXPECT_THAT(page, HasSubstr("<h2>By language</h2>"));
+  EXPECT_THAT(page, HasSubstr("base on nah: "));
+  EXPECT_THAT(page, Not(HasSubstr("By source document")));
+}
+
+TEST(Html, ListsSourceDocumentsAndTheWeakestAnswers) {
+  Evaluation all = evaluation();
+  for (StageResult& stage : all.stages) {
+    SuiteResult& suite = stage.suites.front();
+    suite.labels.source_names = {"one <1>", "two"};
+    for (std::uint32_t i = 0; i < 20; ++i) suite.labels.sources.push_back(i % 2);
+    suite.generations.resize(3, suite.generations.front());
+    suite.generations[1].output = "zzz";
+    suite.generations[1].chrf =
+        chrf_statistics("zzz", std::vector<std::string>{suite.generations[1].reference}, kChrf);
+  }
+  const std::string page = to_html(all, {}, {.examples = 1});
+  EXPECT_THAT(page, HasSubstr("By source document"));
+  EXPECT_THAT(page, HasSubstr("one &lt;1&gt; <span class=\"soft\">(10)</span>"));
+  const std::size_t weakest = page.find("Weakest other answers");
+  ASSERT_NE(weakest, std::string::npos);
+  EXPECT_NE(page.find("zzz", weakest), std::string::npos);
+  EXPECT_EQ(page.substr(0, weakest).find("zzz"), std::string::npos);
 }
 
 }  // namespace
