@@ -1,7 +1,7 @@
-"""`script/bench eval`: the speed of scoring, answering and choosing, of weft and of others, in turns.
+"""`script/bench eval`: the speed of scoring, answering and choosing of weft and of others, in turns.
 
 weft and transformers score the answers of the same sentence pairs, then answer the first questions
-greedily, every answer to its full length. weft and lm-eval choose between four answers by the same requests.
+greedily, every answer to its full length. weft and lm-eval choose between four endings of a sentence by the same requests.
 Peers run at several batch sizes and the best one counts. Times are without loading the model; losses
 and log-probabilities of both are printed, since equal work has equal ones.
 
@@ -41,15 +41,18 @@ def rates(figures):
 
 
 def write_work(examples):
-    """The pairs and, made of them, questions with the right translation and three others."""
+    """The pairs and, made of them, sentences to be completed by their last two words or those of three others."""
     with open(WORK / "pairs/test.csv", newline="", encoding="utf-8") as file:
         pairs = [(f"Traduce al náhuatl: {r['es']}", r["nah"]) for r in csv.DictReader(file)][:examples]
     (WORK / "eval.json").write_text(json.dumps(pairs, ensure_ascii=False), encoding="utf-8")
     jsonl = {"eval.jsonl": [{"instruction": q, "output": a} for q, a in pairs], "choices.jsonl": []}
+    endings = [" ".join(answer.split()[-2:]) for _, answer in pairs]
     for i, (question, answer) in enumerate(pairs):
-        choices = [pairs[(i + 7 * k) % len(pairs)][1] for k in range(1, 4)]
-        choices.insert(i % 4, answer)
-        jsonl["choices.jsonl"].append({"context": question, "choices": choices, "answer": i % 4})
+        others = [end for end in endings[i + 1:] + endings[:i] if end != endings[i]]
+        choices = list(dict.fromkeys(others))[:3]
+        choices.insert(i % 4, endings[i])
+        jsonl["choices.jsonl"].append({"context": f"{question}\n{' '.join(answer.split()[:-2])}", "choices": choices,
+                                       "answer": i % 4})
     for name, rows in jsonl.items():
         (WORK / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 

@@ -7,20 +7,36 @@
 namespace weft::eval {
 namespace {
 
-/// "0.0312 bits per byte"
-std::string amount(std::string_view name, double value, bool sign) {
-  const char* const form = sign ? "{:+.{}f} {}" : "{:.{}f} {}";
-  if (name == "acc")
-    return fmt::format(fmt::runtime(form), 100 * value, 2, "percentage points of right answers");
-  if (name == "chrf") return fmt::format(fmt::runtime(form), value, 2, "points of chrF");
-  return fmt::format(fmt::runtime(form), value, 4, "bits per byte");
+/// How a figure's differences are told.
+struct Words {
+  double factor = 1;
+  int digits = 4;
+  std::string_view unit;
+};
+
+Words words_of(std::string_view figure) {
+  if (figure == "acc") return {100, 2, "percentage points of right answers"};
+  if (figure == "chrf") return {1, 2, "points of chrF"};
+  return {1, 4, "bits per byte"};
 }
 
-std::string range(std::string_view name, const Interval& interval, double confidence) {
-  const double factor = name == "acc" ? 100 : 1;
-  const int digits = name == "bits_per_byte" ? 4 : 2;
-  return fmt::format("{:g} % interval {:+.{}f} .. {:+.{}f}", 100 * confidence,
-                     factor * interval.low, digits, factor * interval.high, digits);
+/// "+0.0312"; what would be written as zero and is not: "+3e-08".
+std::string number(double value, int digits) {
+  const bool vanishes = value != 0 && std::abs(value) < 0.5 * std::pow(10, -digits);
+  return vanishes ? fmt::format("{:+.0e}", value) : fmt::format("{:+.{}f}", value, digits);
+}
+
+/// "+0.0312 bits per byte"
+std::string amount(std::string_view figure, double value) {
+  const Words words = words_of(figure);
+  return fmt::format("{} {}", number(words.factor * value, words.digits), words.unit);
+}
+
+std::string range(std::string_view figure, const Interval& interval, double confidence) {
+  const Words words = words_of(figure);
+  return fmt::format("{:g} % interval {} .. {}", 100 * confidence,
+                     number(words.factor * interval.low, words.digits),
+                     number(words.factor * interval.high, words.digits));
 }
 
 std::string probability(double p) { return p < 0.001 ? "p < 0.001" : fmt::format("p = {:.2g}", p); }
@@ -47,7 +63,7 @@ std::string sentence(const Evaluation& evaluation, const Comparison& comparison,
   if (!measured.difference->interval) {
     return fmt::format(
         "{}: {} from {} on {}; {} shows no interval.", stage.name,
-        amount(measured.name, difference, true), other, on,
+        amount(measured.name, difference), other, on,
         suite != nullptr && suite->other_tokenizer ? "another tokenizer" : "one item");
   }
   const Interval& interval = *measured.difference->interval;
@@ -57,17 +73,17 @@ std::string sentence(const Evaluation& evaluation, const Comparison& comparison,
   const bool by_chance = measured.p_holm && *measured.p_holm > 1 - options.confidence;
   if (by_chance && !holds_zero) {
     return fmt::format("{}: {} from {} on {} ({}): not certain among this many comparisons.",
-                       stage.name, amount(measured.name, difference, true), other, on, how_sure);
+                       stage.name, amount(measured.name, difference), other, on, how_sure);
   }
   if (holds_zero) {
     return fmt::format("{}: no measurable difference from {} on {}, {} ({}){}", stage.name, other,
-                       on, amount(measured.name, difference, true), how_sure,
+                       on, amount(measured.name, difference), how_sure,
                        must_keep ? ": nothing forgotten that this suite can show." : ".");
   }
   const FigureKind* kind = figure_kind(measured.name);
   const bool better = kind != nullptr && difference * kind->better > 0;
   return fmt::format("{}: {} {} than {} on {} ({}): {}.", stage.name,
-                     amount(measured.name, std::abs(difference), false),
+                     amount(measured.name, std::abs(difference)).substr(1),
                      difference < 0 ? "less" : "more", other, on, how_sure,
                      verdict(better, must_keep));
 }
