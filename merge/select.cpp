@@ -13,6 +13,32 @@ namespace {
 constexpr std::size_t kBins = std::size_t{1} << 16;
 using Counts = std::vector<std::int64_t>;
 
+/// How many keys are this one.
+WEFT_CLONES std::uint32_t count_equal(const std::uint32_t* keys, std::size_t count,
+                                      std::uint32_t key) {
+  std::uint32_t equal = 0;
+  for (std::size_t i = 0; i < count; ++i) equal += keys[i] == key ? 1U : 0U;
+  return equal;
+}
+
+/// Counts the keys with this upper half by their lower halves. They are few: most groups of
+/// keys have none, which vector code finds out.
+WEFT_CLONES void count_lower(const std::uint32_t* keys, std::size_t count, std::uint32_t upper,
+                             std::int64_t* counts) {
+  constexpr std::size_t kGroup = 32;
+  for (std::size_t at = 0; at < count; at += kGroup) {
+    const std::size_t end = std::min(count, at + kGroup);
+    if (end - at == kGroup) {
+      std::uint32_t any = 0;
+      for (std::size_t i = 0; i < kGroup; ++i) any |= keys[at + i] >> 16 == upper ? 1U : 0U;
+      if (any == 0) continue;
+    }
+    for (std::size_t i = at; i < end; ++i) {
+      if (keys[i] >> 16 == upper) ++counts[keys[i] & 0xffffU];
+    }
+  }
+}
+
 /// Counters that threads fill without getting in each other's way: a set is taken, used for one
 /// block, and put back, so that there are as many as threads at work.
 class CounterPool {
@@ -103,7 +129,7 @@ Ranking::Ranking(std::int64_t rows, std::int64_t columns, RowKeys keys, RowLoop 
     buffer.resize(hold ? 0 : static_cast<std::size_t>((end - begin) * columns_));
     const std::span<std::uint32_t> part = hold ? held(begin, end) : std::span(buffer);
     keys_(begin, end, part);
-    zeros += std::ranges::count(part, 0U);
+    zeros += count_equal(part.data(), part.size(), 0);
     upper.use([&](Counts& counts) {
       for (const std::uint32_t key : part) ++counts[key >> 16];
     });
@@ -144,11 +170,8 @@ TopSet Ranking::top(std::int64_t k) {
   const Cut high = cut_at(upper_, k);
   CounterPool lower;
   each([&](std::int64_t, std::span<const std::uint32_t> part) {
-    lower.use([&](Counts& counts) {
-      for (const std::uint32_t key : part) {
-        if (key >> 16 == high.bin) ++counts[key & 0xffffU];
-      }
-    });
+    lower.use(
+        [&](Counts& counts) { count_lower(part.data(), part.size(), high.bin, counts.data()); });
   });
   const Cut low = cut_at(lower.total(), high.wanted);
   const std::uint32_t threshold = high.bin << 16 | low.bin;
@@ -162,8 +185,7 @@ std::int64_t Ranking::place_of(std::uint32_t key, std::int64_t wanted) {
   std::vector<std::int64_t> equal(static_cast<std::size_t>(rows_), 0);
   each([&](std::int64_t begin, std::span<const std::uint32_t> part) {
     for (std::size_t i = 0; i < part.size(); i += width) {
-      equal[static_cast<std::size_t>(begin) + i / width] =
-          std::ranges::count(part.subspan(i, width), key);
+      equal[static_cast<std::size_t>(begin) + i / width] = count_equal(part.data() + i, width, key);
     }
   });
   std::int64_t row = 0;

@@ -56,6 +56,18 @@ TEST(Ranking, IsWhatSortingGivesForEveryNumberAndManyEquals) {
   }
 }
 
+TEST(Ranking, CountsWhatStandsAloneInALongGroup) {
+  // Few keys share the upper half of the one at the cut, and rows are no whole number of groups.
+  std::mt19937 random(4);
+  std::vector<std::uint32_t> keys(5 * 333);
+  for (auto& key : keys) key = static_cast<std::uint32_t>(random());
+  for (std::size_t i = 0; i < keys.size(); i += 97)
+    keys[i] = 0x80000000U + static_cast<std::uint32_t>(i % 3);
+  for (const std::int64_t k : {1, 400, 820, 825, 830, 835, 840, 845, 850, 1200, 1664}) {
+    EXPECT_EQ(selected(keys, 333, k), sorted_top(keys, k)) << k;
+  }
+}
+
 TEST(RankRow, IsTheStableOrderOfMagnitudes) {
   std::mt19937 random(5);
   std::vector<double> values(1001);

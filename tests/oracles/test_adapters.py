@@ -9,6 +9,8 @@ from peft.utils import merge_utils
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from test_combine import philox, rule
+
 WEIGHTS = [0.7, -0.4]
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 
@@ -138,6 +140,78 @@ def test_peft_factor_dare_draws_as_often_as_asked(weft, tuned, tmp_path):
     factors = load_file(tmp_path / "out" / "adapter_model.safetensors")
     zeros = np.mean([(value == 0).float().mean().item() for value in factors.values()])
     assert 0.15 < zeros < 0.35  # Both adapters' numbers go with a chance of a quarter.
+
+
+WHOLE = {  # Methods of mergekit on the updates: their parameters.
+    "breadcrumbs": dict(density=0.6, gamma=0.05), "breadcrumbs_ties": dict(density=0.6, gamma=0.05),
+    "sce": dict(select_topk=0.4), "model_stock": {},
+}
+
+
+def as_models(folder, names, out):
+    """Whole models in float32 whose difference from the base is each adapter's update, and a base of zeros."""
+    for name in ["base", *names]:
+        model = load_base(folder)
+        own = {} if name == "base" else read(folder, folder / name)
+        with torch.no_grad():
+            for key, value in model.named_parameters():
+                delta = own.get(key.removesuffix(".weight"))
+                value.copy_(torch.zeros_like(value) if delta is None else delta)
+        model.save_pretrained(out / name)
+
+
+@pytest.mark.parametrize("method", WHOLE)
+def test_methods_of_mergekit_on_updates_equal_it_on_whole_models(weft, tuned, tmp_path, method):
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+    as_models(tuned, "ab", tmp_path)
+    weighted = method.startswith("breadcrumbs")
+    models = [{"model": str(tmp_path / name), **({"parameters": {"weight": weight}} if weighted else {})}
+              for name, weight in zip("ab", WEIGHTS)]
+    recipe = dict(merge_method=method, base_model=str(tmp_path / "base"), models=models, parameters=WHOLE[method],
+                  dtype="float32")
+    run_merge(MergeConfiguration.model_validate(recipe), str(tmp_path / "theirs"),
+              MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False))
+    theirs = load_file(tmp_path / "theirs" / "model.safetensors")
+    options = [part for name, value in WHOLE[method].items() for part in ("--parameter", f"{name}={value}")]
+    adapters = [part for name, weight in zip("ab", WEIGHTS)
+                for part in ("--adapter", f"{tuned / name}:{weight}" if weighted else tuned / name)]
+    weft("merge", *adapters, "--method", method, *options, "--rank", "48", "--exact-svd", "--out", tmp_path / "ours")
+    got = read(tuned, tmp_path / "ours")
+    # Their updates are float32 products: the element at a threshold may be another one.
+    assert_near(got, {key: theirs[f"{key}.weight"].double() for key in got}, 1e-2 if WHOLE[method] else 1e-5)
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_on_updates_is_the_exact_rule_with_our_draws(weft, tuned, tmp_path, method):
+    own = [dict(weight=weight, density=0.6, epsilon=0.2) for weight in WEIGHTS]
+    got, report = combine(weft, tuned, ["a", "b"], tmp_path / "out", "--method", method, "--parameter", "density=0.6",
+                          "--parameter", "epsilon=0.2", "--seed", "7", "--rank", "48", "--exact-svd")
+    assert report["seed"] == 7
+    updates = [read(tuned, tuned / name) for name in "ab"]
+    exact = {key: torch.from_numpy(rule(method, np.zeros(value.shape), [d[key].numpy() for d in updates], own, 7,
+                                        f"{key}.weight")) for key, value in updates[0].items()}
+    # The updates are float32 products: two elements next in rank may be exchanged.
+    assert_near(got, exact, 1e-2)
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+def test_peft_factor_dare_equals_peft_with_our_draws(weft, tuned, tmp_path, monkeypatch, method):
+    files = [load_file(tuned / name / "adapter_model.safetensors") for name in "ab"]
+
+    def prune(tensor, density, rescale):
+        # PEFT does not say whose factor it draws for: its numbers do.
+        key, i = next((key, i) for i, file in enumerate(files) for key, value in file.items()
+                      if value.shape == tensor.shape and torch.equal(value, tensor))
+        draws = philox(9, f"{key.removeprefix('base_model.model.')}\n{i}", tensor.numel())
+        kept = tensor * torch.from_numpy(draws < density).reshape(tensor.shape)
+        return kept / density if rescale else kept
+
+    monkeypatch.setattr(merge_utils, "random_pruning", prune)
+    expected = peft(tuned, ["a", "b"], method, density=0.5)
+    got, _ = combine(weft, tuned, ["a", "b"], tmp_path / "out", "--method", f"peft_factor_{method}", "--parameter",
+                     "density=0.5", "--seed", "9")
+    assert_near(got, expected, 1e-5)
 
 
 def test_knots_ties_is_ties_in_the_common_space(weft, tuned, tmp_path):
