@@ -41,13 +41,10 @@ std::optional<core::DType> parse_type(const std::string& text) {
   throw ConfigError("--dtype '{}' is unknown; it is keep, auto, f32, f16 or bf16", text);
 }
 
-merge::Rounding parse_rounding(const std::string& text) {
-  using merge::Rounding;
-  for (const Rounding r : {Rounding::kNearest, Rounding::kStochastic, Rounding::kErrorFeedback}) {
-    if (text == merge::name_of(r)) return r;
-  }
+merge::Rounding rounding_of(const Options& options) {
+  if (const auto rounding = merge::parse_rounding(options.rounding)) return *rounding;
   throw ConfigError("--rounding '{}' is unknown; it is nearest, stochastic or error_feedback",
-                    text);
+                    options.rounding);
 }
 
 /// "5GB", "500MB", "2GiB", "1000" (bytes), as huggingface_hub's max_shard_size.
@@ -76,7 +73,7 @@ merge::MergeRequest request_of(const Options& options) {
   request.out = options.out;
   request.auto_dtype = options.dtype == "auto";
   if (!request.auto_dtype) request.dtype = parse_type(options.dtype);
-  request.rounding = parse_rounding(options.rounding);
+  request.rounding = rounding_of(options);
   request.seed = options.seed;
   request.max_shard_bytes = parse_size(options.max_shard_size);
   request.overwrite = options.overwrite();
@@ -151,6 +148,7 @@ merge::CombineRequest combine_request_of(const Options& options) {
   request.recipe = recipe_of(options);
   request.out = options.out;
   request.dtype = parse_type(options.dtype);
+  if (options.rounding != "nearest") request.rounding = rounding_of(options);
   request.seed = options.seed;
   request.max_shard_bytes = parse_size(options.max_shard_size);
   request.overwrite = options.overwrite();
@@ -162,10 +160,9 @@ merge::MergeReport merge_as_asked(const Options& options) {
   const merge::FoldControl control{progress_line(), &catch_interrupts()};
   const core::Log log = stderr_log("merge");
   if (!options.recipe.empty() || (!options.model.empty() && !is_plain_sum(options))) {
-    if (options.dtype == "auto" || options.rounding != "nearest") {
+    if (options.dtype == "auto") {
       throw ConfigError(
-          "--dtype auto and --rounding are for folding adapters; a recipe's output has the type it "
-          "names, rounded to nearest");
+          "--dtype auto is for folding adapters; a recipe's output has the type it names");
     }
     if (!options.undo.empty()) {
       throw ConfigError("--undo is for folding adapters: what is combined keeps its own files");

@@ -43,7 +43,8 @@ std::unique_ptr<const RowDeltas> evaluate(const Method& method, const GroupPlan&
 }
 
 std::vector<OutputTensor> outputs_of(const CombinePlan& plan, const Method& method,
-                                     std::optional<core::DType> dtype) {
+                                     std::optional<core::DType> dtype, Rounding rounding,
+                                     std::uint64_t seed) {
   std::vector<OutputTensor> outputs;
   for (const GroupPlan& tensor : plan.tensors) {
     const TensorInput& reference = tensor.group.reference();
@@ -53,8 +54,8 @@ std::vector<OutputTensor> outputs_of(const CombinePlan& plan, const Method& meth
                         dtype.value_or(common_dtype(tensor.group)),
                         [&method, &tensor] { return evaluate(method, tensor); },
                         {},
-                        {},
-                        0};
+                        rounding,
+                        seed};
     for (const TensorInput& input : tensor.group.inputs) {
       output.reads.emplace_back(input.model, input.info);
     }
@@ -134,13 +135,20 @@ nlohmann::json output_config(const CombinePlan& plan, const Checkpoint& donor,
   return config;
 }
 
+Rounding rounding_of(const CombineRequest& request) {
+  return request.rounding.value_or(request.recipe.rounding);
+}
+
 MergeReport describe(const CombineRequest& request, const OpenModels& models,
                      const OpenModel& donor, const core::Log& log) {
   MergeReport report;
   report.model = donor.reference.model;
   report.method = request.recipe.method->name();
   report.recipe = request.recipe.text;
-  if (request.recipe.method->draws()) report.seed = request.seed;
+  report.rounding = rounding_of(request);
+  if (request.recipe.method->draws() || report.rounding == Rounding::kStochastic) {
+    report.seed = request.seed;
+  }
   std::map<const Checkpoint*, std::string> digests;
   for (const OpenModel& model : models.all()) {
     std::string& digest = digests[model.checkpoint.get()];
@@ -159,7 +167,8 @@ MergeReport describe(const CombineRequest& request, const OpenModels& models,
 
 /// All that the bytes of the output depend on.
 ResumeKey key_of(const CombineRequest& request, const OpenModels& models) {
-  ResumeKey key{fmt::format("seed {}\n{}\n", request.seed, request.recipe.text)};
+  ResumeKey key{fmt::format("seed {}, rounding {}\n{}\n", request.seed,
+                            name_of(rounding_of(request)), request.recipe.text)};
   for (const OpenModel& model : models.all()) {
     key.add(*model.checkpoint);
     if (model.file) key.parameters += model.file->digest() + "\n";
@@ -194,7 +203,9 @@ MergeReport combine_models(const CombineRequest& request, const FoldControl& con
   if (recipe.base_tokenizer) require_same_tokens(*donor.checkpoint, models);
   const CombinePlan plan = plan_combine(recipe, models, request.seed);
   const auto dtype = request.dtype ? request.dtype : recipe.dtype;
-  const std::vector<OutputTensor> outputs = outputs_of(plan, *recipe.method, dtype);
+  const Rounding rounding = rounding_of(request);
+  const std::vector<OutputTensor> outputs =
+      outputs_of(plan, *recipe.method, dtype, rounding, request.seed);
   std::vector<checkpoint::TensorPlan> tensors;
   std::map<core::DType, std::int64_t> numbers;
   MergeReport totals;

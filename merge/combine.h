@@ -12,8 +12,9 @@ namespace weft::merge {
 struct CombineRequest {
   Recipe recipe;
   std::filesystem::path out;
-  std::optional<core::DType> dtype;  ///< Overrides the recipe's.
-  std::uint64_t seed = 0;            ///< Of methods that draw.
+  std::optional<core::DType> dtype;    ///< Overrides the recipe's.
+  std::optional<Rounding> rounding{};  ///< Overrides the recipe's.
+  std::uint64_t seed = 0;              ///< Of methods that draw and of stochastic rounding.
   std::uint64_t max_shard_bytes = checkpoint::kDefaultShardBytes;
   core::Overwrite overwrite = core::Overwrite::kRefuse;
   bool allow_other_base = false;

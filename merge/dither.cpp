@@ -65,6 +65,13 @@ RowSums run(Rounding rounding, std::span<const float> base, std::span<const doub
 
 }  // namespace
 
+std::optional<Rounding> parse_rounding(std::string_view name) noexcept {
+  for (const Rounding r : {Rounding::kNearest, Rounding::kStochastic, Rounding::kErrorFeedback}) {
+    if (name == name_of(r)) return r;
+  }
+  return std::nullopt;
+}
+
 std::string_view name_of(Rounding rounding) noexcept {
   return rounding == Rounding::kNearest      ? "nearest"
          : rounding == Rounding::kStochastic ? "stochastic"

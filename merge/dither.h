@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,6 +26,8 @@ enum class Rounding {
 
 /// "nearest", "stochastic", "error_feedback".
 [[nodiscard]] std::string_view name_of(Rounding rounding) noexcept;
+/// The rounding of that name, or nothing.
+[[nodiscard]] std::optional<Rounding> parse_rounding(std::string_view name) noexcept;
 
 /// round_row() (merge/row_kernels.h) with another rounding than to nearest: for F16 and BF16.
 /// `draws` gives element j of the row the number first + j; unused by kErrorFeedback.

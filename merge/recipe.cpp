@@ -21,7 +21,7 @@ class RecipeReader {
   Recipe read(const ConfigNode& root) {
     expect_keys(root, "the recipe",
                 std::array{"merge_method", "models", "slices", "base_model", "parameters", "dtype",
-                           "out_dtype", "tokenizer_source", "tokenizer", "name"});
+                           "out_dtype", "rounding", "tokenizer_source", "tokenizer", "name"});
     Recipe recipe;
     recipe.method = &method(need(root, "merge_method"));
     if (const ConfigNode* base = given(root, "base_model")) recipe.base = reference(*base);
@@ -29,6 +29,7 @@ class RecipeReader {
     check_parameters(recipe.parameters, *recipe.method);
     recipe.dtype = dtype(root, "dtype");
     if (const auto out = dtype(root, "out_dtype")) recipe.dtype = out;
+    if (const ConfigNode* node = given(root, "rounding")) recipe.rounding = rounding(*node);
     recipe.base_tokenizer = tokenizer(root);
     const ConfigNode* models = given(root, "models");
     const ConfigNode* slices = given(root, "slices");
@@ -141,6 +142,12 @@ class RecipeReader {
       fail(node, "method {} has no parameter '{}'; it has {}", method.name(), name,
            fmt::join(names, ", "));
     }
+  }
+
+  [[nodiscard]] Rounding rounding(const ConfigNode& node) const {
+    const std::string& name = text_of(node, "rounding");
+    if (const auto known = parse_rounding(name)) return *known;
+    fail(node, "rounding '{}' is unknown; it is nearest, stochastic or error_feedback", name);
   }
 
   [[nodiscard]] std::optional<core::DType> dtype(const ConfigNode& root,

@@ -11,6 +11,7 @@
 
 #include "core/number.h"
 #include "core/schema_node.h"
+#include "merge/dither.h"
 #include "merge/method.h"
 
 namespace weft::merge {
@@ -49,9 +50,10 @@ struct Recipe {
   std::optional<ModelReference> base{};
   Settings parameters{};
   std::optional<core::DType>
-      dtype{};                  ///< Of the output; nothing: what holds every input's numbers.
-  bool base_tokenizer = false;  ///< The models must have the base's tokens.
-  std::string text{};           ///< As given, for the record.
+      dtype{};  ///< Of the output; nothing: what holds every input's numbers.
+  Rounding rounding = Rounding::kNearest;  ///< Of what the method changes, to 16 bits.
+  bool base_tokenizer = false;             ///< The models must have the base's tokens.
+  std::string text{};                      ///< As given, for the record.
 };
 
 /// Reads mergekit's YAML. `where` begins every message; `folder` is what relative paths start from

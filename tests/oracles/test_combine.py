@@ -258,6 +258,31 @@ def test_is_the_exact_rule_rounded_once(weft, zoo, tmp_path, method):
 
 
 @pytest.mark.parametrize("zoo", ["float32"], indirect=True)
+def test_rounding_of_a_recipe_keeps_the_mean_and_is_recorded(weft, zoo, tmp_path):
+    recipe = dict(merge_method="task_arithmetic", base_model="base", dtype="bfloat16",
+                  models=[{"model": "a", "parameters": {"weight": 0.05}}])
+    nearest = ours(weft, recipe, zoo, tmp_path / "nearest")
+    got = ours(weft, {**recipe, "rounding": "stochastic"}, zoo, tmp_path / "recipe", "--seed", "4")
+    asked = ours(weft, recipe, zoo, tmp_path / "asked", "--rounding", "stochastic", "--seed", "4")
+    report = json.loads((tmp_path / "recipe" / "merge.json").read_text())
+    assert report["rounding"] == "stochastic" and report["seed"] == 4
+    base, a = (load_file(zoo / name / "model.safetensors") for name in ("base", "a"))
+    kept = {"nearest": 0.0, "stochastic": 0.0}
+    whole = 0.0
+    for key, value in got.items():
+        assert torch.equal(value, asked[key]), key
+        start, exact = base[key].double(), base[key].double() + 0.05 * (a[key].double() - base[key].double())
+        step = 2.0 ** (torch.floor(torch.log2(exact.abs().clamp(min=2.0 ** -120))) - 7)
+        assert ((value.double() - exact).abs() <= step * 1.001).all(), key
+        update = exact - start
+        whole += (update * update).sum().item()
+        kept["nearest"] += ((nearest[key].double() - start) * update).sum().item()
+        kept["stochastic"] += ((value.double() - start) * update).sum().item()
+    assert kept["stochastic"] / whole == pytest.approx(1, abs=0.1)
+    if base["model.norm.weight"].dtype == torch.bfloat16:
+        assert kept["nearest"] / whole < 0.6  # Most steps are larger than the change.
+
+
 def test_draws_have_the_density_and_do_not_depend_on_threads(weft, zoo, tmp_path):
     recipe = dict(merge_method="dare_linear", base_model="base", parameters={"rescale": False},
                   models=models("a", "b", weight=[1, 0], density=[0.3, 1]))
