@@ -1,0 +1,64 @@
+#include "export/checked_file.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/error.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/throws.h"
+
+namespace weft::exporting {
+namespace {
+
+namespace fs = std::filesystem;
+
+void write(const CheckedFile& file, std::string_view bytes) {
+  std::ofstream(file.path(), std::ios::binary) << bytes;
+}
+
+TEST(CheckedFile, HasNoNameBeforeItIsAccepted) {
+  const tests::TempDir folder;
+  CheckedFile file(folder / "model.gguf", core::Overwrite::kRefuse);
+  write(file, "right");
+  file.check([] {});
+  EXPECT_FALSE(fs::exists(folder / "model.gguf"));
+  file.accept();
+  EXPECT_EQ(tests::slurp(folder / "model.gguf"), "right");
+  EXPECT_FALSE(fs::exists(folder / "model.gguf.rejected"));
+}
+
+TEST(CheckedFile, FoundWrongIsKeptUnderTheRejectedNameOnly) {
+  const tests::TempDir folder;
+  folder.write("model.gguf", "earlier");
+  {
+    CheckedFile file(folder / "model.gguf", core::Overwrite::kReplace);
+    write(file, "damaged");
+    EXPECT_THROWS_WITH(file.check([] { throw NumericError("'blk.0.attn_q.weight' differs"); }),
+                       NumericError, "blk.0.attn_q.weight", "model.gguf.rejected");
+  }
+  EXPECT_EQ(tests::slurp(folder / "model.gguf"), "earlier");
+  EXPECT_EQ(tests::slurp(folder / "model.gguf.rejected"), "damaged");
+  EXPECT_FALSE(fs::exists(folder / "model.gguf.unchecked"));
+}
+
+TEST(CheckedFile, WhatFailsOtherwiseLeavesNothing) {
+  const tests::TempDir folder;
+  try {
+    CheckedFile file(folder / "model.gguf", core::Overwrite::kRefuse);
+    write(file, "half");
+    file.check([] { throw IoError("the disk is gone"); });
+  } catch (const IoError&) {
+  }
+  EXPECT_TRUE(fs::is_empty(folder.path()));
+}
+
+TEST(CheckedFile, AnEarlierRejectedFileIsNotReplacedUnasked) {
+  const tests::TempDir folder;
+  folder.write("model.gguf.rejected", "to be looked at");
+  EXPECT_THROWS_WITH(CheckedFile(folder / "model.gguf", core::Overwrite::kRefuse), InputError,
+                     "model.gguf.rejected");
+}
+
+}  // namespace
+}  // namespace weft::exporting
