@@ -101,9 +101,10 @@ int run(char** arguments) {
 
 int main(int count, char** arguments) {
   if (count != 9) {
-    fmt::print(stderr,
-               "usage: bench_eval MODEL PAIRS.jsonl CHOICES.jsonl f32|bf16 THREADS ANSWERS MAX_TOKENS "
-               "BATCH\n");
+    fmt::print(
+        stderr,
+        "usage: bench_eval MODEL PAIRS.jsonl CHOICES.jsonl f32|bf16 THREADS ANSWERS MAX_TOKENS "
+        "BATCH\n");
     return 2;
   }
   try {
