@@ -1,0 +1,51 @@
+// What documents say of the sources is true of them.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <sstream>
+#include <string>
+
+#include "tests/support/source_dir.h"
+
+namespace weft::tests {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string text_of(const fs::path& file) {
+  std::ostringstream text;
+  text << std::ifstream(file).rdbuf();
+  return text.str();
+}
+
+/// The sources of all tests, one after the other.
+std::string all_tests() {
+  std::string all;
+  for (const auto& entry : fs::recursive_directory_iterator(source_dir() / "tests")) {
+    const fs::path extension = entry.path().extension();
+    if (extension == ".cpp" || extension == ".py") all += text_of(entry.path());
+  }
+  return all;
+}
+
+TEST(Documents, EveryTestThatTheFaultsAreHeldByExists) {
+  const std::string tests = all_tests();
+  const std::string page = text_of(source_dir() / "docs/faults.md");
+  static const std::regex kName(R"(`(?:([A-Z]\w+)\.(\w+)|(test_\w+))`)");
+  int names = 0;
+  for (std::sregex_iterator at(page.begin(), page.end(), kName), end; at != end; ++at, ++names) {
+    const std::smatch& match = *at;
+    const bool exists =
+        match[3].matched
+            ? tests.find("def " + match[3].str() + "(") != std::string::npos
+            : tests.find("(" + match[1].str() + ", " + match[2].str() + ")") != std::string::npos;
+    EXPECT_TRUE(exists) << match[0];
+  }
+  EXPECT_GT(names, 40) << "the table was not found";
+}
+
+}  // namespace
+}  // namespace weft::tests
