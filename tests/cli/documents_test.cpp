@@ -38,10 +38,13 @@ TEST(Documents, EveryTestThatTheFaultsAreHeldByExists) {
   int names = 0;
   for (std::sregex_iterator at(page.begin(), page.end(), kName), end; at != end; ++at, ++names) {
     const std::smatch& match = *at;
-    const bool exists =
-        match[3].matched
-            ? tests.find("def " + match[3].str() + "(") != std::string::npos
-            : tests.find("(" + match[1].str() + ", " + match[2].str() + ")") != std::string::npos;
+    std::ostringstream definition;
+    if (match[3].matched) {
+      definition << "def " << match[3] << '(';
+    } else {
+      definition << '(' << match[1] << ", " << match[2] << ')';
+    }
+    const bool exists = tests.find(definition.str()) != std::string::npos;
     EXPECT_TRUE(exists) << match[0];
   }
   EXPECT_GT(names, 40) << "the table was not found";
