@@ -27,7 +27,7 @@ struct Options : ModelOutputOptions {
   std::string method = "linear";
   std::vector<std::string> parameters;
   std::string dtype = "keep";
-  std::string rounding = "nearest";
+  std::string rounding;  ///< Empty: to nearest, or as the recipe says.
   std::string undo;
   std::string max_shard_size = "5GB";
   std::uint64_t seed = 0;
@@ -42,6 +42,7 @@ std::optional<core::DType> parse_type(const std::string& text) {
 }
 
 merge::Rounding rounding_of(const Options& options) {
+  if (options.rounding.empty()) return merge::Rounding::kNearest;
   if (const auto rounding = merge::parse_rounding(options.rounding)) return *rounding;
   throw ConfigError("--rounding '{}' is unknown; it is nearest, stochastic or error_feedback",
                     options.rounding);
@@ -148,7 +149,7 @@ merge::CombineRequest combine_request_of(const Options& options) {
   request.recipe = recipe_of(options);
   request.out = options.out;
   request.dtype = parse_type(options.dtype);
-  if (options.rounding != "nearest") request.rounding = rounding_of(options);
+  if (!options.rounding.empty()) request.rounding = rounding_of(options);
   request.seed = options.seed;
   request.max_shard_bytes = parse_size(options.max_shard_size);
   request.overwrite = options.overwrite();
@@ -290,10 +291,10 @@ Run add_merge(CLI::App& app) {
          "recipe "
          "says; auto widens the type where rounding would leave less than 95 % of the update")
       ->capture_default_str();
-  app.add_option("--rounding", options->rounding,
-                 "of changed tensors of 16 bits: nearest, stochastic (with --seed) or "
-                 "error_feedback, which keep small updates in the mean")
-      ->capture_default_str();
+  app.add_option(
+      "--rounding", options->rounding,
+      "of changed tensors of 16 bits: nearest (default, unless a recipe says otherwise), "
+      "stochastic (with --seed) or error_feedback, which keep small updates in the mean");
   app.add_option("--undo", options->undo,
                  "also write what weft unmerge needs to restore the base's very files")
       ->type_name("FILE");

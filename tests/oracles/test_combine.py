@@ -264,6 +264,8 @@ def test_rounding_of_a_recipe_keeps_the_mean_and_is_recorded(weft, zoo, tmp_path
     nearest = ours(weft, recipe, zoo, tmp_path / "nearest")
     got = ours(weft, {**recipe, "rounding": "stochastic"}, zoo, tmp_path / "recipe", "--seed", "4")
     asked = ours(weft, recipe, zoo, tmp_path / "asked", "--rounding", "stochastic", "--seed", "4")
+    back = ours(weft, {**recipe, "rounding": "stochastic"}, zoo, tmp_path / "back", "--rounding", "nearest")
+    assert all(torch.equal(value, back[key]) for key, value in nearest.items())  # The option wins over the recipe.
     report = json.loads((tmp_path / "recipe" / "merge.json").read_text())
     assert report["rounding"] == "stochastic" and report["seed"] == 4
     base, a = (load_file(zoo / name / "model.safetensors") for name in ("base", "a"))
