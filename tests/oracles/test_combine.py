@@ -257,7 +257,6 @@ def test_is_the_exact_rule_rounded_once(weft, zoo, tmp_path, method):
         assert ((value.double() - want).abs() <= (nearest.double() - want).abs() + 1e-12).all(), key
 
 
-@pytest.mark.parametrize("zoo", ["float32"], indirect=True)
 def test_rounding_of_a_recipe_keeps_the_mean_and_is_recorded(weft, zoo, tmp_path):
     recipe = dict(merge_method="task_arithmetic", base_model="base", dtype="bfloat16",
                   models=[{"model": "a", "parameters": {"weight": 0.05}}])
@@ -285,6 +284,7 @@ def test_rounding_of_a_recipe_keeps_the_mean_and_is_recorded(weft, zoo, tmp_path
         assert kept["nearest"] / whole < 0.6  # Most steps are larger than the change.
 
 
+@pytest.mark.parametrize("zoo", ["float32"], indirect=True)
 def test_draws_have_the_density_and_do_not_depend_on_threads(weft, zoo, tmp_path):
     recipe = dict(merge_method="dare_linear", base_model="base", parameters={"rescale": False},
                   models=models("a", "b", weight=[1, 0], density=[0.3, 1]))
