@@ -268,8 +268,7 @@ def test_rounding_of_a_recipe_keeps_the_mean_and_is_recorded(weft, zoo, tmp_path
     report = json.loads((tmp_path / "recipe" / "merge.json").read_text())
     assert report["rounding"] == "stochastic" and report["seed"] == 4
     base, a = (load_file(zoo / name / "model.safetensors") for name in ("base", "a"))
-    kept = {"nearest": 0.0, "stochastic": 0.0}
-    whole = 0.0
+    kept = whole = 0.0
     for key, value in got.items():
         assert torch.equal(value, asked[key]), key
         start, exact = base[key].double(), base[key].double() + 0.05 * (a[key].double() - base[key].double())
@@ -277,11 +276,9 @@ def test_rounding_of_a_recipe_keeps_the_mean_and_is_recorded(weft, zoo, tmp_path
         assert ((value.double() - exact).abs() <= step * 1.001).all(), key
         update = exact - start
         whole += (update * update).sum().item()
-        kept["nearest"] += ((nearest[key].double() - start) * update).sum().item()
-        kept["stochastic"] += ((value.double() - start) * update).sum().item()
-    assert kept["stochastic"] / whole == pytest.approx(1, abs=0.1)
-    if base["model.norm.weight"].dtype == torch.bfloat16:
-        assert kept["nearest"] / whole < 0.6  # Most steps are larger than the change.
+        kept += ((value.double() - start) * update).sum().item()
+    assert kept / whole == pytest.approx(1, abs=0.1)
+    assert any(not torch.equal(value, nearest[key]) for key, value in got.items())
 
 
 @pytest.mark.parametrize("zoo", ["float32"], indirect=True)
