@@ -4,13 +4,18 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
+#include <sstream>
 #include <vector>
 
+#include "cli/catalog.h"
+#include "cli/help.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/suggest.h"
+#include "core/utf8.h"
 
 namespace weft::cli {
 namespace {
@@ -18,7 +23,7 @@ namespace {
 int complain(const std::string& command, std::string_view message, ExitCode code) {
   // One line, whatever a library put into its message.
   std::string line(message.substr(0, message.find_last_not_of(" \n") + 1));
-  fmt::print(stderr, "weft {}: {}\n", command, line);
+  tell("weft {}: {}\n", command, line);
   return static_cast<int>(code);
 }
 
@@ -50,9 +55,31 @@ std::string what_is_wrong(const CLI::App& app, const CLI::ParseError& error) {
                      meant.empty() ? "" : fmt::format(", did you mean '{}'?", meant));
 }
 
+/// Paths go into files that are UTF-8 (YAML, JSON), from which they must come back.
+void require_text(std::span<char* const> arguments) {
+  for (const char* argument : arguments) {
+    const std::string_view text(argument);
+    if (core::is_utf8(text)) continue;
+    throw ConfigError(
+        "the argument '{}...' is not UTF-8 text; rename the file or folder, which can then be "
+        "written down in configurations and records",
+        text.substr(0, core::well_formed_prefix(text)));
+  }
+  std::error_code error;
+  const std::string folder = std::filesystem::current_path(error).string();
+  if (!core::is_utf8(folder)) {
+    throw ConfigError("the name of the current folder is not UTF-8 text ('{}...'); rename it",
+                      folder.substr(0, core::well_formed_prefix(folder)));
+  }
+}
+
 int parse_and_run(const Command& command, std::span<char* const> arguments) {
+  require_text(arguments);
   CLI::App app;
   app.name(fmt::format("weft {}", command.name));
+  app.formatter(help_formatter());
+  const auto entry = std::ranges::find(kCatalog, command.name, &CatalogEntry::name);
+  if (entry != kCatalog.end()) app.footer(fmt::format("\nExample:\n  {}", entry->example));
   app.failure_message(CLI::FailureMessage::simple);
   const Run run = command.add(app);
   // CLI11 consumes its vector from the back.
@@ -60,13 +87,30 @@ int parse_and_run(const Command& command, std::span<char* const> arguments) {
   try {
     app.parse(reversed);
   } catch (const CLI::Success& success) {  // --help
-    return app.exit(success);
+    std::ostringstream text;
+    const int status = app.exit(success, text, text);
+    write_output(text.str());
+    return status;
   } catch (const CLI::ParseError& error) {
     return complain(command.name,
                     fmt::format("{} (see weft {} --help)", what_is_wrong(app, error), command.name),
                     ExitCode::kBadInput);
   }
   return run();
+}
+
+/// Every exception becomes one line and an exit status.
+int run_caught(const Command& command, std::span<char* const> arguments) {
+  try {
+    return parse_and_run(command, arguments);
+  } catch (const Error& error) {
+    return complain(command.name, error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return complain(command.name, "out of memory", ExitCode::kFailed);
+  } catch (const std::exception& error) {
+    return complain(command.name, fmt::format("internal error: {}", error.what()),
+                    ExitCode::kFailed);
+  }
 }
 
 }  // namespace
@@ -76,15 +120,7 @@ int run_command(std::span<const Command> commands, const std::string& name,
   const auto found =
       std::ranges::find_if(commands, [&](const Command& c) { return name == c.name; });
   if (found == commands.end()) return complain(name, "no such command", ExitCode::kBadInput);
-  try {
-    return parse_and_run(*found, arguments);
-  } catch (const Error& error) {
-    return complain(name, error.what(), error.exit_code());
-  } catch (const std::bad_alloc&) {
-    return complain(name, "out of memory", ExitCode::kFailed);
-  } catch (const std::exception& error) {
-    return complain(name, fmt::format("internal error: {}", error.what()), ExitCode::kFailed);
-  }
+  return finish_output(name, run_caught(*found, arguments));
 }
 
 CLI::Validator whole_number_from(std::int64_t least) {
@@ -100,8 +136,7 @@ CLI::Validator whole_number_from(std::int64_t least) {
 
 core::Log stderr_log(std::string command) {
   return [command = std::move(command)](core::Level level, std::string_view line) {
-    fmt::print(stderr, "weft {}: {}{}\n", command,
-               level == core::Level::kWarning ? "warning: " : "", line);
+    tell("weft {}: {}{}\n", command, level == core::Level::kWarning ? "warning: " : "", line);
   };
 }
 

@@ -55,7 +55,7 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
 OpenedModel open_model(const ModelArguments& arguments, const core::Log& log) {
   model::prepare_runtime(arguments.threads);
   checkpoint::Checkpoint checkpoint = checkpoint::Checkpoint::open(arguments.model);
-  model::Spec spec = model::read_spec(checkpoint.config(), checkpoint.path().string());
+  model::Spec spec = model::read_spec(checkpoint);
   OpenedModel opened{std::move(checkpoint), std::move(spec), {}};
   for (const std::string& text : arguments.adapters) {
     const AdapterArgument argument = parse_adapter(text);

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "cli/output.h"
 #include "core/schema.h"
 
 // What every command with a YAML file can be asked about it.
@@ -30,8 +31,8 @@ inline void declare_question(CLI::App& app, ConfigQuestion& question, const std:
 /// Prints what was asked about the keys; false when nothing was.
 template <typename Config>
 bool answer_about_keys(const ConfigQuestion& question, const char* command) {
-  if (question.json_schema) fmt::print("{}\n", core::json_schema<Config>(command).dump(2));
-  if (question.reference) fmt::print("{}", core::config_reference<Config>());
+  if (question.json_schema) print("{}\n", core::json_schema<Config>(command).dump(2));
+  if (question.reference) print("{}", core::config_reference<Config>());
   return question.json_schema || question.reference;
 }
 
@@ -40,7 +41,7 @@ template <typename Config>
 bool answer_about_values(const ConfigQuestion& question, const Config& config) {
   if (question.dump.empty()) return false;
   const auto extent = question.dump == "full" ? core::Dump::kFull : core::Dump::kMinimal;
-  fmt::print("{}", core::dump_config(config, extent));
+  print("{}", core::dump_config(config, extent));
   return true;
 }
 

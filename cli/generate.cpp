@@ -17,6 +17,7 @@
 #include "cli/command.h"
 #include "cli/computing_model.h"
 #include "cli/interrupt.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "lora/adapter.h"
 #include "model/answer.h"
@@ -98,7 +99,7 @@ class Session {
         [&](std::string_view piece) {
           if (!arguments_.json) {
             std::fwrite(piece.data(), 1, piece.size(), stdout);
-            std::fflush(stdout);
+            flush_output();
           }
           return !interrupted.load();
         },
@@ -168,9 +169,9 @@ int answer_once(const GenerateArguments& arguments, Session& session,
                                       {"prompt_ids", prompt},
                                       {"finish", name_of(answer.finish)},
                                       {"seconds", seconds}};
-    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else if (!answer.text.ends_with('\n')) {
-    fmt::print("\n");
+    print("\n");
   }
   return static_cast<int>(interrupted.load() ? ExitCode::kInterrupted : ExitCode::kDone);
 }
@@ -181,12 +182,12 @@ std::optional<std::string> read_line(bool terminal) {
   std::string line;
   for (;;) {
     if (terminal) {
-      fmt::print("> ");
-      std::fflush(stdout);
+      print("> ");
+      flush_output();
       pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
       if (::poll(&input, 1, -1) < 0 && errno == EINTR) {
         clear_interrupt();
-        fmt::print("\n(Ctrl-D ends the chat)\n");
+        print("\n(Ctrl-D ends the chat)\n");
         continue;
       }
     }
@@ -206,7 +207,7 @@ int chat(const GenerateArguments& arguments, Session& session,
         arguments.model.model);
   }
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
-  if (terminal) fmt::print(stderr, "Ctrl-C stops an answer, Ctrl-D ends the chat.\n");
+  if (terminal) tell("Ctrl-C stops an answer, Ctrl-D ends the chat.\n");
   // The conversation must reach read_line() unbuffered, or poll() would miss what stdio holds.
   if (terminal) std::setvbuf(stdin, nullptr, _IONBF, 0);
   Messages messages = first_messages(arguments);
@@ -220,13 +221,13 @@ int chat(const GenerateArguments& arguments, Session& session,
     if (arguments.json) {
       const nlohmann::ordered_json json{
           {"text", answer.text}, {"ids", answer.ids}, {"finish", name_of(answer.finish)}};
-      fmt::print("{}", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+      print("{}", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     }
-    fmt::print("\n");
-    std::fflush(stdout);
+    print("\n");
+    flush_output();
     clear_interrupt();
   }
-  if (terminal) fmt::print("\n");
+  if (terminal) print("\n");
   return static_cast<int>(ExitCode::kDone);
 }
 

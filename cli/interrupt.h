@@ -4,8 +4,12 @@
 
 namespace weft::cli {
 
-/// Turns SIGINT and SIGTERM into a flag that long work polls. A second signal ends the program at
-/// once (exit status 130). Returns the flag; call it once per program.
+/// From here on SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 (the warnings of terminals, time-outs
+/// and batch systems) raise core::stop_flag(), which long work polls, and a closed pipe is an error
+/// of the write instead of the end of the program. Whoever sends the same request again, as srun
+/// and timeout do, changes nothing; only SIGINT from a second after the first request on ends the
+/// program at once, unsaved, with exit status 1. SIGHUP stays ignored where it was (nohup).
+/// Returns the flag. May be called again.
 const std::atomic<bool>& catch_interrupts();
 
 /// Lowers the flag, for programs that go on after an interrupt (a chat whose answer was stopped).

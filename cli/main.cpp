@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <clocale>
 #include <csignal>
-#include <cstdio>
 #include <string>
 #include <vector>
 
 #include "cli/catalog.h"
+#include "cli/output.h"
 #include "cli/plain_commands.h"
 #include "cli/torch_library.h"
 #include "core/error.h"
@@ -30,12 +30,13 @@ constexpr bool is_available(const CatalogEntry& entry) {
 }
 
 void print_help() {
-  fmt::print("weft {}: LoRA fine-tuning and adapter merging\n\nusage: weft COMMAND [OPTIONS]\n\n",
-             weft::core::kVersion);
+  weft::cli::print(
+      "weft {}: LoRA fine-tuning and adapter merging\n\nusage: weft COMMAND [OPTIONS]\n\n",
+      weft::core::kVersion);
   for (const CatalogEntry& entry : weft::cli::kCatalog) {
-    if (is_available(entry)) fmt::print("  {:<10}{}\n", entry.name, entry.summary);
+    if (is_available(entry)) weft::cli::print("  {:<10}{}\n", entry.name, entry.summary);
   }
-  fmt::print(
+  weft::cli::print(
       "\n  --version   print the version\n  --help      print this; weft COMMAND --help for its "
       "options\n"
       "\nExit status: 0 done, 1 failed, 2 wrong input, 3 refused by a gate, 130 interrupted.\n");
@@ -47,8 +48,8 @@ int unknown_command(const std::string& name) {
     if (is_available(entry)) names.emplace_back(entry.name);
   }
   const std::string meant = weft::core::nearest(name, names);
-  fmt::print(stderr, "weft: unknown command '{}'{}; see weft --help\n", name,
-             meant.empty() ? "" : fmt::format(", did you mean '{}'?", meant));
+  weft::cli::tell("weft: unknown command '{}'{}; see weft --help\n", name,
+                  meant.empty() ? "" : fmt::format(", did you mean '{}'?", meant));
   return static_cast<int>(ExitCode::kBadInput);
 }
 
@@ -59,11 +60,28 @@ int run_torch_command(const std::string& name, int count, char** arguments) {
     return reinterpret_cast<Entry>(weft::cli::torch_symbol("weft_run_torch_command"))(
         name.c_str(), count, arguments);
   } catch (const weft::Error& error) {
-    fmt::print(stderr, "weft {}: {}\n", name, error.what());
+    weft::cli::tell("weft {}: {}\n", name, error.what());
     return static_cast<int>(error.exit_code());
   }
 }
 #endif
+
+int run(const std::string& name, int count, char** arguments) {
+  const auto entry = std::ranges::find(weft::cli::kCatalog, name, &CatalogEntry::name);
+  if (entry == weft::cli::kCatalog.end() || !is_available(*entry)) return unknown_command(name);
+#ifdef WEFT_WITH_TORCH
+  if (entry->home == Home::kTorchLibrary) return run_torch_command(name, count, arguments);
+#endif
+  return weft::cli::run_command(weft::cli::plain_commands(), name,
+                                {arguments, static_cast<std::size_t>(count)});
+}
+
+/// weft help COMMAND
+int help_of(const std::string& command) {
+  std::string option = "--help";
+  char* arguments[] = {option.data(), nullptr};
+  return run(command, 1, arguments);
+}
 
 }  // namespace
 
@@ -72,18 +90,13 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_DFL);
   const std::string name = argc > 1 ? argv[1] : "--help";
   if (name == "--help" || name == "-h" || name == "help") {
+    if (name == "help" && argc > 2) return help_of(argv[2]);
     print_help();
-    return argc > 1 ? 0 : static_cast<int>(ExitCode::kBadInput);
+    return weft::cli::finish_output("--help", argc > 1 ? 0 : static_cast<int>(ExitCode::kBadInput));
   }
   if (name == "--version" || name == "-V") {
-    fmt::print("weft {}\n", weft::core::kVersion);
-    return 0;
+    weft::cli::print("weft {}\n", weft::core::kVersion);
+    return weft::cli::finish_output("--version", 0);
   }
-  const auto entry = std::ranges::find(weft::cli::kCatalog, name, &CatalogEntry::name);
-  if (entry == weft::cli::kCatalog.end() || !is_available(*entry)) return unknown_command(name);
-#ifdef WEFT_WITH_TORCH
-  if (entry->home == Home::kTorchLibrary) return run_torch_command(name, argc - 2, argv + 2);
-#endif
-  return weft::cli::run_command(weft::cli::plain_commands(), name,
-                                {argv + 2, static_cast<std::size_t>(argc - 2)});
+  return run(name, argc - 2, argv + 2);
 }

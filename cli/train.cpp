@@ -1,16 +1,18 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cstdio>
+#include <algorithm>
 #include <deque>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/config_question.h"
 #include "cli/interrupt.h"
+#include "cli/output.h"
 #include "cli/runs_on.h"
 #include "cli/train_progress.h"
 #include "cli/train_suites.h"
@@ -36,32 +38,32 @@ struct TrainOptions {
 };
 
 void print_outcome(const train::Outcome& outcome, const train::RunFolder& folder) {
-  fmt::print("{} after {} updates, {} tokens, {}\n",
-             outcome.ending == train::Ending::kEarlyStopping
-                 ? fmt::format("stopped early: {} no more",
-                               outcome.chosen ? outcome.chosen->text() + " got better"
-                                              : "the validation loss fell")
-                 : "done",
-             outcome.updates, core::human_count(outcome.tokens),
-             core::human_duration(outcome.seconds));
+  print("{} after {} updates, {} tokens, {}\n",
+        outcome.ending == train::Ending::kEarlyStopping
+            ? fmt::format("stopped early: {} no more", outcome.chosen
+                                                           ? outcome.chosen->text() + " got better"
+                                                           : "the validation loss fell")
+            : "done",
+        outcome.updates, core::human_count(outcome.tokens), core::human_duration(outcome.seconds));
   if (outcome.best_validation_loss) {
-    fmt::print("validation loss {}{:.4f}, the lowest, at update {}\n",
-               outcome.first_validation_loss
-                   ? fmt::format("{:.4f} at first, ", *outcome.first_validation_loss)
-                   : "",
-               *outcome.best_validation_loss, outcome.adapter_update);
+    print("validation loss {}{:.4f}, the lowest, at update {}\n",
+          outcome.first_validation_loss
+              ? fmt::format("{:.4f} at first, ", *outcome.first_validation_loss)
+              : "",
+          *outcome.best_validation_loss, outcome.adapter_update);
   }
   if (outcome.best_figure) {
-    fmt::print("{} {}{:.4f}, the best, at update {}\n", outcome.chosen->text(),
-               outcome.first_figure ? fmt::format("{:.4f} at first, ", *outcome.first_figure) : "",
-               *outcome.best_figure, outcome.adapter_update);
+    print("{} {}{:.4f}, the best, at update {}\n", outcome.chosen->text(),
+          outcome.first_figure ? fmt::format("{:.4f} at first, ", *outcome.first_figure) : "",
+          *outcome.best_figure, outcome.adapter_update);
   }
-  fmt::print("adapter {}\n", folder.adapter().string());
+  print("adapter {}\n", folder.adapter().string());
 }
 
 /// The folders of the runs, looked at and, where the runs are to be made, claimed.
 std::deque<train::RunFolder> open_folders(
-    const std::vector<core::Variant<train::TrainConfig>>& runs, const TrainOptions& options) {
+    const std::vector<core::Variant<train::TrainConfig>>& runs, const TrainOptions& options,
+    const core::Log& log) {
   const train::Start start = options.resume  ? train::Start::kResume
                              : options.force ? train::Start::kReplace
                                              : train::Start::kFresh;
@@ -73,7 +75,7 @@ std::deque<train::RunFolder> open_folders(
                        around.string());
     }
     folders.emplace_back(run.config.output_dir, start);
-    if (!options.check) folders.back().claim();
+    if (!options.check) folders.back().claim(log);
   }
   return folders;
 }
@@ -82,7 +84,7 @@ bool answer_about_runs(const ConfigQuestion& question,
                        const std::vector<core::Variant<train::TrainConfig>>& runs) {
   bool answered = false;
   for (const auto& run : runs) {
-    if (!question.dump.empty() && !run.name.empty()) fmt::print("--- # {}\n", run.name);
+    if (!question.dump.empty() && !run.name.empty()) print("--- # {}\n", run.name);
     answered = answer_about_values(question, run.config);
   }
   return answered;
@@ -100,9 +102,13 @@ void conclude(const std::vector<train::Prepared>& runs, const std::deque<train::
       if (runs.size() == 1) std::rethrow_exception(results[i].failure);
       failed.push_back(runs[i].name);
     } else if (outcome.ending != train::Ending::kInterrupted) {
-      if (!runs[i].name.empty()) fmt::print("{}: ", runs[i].name);
+      if (!runs[i].name.empty()) print("{}: ", runs[i].name);
       print_outcome(outcome, folders[i]);
     }
+  }
+  if (interrupted && std::ranges::any_of(folders, &train::RunFolder::replaces)) {
+    throw Interrupted("interrupted before the first update; the run in {} is as it was",
+                      folders.front().path().string());
   }
   if (interrupted) {
     throw Interrupted(
@@ -127,13 +133,18 @@ int run_train(const TrainOptions& options) {
   require_known_readers(described);
   const std::atomic<bool>& interrupted = catch_interrupts();
   model::prepare_runtime(static_cast<int>(described.front().config.threads));
-  std::deque<train::RunFolder> folders = open_folders(described, options);
-  std::vector<train::Prepared> runs = train::prepare(std::move(described), log);
+  std::deque<train::RunFolder> folders = open_folders(described, options, log);
+  std::vector<std::optional<train::TrainState>> resumed = train::last_states(folders, log);
+  std::vector<train::Prepared> runs = train::prepare(std::move(described), log, std::move(resumed));
   std::vector<std::unique_ptr<TrainSuites>> suites;
   for (const train::Prepared& run : runs) suites.push_back(train_suites(run, interrupted, log));
   for (const train::Prepared& run : runs) {
-    fmt::print(options.check ? stdout : stderr, "{}{}", train::describe_plan(run),
-               options.check && &run == &runs.back() ? "" : "\n");
+    const std::string plan = train::describe_plan(run);
+    if (options.check) {
+      print("{}{}", plan, &run == &runs.back() ? "" : "\n");
+    } else {
+      tell("{}\n", plan);
+    }
   }
   for (const train::Prepared& run : runs) {
     train::require_sound(run);

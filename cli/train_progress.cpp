@@ -1,9 +1,6 @@
 #include "cli/train_progress.h"
 
-#include <fmt/format.h>
-
-#include <cstdio>
-
+#include "cli/output.h"
 #include "core/terminal.h"
 #include "train/progress.h"
 
@@ -15,7 +12,7 @@ TrainProgress::~TrainProgress() { clear(); }
 
 void TrainProgress::clear() {
   if (!bar_shown_) return;
-  fmt::print(stderr, "\n");
+  tell("\n");
   bar_shown_ = false;
 }
 
@@ -26,12 +23,11 @@ void TrainProgress::OfRun::on_update(const train::UpdateReport& report) {
   if (shown_.is_terminal_) {
     const int columns = core::terminal_columns() - 1 - core::display_width(prefix_);
     // Erase the line, then write it: a shorter text leaves no rest of a longer one.
-    fmt::print(stderr, "\r\x1b[2K{}{}", prefix_, train::progress_bar(report, columns));
+    tell("\r\x1b[2K{}{}", prefix_, train::progress_bar(report, columns));
     shown_.bar_shown_ = true;
   } else if (report.update % log_every_ == 0 || report.update == report.total_updates) {
-    fmt::print(stderr, "{}{}\n", prefix_, train::progress_line(report));
+    tell("{}{}\n", prefix_, train::progress_line(report));
   }
-  std::fflush(stderr);
 }
 
 void TrainProgress::OfRun::on_evaluation(const train::EvaluationReport& report) {
@@ -43,9 +39,9 @@ void TrainProgress::OfRun::on_suites(const train::SuitesReport& report) {
 }
 
 void TrainProgress::OfRun::show(const std::string& line) {
-  if (shown_.bar_shown_) fmt::print(stderr, "\r\x1b[2K");
+  if (shown_.bar_shown_) tell("\r\x1b[2K");
   shown_.bar_shown_ = false;
-  fmt::print(stderr, "{}{}\n", prefix_, line);
+  tell("{}{}\n", prefix_, line);
 }
 
 }  // namespace weft::cli

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
@@ -48,6 +49,16 @@ void sync_folder_of(const fs::path& path) {
   if (descriptor < 0) return;
   ::fsync(descriptor);
   ::close(descriptor);
+}
+
+/// Gives two paths each other's contents at once; false where the file system cannot.
+bool exchange(const fs::path& a, const fs::path& b) {
+#ifdef RENAME_EXCHANGE
+  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
+#else
+  (void)a, (void)b;
+  return false;
+#endif
 }
 
 /// Process ids repeat among machines and containers that share a folder; the random number does
@@ -226,8 +237,14 @@ AtomicDirectory::~AtomicDirectory() {
 
 void AtomicDirectory::commit() {
   std::error_code error;
-  const fs::path old = sibling_of(target_, "old");
   const bool replaces = fs::exists(target_, error);
+  // One step, so that there is never a moment without the folder.
+  if (replaces && exchange(staging_, target_)) {
+    sync_folder_of(target_);
+    fs::remove_all(std::exchange(staging_, {}), error);
+    return;
+  }
+  const fs::path old = sibling_of(target_, "old");
   if (replaces && ::rename(target_.c_str(), old.c_str()) != 0) {
     fail("cannot move aside", target_, errno);
   }

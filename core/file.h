@@ -78,8 +78,8 @@ void require_writable(const std::filesystem::path& path, OutputKind kind,
 
 /// A folder that appears whole or not at all: files are written to path(), a sibling of the target,
 /// and commit() renames it. A target that cannot be written, or with kRefuse exists, is an
-/// InputError at once (require_writable); with kReplace the old folder is moved aside first and
-/// removed after the rename.
+/// InputError at once (require_writable); with kReplace the two folders change names in one step
+/// where the file system can (else the old one is moved aside first), and the old one is removed.
 class AtomicDirectory {
  public:
   AtomicDirectory(std::filesystem::path target, Overwrite overwrite);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/stop.h"
 
 namespace weft::core {
 
@@ -59,6 +60,7 @@ std::string sha256_file(const std::filesystem::path& path) {
   const std::span<const std::byte> all = file.bytes();
   Sha256 hash;
   for (std::size_t at = 0; at < all.size(); at += kChunk) {
+    leave_if_stopped("hashing " + path.string());
     const auto chunk = all.subspan(at, std::min(kChunk, all.size() - at));
     hash.update(chunk);
     file.release(chunk);  // a large file does not fill memory

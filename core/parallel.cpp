@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/cores.h"
+
 namespace weft::core {
 namespace {
 
@@ -94,7 +96,7 @@ class Pool {
 int thread_count() noexcept {
   const int chosen = chosen_threads.load();
   if (chosen > 0) return chosen;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return allowed_cores();
 }
 
 void set_thread_count(int count) noexcept { chosen_threads.store(std::max(0, count)); }

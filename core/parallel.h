@@ -5,10 +5,10 @@
 
 namespace weft::core {
 
-/// Threads that parallel_for uses: the value set, or the machine's cores.
+/// Threads that parallel_for uses: the value set, or allowed_cores() (core/cores.h).
 [[nodiscard]] int thread_count() noexcept;
 
-/// Sets thread_count(); 0 means the machine's cores. Call before work starts, from one thread.
+/// Sets thread_count(); 0 means the allowed cores. Call before work starts, from one thread.
 void set_thread_count(int count) noexcept;
 
 /// Calls body(begin, end) on disjoint ranges that cover [0, count), each at least `grain` long but

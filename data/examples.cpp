@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/parallel.h"
+#include "core/stop.h"
 
 namespace weft::data {
 namespace {
@@ -51,6 +52,7 @@ class BatchBuilder {
   static constexpr std::int64_t kGrain = 64;
 
   void build() {
+    core::leave_if_stopped("reading the data");
     std::vector<std::vector<Example>> built(samples_.size());
     std::mutex mutex;
     std::size_t failed_at = samples_.size();

@@ -86,7 +86,7 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
     const std::string name = job.info->name;
     jobs.emplace(name, std::move(job));
   }
-  model::Spec spec = model::read_spec(inputs.base.config(), model.model.string());
+  model::Spec spec = model::read_spec(inputs.base);
   spec.norm_eps = static_cast<float>(spec.norm_eps);
   spec.rope.theta = static_cast<float>(spec.rope.theta);
   return model::Decoder::filled(spec, compute, [&](const std::string& name, const at::Tensor& to) {

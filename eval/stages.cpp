@@ -33,7 +33,7 @@ struct Source {
 
 Source open_source(const std::filesystem::path& path) {
   checkpoint::Checkpoint checkpoint = checkpoint::Checkpoint::open(path);
-  model::Spec spec = model::read_spec(checkpoint.config(), path.string());
+  model::Spec spec = model::read_spec(checkpoint);
   text::Tokenizer tokenizer = text::Tokenizer::load(checkpoint);
   auto chat_template = text::ChatTemplate::load(checkpoint);
   return {std::move(checkpoint), std::move(spec), std::move(tokenizer), std::move(chat_template)};

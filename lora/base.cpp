@@ -3,6 +3,7 @@
 #include <string>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/digest_store.h"
 #include "core/error.h"
 #include "core/suggest.h"
 #include "lora/adapter.h"
@@ -93,7 +94,7 @@ void check_base(const std::optional<Provenance>& provenance, std::string_view di
 
 void check_base(const Adapter& adapter, const checkpoint::Checkpoint& base) {
   if (!adapter.provenance || adapter.provenance->base_weights.empty()) return;
-  check_base(adapter.provenance, base.weights_digest(), base.path());
+  check_base(adapter.provenance, checkpoint::known_weights_digest(base), base.path());
 }
 
 void check_prompts(const std::optional<Provenance>& provenance, const PromptDigests& now,

@@ -380,7 +380,7 @@ std::string config_text(const AdapterConfig& config, const std::vector<Target>& 
     json["alpha_pattern"][key] = number_json(alpha);
   json["target_modules"] = config.target_modules.all_linear() ? resolved_names(targets)
                                                               : targets_json(config.target_modules);
-  return json.dump(2, ' ', true);
+  return json.dump(2, ' ', true, Json::error_handler_t::replace);
 }
 
 }  // namespace weft::lora

@@ -12,12 +12,6 @@
 namespace weft::lora {
 namespace {
 
-// The constants of Philox4x32.
-constexpr std::uint32_t kFirstFactor = 0xD2511F53;
-constexpr std::uint32_t kSecondFactor = 0xCD9E8D57;
-constexpr std::uint32_t kFirstWeyl = 0x9E3779B9;
-constexpr std::uint32_t kSecondWeyl = 0xBB67AE85;
-
 std::uint32_t low(std::uint64_t x) noexcept { return static_cast<std::uint32_t>(x); }
 std::uint32_t high(std::uint64_t x) noexcept { return static_cast<std::uint32_t>(x >> 32); }
 
@@ -27,7 +21,7 @@ constexpr std::size_t kBlocks = 16;
 float as_float(std::uint32_t word) noexcept { return static_cast<float>(word >> 8) * 0x1p-24F; }
 
 /// The numbers of blocks block .. block + kBlocks: philox() for all of them, a round at a time.
-WEFT_CLONES void fill_blocks(std::array<std::uint32_t, 2> key, std::array<std::uint32_t, 2> name,
+WEFT_CLONES void fill_blocks(core::PhiloxKey key, std::array<std::uint32_t, 2> name,
                              std::uint64_t block, float* out) {
   std::uint32_t words[4][kBlocks];
   for (std::size_t i = 0; i < kBlocks; ++i) {
@@ -36,18 +30,7 @@ WEFT_CLONES void fill_blocks(std::array<std::uint32_t, 2> key, std::array<std::u
     words[2][i] = name[0];
     words[3][i] = name[1];
   }
-  for (int round = 0; round < 10; ++round) {
-    for (std::size_t i = 0; i < kBlocks; ++i) {
-      const std::uint64_t x = std::uint64_t{kFirstFactor} * words[0][i];
-      const std::uint64_t y = std::uint64_t{kSecondFactor} * words[2][i];
-      words[0][i] = static_cast<std::uint32_t>(y >> 32) ^ words[1][i] ^ key[0];
-      words[1][i] = static_cast<std::uint32_t>(y);
-      words[2][i] = static_cast<std::uint32_t>(x >> 32) ^ words[3][i] ^ key[1];
-      words[3][i] = static_cast<std::uint32_t>(x);
-    }
-    key[0] += kFirstWeyl;
-    key[1] += kSecondWeyl;
-  }
+  core::philox_lanes(key, words);
   for (std::size_t i = 0; i < kBlocks; ++i) {
     for (std::size_t word = 0; word < 4; ++word) {
       // Numbers below 2^31 convert from int, for which every processor has an instruction.
@@ -58,20 +41,8 @@ WEFT_CLONES void fill_blocks(std::array<std::uint32_t, 2> key, std::array<std::u
 
 }  // namespace
 
-std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 2> key,
-                                    std::array<std::uint32_t, 4> counter) noexcept {
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t x = std::uint64_t{kFirstFactor} * counter[0];
-    const std::uint64_t y = std::uint64_t{kSecondFactor} * counter[2];
-    counter = {high(y) ^ counter[1] ^ key[0], low(y), high(x) ^ counter[3] ^ key[1], low(x)};
-    key[0] += kFirstWeyl;
-    key[1] += kSecondWeyl;
-  }
-  return counter;
-}
-
 RandomStream::RandomStream(std::uint64_t seed, std::string_view name)
-    : key_{low(seed), high(seed)} {
+    : key_(core::philox_key(seed)) {
   const std::string digest = core::sha256(name);
   std::uint64_t bits = 0;
   std::from_chars(digest.data(), digest.data() + 16, bits, 16);
@@ -80,7 +51,7 @@ RandomStream::RandomStream(std::uint64_t seed, std::string_view name)
 
 float RandomStream::uniform(std::uint64_t i) const noexcept {
   const std::uint64_t block = i / 4;
-  const auto words = philox(key_, {low(block), high(block), name_[0], name_[1]});
+  const auto words = core::philox(key_, {low(block), high(block), name_[0], name_[1]});
   return as_float(words[i % 4]);
 }
 

@@ -6,13 +6,9 @@
 #include <span>
 #include <string_view>
 
-namespace weft::lora {
+#include "core/philox.h"
 
-/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): four
-/// 32-bit numbers that depend on nothing but key and counter, with integer arithmetic only, so the
-/// same everywhere and in any order. NumPy, PyTorch on CUDA and TensorFlow use the same function.
-[[nodiscard]] std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 2> key,
-                                                  std::array<std::uint32_t, 4> counter) noexcept;
+namespace weft::lora {
 
 /// The stream of a name (a module's path): key = seed, counter = (block, first 64 bits of the
 /// name's SHA-256). Number i of the stream is word i % 4 of block i / 4.
@@ -30,7 +26,7 @@ class RandomStream {
              std::span<std::uint8_t> marks) const noexcept;
 
  private:
-  std::array<std::uint32_t, 2> key_;
+  core::PhiloxKey key_;
   std::array<std::uint32_t, 2> name_;
 };
 

@@ -1,5 +1,7 @@
 #include "lora/random_wide.h"
 
+#include "core/philox.h"
+
 #if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC's own header leaves the old value of a register open, and GCC 12 then warns of it (PR
@@ -17,6 +19,8 @@ namespace weft::lora {
 namespace {
 
 #define WEFT_WIDE gnu::target("avx512f")
+
+using namespace core::philox_constants;
 
 [[gnu::always_inline, WEFT_WIDE]] inline __m512i all(std::uint64_t value) {
   return _mm512_set1_epi64(static_cast<long long>(value));
@@ -39,15 +43,15 @@ struct Numbers {
   __m512i d = all(blocks.name[1]);
   std::uint32_t first_key = blocks.key[0];
   std::uint32_t second_key = blocks.key[1];
-  for (int round = 0; round < 10; ++round) {
-    const __m512i x = _mm512_mul_epu32(a, all(0xD2511F53));
-    const __m512i y = _mm512_mul_epu32(c, all(0xCD9E8D57));
+  for (int round = 0; round < kRounds; ++round) {
+    const __m512i x = _mm512_mul_epu32(a, all(kFirstFactor));
+    const __m512i y = _mm512_mul_epu32(c, all(kSecondFactor));
     a = _mm512_ternarylogic_epi64(_mm512_srli_epi64(y, 32), b, all(first_key), 0x96);
     b = y;
     c = _mm512_ternarylogic_epi64(_mm512_srli_epi64(x, 32), d, all(second_key), 0x96);
     d = x;
-    first_key += 0x9E3779B9;
-    second_key += 0xBB67AE85;
+    first_key += kFirstWeyl;
+    second_key += kSecondWeyl;
   }
   const __m512i ab = _mm512_mask_blend_epi32(0xaaaa, a, _mm512_slli_epi64(b, 32));
   const __m512i cd = _mm512_mask_blend_epi32(0xaaaa, c, _mm512_slli_epi64(d, 32));

@@ -212,7 +212,7 @@ Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute,
                       BaseFormat format) {
   const Guard guard;
   auto state = std::make_unique<State>();
-  state->spec = read_spec(checkpoint.config(), checkpoint.path().string());
+  state->spec = read_spec(checkpoint);
   state->type = type_of(compute);
   state->weights =
       make_weights(state->spec, state->type, format, checkpoint_filler(checkpoint, state->spec));

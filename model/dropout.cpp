@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "core/philox.h"
 #include "model/kernel_math.h"
 #include "model/ops.h"
 
@@ -12,48 +13,19 @@ using kernel::narrow;
 using kernel::Wide;
 using kernel::widen;
 
-constexpr std::uint32_t kMultiplier0 = 0xD2511F53U;
-constexpr std::uint32_t kMultiplier1 = 0xCD9E8D57U;
-constexpr std::uint32_t kWeyl0 = 0x9E3779B9U;
-constexpr std::uint32_t kWeyl1 = 0xBB67AE85U;
-constexpr int kRounds = 10;
-
 constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kBlock = 4 * kLanes;
 
-/// Philox for kLanes counters at once: words[w * kLanes + lane] is word w of counter first + lane.
-WEFT_INLINE void philox_lanes(std::uint64_t first, std::uint32_t module, std::uint64_t key,
-                              std::uint32_t* words) {
-  std::uint32_t c0[kLanes];
-  std::uint32_t c1[kLanes];
-  std::uint32_t c2[kLanes];
-  std::uint32_t c3[kLanes];
+/// words[w][lane] is word w of counter first + lane.
+WEFT_INLINE void words_of(std::uint64_t first, std::uint32_t module, std::uint64_t key,
+                          std::uint32_t (&words)[4][kLanes]) {
   for (std::uint32_t l = 0; l < kLanes; ++l) {
-    c0[l] = static_cast<std::uint32_t>(first) + l;  // first is a multiple of kLanes: no carry
-    c1[l] = static_cast<std::uint32_t>(first >> 32);
-    c2[l] = module;
-    c3[l] = 0;
+    words[0][l] = static_cast<std::uint32_t>(first) + l;  // a multiple of kLanes: no carry
+    words[1][l] = static_cast<std::uint32_t>(first >> 32);
+    words[2][l] = module;
+    words[3][l] = 0;
   }
-  auto k0 = static_cast<std::uint32_t>(key);
-  auto k1 = static_cast<std::uint32_t>(key >> 32);
-  for (int round = 0; round < kRounds; ++round) {
-    for (std::int64_t l = 0; l < kLanes; ++l) {
-      const std::uint64_t p0 = std::uint64_t{kMultiplier0} * c0[l];
-      const std::uint64_t p1 = std::uint64_t{kMultiplier1} * c2[l];
-      c0[l] = static_cast<std::uint32_t>(p1 >> 32) ^ c1[l] ^ k0;
-      c2[l] = static_cast<std::uint32_t>(p0 >> 32) ^ c3[l] ^ k1;
-      c1[l] = static_cast<std::uint32_t>(p1);
-      c3[l] = static_cast<std::uint32_t>(p0);
-    }
-    k0 += kWeyl0;
-    k1 += kWeyl1;
-  }
-  for (std::int64_t l = 0; l < kLanes; ++l) {
-    words[l] = c0[l];
-    words[kLanes + l] = c1[l];
-    words[2 * kLanes + l] = c2[l];
-    words[3 * kLanes + l] = c3[l];
-  }
+  core::philox_lanes(core::philox_key(key), words);
 }
 
 struct Mask {
@@ -69,12 +41,13 @@ WEFT_INLINE void mask_blocks_of(const T* in, T* out, std::int64_t elements, cons
                                 std::int64_t begin, std::int64_t end) {
   const auto scale = static_cast<Wide<T>>(mask.keep_scale);
   for (std::int64_t block = begin; block < end; ++block) {
-    std::uint32_t words[kBlock];
-    philox_lanes(static_cast<std::uint64_t>(block * kLanes), mask.module, mask.seed, words);
+    std::uint32_t words[4][kLanes];
+    words_of(static_cast<std::uint64_t>(block * kLanes), mask.module, mask.seed, words);
+    const std::uint32_t* word = words[0];  // all four, one after the other
     const std::int64_t first = block * kBlock;
     const std::int64_t count = std::min(kBlock, elements - first);
     for (std::int64_t i = 0; i < count; ++i) {
-      const Wide<T> kept = words[i] < mask.threshold ? Wide<T>(0) : widen(in[first + i]) * scale;
+      const Wide<T> kept = word[i] < mask.threshold ? Wide<T>(0) : widen(in[first + i]) * scale;
       out[first + i] = narrow<T>(kAdd ? widen(out[first + i]) + kept : kept);
     }
   }
@@ -102,21 +75,6 @@ Mask mask_of(const Dropout& dropout, std::uint32_t module) {
 }
 
 }  // namespace
-
-Philox philox4x32(const Philox& counter, std::uint64_t key) {
-  Philox c = counter;
-  auto k0 = static_cast<std::uint32_t>(key);
-  auto k1 = static_cast<std::uint32_t>(key >> 32);
-  for (int round = 0; round < kRounds; ++round) {
-    const std::uint64_t p0 = std::uint64_t{kMultiplier0} * c.words[0];
-    const std::uint64_t p1 = std::uint64_t{kMultiplier1} * c.words[2];
-    c = {{static_cast<std::uint32_t>(p1 >> 32) ^ c.words[1] ^ k0, static_cast<std::uint32_t>(p1),
-          static_cast<std::uint32_t>(p0 >> 32) ^ c.words[3] ^ k1, static_cast<std::uint32_t>(p0)}};
-    k0 += kWeyl0;
-    k1 += kWeyl1;
-  }
-  return c;
-}
 
 at::Tensor dropout(const at::Tensor& x, const Dropout& dropout, std::uint32_t module) {
   at::Tensor y = at::empty_like(x);

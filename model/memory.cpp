@@ -36,12 +36,13 @@ class Activations {
         f_(spec.intermediate),
         element_(load.compute == Compute::kBF16 ? 2 : 4),
         ranks_(ranks),
+        dropped_(load.dropout ? std::max({d_, q_, f_}) : 0),
         statistics_(4 * (2 + spec.heads)) {}
 
   /// A layer's forward that keeps nothing: input, sum after attention, and the widest of what
   /// follows.
   [[nodiscard]] std::int64_t forward() const {
-    return element_ * (2 * d_ + std::max(d_ + qkv_ + q_, 2 * f_ + std::max(d_, f_)));
+    return element_ * (2 * d_ + std::max(d_ + qkv_ + q_, 2 * f_ + std::max(d_, f_)) + dropped_);
   }
   /// LayerState: x, y, qkv, attended, gate and up, ranks; the norms' and attention's statistics.
   [[nodiscard]] std::int64_t state() const {
@@ -55,11 +56,13 @@ class Activations {
   [[nodiscard]] std::int64_t head() const { return element_ * 6 * d_; }
   /// The residual stream's gradient and the widest of a layer's others, beside its state.
   [[nodiscard]] std::int64_t backward() const {
-    return element_ * (d_ + 2 * ranks_ + std::max({2 * f_, 2 * d_, q_ + qkv_ - 2 * f_}));
+    return element_ * (d_ + 2 * ranks_ + std::max({2 * f_, 2 * d_, q_ + qkv_ - 2 * f_}) + dropped_);
   }
 
  private:
-  std::int64_t d_, q_, qkv_, f_, element_, ranks_, statistics_;
+  std::int64_t d_, q_, qkv_, f_, element_, ranks_;
+  std::int64_t dropped_;  ///< An adapter's input after dropout, beside the input itself.
+  std::int64_t statistics_;
 };
 
 }  // namespace

@@ -16,6 +16,7 @@ struct Workload {
   BaseFormat base = BaseFormat::kDense;
   std::int64_t row_tokens = 0;         ///< Of the longest row
   bool training = false;               ///< Backward as well
+  bool dropout = false;                ///< Of the adapters' inputs
   std::int64_t recomputed_layers = 0;  ///< TrainPass::recomputed_layers
 };
 

@@ -66,7 +66,7 @@ void rotate_back_(const at::Tensor& gradient, const Spec& spec, const RotaryTabl
 void swiglu_backward_(const at::Tensor& gate_up, const at::Tensor& dy);
 
 /// Which inputs of an adapter are dropped. Element i of module m under seed s is dropped where word
-/// (i mod 64) / 16 of philox4x32(counter = 16 (i / 64) + i mod 16, module m; key s) is below
+/// (i mod 64) / 16 of core::philox(counter = 16 (i / 64) + i mod 16, module m; key s) is below
 /// p 2^32; the rest is scaled by 1 / (1 - p). Masks are made again rather than kept.
 struct Dropout {
   double p = 0;
@@ -79,11 +79,5 @@ struct Dropout {
 /// dx_ += the mask and scale of dropout() applied to dy.
 void dropout_backward_(const at::Tensor& dx, const at::Tensor& dy, const Dropout& dropout,
                        std::uint32_t module);
-
-/// Philox 4x32-10 (Salmon et al., SC 2011): four words from a counter and a key.
-struct Philox {
-  std::uint32_t words[4];
-};
-[[nodiscard]] Philox philox4x32(const Philox& counter, std::uint64_t key);
 
 }  // namespace weft::model

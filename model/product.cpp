@@ -394,4 +394,9 @@ at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
   return c;
 }
 
+std::uint64_t widened_bytes(std::int64_t rows, std::int64_t depth) {
+  if (kernel::has_bf16_pairs()) return 0;
+  return static_cast<std::uint64_t>(std::min(rows, kMostRows) * depth) * sizeof(float);
+}
+
 }  // namespace weft::model

@@ -54,4 +54,8 @@ inline void product_(const at::Tensor& c, std::initializer_list<Factors> terms,
 /// product_() into a new tensor of the operands' type.
 [[nodiscard]] at::Tensor product(const at::Tensor& a, const at::Tensor& b);
 
+/// Bytes that each thread keeps for BFloat16 rows of `depth` numbers that are widened to fp32 for a
+/// product; 0 where the processor multiplies them as they are. `rows` of the left operand.
+[[nodiscard]] std::uint64_t widened_bytes(std::int64_t rows, std::int64_t depth);
+
 }  // namespace weft::model

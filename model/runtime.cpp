@@ -7,6 +7,7 @@
 
 #include "core/parallel.h"
 #include "model/arena.h"
+#include "model/tile_product.h"
 
 namespace weft::model {
 
@@ -20,6 +21,11 @@ void prepare_runtime(int threads) {
   install_arena();
   core::set_thread_count(threads);
   at::set_num_threads(core::thread_count());
+}
+
+std::string kernel_names() {
+  const std::string dense = kernel::dense_instructions();
+  return kernel::has_bf16_pairs() ? "avx512_bf16 " + dense : dense;
 }
 
 }  // namespace weft::model

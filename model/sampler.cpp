@@ -5,10 +5,21 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/philox.h"
 #include "model/ops.h"
 
 namespace weft::model {
 namespace {
+
+constexpr const char* kNoNumbers =
+    "the model's logits are no numbers: its weights are damaged, or it needs dtype float32";
+
+/// NaN has no place in an order: sorting it is undefined, and a largest number does not see it.
+void require_numbers(std::span<const float> logits) {
+  bool numbers = true;
+  for (const float logit : logits) numbers &= logit == logit;
+  if (!numbers) throw NumericError(kNoNumbers);
+}
 
 using Candidate = Sampler::Candidate;
 
@@ -65,6 +76,7 @@ std::vector<Candidate> Sampler::candidates(const at::Tensor& logits,
                                            std::span<const std::int32_t> seen) const {
   const at::Tensor values = logits.to(at::kFloat).contiguous();
   const float* data = values.const_data_ptr<float>();
+  require_numbers({data, static_cast<std::size_t>(values.numel())});
   std::vector<Candidate> all(static_cast<std::size_t>(values.numel()));
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = {static_cast<std::int32_t>(i), data[i], 0};
   if (sampling_.repetition_penalty != 1)
@@ -106,9 +118,14 @@ std::int32_t Sampler::greedy(const at::Tensor& logits, std::span<const std::int3
     return static_cast<std::int32_t>(std::find(z, z + size, most) - z);
   };
   const std::int64_t size = values.numel();
+  require_numbers({data, static_cast<std::size_t>(size)});
+  const auto found = [](std::int32_t best, std::int64_t count) {
+    if (best < count) return best;
+    throw NumericError(kNoNumbers);
+  };
   if (sampling_.repetition_penalty == 1) {
     const std::int32_t best = largest(data, size);
-    return best < size ? best : 0;  // Logits that are no numbers: token 0.
+    return found(best, size);
   }
   const auto penalty = static_cast<float>(sampling_.repetition_penalty);
   std::vector<float> penalised(data, data + size);
@@ -117,8 +134,7 @@ std::int32_t Sampler::greedy(const at::Tensor& logits, std::span<const std::int3
     const float logit = data[id];  // Once for each token, however often it was seen.
     penalised[static_cast<std::size_t>(id)] = logit < 0 ? logit * penalty : logit / penalty;
   }
-  const std::int32_t best = largest(penalised.data(), size);
-  return best < size ? best : 0;
+  return found(largest(penalised.data(), size), size);
 }
 
 std::int32_t Sampler::next(const at::Tensor& logits, std::span<const std::int32_t> seen) {
@@ -127,12 +143,12 @@ std::int32_t Sampler::next(const at::Tensor& logits, std::span<const std::int32_
     return greedy(logits, seen);
   }
   const std::vector<Candidate> choice = candidates(logits, seen);
-  const Philox random = philox4x32({{static_cast<std::uint32_t>(step_),
-                                     static_cast<std::uint32_t>(step_ >> 32), 0x73616d70U, 0}},
-                                   sampling_.seed);
+  const core::PhiloxWords random = core::philox(
+      core::philox_key(sampling_.seed),
+      {static_cast<std::uint32_t>(step_), static_cast<std::uint32_t>(step_ >> 32), 0x73616d70U, 0});
   ++step_;
   // 53 random bits: a place in [0, 1) of the cumulated probabilities.
-  const std::uint64_t bits = (std::uint64_t{random.words[0]} << 32 | random.words[1]) >> 11;
+  const std::uint64_t bits = (std::uint64_t{random[0]} << 32 | random[1]) >> 11;
   double rest = static_cast<double>(bits) * 0x1p-53;
   for (const Candidate& c : choice) {
     rest -= c.probability;

@@ -426,4 +426,16 @@ std::vector<WeightShape> weight_shapes(const Spec& spec) {
   return shapes;
 }
 
+Spec read_spec(const checkpoint::Checkpoint& checkpoint) {
+  const json& config = checkpoint.config();
+  const auto tensors = std::ssize(checkpoint.tensors());
+  const auto layers = config.find("num_hidden_layers");
+  if (layers != config.end() && layers->is_number_integer() &&
+      layers->get<std::int64_t>() > tensors) {
+    throw InputError("{}: num_hidden_layers is {}, and the model has {} tensors in all",
+                     checkpoint.path().string(), layers->dump(), tensors);
+  }
+  return read_spec(config, checkpoint.path().string());
+}
+
 }  // namespace weft::model

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/checkpoint.h"
 #include "lora/adapter.h"
 
 namespace weft::model {
@@ -64,6 +65,10 @@ struct Spec {
 /// InputError for a family that is not supported (names those that are), a missing or senseless
 /// value, and any key whose value would change the numbers in a way that weft does not compute.
 [[nodiscard]] Spec read_spec(const nlohmann::json& config, const std::string& where);
+
+/// The same of a checkpoint, whose tensors are held against the number of layers before anything is
+/// made for each layer.
+[[nodiscard]] Spec read_spec(const checkpoint::Checkpoint& checkpoint);
 
 /// Architectures that read_spec accepts.
 [[nodiscard]] std::vector<std::string> supported_architectures();

@@ -100,16 +100,28 @@ void multiply_portable(W* c, std::int64_t c_stride, const W* a, std::int64_t a_s
 template <typename W>
 using Kernel = void (*)(W*, std::int64_t, const W*, std::int64_t, const W*, const Extent&, bool);
 
-template <typename W>
-Kernel<W> best_kernel() {
+enum class Dense { kPortable, kAvx2, kAvx512 };
+
+Dense best_dense() noexcept {
 #if defined(__x86_64__) && defined(__GNUC__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return multiply_v4<W>;
+    return Dense::kAvx512;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return multiply_v3<W>;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Dense::kAvx2;
 #endif
-  return multiply_portable<W>;
+  return Dense::kPortable;
+}
+
+template <typename W>
+Kernel<W> best_kernel() {
+  switch (best_dense()) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    case Dense::kAvx512: return multiply_v4<W>;
+    case Dense::kAvx2: return multiply_v3<W>;
+#endif
+    default: return multiply_portable<W>;
+  }
 }
 
 #ifdef WEFT_HAS_BF16_PAIRS
@@ -189,6 +201,15 @@ bool has_bf16_pairs() noexcept {
 #else
   return false;
 #endif
+}
+
+const char* dense_instructions() noexcept {
+  switch (best_dense()) {
+    case Dense::kAvx512: return "avx512";
+    case Dense::kAvx2: return "avx2";
+    case Dense::kPortable: break;
+  }
+  return "portable";
 }
 
 void multiply(float* c, std::int64_t c_stride, const float* a, std::int64_t a_stride,

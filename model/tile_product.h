@@ -17,6 +17,9 @@ namespace weft::model::kernel {
 /// Whether this processor multiplies pairs of BFloat16 (AVX-512 BF16).
 [[nodiscard]] bool has_bf16_pairs() noexcept;
 
+/// The instructions of products in float and double: "avx512", "avx2", "portable".
+[[nodiscard]] const char* dense_instructions() noexcept;
+
 template <typename E>
 struct Operand {
   using Sum = E;

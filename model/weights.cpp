@@ -4,12 +4,15 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <set>
 #include <span>
 
 #include "core/error.h"
 #include "core/number.h"
 #include "core/parallel.h"
+#include "core/stop.h"
 
 namespace weft::model {
 namespace {
@@ -120,6 +123,26 @@ void check_tensors(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
   }
 }
 
+/// A weight that is no number spoils every result, and a rounded base hides it.
+void require_finite(std::span<const float> values, const checkpoint::TensorInfo& tensor,
+                    std::int64_t first_row) {
+  // Exponents of all ones are infinity and NaN: a loop that the compiler makes vectors of.
+  constexpr std::uint32_t kExponent = 0x7f800000U;
+  bool finite = true;
+  for (const float value : values) {
+    finite &= (std::bit_cast<std::uint32_t>(value) & kExponent) != kExponent;
+  }
+  if (finite) return;
+  const auto at = std::ranges::find_if(values, [](float v) { return !std::isfinite(v); });
+  const std::int64_t place = at - values.begin();
+  const std::int64_t width = tensor.row_elements();
+  throw InputError(
+      "{}: tensor '{}' holds {} in row {}, column {}: the model is damaged; nothing that is "
+      "computed "
+      "with it would mean anything",
+      tensor.file.string(), tensor.name, *at, first_row + place / width, place % width);
+}
+
 /// Reads in blocks of rows on several threads, so that no fp32 copy of a large matrix exists.
 void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::TensorInfo& tensor,
                const at::Tensor& into) {
@@ -134,12 +157,14 @@ void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::Tenso
       const std::int64_t end = std::min(row + block, last);
       const auto count = static_cast<std::size_t>((end - row) * width);
       if (!to_bf16) {
-        checkpoint.read_rows(tensor, row, end,
-                             {into.mutable_data_ptr<float>() + row * width, count});
+        const std::span<float> out(into.mutable_data_ptr<float>() + row * width, count);
+        checkpoint.read_rows(tensor, row, end, out);
+        require_finite(out, tensor, row);
         continue;
       }
       buffer.resize(count);
       checkpoint.read_rows(tensor, row, end, buffer);
+      require_finite(buffer, tensor, row);
       c10::BFloat16* out = into.mutable_data_ptr<c10::BFloat16>() + row * width;
       for (std::size_t i = 0; i < count; ++i) out[i].x = core::float_to_bf16(buffer[i]);
     }
@@ -166,6 +191,7 @@ Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
 FillTensor checkpoint_filler(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
   check_tensors(checkpoint, spec);
   return [&checkpoint](const std::string& name, const at::Tensor& into) {
+    core::leave_if_stopped("loading the model");
     read_into(checkpoint, *checkpoint.find(name), into);
   };
 }

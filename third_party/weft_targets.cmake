@@ -71,6 +71,12 @@ function(weft_test name)
   if(NOT arg_LABELS)
     set(arg_LABELS unit)
   endif()
+  if(NOT arg_TORCH AND "unit" IN_LIST arg_LABELS)
+    if(NOT TARGET plain_unit_tests)  # what runs under sanitizers, which LibTorch is not built for
+      add_custom_target(plain_unit_tests)
+    endif()
+    add_dependencies(plain_unit_tests test_${name})
+  endif()
   add_test(NAME ${name} COMMAND test_${name})
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 900
     ENVIRONMENT "WEFT_BIN=$<TARGET_FILE:weft>;WEFT_SOURCE_DIR=${PROJECT_SOURCE_DIR};WEFT_LEDGER=none")

@@ -83,7 +83,8 @@ void describe_learning(core::Schema<TrainConfig>& s) {
   s.field("adam_beta2", &C::adam_beta2, "decay of the mean of squared gradients")
       .at_least(0)
       .less_than(1);
-  s.field("adam_epsilon", &C::adam_epsilon, "added to the divisor of a step").positive();
+  s.field("adam_epsilon", &C::adam_epsilon, "added to the divisor of a step")
+      .at_least(1e-37);  // a normal float
   s.field("max_grad_norm", &C::max_grad_norm,
           "the gradient is scaled down to this Euclidean norm; 0: never")
       .at_least(0);
@@ -113,7 +114,9 @@ void describe_running(core::Schema<TrainConfig>& s) {
       .at_least(1)
       .alias("logging_steps");
   s.field("threads", &C::threads,
-          "threads that compute; 0: the machine's cores. The same number gives the same bits")
+          "threads that compute; 0: the cores that the process may use (its affinity mask and the "
+          "quota "
+          "of its container). The same number gives the same bits")
       .range(0, 1024);
   s.field(
       "memory_limit", &C::memory_limit,
@@ -410,12 +413,25 @@ Fingerprint flatten(const TrainConfig& config) {
 }
 
 const std::vector<std::string>& resumable_keys() {
-  static const std::vector<std::string> kKeys{
-      "output_dir",     "num_epochs",        "max_updates",     "eval",
-      "save",           "log_every",         "memory_limit",    "gradient_checkpointing",
-      "threads",        "early_stopping",    "preflight",       "token_cache",
-      "evaluate.every", "evaluate.at_start", "evaluate.ledger", "evaluate.record",
-      "runs_on"};
+  static const std::vector<std::string> kKeys{"output_dir",
+                                              "num_epochs",
+                                              "max_updates",
+                                              "eval",
+                                              "save",
+                                              "log_every",
+                                              "memory_limit",
+                                              "gradient_checkpointing",
+                                              "threads",
+                                              "program",
+                                              "kernels",
+                                              "early_stopping",
+                                              "preflight",
+                                              "token_cache",
+                                              "evaluate.every",
+                                              "evaluate.at_start",
+                                              "evaluate.ledger",
+                                              "evaluate.record",
+                                              "runs_on"};
   return kKeys;
 }
 

@@ -23,6 +23,7 @@ void DivergenceGuard::observe(std::int64_t update, double loss, double gradient_
   if (options_.ratio <= 0) return;
   recent_.push_back(loss);
   if (std::ssize(recent_) > options_.window) recent_.pop_front();
+  if (std::ssize(recent_) < options_.window) return;  // one easy update is no mean
   const double mean =
       std::accumulate(recent_.begin(), recent_.end(), 0.0) / static_cast<double>(recent_.size());
   if (mean > options_.ratio * lowest_ && mean > lowest_ + 1) {

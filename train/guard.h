@@ -15,7 +15,7 @@ struct DivergenceOptions {
 
 /// Watches the losses of the updates. A run has diverged when the mean loss of the last `window`
 /// updates exceeds both `ratio` times the lowest such mean so far and that mean plus one nat (small
-/// losses may double without meaning anything).
+/// losses may double without meaning anything). Before `window` updates there is no such mean.
 class DivergenceGuard {
  public:
   explicit DivergenceGuard(const DivergenceOptions& options) : options_(options) {}

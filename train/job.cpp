@@ -9,11 +9,13 @@
 #include <map>
 #include <utility>
 
+#include "checkpoint/digest_store.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/parallel.h"
 #include "core/version.h"
+#include "model/runtime.h"
 
 namespace weft::train {
 namespace {
@@ -50,6 +52,8 @@ lora::Provenance provenance_of(const Prepared& prepared, const std::string& weig
 
 Fingerprint fingerprint_of(const Prepared& prepared, const lora::Provenance& provenance) {
   Fingerprint all = flatten(prepared.config);
+  all["program"] = core::kVersion;
+  all["kernels"] = model::kernel_names();
   all["dtype"] = provenance.compute_dtype;  // what `auto` meant
   all["threads"] = std::to_string(core::thread_count());
   all["base weights"] = provenance.base_weights;
@@ -95,17 +99,16 @@ nlohmann::ordered_json preflight_json(const Prepared& prepared) {
   return json;
 }
 
-/// The last checkpoint, if the run is to continue and has one; refused when it is of another run.
-std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint& now,
-                                     const core::Log& log) {
-  if (!folder.continues()) return std::nullopt;
-  std::optional<TrainState> state = Checkpoints(folder.checkpoints()).load_last();
-  if (!state) {
-    core::tell(log, core::Level::kInfo,
-               "no checkpoint was written yet: starting from the beginning");
-    return state;
+/// Ingredients that a checkpoint of an earlier version does not name.
+constexpr const char* kLaterIngredients[] = {"program", "kernels"};
+
+/// Refuses a checkpoint that is of another run.
+void require_same_run(const RunFolder& folder, Fingerprint then, const Fingerprint& now,
+                      std::int64_t update, const core::Log& log) {
+  for (const char* key : kLaterIngredients) {
+    if (!then.contains(key)) then[key] = now.at(key);
   }
-  const std::string changed = difference(state->fingerprint, now, resumable_keys());
+  const std::string changed = difference(then, now, resumable_keys());
   if (!changed.empty()) {
     throw InputError(
         "{} cannot be resumed, because it would be another run: {}; undo the change, or "
@@ -113,35 +116,30 @@ std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint&
         folder.path().string(), changed);
   }
   const std::string noted =
-      difference(state->fingerprint, now,
+      difference(then, now,
                  {"output_dir", "save", "log_every", "memory_limit", "gradient_checkpointing",
                   "preflight", "token_cache", "evaluate"});
-  const bool affects_numbers = !difference(state->fingerprint, now, {}).empty() && !noted.empty();
-  if (affects_numbers) {
+  if (!noted.empty()) {
     core::tell(
         log, core::Level::kWarning,
         fmt::format("from here on the run differs from one that was never interrupted: {}", noted));
   }
-  core::tell(log, core::Level::kInfo, fmt::format("resuming after update {}", state->update));
-  return state;
+  core::tell(log, core::Level::kInfo, fmt::format("resuming after update {}", update));
 }
 
-std::vector<data::Row> validation_rows(const Prepared& prepared) {
-  std::vector<data::Row> rows;
-  if (prepared.data.validation.empty()) return rows;
+/// Once through the validation data; nothing where there is none.
+std::optional<data::RowStream> validation_rows(const Prepared& prepared) {
+  if (prepared.data.validation.empty()) return std::nullopt;
   data::RowStreamOptions options = prepared.updates().rows;
   options.shuffle = false;
   options.epochs = 1;
-  data::RowStream stream(prepared.data.validation, options);
-  while (auto row = stream.next()) rows.push_back(std::move(*row));
-  return rows;
+  return data::RowStream(prepared.data.validation, options);
 }
 
 /// What a job was found to be before anything is loaded or written.
 struct Entry {
   lora::Provenance provenance;
   Fingerprint fingerprint;
-  std::optional<TrainState> state;
 };
 
 Entry enter(const Job& job, const std::string& weights, const core::Log& log) {
@@ -152,37 +150,56 @@ Entry enter(const Job& job, const std::string& weights, const core::Log& log) {
     for (const auto& [suite, digest] : job.suites->digests())
       entry.fingerprint[fmt::format("the contents of suite {}", suite)] = digest;
   }
-  entry.state = find_state(job.folder, entry.fingerprint, log);
+  if (const auto& state = job.prepared.resumed) {
+    require_same_run(job.folder, state->fingerprint, entry.fingerprint, state->update, log);
+  }
   return entry;
 }
 
 /// A job with its adapter, ready to go on update by update.
 class Run {
  public:
-  Run(const Job& job, const Entry& entry, model::Decoder& decoder,
-      const std::atomic<bool>& interrupted)
+  Run(const Job& job, Entry entry, model::Decoder& decoder, const std::atomic<bool>& interrupted,
+      const core::Log& log)
       : job_(job),
+        entry_(std::move(entry)),
         decoder_(decoder),
         validation_(validation_rows(job.prepared)),
         updates_(std::move(job.prepared.stream.value())) {
-    write_description(entry);
     decoder_.attach(job.prepared.initial, model::Decoder::Use::kTraining);
     job.prepared.initial.factors = {};  // The decoder has its own.
     trainer_.emplace(TrainerParts{.config = job.prepared.config,
                                   .decoder = decoder,
                                   .updates = updates_,
                                   .validation = validation_,
+                                  .row_tokens = job.prepared.plan.row_tokens,
                                   .recomputed_layers = job.prepared.plan.recomputed_layers,
                                   .folder = job.folder,
                                   .adapter = {.config = job.prepared.initial.config,
                                               .factors = {},
-                                              .provenance = entry.provenance},
-                                  .fingerprint = entry.fingerprint,
+                                              .provenance = entry_.provenance},
+                                  .fingerprint = entry_.fingerprint,
                                   .observer = job.observer,
                                   .suites = job.suites,
-                                  .interrupted = interrupted},
-                     entry.state);
+                                  .interrupted = interrupted,
+                                  .log = log},
+                     job.prepared.resumed);
+    job_.prepared.resumed.reset();  // The trainer has taken it over.
     decoder_.exchange(aside_);
+  }
+
+  /// Nothing speaks against the run any more: from here on its folder is written.
+  void begin() {
+    const RunFolder& folder = job_.folder;
+    job_.folder.begin();
+    Checkpoints(folder.checkpoints()).remove_leftovers();
+    core::write_text(folder.config(), core::dump_config(job_.prepared.config, core::Dump::kFull));
+    core::write_text(folder.preflight(), text_of(preflight_json(job_.prepared)));
+    core::write_text(folder.provenance(),
+                     text_of(provenance_json(job_.prepared, entry_.provenance)));
+    folder.note(fmt::format("weft {}: {} updates from {}", core::kVersion, updates_.total(),
+                            updates_.given()));
+    trainer_->begin();
   }
 
   /// An update; false when the run has ended, in whatever way.
@@ -213,22 +230,16 @@ class Run {
   [[nodiscard]] Result result() const { return {trainer_->outcome(), failure_}; }
 
  private:
-  void write_description(const Entry& entry) {
-    const RunFolder& folder = job_.folder;
-    job_.folder.begin();
-    Checkpoints(folder.checkpoints()).remove_leftovers();
-    core::write_text(folder.config(), core::dump_config(job_.prepared.config, core::Dump::kFull));
-    core::write_text(folder.preflight(), preflight_json(job_.prepared).dump(2) + "\n");
-    core::write_text(folder.provenance(),
-                     provenance_json(job_.prepared, entry.provenance).dump(2) + "\n");
-    folder.note(fmt::format("weft {}: {} updates from {}", core::kVersion, updates_.total(),
-                            entry.state ? entry.state->update : 0));
+  /// Paths of the file system need not be UTF-8.
+  static std::string text_of(const nlohmann::ordered_json& json) {
+    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   }
 
   Job job_;
+  Entry entry_;
   model::Decoder& decoder_;
   model::Attached aside_;  ///< The adapter, while others have their turn.
-  std::vector<data::Row> validation_;
+  std::optional<data::RowStream> validation_;
   UpdateStream updates_;
   std::optional<Trainer> trainer_;
   std::exception_ptr failure_;
@@ -239,7 +250,7 @@ class Run {
 std::vector<Result> train(const std::vector<Job>& jobs, const std::atomic<bool>& interrupted,
                           const core::Log& log) {
   const Prepared& first = jobs.front().prepared;
-  const std::string weights = first.base->checkpoint.weights_digest();
+  const std::string weights = checkpoint::known_weights_digest(first.base->checkpoint);
   std::vector<Entry> entries;
   for (const Job& job : jobs) entries.push_back(enter(job, weights, log));
 
@@ -247,9 +258,12 @@ std::vector<Result> train(const std::vector<Job>& jobs, const std::atomic<bool>&
       model::Decoder::load(first.base->checkpoint, first.compute, first.config.base_quantization);
   std::deque<Run> runs;
   for (std::size_t i = 0; i < jobs.size(); ++i) {
-    runs.emplace_back(jobs[i], entries[i], decoder, interrupted);
-    entries[i].state.reset();  // The trainer has taken it over.
+    runs.emplace_back(jobs[i], std::move(entries[i]), decoder, interrupted, log);
   }
+  if (interrupted.load()) {
+    throw Interrupted("interrupted before the first update; nothing was changed");
+  }
+  for (Run& run : runs) run.begin();
   std::vector<Run*> going;
   for (Run& run : runs) going.push_back(&run);
   while (!going.empty()) {

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -57,6 +58,7 @@ struct Prepared {
   MemoryPlan plan;
   UpdateStream::Tokens first_epoch;
   std::optional<UpdateStream> stream{};  ///< At its beginning; nothing without examples.
+  std::optional<TrainState> resumed{};   ///< The checkpoint that the run goes on from.
 
   /// How the examples become updates.
   [[nodiscard]] UpdateStreamOptions updates() const {
@@ -64,10 +66,17 @@ struct Prepared {
   }
 };
 
-/// Reads everything but the weights of runs on one base (as load_runs() gives them). Throws
-/// ConfigError and InputError for what does not fit together.
+/// The last checkpoint of each run that is to continue (RunFolder::continues), in their order.
+/// InputError when one is damaged.
+[[nodiscard]] std::vector<std::optional<TrainState>> last_states(
+    const std::deque<RunFolder>& folders, const core::Log& log);
+
+/// Reads everything but the weights of runs on one base (as load_runs() gives them), `resumed` from
+/// their last checkpoints, if they have any. Throws ConfigError and InputError for what does not
+/// fit together, and Interrupted when a stop is asked for (core/stop.h); nothing was written then.
 [[nodiscard]] std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs,
-                                            const core::Log& log);
+                                            const core::Log& log,
+                                            std::vector<std::optional<TrainState>> resumed = {});
 
 /// What is about to happen, for people: base, adapter, data, updates, memory, one example with its
 /// learned parts marked. Ends in a newline.
@@ -92,8 +101,8 @@ struct Result {
 
 /// Loads the weights once and trains, the runs taking turns, an update each. A run gives the same
 /// bits as alone.
-/// Throws InputError when a checkpoint in a folder is of another run, naming what differs; then
-/// nothing has begun.
+/// Throws InputError when a checkpoint in a folder is of another run, naming what differs, and
+/// Interrupted when a stop is asked for before the first update is due; then nothing has begun.
 [[nodiscard]] std::vector<Result> train(const std::vector<Job>& jobs,
                                         const std::atomic<bool>& interrupted, const core::Log& log);
 

@@ -1,6 +1,7 @@
 #include "train/metrics.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,20 +22,21 @@ namespace {
 
 }  // namespace
 
-MetricsFile::MetricsFile(std::filesystem::path path, std::uint64_t position)
+MetricsFile::MetricsFile(std::filesystem::path path, std::uint64_t position, const core::Log& log)
     : path_(std::move(path)), position_(position) {
   descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail("open", path_);
   struct stat status {};
   const bool known = ::fstat(descriptor_, &status) == 0;
-  if (known && static_cast<std::uint64_t>(status.st_size) < position) {
-    ::close(descriptor_);
-    throw InputError(
-        "{} has {} bytes, and the checkpoint was written when it had {}; restore the "
-        "file, or start anew with --force",
-        path_.string(), status.st_size, position);
+  const auto size = static_cast<std::uint64_t>(status.st_size);
+  if (known && size < position) {
+    core::tell(log, core::Level::kWarning,
+               fmt::format("{} has {} bytes, and had {} when the checkpoint was written: lines of "
+                           "earlier updates are missing from it; the run goes on without them",
+                           path_.string(), size, position));
+    position_ = size;
   }
-  if (!known || ::ftruncate(descriptor_, static_cast<off_t>(position)) != 0) {
+  if (!known || ::ftruncate(descriptor_, static_cast<off_t>(position_)) != 0) {
     const int code = errno;
     ::close(descriptor_);
     errno = code;
@@ -45,7 +47,8 @@ MetricsFile::MetricsFile(std::filesystem::path path, std::uint64_t position)
 MetricsFile::~MetricsFile() { ::close(descriptor_); }
 
 void MetricsFile::append(const nlohmann::ordered_json& line) {
-  const std::string text = line.dump() + "\n";
+  const std::string text =
+      line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   std::string_view rest = text;
   while (!rest.empty()) {
     const ssize_t written = ::write(descriptor_, rest.data(), rest.size());

@@ -4,15 +4,17 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/log.h"
+
 namespace weft::train {
 
 /// metrics.jsonl: one JSON object a line. A resumed run cuts the file to where its checkpoint left
 /// it, so that every update is told once.
 class MetricsFile {
  public:
-  /// Opens or creates the file and cuts it to `position` bytes. Throws IoError, and InputError when
-  /// the file is shorter than that.
-  MetricsFile(std::filesystem::path path, std::uint64_t position);
+  /// Opens or creates the file and cuts it to `position` bytes. It is a log and no state: one that
+  /// is shorter is told to `log` and appended to. Throws IoError.
+  MetricsFile(std::filesystem::path path, std::uint64_t position, const core::Log& log = {});
   ~MetricsFile();
   MetricsFile(const MetricsFile&) = delete;
   MetricsFile& operator=(const MetricsFile&) = delete;

@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
+#include "core/parallel.h"
 #include "model/memory.h"
+#include "model/product.h"
 
 namespace weft::train {
 namespace {
@@ -19,12 +22,25 @@ constexpr std::int64_t kShortRow = 256;
 /// beginnings.
 constexpr std::int64_t kLongRow = 1024;
 
+/// What the program holds when everything but the weights is read: its code as far as it ran, the
+/// tokenizer, the configuration. Measured between 118 and 151 MiB; a constant, since the length of
+/// rows, and with it every number of a run, follows from it where there is a memory_limit.
+constexpr std::uint64_t kProgram = std::uint64_t{144} << 20;
+
+/// What the machine has to give, this process's own memory included.
+std::uint64_t available() {
+  const std::uint64_t free = available_memory();
+  const std::uint64_t own = resident_memory();
+  return free > std::numeric_limits<std::uint64_t>::max() - own ? free : free + own;
+}
+
 class Planner {
  public:
   Planner(const TrainConfig& config, const MemoryDemand& demand)
-      : config_(config), demand_(demand), resident_(resident_memory()) {
-    plan_.available =
-        config.memory_limit ? config.memory_limit->count : available_memory() + resident_;
+      : config_(config),
+        demand_(demand),
+        program_(config.memory_limit ? kProgram + demand.vocabulary_bytes : resident_memory()) {
+    plan_.available = config.memory_limit ? config.memory_limit->count : available();
     std::int64_t longest = demand.longest_example;
     if (config.packing) {
       const std::int64_t packed =
@@ -33,6 +49,7 @@ class Planner {
     }
     full_row_ = longest;
     shortest_row_ = config.packing && config.memory_limit ? demand.longest_example : full_row_;
+    if (demand.row_tokens > 0) full_row_ = shortest_row_ = demand.row_tokens;
   }
 
   MemoryPlan make() {
@@ -71,16 +88,24 @@ class Planner {
                                .base = config_.base_quantization,
                                .row_tokens = row,
                                .training = true,
+                               .dropout = config_.adapter.lora_dropout > 0,
                                .recomputed_layers = recomputed});
   }
 
   [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed) const {
-    return need(row, recomputed).total() + demand_.other_adapters + program_and_data() <=
+    return need(row, recomputed).total() + demand_.other_adapters + program_and_data(row) <=
            plan_.available;
   }
 
-  [[nodiscard]] std::uint64_t program_and_data() const {
-    return resident_ + kRuntime + demand_.data_bytes;
+  [[nodiscard]] std::uint64_t program_and_data(std::int64_t row) const {
+    std::uint64_t buffers = 0;
+    if (demand_.compute == model::Compute::kBF16) {
+      const model::Spec& spec = demand_.spec;
+      const std::int64_t widest = std::max({spec.hidden, spec.intermediate, spec.q_width()});
+      buffers =
+          model::widened_bytes(row, widest) * static_cast<std::uint64_t>(core::thread_count());
+    }
+    return program_ + kRuntime + buffers + demand_.data_bytes;
   }
 
   MemoryPlan take(std::int64_t row, std::int64_t recomputed) {
@@ -97,7 +122,7 @@ class Planner {
                    {"adapter and optimiser", n.adapter,
                     fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
                                 config_.adapter.r)},
-                   {"program and data", program_and_data(), ""}};
+                   {"program and data", program_and_data(row), ""}};
     if (demand_.other_adapters > 0) {
       plan_.parts.push_back({"the other adapters", demand_.other_adapters,
                              "a smaller adapter.r of theirs, or fewer `adapters` at once"});
@@ -114,7 +139,7 @@ class Planner {
 
   const TrainConfig& config_;
   const MemoryDemand& demand_;
-  std::uint64_t resident_;
+  std::uint64_t program_;
   std::int64_t full_row_ = 0;
   std::int64_t shortest_row_ = 0;
   MemoryPlan plan_;

@@ -18,10 +18,12 @@ struct MemoryDemand {
   const model::Spec& spec;
   std::span<const lora::Target> targets;
   model::Compute compute = model::Compute::kF32;
-  std::int64_t longest_example = 0;  ///< Tokens, of training and validation
-  std::int64_t data_tokens = 0;      ///< A row cannot hold more
-  std::uint64_t data_bytes = 0;      ///< Of tokens that are mapped, and what orders them
-  std::uint64_t other_adapters = 0;  ///< Bytes of the adapters that train beside this one
+  std::int64_t longest_example = 0;    ///< Tokens, of training and validation
+  std::int64_t data_tokens = 0;        ///< A row cannot hold more
+  std::uint64_t data_bytes = 0;        ///< Of tokens that are mapped, and what orders them
+  std::uint64_t vocabulary_bytes = 0;  ///< Of the tokenizer, about
+  std::uint64_t other_adapters = 0;    ///< Bytes of the adapters that train beside this one
+  std::int64_t row_tokens = 0;         ///< Of the run that goes on; 0: to be chosen
 };
 
 /// How a run keeps within its memory: chosen before it starts, kept to the end.
@@ -37,8 +39,10 @@ struct MemoryPlan {
 /// `memory_limit`, shorter rows down to 256 tokens, which cost little, then layers that are
 /// computed again in the backward (a third more time for all of them), then rows as short as the
 /// longest example. Without a `memory_limit` rows stay as they are, so that results do not depend
-/// on what else the machine is doing; recomputation does not touch them. Where nothing fits the
-/// smallest plan comes back, for require_memory() to refuse.
+/// on what else the machine is doing; recomputation does not touch them. What the program takes
+/// beside its tensors is then a constant, not what it takes at the moment, so that the same
+/// configuration means the same rows; and a run that goes on keeps its rows, whatever the limit
+/// says now. Where nothing fits the smallest plan comes back, for require_memory() to refuse.
 [[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand);
 
 /// What an adapter of these layers takes: factors, gradients, moments, copies. Bytes.

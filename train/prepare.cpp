@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/stop.h"
 #include "core/terminal.h"
 #include "data/token_cache.h"
 #include "train/job.h"
@@ -19,6 +20,9 @@ namespace fs = std::filesystem;
 /// What ordering and packing an epoch takes for each example (data::Prefix, its place in the order,
 /// its share of a planned row).
 constexpr std::uint64_t kOrderBytes = 64;
+
+/// What a tokenizer takes for each entry of its vocabulary, with its merges.
+constexpr std::uint64_t kTokenBytes = 512;
 
 /// Keys of `adapter:` that say what an adapter is; those of an existing one are given by it.
 constexpr const char* kShapeKeys[] = {"adapter.r",
@@ -77,7 +81,8 @@ void take_over(const lora::AdapterConfig& from, AdapterSection& into) {
 
 lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint& base,
                               const model::Spec& spec, const lora::PromptDigests& prompts,
-                              const core::Origins& given, const core::Log& log) {
+                              const core::Origins& given, const std::optional<TrainState>& resumed,
+                              const core::Log& log) {
   const std::vector<lora::Module> modules = model::linear_modules(spec);
   if (config.adapter.init_from.empty()) {
     lora::AdapterConfig adapter = adapter_config(config);
@@ -85,8 +90,10 @@ lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint&
     return lora::make_adapter(std::move(adapter), std::move(targets),
                               static_cast<std::uint64_t>(config.seed));
   }
-  lora::Adapter adapter = lora::read_peft(config.adapter.init_from, log);
-  if (!config.adapter.allow_other_base) {
+  // A checkpoint holds all that the adapter gave; it may be gone since.
+  lora::Adapter adapter =
+      resumed ? resumed->adapter : lora::read_peft(config.adapter.init_from, log);
+  if (!resumed && !config.adapter.allow_other_base) {
     lora::check_base(adapter, base);
     lora::check_prompts(adapter.provenance, prompts, base.path(), log);
   }
@@ -189,17 +196,21 @@ MemoryDemand demand_of(const Prepared& prepared, const std::vector<lora::Target>
   const LoadedData& data = prepared.data;
   std::int64_t longest = data.preflight.longest;
   if (data.validation_preflight) longest = std::max(longest, data.validation_preflight->longest);
-  return {.spec = prepared.base->spec,
-          .targets = targets,
-          .compute = prepared.compute,
-          .longest_example = longest,
-          .data_tokens = data.preflight.tokens,
-          .data_bytes = data.train.mapped_bytes() + data.train.size() * kOrderBytes};
+  return {
+      .spec = prepared.base->spec,
+      .targets = targets,
+      .compute = prepared.compute,
+      .longest_example = longest,
+      .data_tokens = data.preflight.tokens,
+      .data_bytes = data.train.mapped_bytes() + data.validation.mapped_bytes() +
+                    (data.train.size() + data.validation.size()) * kOrderBytes,
+      .vocabulary_bytes = static_cast<std::uint64_t>(prepared.base->spec.vocabulary) * kTokenBytes,
+      .row_tokens = prepared.resumed ? prepared.resumed->row_tokens : 0};
 }
 
 std::shared_ptr<const Base> open_base(const TrainConfig& config) {
   auto checkpoint = checkpoint::Checkpoint::open(config.base_model);
-  model::Spec spec = model::read_spec(checkpoint.config(), config.base_model.string());
+  model::Spec spec = model::read_spec(checkpoint);
   auto tokenizer = text::Tokenizer::load(checkpoint);
   return std::make_shared<const Base>(
       Base{std::move(checkpoint), std::move(spec), std::move(tokenizer)});
@@ -216,16 +227,19 @@ void require_positions(const TrainConfig& config, const model::Spec& spec,
 
 /// Everything but plan and stream.
 Prepared read_run(core::Variant<TrainConfig> run, std::shared_ptr<const Base> base,
-                  data::TokenCache& cache, const core::Log& log) {
+                  data::TokenCache& cache, std::optional<TrainState> resumed,
+                  const core::Log& log) {
   auto& [name, config, given] = run;
   Prepared prepared;
+  prepared.resumed = std::move(resumed);
   prepared.chat_template = load_template(config, base->checkpoint, base->tokenizer);
   const text::ChatTemplate* chat_template =
       prepared.chat_template ? &*prepared.chat_template : nullptr;
   const lora::PromptDigests prompts{
       .tokenizer = base->tokenizer.digest(),
       .chat_template = chat_template != nullptr ? chat_template->digest() : ""};
-  prepared.initial = initial_adapter(config, base->checkpoint, base->spec, prompts, given, log);
+  prepared.initial =
+      initial_adapter(config, base->checkpoint, base->spec, prompts, given, prepared.resumed, log);
   prepared.data = load_data(config, {*base, chat_template, cache, log});
   prepared.compute = compute_of(config.dtype);
   prepared.name = std::move(name);
@@ -236,19 +250,37 @@ Prepared read_run(core::Variant<TrainConfig> run, std::shared_ptr<const Base> ba
 
 }  // namespace
 
-std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs, const core::Log& log) {
+std::vector<std::optional<TrainState>> last_states(const std::deque<RunFolder>& folders,
+                                                   const core::Log& log) {
+  std::vector<std::optional<TrainState>> states;
+  for (const RunFolder& folder : folders) {
+    states.emplace_back();
+    if (!folder.continues()) continue;
+    states.back() = Checkpoints(folder.checkpoints()).load_last();
+    if (states.back()) continue;
+    core::tell(log, core::Level::kInfo,
+               "no checkpoint was written yet: starting from the beginning");
+  }
+  return states;
+}
+
+std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs, const core::Log& log,
+                              std::vector<std::optional<TrainState>> resumed) {
+  resumed.resize(runs.size());
   const std::shared_ptr<const Base> base = open_base(runs.front().config);
   for (const auto& run : runs) require_positions(run.config, base->spec, run.origins);
   const std::string note = dtype_note(runs.front().config.dtype, model::best_compute());
   if (!note.empty()) core::tell(log, core::Level::kWarning, note);
   data::TokenCache cache = open_cache(runs.front().config.token_cache);
   std::vector<Prepared> all;
-  for (auto& run : runs) {
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    auto& run = runs[i];
+    core::leave_if_stopped("reading the data");
     const std::string name = run.name;
     const core::Log named = [&](core::Level level, std::string_view line) {
       core::tell(log, level, name.empty() ? std::string(line) : fmt::format("{}: {}", name, line));
     };
-    all.push_back(read_run(std::move(run), base, cache, named));
+    all.push_back(read_run(std::move(run), base, cache, std::move(resumed[i]), named));
   }
   give_back_heap();  // what is in use now counts in the plans
   std::uint64_t adapters = 0;
@@ -256,6 +288,7 @@ std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs, cons
     adapters += adapter_memory(demand_of(one, targets_of(one.initial)));
   }
   for (Prepared& one : all) {
+    core::leave_if_stopped("planning the run");
     const std::vector<lora::Target> targets = targets_of(one.initial);
     MemoryDemand demand = demand_of(one, targets);
     demand.other_adapters = adapters - adapter_memory(demand);

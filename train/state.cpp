@@ -10,12 +10,14 @@
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "train/guard.h"
 
 namespace weft::train {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr int kFormat = 1;  // of state.json
+/// Of state.json. 2 added row_tokens and the first figures; 1 is read with defaults.
+constexpr int kFormat = 2;
 constexpr const char* kAdapter = "adapter";
 constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kState = "state.json";
@@ -78,16 +80,23 @@ void read_moments(TrainState& state, const fs::path& path) {
   }
 }
 
+nlohmann::ordered_json optional_json(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+}
+
 nlohmann::ordered_json to_json(const TrainState& state) {
   return {{"format", kFormat},
           {"update", state.update},
           {"tokens", state.tokens},
           {"supervised_tokens", state.supervised_tokens},
           {"seconds", state.seconds},
-          {"evaluated", state.evaluated},
-          {"evaluation_due", state.evaluation_due},
-          {"suites_measured", state.suites_measured},
-          {"suites_due", state.suites_due},
+          {"row_tokens", state.row_tokens},
+          {"evaluated", state.evaluation.last},
+          {"evaluation_due", state.evaluation.pending},
+          {"suites_measured", state.suites.last},
+          {"suites_due", state.suites.pending},
+          {"first_validation_loss", optional_json(state.first_validation_loss)},
+          {"first_figure", optional_json(state.first_figure)},
           {"optimizer_updates", state.optimizer_updates},
           {"metrics_bytes", state.metrics_bytes},
           {"guard", state.guard},
@@ -96,26 +105,64 @@ nlohmann::ordered_json to_json(const TrainState& state) {
           {"fingerprint", state.fingerprint}};
 }
 
+std::optional<double> optional_number(const nlohmann::json& json, const char* key) {
+  const auto found = json.find(key);
+  if (found == json.end() || found->is_null()) return std::nullopt;
+  return found->get<double>();
+}
+
+std::int64_t count_from(const nlohmann::json& json, const char* key, std::int64_t least) {
+  const auto& value = json.at(key);
+  if (!value.is_number_integer() || value.get<std::int64_t>() < least) {
+    throw InputError("{} is {}, expected a whole number, at least {}", key, value.dump(), least);
+  }
+  return value.get<std::int64_t>();
+}
+
+/// Throws nlohmann's exceptions and InputError for what no run writes.
 TrainState from_json(const nlohmann::json& json) {
-  if (json.at("format") != kFormat) {
-    throw InputError("format {} of another version of weft", json.at("format").dump());
+  const std::int64_t format = count_from(json, "format", 1);
+  if (format > kFormat) {
+    throw InputError("it is of format {}, of a newer weft than this one, which reads up to {}",
+                     format, kFormat);
   }
   TrainState state;
-  json.at("update").get_to(state.update);
-  json.at("tokens").get_to(state.tokens);
-  json.at("supervised_tokens").get_to(state.supervised_tokens);
+  state.update = count_from(json, "update", 0);
+  state.tokens = static_cast<std::uint64_t>(count_from(json, "tokens", 0));
+  state.supervised_tokens = static_cast<std::uint64_t>(count_from(json, "supervised_tokens", 0));
   json.at("seconds").get_to(state.seconds);
-  json.at("evaluated").get_to(state.evaluated);
-  json.at("evaluation_due").get_to(state.evaluation_due);
+  if (!(state.seconds >= 0)) throw InputError("seconds is {}, expected 0 or more", state.seconds);
+  if (json.contains("row_tokens")) state.row_tokens = count_from(json, "row_tokens", 0);
+  state.evaluation = {count_from(json, "evaluated", -1), json.at("evaluation_due").get<bool>()};
   // Checkpoints of runs from before `evaluate:` have neither.
-  state.suites_measured = json.value("suites_measured", std::int64_t{-1});
-  state.suites_due = json.value("suites_due", false);
-  json.at("optimizer_updates").get_to(state.optimizer_updates);
-  json.at("metrics_bytes").get_to(state.metrics_bytes);
+  if (json.contains("suites_measured")) state.suites.last = count_from(json, "suites_measured", -1);
+  state.suites.pending = json.value("suites_due", false);
+  state.first_validation_loss = optional_number(json, "first_validation_loss");
+  state.first_figure = optional_number(json, "first_figure");
+  state.optimizer_updates = count_from(json, "optimizer_updates", 0);
+  state.metrics_bytes = static_cast<std::uint64_t>(count_from(json, "metrics_bytes", 0));
   state.guard = json.at("guard");
   state.early_stopping = json.at("early_stopping");
   state.data = json.at("data");
   json.at("fingerprint").get_to(state.fingerprint);
+  // Who restores from these has no file to name: read them once here.
+  DivergenceGuard(DivergenceOptions{}).restore(state.guard);
+  EarlyStopping(0, 0).restore(state.early_stopping);
+  if (!state.data.is_object()) throw InputError("data is no position in the data");
+  return state;
+}
+
+TrainState read_checkpoint(const fs::path& path) {
+  TrainState state;
+  try {
+    state = from_json(nlohmann::json::parse(core::read_text(path / kState)));
+  } catch (const nlohmann::json::exception& problem) {
+    throw InputError("{} is damaged: {}", kState, problem.what());
+  } catch (const InputError& problem) {
+    throw InputError("{} is damaged: {}", kState, problem.what());
+  }
+  state.adapter = lora::read_peft(path / kAdapter);
+  read_moments(state, path / kOptimizer);
   return state;
 }
 
@@ -134,7 +181,9 @@ void Checkpoints::save(const TrainState& state, std::int64_t keep) const {
   if (error) throw IoError("cannot create {}: {}", path_of(state.update).string(), error.message());
   lora::write_peft(state.adapter, staged.path() / kAdapter);
   write_moments(state, staged.path() / kOptimizer);
-  core::write_text(staged.path() / kState, to_json(state).dump(1) + "\n");
+  core::write_text(
+      staged.path() / kState,
+      to_json(state).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   staged.commit();
   if (keep <= 0) return;
   std::vector<std::int64_t> all = list();
@@ -160,16 +209,16 @@ std::optional<TrainState> Checkpoints::load_last() const {
   const std::vector<std::int64_t> updates = list();
   if (updates.empty()) return std::nullopt;
   const fs::path path = path_of(updates.back());
-  TrainState state;
   try {
-    state = from_json(nlohmann::json::parse(core::read_text(path / kState)));
-  } catch (const nlohmann::json::exception& problem) {
-    throw InputError("{} is damaged: {}; remove its folder to resume from the one before",
-                     (path / kState).string(), problem.what());
+    return read_checkpoint(path);
+  } catch (const InputError& problem) {
+    const std::string next = updates.size() > 1 ? fmt::format("the run goes on from update {}",
+                                                              updates[updates.size() - 2])
+                                                : std::string("the run starts from its beginning");
+    throw InputError(
+        "the checkpoint {} cannot be read: {}; remove that folder, and with --resume {}",
+        path.string(), problem.what(), next);
   }
-  state.adapter = lora::read_peft(path / kAdapter);
-  read_moments(state, path / kOptimizer);
-  return state;
 }
 
 void Checkpoints::remove_leftovers() const {
@@ -206,6 +255,35 @@ std::string difference(const Fingerprint& then, const Fingerprint& now,
     if (!then.contains(key)) tell(key, "not there", is);
   }
   return text;
+}
+
+void require_factors_of(const TrainState& state, const std::vector<lora::Target>& targets,
+                        const fs::path& checkpoint) {
+  const auto& factors = state.adapter.factors;
+  const auto fail = [&](const std::string& what) {
+    throw InputError(
+        "the checkpoint {} does not fit the run: {}; remove that folder to resume from the one "
+        "before, or start anew with --force",
+        checkpoint.string(), what);
+  };
+  if (factors.size() != targets.size()) {
+    fail(fmt::format("its adapter has {} layers, and the run trains {}", factors.size(),
+                     targets.size()));
+  }
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const lora::Target& there = factors[i].target;
+    const lora::Target& here = targets[i];
+    if (there.module.path != here.module.path) {
+      fail(fmt::format("its adapter has '{}' where the run has '{}'", there.module.path,
+                       here.module.path));
+    }
+    if (there.rank != here.rank || there.module.in != here.module.in ||
+        there.module.out != here.module.out) {
+      fail(fmt::format("'{}' has rank {} and {} -> {} in it, and rank {} and {} -> {} in the run",
+                       here.module.path, there.rank, there.module.in, there.module.out, here.rank,
+                       here.module.in, here.module.out));
+    }
+  }
 }
 
 }  // namespace weft::train

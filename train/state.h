@@ -17,21 +17,31 @@ namespace weft::train {
 /// the ingredient (`base weights`, `data /path/train.csv`) -> value or digest.
 using Fingerprint = std::map<std::string, std::string>;
 
+/// Work that is done now and then.
+struct Due {
+  std::int64_t last = -1;  ///< The update that it was last done at; -1: never.
+  bool pending = false;    ///< Wanted at the present update, and not done yet.
+
+  void done(std::int64_t update) { *this = {update, false}; }
+  bool operator==(const Due&) const = default;
+};
+
 /// Everything that an interrupted run needs to go on as if nothing had happened. Randomness needs
 /// no entry: every random choice is a function of the seed and of the positions below.
 struct TrainState {
   std::int64_t update = 0;  ///< Updates done.
   std::uint64_t tokens = 0;
   std::uint64_t supervised_tokens = 0;
-  double seconds = 0;                 ///< Spent training, interruptions not counted.
-  std::int64_t evaluated = -1;        ///< Update of the last evaluation.
-  bool evaluation_due = false;        ///< One was begun and did not finish.
-  std::int64_t suites_measured = -1;  ///< Update of the last evaluation of `evaluate:`.
-  bool suites_due = false;            ///< One was begun and did not finish.
-  nlohmann::json data;                ///< Position in the data: data::RowStream's own state.
+  double seconds = 0;           ///< Spent training, interruptions not counted.
+  std::int64_t row_tokens = 0;  ///< MemoryPlan::row_tokens of the run; 0: not recorded.
+  Due evaluation;               ///< Of the validation loss.
+  Due suites;                   ///< Of `evaluate:`.
+  std::optional<double> first_validation_loss;
+  std::optional<double> first_figure;  ///< Of evaluate.keep_best_by.
+  nlohmann::json data;                 ///< Position in the data: data::RowStream's own state.
   nlohmann::json guard;
   nlohmann::json early_stopping;
-  std::uint64_t metrics_bytes = 0;  ///< Length of metrics.jsonl.
+  std::uint64_t metrics_bytes = 0;  ///< Length that metrics.jsonl had.
   Fingerprint fingerprint;
   lora::Adapter adapter;  ///< fp32 masters.
   std::int64_t optimizer_updates = 0;
@@ -47,7 +57,9 @@ class Checkpoints {
   /// Writes a checkpoint that appears whole or not at all, then removes the oldest so that `keep`
   /// remain (0: all stay). Throws IoError; earlier checkpoints are intact then.
   void save(const TrainState& state, std::int64_t keep) const;
-  /// The newest, or nothing. Throws InputError when it is damaged.
+  /// The newest, or nothing. InputError when it is damaged, saying which folder to remove so that
+  /// the one before is taken: a file that is missing or is no JSON, a number out of range, a tensor
+  /// of another shape than the adapter says.
   [[nodiscard]] std::optional<TrainState> load_last() const;
   /// Updates done of each, ascending.
   [[nodiscard]] std::vector<std::int64_t> list() const;
@@ -63,5 +75,10 @@ class Checkpoints {
 /// `then`. Keys in `free` may differ.
 [[nodiscard]] std::string difference(const Fingerprint& then, const Fingerprint& now,
                                      const std::vector<std::string>& free);
+
+/// InputError when the checkpoint's adapter does not have just the factors of these targets: a
+/// module, a rank or a shape differs.
+void require_factors_of(const TrainState& state, const std::vector<lora::Target>& targets,
+                        const std::filesystem::path& checkpoint);
 
 }  // namespace weft::train

@@ -59,13 +59,24 @@ Trainer::Trainer(TrainerParts parts, const std::optional<TrainState>& resumed)
                 parts_.config.warmup.of(parts_.updates.total()), parts_.updates.total()),
       guard_(parts_.config.divergence),
       stopping_(parts_.config.early_stopping ? parts_.config.early_stopping->patience : 0,
-                parts_.config.early_stopping ? parts_.config.early_stopping->min_delta : 0),
-      metrics_(parts_.folder.metrics(), resumed ? resumed->metrics_bytes : 0),
-      events_(parts_.folder.path(), resumed ? resumed->update + 1 : 1) {
-  evaluation_due_ = parts_.config.eval.at_start;
-  suites_due_ = parts_.suites != nullptr && parts_.config.evaluate->at_start;
+                parts_.config.early_stopping ? parts_.config.early_stopping->min_delta : 0) {
+  evaluation_.pending = parts_.config.eval.at_start;
+  suites_.pending = parts_.suites != nullptr && parts_.config.evaluate->at_start;
   if (parts_.suites != nullptr) chosen_ = parts_.suites->chosen();
-  if (resumed) restore(*resumed);
+  if (!resumed) return;
+  try {
+    restore(*resumed);
+  } catch (const nlohmann::json::exception& problem) {
+    throw InputError(
+        "the state of the checkpoint {} is damaged: {}; remove that folder, and "
+        "--resume goes on from the one before",
+        Checkpoints(parts_.folder.checkpoints()).path_of(resumed->update).string(), problem.what());
+  }
+}
+
+void Trainer::begin() {
+  metrics_.emplace(parts_.folder.metrics(), metrics_begin_, parts_.log);
+  events_.emplace(parts_.folder.path(), update_ + 1);
 }
 
 std::vector<Parameter> Trainer::parameters() {
@@ -78,6 +89,10 @@ std::vector<Parameter> Trainer::parameters() {
 }
 
 void Trainer::restore(const TrainState& state) {
+  std::vector<lora::Target> targets;
+  for (const lora::Factors& one : parts_.decoder.factors()) targets.push_back(one.target);
+  require_factors_of(state, targets,
+                     Checkpoints(parts_.folder.checkpoints()).path_of(state.update));
   update_ = state.update;
   tokens_ = tokens_before_ = state.tokens;
   supervised_tokens_ = state.supervised_tokens;
@@ -103,10 +118,13 @@ void Trainer::restore(const TrainState& state) {
   parts_.decoder.refresh();
   optimizer_.restore(state.optimizer_updates, std::move(moments));
   saved_ = state.update;
-  evaluated_ = state.evaluated;
-  evaluation_due_ = state.evaluation_due;
-  suites_measured_ = state.suites_measured;
-  suites_due_ = parts_.suites != nullptr && state.suites_due;
+  changed_ = false;
+  metrics_begin_ = state.metrics_bytes;
+  evaluation_ = state.evaluation;
+  suites_ = state.suites;
+  suites_.pending = parts_.suites != nullptr && state.suites.pending;
+  outcome_.first_validation_loss = state.first_validation_loss;
+  outcome_.first_figure = state.first_figure;
 }
 
 double Trainer::seconds() const {
@@ -135,18 +153,20 @@ bool Trainer::advance() {
 }
 
 bool Trainer::advance_working() {
-  if (evaluation_due_) evaluate();
-  if (suites_due_) measure_suites();
-  if (parts_.interrupted.load()) return end(Ending::kInterrupted);
   // The first one, before any update, proves that saving works before hours are spent.
-  if (saved_ < 0 || (is_due(parts_.config.save.every) && saved_ != update_)) save();
+  if (saved_ < 0) save();
+  if (evaluation_.pending) evaluate();
+  if (suites_.pending) measure_suites();
+  if (parts_.interrupted.load()) return end(Ending::kInterrupted);
+  if (is_due(parts_.config.save.every) && saved_ != update_) save();
   if (stopping_.is_exhausted()) return end(Ending::kEarlyStopping);
   const std::optional<Update> update = parts_.updates.next();
   if (!update) return end(Ending::kAllUpdates);
+  parts_.folder.settle();
   apply(*update);
-  evaluation_due_ = parts_.config.eval.every && is_due(*parts_.config.eval.every);
-  suites_due_ = parts_.suites != nullptr && parts_.config.evaluate->every &&
-                is_due(*parts_.config.evaluate->every);
+  evaluation_.pending = parts_.config.eval.every && is_due(*parts_.config.eval.every);
+  suites_.pending = parts_.suites != nullptr && parts_.config.evaluate->every &&
+                    is_due(*parts_.config.evaluate->every);
   return true;
 }
 
@@ -157,17 +177,21 @@ bool Trainer::end(Ending ending) {
 }
 
 void Trainer::finish() {
-  if (outcome_.ending != Ending::kInterrupted && evaluated_ != update_) {
+  const auto wanted = [&](const Due& due) {
+    return outcome_.ending != Ending::kInterrupted && due.last != update_;
+  };
+  if (wanted(evaluation_)) {
     evaluate();
-    if (evaluation_due_) outcome_.ending = Ending::kInterrupted;
+    if (evaluation_.pending) outcome_.ending = Ending::kInterrupted;
   }
-  if (outcome_.ending != Ending::kInterrupted && parts_.suites != nullptr &&
-      suites_measured_ != update_) {
+  if (parts_.suites != nullptr && wanted(suites_)) {
     measure_suites();
-    if (suites_due_) outcome_.ending = Ending::kInterrupted;
+    if (suites_.pending) outcome_.ending = Ending::kInterrupted;
   }
-  if (!chooses()) write_adapter();
-  if (saved_ != update_) save();
+  if (!parts_.folder.replaces()) {  // else the old run comes back
+    if (!chooses()) write_adapter();
+    if (changed_) save();
+  }
   outcome_.updates = update_;
   outcome_.tokens = tokens_;
   outcome_.seconds = seconds();
@@ -202,6 +226,7 @@ void Trainer::apply(const Update& update) {
   optimizer_.step(all, rate);
   parts_.decoder.refresh();
   ++update_;
+  changed_ = true;
   tokens_before_ = tokens_;
   tokens_ += update.tokens;
   supervised_tokens_ += update.supervised_tokens;
@@ -232,41 +257,41 @@ void Trainer::report(const Update& update, double loss, double norm, double rate
   r.tokens_per_second = span > 0 ? static_cast<double>(tokens_ - tokens_then) / span : 0;
   r.remaining_seconds = span / updates_in_span * static_cast<double>(r.total_updates - update_);
   r.resident_bytes = resident_memory();
-  metrics_.append({{"update", r.update},
-                   {"epoch", r.epoch},
-                   {"loss", r.loss},
-                   {"learning_rate", r.learning_rate},
-                   {"gradient_norm", r.gradient_norm},
-                   {"tokens", r.tokens},
-                   {"computed_tokens", update.computed_tokens},
-                   {"supervised_tokens", r.supervised_tokens},
-                   {"total_tokens", r.total_tokens},
-                   {"seconds", r.seconds},
-                   {"tokens_per_second", r.tokens_per_second},
-                   {"resident_bytes", r.resident_bytes}});
-  events_.scalar("train/loss", update_, static_cast<float>(loss));
-  events_.scalar("train/learning_rate", update_, static_cast<float>(rate));
-  events_.scalar("train/gradient_norm", update_, static_cast<float>(norm));
-  events_.scalar("train/epoch", update_, static_cast<float>(r.epoch));
-  events_.scalar("speed/tokens_per_second", update_, static_cast<float>(r.tokens_per_second));
-  events_.flush();
+  metrics_->append({{"update", r.update},
+                    {"epoch", r.epoch},
+                    {"loss", r.loss},
+                    {"learning_rate", r.learning_rate},
+                    {"gradient_norm", r.gradient_norm},
+                    {"tokens", r.tokens},
+                    {"computed_tokens", update.computed_tokens},
+                    {"supervised_tokens", r.supervised_tokens},
+                    {"total_tokens", r.total_tokens},
+                    {"seconds", r.seconds},
+                    {"tokens_per_second", r.tokens_per_second},
+                    {"resident_bytes", r.resident_bytes}});
+  events_->scalar("train/loss", update_, static_cast<float>(loss));
+  events_->scalar("train/learning_rate", update_, static_cast<float>(rate));
+  events_->scalar("train/gradient_norm", update_, static_cast<float>(norm));
+  events_->scalar("train/epoch", update_, static_cast<float>(r.epoch));
+  events_->scalar("speed/tokens_per_second", update_, static_cast<float>(r.tokens_per_second));
+  events_->flush();
   if (update_ % parts_.config.log_every == 0) parts_.folder.note(progress_line(r));
   parts_.observer.on_update(r);
 }
 
 void Trainer::evaluate() {
-  evaluation_due_ = false;
-  evaluated_ = update_;
-  if (parts_.validation.empty()) return;
+  const Due before = evaluation_;
+  evaluation_.done(update_);
+  if (!parts_.validation) return;
   const Clock::time_point begin = Clock::now();
   model::LossSum sum;
-  for (const data::Row& row : parts_.validation) {
+  data::RowStream rows = *parts_.validation;
+  while (const std::optional<data::Row> row = rows.next()) {
     if (parts_.interrupted.load()) {  // the resumed run begins with this evaluation
-      evaluation_due_ = true;
-      evaluated_ = -1;
+      evaluation_ = {before.last, true};
       return;
     }
-    const model::LossSum one = parts_.decoder.loss(row);
+    const model::LossSum one = parts_.decoder.loss(*row);
     sum.loss += one.loss;
     sum.tokens += one.tokens;
   }
@@ -279,17 +304,18 @@ void Trainer::evaluate() {
     throw NumericError("update {}: the validation loss is {}; {} keeps the best adapter so far",
                        update_, report.loss, parts_.folder.adapter().string());
   }
+  changed_ = true;
   // The start is told for comparison; the best is chosen among what was trained.
   report.best = !chosen_ && update_ > 0 && stopping_.observe(update_, report.loss);
   if (!outcome_.first_validation_loss) outcome_.first_validation_loss = report.loss;
-  metrics_.append({{"update", update_},
-                   {"epoch", epoch_},
-                   {"validation_loss", report.loss},
-                   {"validation_tokens", report.tokens},
-                   {"best", report.best},
-                   {"seconds", seconds()}});
-  events_.scalar("validation/loss", update_, static_cast<float>(report.loss));
-  events_.flush();
+  metrics_->append({{"update", update_},
+                    {"epoch", epoch_},
+                    {"validation_loss", report.loss},
+                    {"validation_tokens", report.tokens},
+                    {"best", report.best},
+                    {"seconds", seconds()}});
+  events_->scalar("validation/loss", update_, static_cast<float>(report.loss));
+  events_->flush();
   if (report.best) write_adapter();
   parts_.folder.note(progress_line(report));
   parts_.observer.on_evaluation(report);
@@ -299,15 +325,15 @@ void Trainer::evaluate() {
 }
 
 void Trainer::measure_suites() {
-  suites_due_ = false;
-  suites_measured_ = update_;
+  const Due before = suites_;
+  suites_.done(update_);
   const Clock::time_point begin = Clock::now();
   std::optional<std::vector<SuiteFigure>> figures = parts_.suites->measure(update_, parts_.decoder);
   if (!figures) {  // interrupted: the resumed run begins with this evaluation
-    suites_due_ = true;
-    suites_measured_ = -1;
+    suites_ = {before.last, true};
     return;
   }
+  changed_ = true;
   SuitesReport report;
   report.update = update_;
   report.figures = std::move(*figures);
@@ -316,15 +342,15 @@ void Trainer::measure_suites() {
   nlohmann::ordered_json suites;
   for (const SuiteFigure& figure : report.figures) {
     suites[figure.suite][figure.name] = figure.value;
-    events_.scalar(fmt::format("{}/{}", figure.suite, figure.name), update_,
-                   static_cast<float>(figure.value));
+    events_->scalar(fmt::format("{}/{}", figure.suite, figure.name), update_,
+                    static_cast<float>(figure.value));
   }
-  metrics_.append({{"update", update_},
-                   {"epoch", epoch_},
-                   {"suites", suites},
-                   {"best", report.best},
-                   {"seconds", seconds()}});
-  events_.flush();
+  metrics_->append({{"update", update_},
+                    {"epoch", epoch_},
+                    {"suites", suites},
+                    {"best", report.best},
+                    {"seconds", seconds()}});
+  events_->flush();
   if (report.best) write_adapter();
   parts_.folder.note(progress_line(report));
   parts_.observer.on_suites(report);
@@ -352,6 +378,15 @@ bool Trainer::observe_figure(const std::vector<SuiteFigure>& figures) {
 lora::Adapter Trainer::current_adapter() const {
   lora::Adapter adapter = parts_.adapter;
   adapter.factors = parts_.decoder.factors();
+  const auto is_finite = [](float value) { return std::isfinite(value); };
+  for (const lora::Factors& one : adapter.factors) {
+    if (std::ranges::all_of(one.a, is_finite) && std::ranges::all_of(one.b, is_finite)) continue;
+    throw NumericError(
+        "update {}: the factors of '{}' are no longer finite, so they are not saved; checkpoints "
+        "and adapter are as they were; lower learning_rate, raise adam_epsilon or set "
+        "max_grad_norm",
+        update_, one.target.module.path);
+  }
   return adapter;
 }
 
@@ -378,15 +413,16 @@ void Trainer::save() {
   state.tokens = tokens_;
   state.supervised_tokens = supervised_tokens_;
   state.seconds = seconds();
-  state.evaluated = evaluated_;
-  state.evaluation_due = evaluation_due_;
-  state.suites_measured = suites_measured_;
-  state.suites_due = suites_due_;
+  state.row_tokens = parts_.row_tokens;
+  state.evaluation = evaluation_;
+  state.suites = suites_;
+  state.first_validation_loss = outcome_.first_validation_loss;
+  state.first_figure = outcome_.first_figure;
   state.data = parts_.updates.state();
   state.guard = guard_.state();
   state.early_stopping = stopping_.state();
-  metrics_.flush();
-  state.metrics_bytes = metrics_.position();
+  metrics_->flush();
+  state.metrics_bytes = metrics_->position();
   state.fingerprint = parts_.fingerprint;
   state.adapter = current_adapter();
   state.optimizer_updates = optimizer_.updates();
@@ -404,6 +440,7 @@ void Trainer::save() {
   const Checkpoints checkpoints(parts_.folder.checkpoints());
   checkpoints.save(state, parts_.config.save.keep);
   saved_ = update_;
+  changed_ = false;
   parts_.observer.on_checkpoint(checkpoints.path_of(update_));
 }
 

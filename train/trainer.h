@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "data/row.h"
+#include "data/pack.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
 #include "train/config.h"
@@ -58,14 +58,16 @@ struct TrainerParts {
   const TrainConfig& config;
   model::Decoder& decoder;  ///< With the adapter attached for training.
   UpdateStream& updates;
-  const std::vector<data::Row>& validation;  ///< Empty: none.
-  std::int64_t recomputed_layers = 0;        ///< model::TrainPass::recomputed_layers
-  const RunFolder& folder;                   ///< Claimed and begun.
+  const std::optional<data::RowStream>& validation;  ///< At its beginning; nothing: none.
+  std::int64_t row_tokens = 0;         ///< MemoryPlan::row_tokens, kept in the checkpoints
+  std::int64_t recomputed_layers = 0;  ///< model::TrainPass::recomputed_layers
+  RunFolder& folder;                   ///< Claimed; begun before Trainer::begin().
   lora::Adapter adapter;  ///< Configuration and provenance; factors are taken from the decoder.
   Fingerprint fingerprint;
   Observer& observer;
   SuiteEvaluator* suites = nullptr;      ///< Of `evaluate:`; null: none.
   const std::atomic<bool>& interrupted;  ///< Set from outside: finish the update, save, end.
+  core::Log log = {};
 };
 
 /// The loop: rows to gradients to updates, with evaluations, checkpoints and an orderly end.
@@ -76,15 +78,20 @@ struct TrainerParts {
 /// evaluate.keep_best_by, or the last one without either.
 class Trainer {
  public:
-  /// `resumed`: the checkpoint to go on from. Opens the metrics files.
+  /// `resumed`: the checkpoint to go on from. Throws InputError when it does not fit; nothing is
+  /// written here.
   Trainer(TrainerParts parts, const std::optional<TrainState>& resumed);
 
+  /// Opens the metrics files, cut to where the checkpoint left them. Call once, before advance().
+  void begin();
   /// One update, with the evaluation and the checkpoint that are due before it. False when the run
   /// came to its end instead, also by an interruption: everything is written then, and the trainer
   /// is done. Several trainers may take turns on one base, each with its own adapter attached
   /// whenever it is called (Decoder::exchange).
   /// Throws NumericError (NaN, divergence): the update is not applied, nothing is saved over what
-  /// was good. Throws IoError when the disk refuses: the last checkpoint is intact.
+  /// was good. Throws IoError when the disk refuses: the last checkpoint is intact. A run that
+  /// replaces another settles its folder when the first update is due; interrupted before that it
+  /// saves nothing, so that the old run comes back.
   bool advance();
   /// Of the run so far; complete after its end.
   [[nodiscard]] const Outcome& outcome() const { return outcome_; }
@@ -103,12 +110,13 @@ class Trainer {
   bool end(Ending ending);
   void finish();
   void write_adapter();
+  /// NumericError when a number of it is not finite: nothing good is overwritten by it.
   [[nodiscard]] lora::Adapter current_adapter() const;
   void measure_suites();
   /// Whether the figure of evaluate.keep_best_by is the best so far.
   bool observe_figure(const std::vector<SuiteFigure>& figures);
   /// Whether there is something that tells which adapter is the best.
-  [[nodiscard]] bool chooses() const { return chosen_ || !parts_.validation.empty(); }
+  [[nodiscard]] bool chooses() const { return chosen_ || parts_.validation; }
   [[nodiscard]] bool is_due(const core::Duration& every) const;
   [[nodiscard]] double seconds() const;
   [[nodiscard]] std::vector<Parameter> parameters();
@@ -128,14 +136,14 @@ class Trainer {
   double seconds_before_ = 0;   ///< Of earlier turns, and of earlier processes of this run.
   double seconds_started_ = 0;  ///< Of earlier processes alone.
   Clock::time_point turn_ = Clock::now();  ///< When this turn began.
-  std::int64_t evaluated_ = -1;            ///< Update of the last evaluation.
-  bool evaluation_due_ = false;
-  std::int64_t suites_measured_ = -1;  ///< The same of `evaluate:`.
-  bool suites_due_ = false;
+  Due evaluation_;                         ///< Of the validation loss.
+  Due suites_;                             ///< Of `evaluate:`.
+  bool changed_ = true;      ///< Since the last checkpoint: by an update or by an evaluation.
   std::int64_t saved_ = -1;  ///< Update of the last checkpoint.
+  std::uint64_t metrics_begin_ = 0;
   Outcome outcome_;
-  MetricsFile metrics_;
-  EventFile events_;
+  std::optional<MetricsFile> metrics_;
+  std::optional<EventFile> events_;
   /// Ends (seconds of work) and tokens of the last updates, for the rate.
   std::deque<std::pair<double, std::uint64_t>> recent_;
 };

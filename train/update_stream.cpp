@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/stop.h"
 
 namespace weft::train {
 namespace {
@@ -67,6 +68,7 @@ void UpdateStream::count(const std::vector<data::Prefix>& prefixes,
   std::optional<double> epochs = options.num_epochs;
   if (!epochs && !options.max_updates) epochs = 1;
   for (std::int64_t epoch = 0; !epochs || static_cast<double>(epoch) < *epochs; ++epoch) {
+    core::leave_if_stopped("planning the run");
     // The first epoch is planned already; the others are planned again when they begin.
     std::vector<data::PlannedRow> later;
     if (epoch > 0) later = data::plan_epoch(prefixes, rows, epoch);

@@ -1,11 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <regex>
 #include <set>
 
 #include "core/version.h"
 #include "tests/support/process.h"
+#include "tests/support/temp_dir.h"
 
 namespace weft::tests {
 namespace {
@@ -56,6 +58,26 @@ TEST(Program, AMisspeltSubcommandIsToldWhichThereAre) {
   const Finished done = run_weft({"ledger", "lst"});
   EXPECT_EQ(done.status, 2);
   EXPECT_THAT(done.err, HasSubstr("unknown command 'lst'; there are list, show"));
+}
+
+TEST(Program, HelpOfACommandIsItsOwn) {
+  EXPECT_EQ(run_weft({"help", "merge"}).out, run_weft({"merge", "--help"}).out);
+  EXPECT_THAT(run_weft({"help", "mrge"}).err, HasSubstr("did you mean 'merge'"));
+}
+
+TEST(Program, PathsThatAreNoUtf8AreRefusedInOneLine) {
+  const Finished argument = run_weft({"inspect", "caf\xe9/model"});
+  EXPECT_EQ(argument.status, 2);
+  EXPECT_THAT(argument.err, HasSubstr("'caf...' is not UTF-8"));
+  const TempDir temp;
+  const std::filesystem::path folder = temp / "caf\xe9";
+  std::filesystem::create_directory(folder);
+  const Finished inside =
+      run_process({"bash", "-c", "cd \"$0\" && exec \"$1\" inspect .", folder.string(),
+                   std::filesystem::absolute(weft_program()).string()});
+  EXPECT_EQ(inside.status, 2);
+  EXPECT_THAT(inside.err, HasSubstr("current folder is not UTF-8"));
+  EXPECT_EQ(std::count(inside.err.begin(), inside.err.end(), '\n'), 1);
 }
 
 TEST(Program, AMissingModelIsOneLineAndExitsWithTwo) {

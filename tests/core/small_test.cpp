@@ -1,4 +1,8 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <numeric>
@@ -7,9 +11,11 @@
 #include <thread>
 #include <vector>
 
+#include "core/cores.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/parallel.h"
+#include "core/philox.h"
 #include "core/suggest.h"
 #include "core/terminal.h"
 #include "tests/support/temp_dir.h"
@@ -134,6 +140,61 @@ TEST(Terminal, AlignsNumbersRightAndTextLeft) {
 TEST(Terminal, ARowOfAnotherWidthIsAMistake) {
   Table table({"a", "b"});
   EXPECT_THROW(table.add({"1"}), std::logic_error);
+}
+
+TEST(Cores, AreThoseOfTheAffinityMask) {
+  cpu_set_t before;
+  CPU_ZERO(&before);
+  ASSERT_EQ(::sched_getaffinity(0, sizeof before, &before), 0);
+  EXPECT_LE(allowed_cores(), CPU_COUNT(&before));
+  EXPECT_GE(allowed_cores(), 1);
+  // The answer is kept, so a process of its own gives the one for a narrower mask.
+  const pid_t child = ::fork();
+  if (child == 0) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(cpu, &before) && CPU_COUNT(&one) == 0) CPU_SET(cpu, &one);
+    }
+    ::sched_setaffinity(0, sizeof one, &one);
+    ::execl("/proc/self/exe", "test_core", "--gtest_filter=Cores.DISABLED_OneIsAllowed",
+            "--gtest_also_run_disabled_tests", "--gtest_brief=1", nullptr);
+    ::_exit(127);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+}
+
+TEST(Cores, DISABLED_OneIsAllowed) {  // run by the test above, on one core
+  EXPECT_EQ(allowed_cores(), 1);
+}
+
+TEST(Cores, QuotaOfAContainerCounts) {
+  const tests::TempDir dir;
+  const auto member = dir.write("cgroup", "0::/slice/job\n");
+  EXPECT_EQ(group_cores(member, dir / "fs"), 0);
+  dir.write("fs/slice/job/cpu.max", "max 100000\n");
+  EXPECT_EQ(group_cores(member, dir / "fs"), 0);
+  dir.write("fs/slice/cpu.max", "250000 100000\n");
+  EXPECT_EQ(group_cores(member, dir / "fs"), 3);  // two and a half
+  dir.write("fs/slice/job/cpu.max", "50000 100000\n");
+  EXPECT_EQ(group_cores(member, dir / "fs"), 1);
+  const auto old = dir.write("cgroup1", "4:cpu,cpuacct:/docker/x\n3:memory:/docker/x\n");
+  dir.write("fs/cpu/docker/x/cpu.cfs_quota_us", "400000\n");
+  dir.write("fs/cpu/docker/x/cpu.cfs_period_us", "100000\n");
+  EXPECT_EQ(group_cores(old, dir / "fs"), 4);
+  EXPECT_EQ(group_cores(dir / "nothing", dir / "fs"), 0);
+}
+
+// Known answers of Random123 (kat_vectors, philox4x32 10).
+TEST(Philox, GivesTheKnownAnswers) {
+  EXPECT_THAT(philox({0, 0}, {0, 0, 0, 0}),
+              ::testing::ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+  EXPECT_THAT(philox({0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}),
+              ::testing::ElementsAre(0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd));
+  EXPECT_THAT(philox({0xa4093822, 0x299f31d0}, {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}),
+              ::testing::ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
 }
 
 }  // namespace

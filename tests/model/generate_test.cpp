@@ -169,6 +169,16 @@ TEST(Sampler, GreedyHeedsThePenaltyOnly) {
   EXPECT_EQ(Sampler({.top_k = 1, .repetition_penalty = 1.1}).next(logits, seen), 2);
 }
 
+TEST(Sampler, RefusesLogitsThatAreNoNumbers) {
+  at::Tensor logits = at::tensor({1.0F, 3.0F, 2.9F, -1.0F}, at::kFloat);
+  logits[2] = std::nanf("");
+  for (const model::Sampling& sampling :
+       {model::Sampling{}, model::Sampling{.temperature = 0.8}, model::Sampling{.top_k = 2},
+        model::Sampling{.repetition_penalty = 1.1}}) {
+    EXPECT_THROWS_WITH((void)Sampler(sampling).next(logits, {}), NumericError, "no numbers");
+  }
+}
+
 TEST(StopStrings, CutBeforeTheFirstAndHoldBackWhatMayBecomeOne) {
   model::StopStrings stops({"\n\n", "END", "ENOUGH"});
   EXPECT_EQ(stops.push("one"), "one");

@@ -3,9 +3,16 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
+
+#include "checkpoint/checkpoint.h"
 #include "core/error.h"
+#include "model/decoder.h"
 #include "model/ops.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
+#include "tests/support/tiny_model.h"
 
 namespace weft::tests {
 namespace {
@@ -168,6 +175,39 @@ TEST(Spec, RefusesValuesThatMakeNoModel) {
                      "factor");
   EXPECT_THROWS_WITH(with({{"rms_norm_eps", -1.0}}), InputError, "rms_norm_eps");
   EXPECT_THROWS_WITH(with({{"tie_word_embeddings", "yes"}}), InputError, "tie_word_embeddings");
+}
+
+TEST(ReadSpec, MoreLayersThanTensorsAreRefusedBeforeAnythingIsMade) {
+  const TempDir temp;
+  write_tiny_model(temp / "base");
+  auto config = nlohmann::json::parse(slurp(temp / "base/config.json"));
+  config["num_hidden_layers"] = 100'000'000;
+  temp.write("base/config.json", config.dump());
+  EXPECT_THROWS_WITH((void)read_spec(checkpoint::Checkpoint::open(temp / "base")), InputError,
+                     "num_hidden_layers is 100000000", "tensors");
+}
+
+TEST(Decoder, ANumberThatIsNoneInTheBaseIsNamedWhenItIsRead) {
+  const TempDir temp;
+  write_tiny_model(temp / "base");
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  std::string bytes = slurp(temp / "base/model.safetensors");
+  std::uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const auto tensors = nlohmann::json::parse(bytes.substr(8, header));
+  const std::size_t begin = tensors[name]["data_offsets"][0];
+  const float nan = std::nanf("");
+  // Row 2, column 5 of [48, 32].
+  std::memcpy(bytes.data() + 8 + header + begin + (2 * 32 + 5) * sizeof nan, &nan, sizeof nan);
+  temp.write("base/model.safetensors", bytes);
+  const auto base = checkpoint::Checkpoint::open(temp / "base");
+  for (const auto format :
+       {model::BaseFormat::kDense, model::BaseFormat::kInt8, model::BaseFormat::kNf4}) {
+    for (const auto compute : {model::Compute::kF32, model::Compute::kBF16}) {
+      EXPECT_THROWS_WITH((void)model::Decoder::load(base, compute, format), InputError, name, "nan",
+                         "row 2, column 5");
+    }
+  }
 }
 
 }  // namespace

@@ -27,6 +27,14 @@ TEST(DivergenceGuard, StopsWhenTheMeanLossDoublesAndIgnoresOneBadUpdate) {
                      "lowest was 2.0000");
 }
 
+TEST(DivergenceGuard, OneEasyFirstUpdateEndsNoHealthyRun) {
+  DivergenceGuard guard({.ratio = 2, .window = 10});
+  guard.observe(1, 2.84, 1.0);
+  for (int update = 2; update <= 40; ++update) {
+    EXPECT_NO_THROW(guard.observe(update, 6.0 - 0.01 * update, 1.0));
+  }
+}
+
 TEST(DivergenceGuard, LetsSmallLossesDoubleAndRatioZeroAnything) {
   DivergenceGuard guard({.ratio = 2, .window = 1});
   guard.observe(1, 0.01, 1.0);

@@ -3,6 +3,9 @@
 #include <fcntl.h>
 #include <sys/file.h>
 
+#include <filesystem>
+#include <iterator>
+
 #include "core/error.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
@@ -21,6 +24,64 @@ TEST(RunFolder, FreshStartOnARunSuggestsResumeAndForce) {
   EXPECT_FALSE(RunFolder(temp / "run", Start::kReplace).continues());
 }
 
+TEST(RunFolder, ReplacedRunComesBackUntilTheNewOneStands) {
+  const tests::TempDir temp;
+  temp.write("run/config.yaml", "seed: 1\n");
+  temp.write("run/adapter/adapter_config.json", "{}");
+  temp.write("run/checkpoints/000005/state.json", "{}");
+  temp.write("run/notes.txt", "mine");
+  {
+    RunFolder folder(temp / "run", Start::kReplace);
+    folder.claim();
+    folder.begin();
+    EXPECT_TRUE(folder.replaces());
+    temp.write("run/config.yaml", "seed: 2\n");
+    temp.write("run/metrics.jsonl", "{}\n");
+  }  // An exception, or an interrupt before the first update.
+  EXPECT_EQ(tests::slurp(temp / "run/config.yaml"), "seed: 1\n");
+  EXPECT_TRUE(fs::exists(temp / "run/checkpoints/000005/state.json"));
+  EXPECT_FALSE(fs::exists(temp / "run/metrics.jsonl"));
+  EXPECT_EQ(tests::slurp(temp / "run/notes.txt"), "mine");
+  EXPECT_EQ(std::distance(fs::directory_iterator(temp / "run"), fs::directory_iterator()), 4);
+}
+
+/// What a process that was killed while it replaced a run leaves, stage by stage.
+TEST(RunFolder, KilledReplacementIsUndoneByTheNextStart) {
+  for (const std::string stage : {"some entries moved", "all moved", "new run begun", "outdated"}) {
+    const tests::TempDir temp;
+    const bool partly = stage == "some entries moved";
+    const std::string aside = partly                ? ".weft-setting-aside/"
+                              : stage == "outdated" ? ".weft-outdated/"
+                                                    : ".weft-set-aside/";
+    temp.write("run/" + aside + "adapter/adapter_config.json", "old");
+    temp.write("run/" + (partly ? "" : aside) + "config.yaml", "old");
+    if (stage == "new run begun" || stage == "outdated") {
+      temp.write("run/config.yaml", "new");
+      temp.write("run/adapter/adapter_config.json", "new");
+    }
+    if (stage != "outdated") {
+      EXPECT_THROWS_WITH(RunFolder(temp / "run", Start::kFresh), InputError, "--resume");
+    }
+    {
+      RunFolder folder(temp / "run", Start::kResume);
+      EXPECT_TRUE(folder.continues()) << stage;
+      folder.claim();
+      folder.begin();
+    }
+    const std::string wanted = stage == "outdated" ? "new" : "old";
+    EXPECT_EQ(tests::slurp(temp / "run/config.yaml"), wanted) << stage;
+    EXPECT_EQ(tests::slurp(temp / "run/adapter/adapter_config.json"), wanted) << stage;
+    EXPECT_FALSE(fs::exists(temp / ("run/" + aside))) << stage;
+  }
+}
+
+TEST(RunFolder, ARunThatAppearedMeanwhileIsSeenWhenTheFolderIsClaimed) {
+  const tests::TempDir temp;
+  RunFolder folder(temp / "run", Start::kFresh);
+  temp.write("run/config.yaml", "seed: 1\n");  // Another process began and ended.
+  EXPECT_THROWS_WITH(folder.claim(), InputError, "--force");
+}
+
 TEST(RunFolder, ReplacingRemovesTheRunAndNothingElse) {
   const tests::TempDir temp;
   temp.write("run/config.yaml", "seed: 1\n");
@@ -33,6 +94,9 @@ TEST(RunFolder, ReplacingRemovesTheRunAndNothingElse) {
   folder.begin();
   EXPECT_FALSE(fs::exists(folder.adapter()));
   EXPECT_FALSE(fs::exists(temp / "run/events.out.tfevents.1.weft"));
+  folder.settle();
+  EXPECT_FALSE(folder.replaces());
+  EXPECT_EQ(std::distance(fs::directory_iterator(temp / "run"), fs::directory_iterator()), 1);
   EXPECT_EQ(tests::slurp(temp / "run/notes.txt"), "mine");
 }
 
@@ -97,10 +161,14 @@ TEST(MetricsFile, ResumingCutsWhatCameAfterTheCheckpoint) {
   EXPECT_EQ(tests::slurp(temp / "m.jsonl"), "{\"update\":1}\n{\"update\":2,\"loss\":0.5}\n");
 }
 
-TEST(MetricsFile, ShorterThanTheCheckpointSaysIsAnError) {
+TEST(MetricsFile, ShorterThanTheCheckpointSaysIsToldAndAppendedTo) {
   const tests::TempDir temp;
   temp.write("m.jsonl", "{}\n");
-  EXPECT_THROWS_WITH(MetricsFile(temp / "m.jsonl", 100), InputError, "3 bytes", "100");
+  std::string told;
+  MetricsFile file(temp / "m.jsonl", 100, [&](core::Level, std::string_view line) { told = line; });
+  EXPECT_NE(told.find("3 bytes, and had 100"), std::string::npos) << told;
+  file.append({{"update", 7}});
+  EXPECT_EQ(tests::slurp(temp / "m.jsonl"), "{}\n{\"update\":7}\n");
 }
 
 TEST(RequireMemory, NamesNeedAvailableAndTheKnobsOfLargeParts) {

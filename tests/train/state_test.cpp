@@ -46,7 +46,8 @@ TrainState make_state(std::int64_t update, std::int64_t width = 4) {
   state.metrics_bytes = 77;
   state.data = {{"epoch", 1}};
   state.guard = {{"recent", {1.0 / 3}}, {"lowest", 0.1}};
-  state.early_stopping = {{"best_loss", 0.1}};
+  state.early_stopping = {
+      {"best_loss", 0.1}, {"best_update", 3}, {"reference_loss", 0.1}, {"without_gain", 1}};
   state.fingerprint = {{"seed", "42"}};
   return state;
 }
@@ -99,9 +100,62 @@ TEST(Checkpoints, DamagedStateNamesTheFile) {
   const Checkpoints checkpoints(temp / "checkpoints");
   checkpoints.save(make_state(5), 0);
   temp.write("checkpoints/000005/state.json", "{\"format\": 1");
-  EXPECT_THROWS_WITH((void)checkpoints.load_last(), InputError, "000005/state.json", "damaged");
+  EXPECT_THROWS_WITH((void)checkpoints.load_last(), InputError, "000005", "state.json is damaged",
+                     "remove that folder", "from its beginning");
   temp.write("checkpoints/000005/state.json", "{\"format\": 99}");
-  EXPECT_THROWS_WITH((void)checkpoints.load_last(), InputError, "another version");
+  EXPECT_THROWS_WITH((void)checkpoints.load_last(), InputError, "newer weft");
+}
+
+TEST(Checkpoints, DamagedNumbersAreRefusedByNameAndTheWayOutIsTold) {
+  const tests::TempDir temp;
+  const Checkpoints checkpoints(temp / "checkpoints");
+  checkpoints.save(make_state(4), 0);
+  checkpoints.save(make_state(5), 0);
+  const auto whole = nlohmann::json::parse(tests::slurp(temp / "checkpoints/000005/state.json"));
+  const std::vector<std::pair<std::string, nlohmann::json>> damages{
+      {"update", -3},        {"update", "five"},     {"tokens", -1},
+      {"tokens", 1.5},       {"row_tokens", -1},     {"guard", nlohmann::json::object()},
+      {"guard", 3},          {"early_stopping", {}}, {"data", nullptr},
+      {"fingerprint", "no"}, {"seconds", -1},        {"evaluated", -2}};
+  for (const auto& [key, value] : damages) {
+    auto damaged = whole;
+    damaged[key] = value;
+    temp.write("checkpoints/000005/state.json", damaged.dump());
+    EXPECT_THROWS_WITH((void)checkpoints.load_last(), InputError, "000005", "state.json",
+                       "goes on from update 4");
+  }
+  fs::remove_all(temp / "checkpoints/000005");
+  EXPECT_EQ(checkpoints.load_last()->update, 4);
+}
+
+TEST(Checkpoints, OfTheFirstFormatAreReadWithDefaults) {
+  const tests::TempDir temp;
+  const Checkpoints checkpoints(temp / "checkpoints");
+  checkpoints.save(make_state(5), 0);
+  auto old = nlohmann::json::parse(tests::slurp(temp / "checkpoints/000005/state.json"));
+  old["format"] = 1;
+  for (const char* key :
+       {"row_tokens", "first_validation_loss", "first_figure", "suites_measured", "suites_due"}) {
+    old.erase(key);
+  }
+  temp.write("checkpoints/000005/state.json", old.dump());
+  const auto loaded = checkpoints.load_last();
+  ASSERT_TRUE(loaded);
+  EXPECT_EQ(loaded->row_tokens, 0);
+  EXPECT_EQ(loaded->suites, Due{});
+}
+
+TEST(Checkpoints, FactorsOfAnotherRankAreRefusedInsteadOfCrashing) {
+  const TrainState state = make_state(5);
+  std::vector<lora::Target> targets;
+  for (const auto& factors : state.adapter.factors) targets.push_back(factors.target);
+  EXPECT_NO_THROW(require_factors_of(state, targets, "checkpoints/000005"));
+  targets[1].rank = 64;
+  EXPECT_THROWS_WITH(require_factors_of(state, targets, "checkpoints/000005"), InputError,
+                     "checkpoints/000005", "v_proj", "rank 2", "rank 64");
+  targets.pop_back();
+  EXPECT_THROWS_WITH(require_factors_of(state, targets, "checkpoints/000005"), InputError,
+                     "2 layers", "trains 1");
 }
 
 TEST(Checkpoints, MomentsOfAnotherShapeAreRefused) {

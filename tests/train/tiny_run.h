@@ -5,6 +5,7 @@
 #include <exception>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/runtime.h"
@@ -52,27 +53,41 @@ class TinyRun : public TinyJob {
       const std::string& changes, const std::vector<std::string>& overrides = {},
       train::Start start = train::Start::kReplace,
       const std::function<void(std::int64_t)>& after_update = [](std::int64_t) {}) {
-    return run_prepared(prepare_all(changes, overrides), start, after_update);
+    folder().write("tiny.yaml", yaml(changes));
+    auto described = train::load_runs(folder() / "tiny.yaml", overrides, {});
+    std::deque<train::RunFolder> folders;
+    for (const auto& run : described) folders.emplace_back(run.config.output_dir, start).claim();
+    auto resumed = train::last_states(folders, log);
+    auto runs = train::prepare(std::move(described), log, std::move(resumed));
+    return run_in(folders, runs, after_update);
   }
 
   std::vector<train::Result> run_prepared(
       std::vector<train::Prepared> runs, train::Start start = train::Start::kReplace,
       const std::function<void(std::int64_t)>& after_update = [](std::int64_t) {}) {
-    Listener listener(after_update);
     std::deque<train::RunFolder> folders;
-    std::vector<train::Job> jobs;
-    for (train::Prepared& run : runs) {
-      folders.emplace_back(run.config.output_dir, start).claim();
-      train::require_sound(run);
-      jobs.push_back({run, folders.back(), listener});
-    }
-    interrupted = false;
-    return train::train(jobs, interrupted, {});
+    for (train::Prepared& run : runs) folders.emplace_back(run.config.output_dir, start).claim();
+    return run_in(folders, runs, after_update);
   }
 
   std::atomic<bool> interrupted{false};
+  std::vector<std::string> told;  ///< Lines of the log.
+  core::Log log = [this](core::Level, std::string_view line) { told.emplace_back(line); };
 
  private:
+  std::vector<train::Result> run_in(std::deque<train::RunFolder>& folders,
+                                    std::vector<train::Prepared>& runs,
+                                    const std::function<void(std::int64_t)>& after_update) {
+    Listener listener(after_update);
+    std::vector<train::Job> jobs;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      train::require_sound(runs[i]);
+      jobs.push_back({runs[i], folders[i], listener});
+    }
+    interrupted = false;
+    return train::train(jobs, interrupted, log);
+  }
+
   struct Listener : train::Observer {
     explicit Listener(const std::function<void(std::int64_t)>& call) : after(call) {}
     void on_update(const train::UpdateReport& report) override { after(report.update); }

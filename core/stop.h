@@ -1,0 +1,23 @@
+#pragma once
+
+#include <atomic>
+#include <string_view>
+
+namespace weft::core {
+
+/// Whether somebody asked the program to stop (a signal; cli/interrupt.h). Long work polls it: a
+/// loop that has something to save saves it and ends, another calls leave_if_stopped().
+[[nodiscard]] bool stop_requested() noexcept;
+
+/// The flag behind stop_requested(), for those who raise it and for code that takes a flag.
+[[nodiscard]] std::atomic<bool>& stop_flag() noexcept;
+
+/// Makes this copy of the library look at `flag`. A library that is opened at run time has a copy
+/// of its own, and both halves of the program have to see one request. `flag` outlives all use.
+void share_stop_flag(std::atomic<bool>& flag) noexcept;
+
+/// For work that has written nothing which counts yet. Throws Interrupted when a stop was asked
+/// for: "interrupted while DOING; nothing was changed".
+void leave_if_stopped(std::string_view doing);
+
+}  // namespace weft::core
