@@ -30,19 +30,17 @@ TEST(Resume, WithMoreUpdatesKeepsTheBestAdapter) {
   const std::string yaml =
       "validation: {path: valid.jsonl}\neval: {every: 4u}\nsave: {every: 2u}\n"
       "lr_scheduler: constant\ndivergence: {ratio: 0}\n";
-  // So fast that it gets worse in the end.
-  std::vector<std::string> options{"warmup=0", "max_grad_norm=0", ""};
+  // What is learned makes these answers less and less likely, so that the first adapters are best.
+  job.folder().write("valid.jsonl",
+                     "{\"prompt\": \"say 1:\", \"completion\": \"ZQXJ KWVY 9876\"}\n"
+                     "{\"prompt\": \"say 2:\", \"completion\": \"QQQQ ZZZZ 4321\"}\n");
+  const std::vector<std::string> options{"warmup=0", "learning_rate=0.05"};
   const auto with = [&](const char* updates) {
     auto all = options;
     all.emplace_back(updates);
     return all;
   };
-  Outcome whole;
-  for (const char* rate : {"0.1", "0.3", "0.6", "1", "2", "4"}) {
-    options.back() = fmt::format("learning_rate={}", rate);
-    whole = job.run(yaml, with("max_updates=16"));
-    if (whole.adapter_update < 16) break;
-  }
+  const Outcome whole = job.run(yaml, with("max_updates=16"));
   const auto metrics = job.metrics();
   const std::string adapter = job.adapter_bytes();
   ASSERT_LT(whole.adapter_update, 16) << "the run must get worse in the end";
