@@ -67,12 +67,13 @@ void weft_template_free(WeftTemplate* chat_template);
 /// Whether the template has {% generation %} blocks.
 bool weft_template_marks_generation(const WeftTemplate* chat_template);
 /// Renders with the variables of a JSON object. Where `mark` is not empty, the text of each
-/// {% generation %} block is put between two copies of it. `fuel` bounds the number of
-/// instructions. When the template itself raised the error, `raised` is set and `error` is its own
-/// message.
+/// {% generation %} block is put between two copies of it. `date` ("2026-11-29") is the day that
+/// strftime_now prints, at its first minute. `fuel` bounds the number of instructions. When the
+/// template itself raised the error, `raised` is set and `error` is its own message.
 bool weft_template_render(const WeftTemplate* chat_template, const char* variables,
-                          size_t variables_size, const char* mark, size_t mark_size, uint64_t fuel,
-                          WeftText* out, bool* raised, WeftText* error);
+                          size_t variables_size, const char* mark, size_t mark_size,
+                          const char* date, size_t date_size, uint64_t fuel, WeftText* out,
+                          bool* raised, WeftText* error);
 
 /// Lower case as Unicode has it for any language (SpecialCasing included: a final sigma).
 bool weft_unicode_lower(const char* text, size_t size, WeftText* out, WeftText* error);

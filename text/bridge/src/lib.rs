@@ -4,12 +4,14 @@
 
 mod filters;
 mod json;
+mod literals;
 mod methods;
 mod python;
 mod source;
 mod template;
 mod tokenizer;
 mod unicode;
+mod unicode_tables;
 
 use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
