@@ -97,13 +97,17 @@ nlohmann::ordered_json preflight_json(const Prepared& prepared) {
 
 /// The last checkpoint, if the run is to continue and has one; refused when it is of another run.
 std::optional<TrainState> find_state(const RunFolder& folder, const Fingerprint& now,
-                                     const core::Log& log) {
+                                     const text::Tokenizer& tokenizer, const core::Log& log) {
   if (!folder.continues()) return std::nullopt;
   std::optional<TrainState> state = Checkpoints(folder.checkpoints()).load_last();
   if (!state) {
     core::tell(log, core::Level::kInfo,
                "no checkpoint was written yet: starting from the beginning");
     return state;
+  }
+  if (const auto then = state->fingerprint.find("tokenizer");
+      then != state->fingerprint.end() && tokenizer.matches(then->second)) {
+    then->second = tokenizer.digest();  // version 0.1 recorded another digest of it
   }
   const std::string changed = difference(state->fingerprint, now, resumable_keys());
   if (!changed.empty()) {
@@ -152,7 +156,7 @@ Entry enter(const Job& job, const std::string& weights, const core::Log& log) {
     for (const auto& [suite, digest] : job.suites->digests())
       entry.fingerprint[fmt::format("the contents of suite {}", suite)] = digest;
   }
-  entry.state = find_state(job.folder, entry.fingerprint, log);
+  entry.state = find_state(job.folder, entry.fingerprint, job.prepared.base->tokenizer, log);
   return entry;
 }
 

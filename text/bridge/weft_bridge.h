@@ -58,6 +58,9 @@ bool weft_tokenizer_id_to_token(const WeftTokenizer* tokenizer, uint32_t id, Wef
 WeftText weft_tokenizer_model_type(const WeftTokenizer* tokenizer);
 /// Whether decoding with skip_special leaves this id out.
 bool weft_tokenizer_is_special(const WeftTokenizer* tokenizer, uint32_t id);
+/// What of the tokenizer decides the ids of a text, but what it puts around one: a JSON text that
+/// is the same for files that say the same in other words (src/identity.rs).
+bool weft_tokenizer_identity(const WeftTokenizer* tokenizer, WeftText* out, WeftText* error);
 /// Largest id + 1, added tokens included.
 uint32_t weft_tokenizer_size(const WeftTokenizer* tokenizer);
 

@@ -3,6 +3,7 @@
 //! This file holds what all parts share: text and errors across the boundary. No panic leaves it.
 
 mod filters;
+mod identity;
 mod json;
 mod literals;
 mod methods;
