@@ -19,20 +19,22 @@ constexpr int kMaxDepth = 64;
 constexpr std::uint64_t kMaxFile = std::uint64_t{256} << 20;
 
 /// What nlohmann's parser cannot refuse by itself: depth and keys that come twice.
+template <typename Value>
 class Guard {
  public:
   explicit Guard(std::string_view where) : where_(where) {}
 
-  bool operator()(int depth, json::parse_event_t event, const json& value) {
-    if (event == json::parse_event_t::object_start) {
+  bool operator()(int depth, typename Value::parse_event_t event, const Value& value) {
+    using Event = typename Value::parse_event_t;
+    if (event == Event::object_start) {
       if (depth >= kMaxDepth) throw_deep();
       keys_.emplace_back();
-    } else if (event == json::parse_event_t::array_start) {
+    } else if (event == Event::array_start) {
       if (depth >= kMaxDepth) throw_deep();
-    } else if (event == json::parse_event_t::object_end) {
+    } else if (event == Event::object_end) {
       keys_.pop_back();
-    } else if (event == json::parse_event_t::key) {
-      const auto& key = value.get_ref<const std::string&>();
+    } else if (event == Event::key) {
+      const auto& key = value.template get_ref<const std::string&>();
       if (!keys_.back().insert(key).second) {
         throw InputError("{}: the key {} appears twice in one object", where_, printable(key));
       }
@@ -58,21 +60,28 @@ class Guard {
   throw InputError("{}:{}:{}: not JSON", where, line, column);
 }
 
-}  // namespace
-
-json parse_json(std::string_view text, std::string_view where) {
+template <typename Value>
+Value parse(std::string_view text, std::string_view where) {
   // nlohmann's parser takes a zero byte for the end of its input.
   if (const auto zero = text.find('\0'); zero != std::string_view::npos) {
     throw_not_json(text, zero, where);
   }
-  Guard guard(where);
+  Guard<Value> guard(where);
   try {
-    return json::parse(text, std::ref(guard));
-  } catch (const json::parse_error& error) {
+    return Value::parse(text, std::ref(guard));
+  } catch (const typename Value::parse_error& error) {
     throw_not_json(text, error.byte == 0 ? 0 : error.byte - 1, where);
-  } catch (const json::exception& error) {  // A number out of range.
+  } catch (const typename Value::exception& error) {  // A number out of range.
     throw InputError("{}: not JSON that can be read: {}", where, error.what());
   }
+}
+
+}  // namespace
+
+json parse_json(std::string_view text, std::string_view where) { return parse<json>(text, where); }
+
+nlohmann::ordered_json parse_ordered_json(std::string_view text, std::string_view where) {
+  return parse<nlohmann::ordered_json>(text, where);
 }
 
 json read_json(const std::filesystem::path& path) {

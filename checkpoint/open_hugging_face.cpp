@@ -44,6 +44,13 @@ constexpr std::array<std::string_view, 5> kTiedByDefault{"gemma", "gemma2", "gem
   if (fs::exists(folder / "adapter_config.json", ignored)) {
     hint = "it holds an adapter; name its base model, and the adapter separately";
   }
+  // The root of a model in the Hub's cache: its files are below snapshots/COMMIT.
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder / "snapshots", ignored)) {
+    if (fs::exists(entry.path() / "config.json", ignored)) {
+      hint = "it is the root of a model in the Hub's cache; name the folder of its files: " +
+             entry.path().string();
+    }
+  }
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
     if (entry.path().extension() == ".gguf") hint = "name the file: " + entry.path().string();
   }

@@ -137,7 +137,8 @@ Session open_session(const GenerateArguments& arguments, const core::Log& log) {
   text::Tokenizer tokenizer = text::Tokenizer::load(opened.checkpoint);
   std::optional<text::ChatTemplate> chat_template;
   if (!arguments.raw) chat_template = text::ChatTemplate::load(opened.checkpoint);
-  lora::PromptDigests prompts{.tokenizer = tokenizer.digest()};
+  lora::PromptDigests prompts{.tokenizer = tokenizer.digest(),
+                              .legacy_tokenizer = tokenizer.legacy_digest()};
   if (!arguments.raw) prompts.chat_template = chat_template ? chat_template->digest() : "";
   for (const auto& [adapter, weight] : opened.adapters) {
     if (arguments.model.allow_other_base) break;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint/json_file.h"
 #include "cli/command.h"
 #include "core/error.h"
 #include "text/chat_template.h"
@@ -48,9 +49,7 @@ void each_line(Handle handle) {
 }
 
 Json parse_line(const std::string& line, std::size_t number) {
-  Json value = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (value.is_discarded()) throw InputError("standard input:{}: the line is not JSON", number);
-  return value;
+  return checkpoint::parse_ordered_json(line, fmt::format("standard input, line {}", number));
 }
 
 /// With `json` a line is a JSON string, so that a text may hold line ends.

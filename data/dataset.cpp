@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/suggest.h"
+#include "data/interpreter.h"
 #include "data/random.h"
 #include "data/record_readers.h"
 
@@ -18,49 +18,6 @@ namespace weft::data {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr std::size_t kFaultsKept = 20;
-
-struct Part {
-  const char* name;
-  bool required;
-};
-
-std::vector<Part> parts_of(DatasetType type) {
-  switch (type) {
-    case DatasetType::kInstruction:
-      return {{"instruction", true}, {"input", false}, {"output", true}, {"system", false}};
-    case DatasetType::kChat: return {{"messages", true}, {"system", false}};
-    case DatasetType::kCompletion: return {{"prompt", true}, {"completion", true}};
-    case DatasetType::kText: return {{"text", true}};
-  }
-  return {};
-}
-
-std::string_view name_of(DatasetType type) {
-  switch (type) {
-    case DatasetType::kInstruction: return "instruction";
-    case DatasetType::kChat: return "chat";
-    case DatasetType::kCompletion: return "completion";
-    case DatasetType::kText: return "text";
-  }
-  return "";
-}
-
-/// The type that the given names (of columns, or of parts in `fields`) can only mean.
-std::optional<DatasetType> type_of_names(const auto& has) {
-  if (has("messages") || has("conversations")) return DatasetType::kChat;
-  if (has("prompt") && has("completion")) return DatasetType::kCompletion;
-  if (has("instruction") && has("output")) return DatasetType::kInstruction;
-  if (has("text")) return DatasetType::kText;
-  return std::nullopt;
-}
-
-/// The type that the configuration itself says.
-std::optional<DatasetType> configured_type(const DatasetConfig& config) {
-  if (config.type) return config.type;
-  return type_of_names([&](const char* name) { return config.fields.count(name) > 0; });
-}
 
 void check_config(const DatasetConfig& config, core::CheckReport& report) {
   const std::optional<DatasetType> type = configured_type(config);
@@ -93,164 +50,6 @@ void check_config(const DatasetConfig& config, core::CheckReport& report) {
   if (config.delimiter.size() > 1) report.problem("delimiter", "expected one character");
 }
 
-/// Makes samples from the rows of one file.
-class Interpreter {
- public:
-  Interpreter(const DatasetConfig& config, DatasetType type,
-              const std::vector<std::string>& columns)
-      : type_(type), columns_(columns) {
-    for (const Part& part : parts_of(type)) {
-      const auto given = config.fields.find(part.name);
-      const bool explicitly = given != config.fields.end();
-      std::string text = explicitly ? given->second : fmt::format("{{{}}}", part.name);
-      if (type == DatasetType::kChat && part.required && !explicitly) text = "{messages}";
-      slots_.push_back(
-          {part, explicitly, FieldTemplate(text, fmt::format("fields.{}", part.name))});
-    }
-  }
-
-  /// For files whose columns are known before any row: a template that names another column is
-  /// wrong in every row.
-  void check_columns(const std::string& file) const {
-    if (columns_.empty()) return;
-    for (const Slot& slot : slots_) {
-      if (!slot.part.required && !slot.given) continue;
-      for (const std::string& name : slot.text.names()) {
-        if (has_column(name) || (name == "messages" && has_column("conversations"))) continue;
-        const std::string near = core::nearest(name, columns_);
-        throw InputError("{}: fields.{} needs the column '{}'; the file has {}{}{}", file,
-                         slot.part.name, name, fmt::join(columns_, ", "),
-                         near.empty() ? "" : fmt::format("; did you mean '{}'?", near),
-                         delimiter_hint(columns_));
-      }
-    }
-  }
-
-  /// InputError without a place for a row that cannot be used.
-  [[nodiscard]] Sample interpret(const Record& record) const {
-    Sample sample;
-    sample.type = type_;
-    sample.origin = record.origin;
-    const Json& row = record.values;
-    if (type_ == DatasetType::kText) sample.text = part(row, "text");
-    if (type_ == DatasetType::kCompletion) {
-      sample.prompt = part(row, "prompt");
-      sample.completion = part(row, "completion");
-    }
-    if (type_ == DatasetType::kInstruction) {
-      sample.messages = Json::array();
-      add_system(row, sample.messages);
-      std::string question = part(row, "instruction");
-      if (const std::string input = part(row, "input"); !input.empty()) question += "\n" + input;
-      sample.messages.push_back({{"role", "user"}, {"content", std::move(question)}});
-      sample.messages.push_back({{"role", "assistant"}, {"content", part(row, "output")}});
-    }
-    if (type_ == DatasetType::kChat) sample.messages = conversation(row);
-    return sample;
-  }
-
- private:
-  struct Slot {
-    Part part;
-    bool given;
-    FieldTemplate text;
-  };
-
-  [[nodiscard]] bool has_column(const std::string& name) const {
-    return std::find(columns_.begin(), columns_.end(), name) != columns_.end();
-  }
-
-  [[nodiscard]] const Slot& slot(std::string_view name) const {
-    return *std::find_if(slots_.begin(), slots_.end(),
-                         [&](const Slot& candidate) { return candidate.part.name == name; });
-  }
-
-  [[nodiscard]] std::string part(const Json& row, std::string_view name) const {
-    const Slot& place = slot(name);
-    if (!place.part.required && !place.given) {
-      const auto found = row.find(name);
-      if (found == row.end() || found->is_null()) return "";
-    }
-    return place.text.fill(
-        row, place.part.required ? FieldTemplate::Empty::kRefuse : FieldTemplate::Empty::kAllow);
-  }
-
-  void add_system(const Json& row, Json& messages) const {
-    if (std::string system = part(row, "system"); !system.empty()) {
-      messages.push_back({{"role", "system"}, {"content", std::move(system)}});
-    }
-  }
-
-  [[nodiscard]] Json conversation(const Json& row) const {
-    std::string column = *slot("messages").text.single_column();
-    if (!row.contains(column) && !slot("messages").given) column = "conversations";
-    const auto found = row.find(column);
-    if (found == row.end() || !found->is_array() || found->empty()) {
-      throw InputError("expected a list of messages in '{}'", column);
-    }
-    Json messages = Json::array();
-    bool answered = false;
-    for (std::size_t i = 0; i < found->size(); ++i) {
-      messages.push_back(message((*found)[i], i));
-      answered = answered || messages.back()["role"] == "assistant";
-    }
-    if (!answered) throw InputError("the conversation has no assistant message to learn from");
-    if (messages[0]["role"] != "system") {
-      Json with_system = Json::array();
-      add_system(row, with_system);
-      with_system.insert(with_system.end(), messages.begin(), messages.end());
-      return with_system;
-    }
-    return messages;
-  }
-
-  /// {"role", "content"}, also from ShareGPT's {"from", "value"}; other keys are passed on to the
-  /// chat template.
-  static Json message(const Json& given, std::size_t index) {
-    if (!given.is_object()) throw InputError("message {} is no object", index);
-    Json out = given;
-    for (const auto& [from, to] : {std::pair{"from", "role"}, std::pair{"value", "content"}}) {
-      if (!out.contains(to) && out.contains(from)) {
-        out[to] = out[from];
-        out.erase(from);
-      }
-    }
-    if (!out.contains("role") || !out["role"].is_string()) {
-      throw InputError("message {} has no role", index);
-    }
-    const std::string role = out["role"];
-    if (role == "human") out["role"] = "user";
-    if (role == "gpt") out["role"] = "assistant";
-    if (out.contains("content") && out["content"].is_array()) {
-      out["content"] = text_of_parts(out["content"], index);
-    }
-    const bool text = out.contains("content") && out["content"].is_string();
-    if (!text && !out.contains("tool_calls")) throw InputError("message {} has no text", index);
-    if (text && out["role"] == "assistant" && !out.contains("tool_calls") &&
-        out["content"].get_ref<const std::string&>().find_first_not_of(" \t\r\n") ==
-            std::string::npos) {
-      throw InputError("message {} (assistant) is empty", index);
-    }
-    return out;
-  }
-
-  static std::string text_of_parts(const Json& parts, std::size_t index) {
-    std::string text;
-    for (const Json& piece : parts) {
-      if (!piece.is_object() || piece.value("type", Json()) != "text" || !piece.contains("text") ||
-          !piece["text"].is_string()) {
-        throw InputError("message {} holds something that is not text", index);
-      }
-      text += piece["text"].get_ref<const std::string&>();
-    }
-    return text;
-  }
-
-  DatasetType type_;
-  std::vector<std::string> columns_;
-  std::vector<Slot> slots_;
-};
-
 /// Reads the files of one dataset.
 class Loader {
  public:
@@ -260,6 +59,7 @@ class Loader {
   void stream(const TakeSample& take) {
     std::vector<std::int64_t> places;  // of the rows, with shuffle_seed
     if (config_.shuffle_seed) {
+      require_files();
       read_files([](Sample&&, std::int64_t) {});  // how many there are
       report();
       places = shuffled_places(statistics_.rows);
@@ -280,6 +80,18 @@ class Loader {
  private:
   [[nodiscard]] bool enough() const {
     return config_.limit && !config_.shuffle_seed && statistics_.rows >= *config_.limit;
+  }
+
+  /// Two passes need files that can be read twice.
+  void require_files() const {
+    for (const std::filesystem::path& file : resolve_files(config_.path)) {
+      std::error_code error;
+      const auto status = std::filesystem::status(file, error);
+      if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) continue;
+      throw InputError(
+          "{}: is no regular file, and shuffle_seed reads data twice; save it to a file first",
+          file.string());
+    }
   }
 
   void report() {
@@ -329,6 +141,9 @@ class Loader {
       }
       try {
         Sample sample = interpreter->interpret(*record);
+        for (const std::string& name : interpreter->unused(record->values)) {
+          ++statistics_.unused[name];
+        }
         const std::int64_t index = statistics_.rows++;
         // Nothing will come of this data: the rest is only counted.
         if (statistics_.bad_rows > 0 && config_.on_bad_row == OnBadRow::kRaise) continue;
@@ -341,21 +156,17 @@ class Loader {
 
   DatasetType find_type(const RecordReader& reader, const Record& first) {
     if (const auto type = configured_type(config_)) return *type;
-    const auto type = type_of_names([&](const char* name) { return first.values.contains(name); });
-    std::vector<std::string> names = reader.columns();
-    if (names.empty()) {
-      for (const auto& [key, value] : first.values.items()) names.push_back(key);
-    }
+    const auto type = type_of_columns(first.values);
     const std::string& file = *first.origin.file;
     if (!type) {
       const std::string hint = delimiter_hint(reader.columns());
-      if (!hint.empty()) throw InputError("{}: it has the column {}{}", file, names.front(), hint);
-      throw InputError(
-          "{}: its columns ({}) do not tell what to learn; set type and fields, for "
-          "example fields: {{instruction: \"Translate: {{{}}}\", output: \"{{{}}}\"}}",
-          file, fmt::join(names, ", "), names.empty() ? "a" : names.front(),
-          names.empty() ? "b" : names.back());
+      if (!hint.empty()) {
+        throw InputError("{}: it has the column {}{}", file, reader.columns().front(), hint);
+      }
+      throw InputError("{}: {}", file, unknown_type(first.values));
     }
+    std::vector<std::string> names;
+    for (const auto& [key, value] : first.values.items()) names.push_back(key);
     if (told_) return *type;
     core::tell(log_, core::Level::kInfo,
                fmt::format("{}: read as type {} (columns {})", file, name_of(*type),
@@ -433,6 +244,8 @@ void describe(core::Schema<DatasetConfig>& s) {
             {"paragraph", Documents::kParagraph},
             {"file", Documents::kFile}},
            "what is one example of a .txt file");
+  s.field("ignore", &DatasetConfig::ignore,
+          "columns that are left out on purpose: they are neither refused nor listed as unused");
   s.field("limit", &DatasetConfig::limit, "use at most so many rows").at_least(1);
   s.field("shuffle_seed", &DatasetConfig::shuffle_seed,
           "order the rows by this seed before `limit` is applied");
@@ -440,6 +253,14 @@ void describe(core::Schema<DatasetConfig>& s) {
            {{"raise", OnBadRow::kRaise}, {"skip", OnBadRow::kSkip}},
            "stop at rows that cannot be used, or leave them out and report them");
   s.check(check_config);
+}
+
+std::string count_list(const std::map<std::string, std::int64_t>& counts) {
+  std::string text;
+  for (const auto& [name, count] : counts) {
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", name, count);
+  }
+  return text;
 }
 
 std::vector<std::filesystem::path> resolve_files(const std::vector<std::filesystem::path>& path) {
@@ -477,6 +298,11 @@ std::vector<Sample> load_samples(const DatasetConfig& config, const core::Log& l
     placed.emplace_back(place, std::move(sample));
   });
   if (statistics != nullptr) *statistics = read;
+  if (!read.unused.empty()) {
+    core::tell(log, core::Level::kInfo,
+               fmt::format("{}: columns that are not used: {}", config.path.front().string(),
+                           count_list(read.unused)));
+  }
   std::ranges::sort(placed, {}, [](const auto& one) { return one.first; });
   std::vector<Sample> samples;
   samples.reserve(placed.size());

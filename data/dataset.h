@@ -33,6 +33,7 @@ struct DatasetConfig {
   std::string delimiter;
   std::optional<bool> quotes;
   Documents documents = Documents::kLine;
+  std::vector<std::string> ignore;           ///< Columns left out on purpose.
   std::optional<std::int64_t> limit;         ///< At most so many rows.
   std::optional<std::int64_t> shuffle_seed;  ///< Choose and order the rows by this seed.
   OnBadRow on_bad_row = OnBadRow::kRaise;
@@ -71,18 +72,30 @@ class FieldTemplate {
 struct Sample {
   DatasetType type = DatasetType::kText;
   nlohmann::ordered_json messages;  ///< kInstruction, kChat: [{"role", "content"}, ...].
-  std::string prompt;               ///< kCompletion.
-  std::string completion;           ///< kCompletion.
-  std::string text;                 ///< kText.
+  /// For each message whether it is learned when it is the assistant's; empty: all are.
+  std::vector<std::uint8_t> learned;
+  /// kInstruction, kChat: what else the chat template sees of the row: "tools".
+  nlohmann::ordered_json variables = nlohmann::ordered_json::object();
+  std::string prompt;      ///< kCompletion.
+  std::string completion;  ///< kCompletion.
+  std::string text;        ///< kText.
   Origin origin;
 };
+
+/// So many faults are kept to be shown; all are counted.
+inline constexpr std::size_t kFaultsKept = 20;
 
 /// What reading cost: rows that were left out are counted, never silent.
 struct ReadStatistics {
   std::int64_t rows = 0;      ///< Good rows, before `limit`.
   std::int64_t bad_rows = 0;  ///< Left out by on_bad_row: skip.
   std::vector<Fault> faults;  ///< The first 20 of them.
+  /// Columns that have no part in what is learned, with the number of rows that fill them.
+  std::map<std::string, std::int64_t> unused;
 };
+
+/// "a (3), b (1)"
+[[nodiscard]] std::string count_list(const std::map<std::string, std::int64_t>& counts);
 
 /// Reads the rows of one dataset in order (or in the order of shuffle_seed). The type that was
 /// found from the columns, and rows left out, go to `log`. With on_bad_row: raise, a bad row is an

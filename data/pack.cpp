@@ -128,6 +128,43 @@ std::vector<PlannedRow> pack_window(std::span<const std::uint32_t> order,
   return rows;
 }
 
+/// Tokens of a row of these examples, whose common beginnings are there once.
+std::int64_t shared_row_tokens(std::span<const std::uint32_t> row, std::span<const Prefix> all) {
+  std::vector<Prefix> examples;
+  for (const std::uint32_t index : row) examples.push_back(all[index]);
+  std::int64_t tokens = 0;
+  for (const PrefixNode& node : prefix_forest(examples)) tokens += node.end - node.begin;
+  return tokens;
+}
+
+/// Rows in the order of the examples: the next example begins a new row where it does not fit.
+std::vector<PlannedRow> pack_in_order(std::span<const Prefix> all,
+                                      const RowStreamOptions& options) {
+  std::vector<PlannedRow> rows;
+  for (std::uint32_t index = 0; index < all.size(); ++index) {
+    const std::int64_t length = std::ssize(all[index].tokens);
+    if (!rows.empty() && rows.back().example_tokens + length <= options.most_tokens) {
+      PlannedRow& row = rows.back();
+      row.examples.push_back(index);
+      // The forest is looked at only where the row is full without it.
+      const std::int64_t plain = row.example_tokens + length;
+      const bool fits =
+          plain <= options.sequence_len ||
+          (options.share_prefixes && shared_row_tokens(row.examples, all) <= options.sequence_len);
+      if (fits) {
+        row.tokens = row.example_tokens = plain;
+        continue;
+      }
+      row.examples.pop_back();
+    }
+    rows.push_back({{index}, length, length});
+  }
+  if (options.share_prefixes) {
+    for (PlannedRow& row : rows) row.tokens = shared_row_tokens(row.examples, all);
+  }
+  return rows;
+}
+
 std::string fingerprint(const ExampleTable& examples, const RowStreamOptions& options) {
   core::Sha256 hash;
   for (std::size_t i = 0; i < examples.size(); ++i) {
@@ -137,6 +174,7 @@ std::string fingerprint(const ExampleTable& examples, const RowStreamOptions& op
     hash.update(std::as_bytes(example.tokens));
     hash.update(std::as_bytes(example.supervised));
   }
+  if (options.packing && !options.shuffle) hash.update(std::string_view("in order"));
   hash.update(fmt::format("len {} packing {} share {} most {} shuffle {} seed {} window {}",
                           options.sequence_len, options.packing, options.share_prefixes,
                           options.most_tokens, options.shuffle, options.seed, options.window));
@@ -208,6 +246,7 @@ std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples,
     }
     return plan;
   }
+  if (!options.shuffle) return pack_in_order(examples, options);
   const auto window = static_cast<std::size_t>(std::max<std::int64_t>(options.window, 1));
   std::vector<std::vector<PlannedRow>> windows((order.size() + window - 1) / window);
   core::parallel_for(std::ssize(windows), 1, [&](std::int64_t first, std::int64_t last) {
@@ -218,7 +257,7 @@ std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples,
   });
   for (std::vector<PlannedRow>& rows : windows) {
     // Packing put long examples first; what is learned early should not depend on length.
-    if (options.shuffle) random.shuffle(rows);
+    random.shuffle(rows);
     std::move(rows.begin(), rows.end(), std::back_inserter(plan));
   }
   return plan;

@@ -28,7 +28,7 @@ struct RowStreamOptions {
   /// Tokens of a row's examples together, shared ones counted for each of them, at most (one
   /// example may have more).
   std::int64_t most_tokens = std::numeric_limits<std::int64_t>::max();
-  bool shuffle = true;  ///< A new order in every epoch.
+  bool shuffle = true;  ///< A new order in every epoch; without it the order of the examples.
   std::uint64_t seed = 0;
   std::optional<std::int64_t> epochs =
       std::nullopt;            ///< End after so many; without it rows never end.
@@ -45,9 +45,10 @@ struct PlannedRow {
 
 /// Which examples share a row, for one epoch: best-fit decreasing within windows of the shuffled
 /// order, rows in shuffled order. With shared prefixes, examples that begin alike are packed as one
-/// piece where they fit, and into rows of their own where they are many. Depends on the examples'
-/// tokens and marks, options and epoch only. Every index is in exactly one row. InputError when an
-/// example is empty or longer than sequence_len.
+/// piece where they fit, and into rows of their own where they are many. Without shuffling rows
+/// hold neighbours and keep the order of the examples. Depends on the examples' tokens and marks,
+/// options and epoch only. Every index is in exactly one row. InputError when an example is empty
+/// or longer than sequence_len.
 [[nodiscard]] std::vector<PlannedRow> plan_epoch(std::span<const Prefix> examples,
                                                  const RowStreamOptions& options,
                                                  std::int64_t epoch);

@@ -64,7 +64,12 @@ void describe(core::Schema<PreflightLimits>& s) {
 }
 
 double Preflight::supervised_share() const { return share(supervised, tokens); }
-double Preflight::end_share() const { return share(ends, prompts.examples); }
+double Preflight::end_share() const {
+  // Of a text that was split only the last piece has its end, of a truncated one none has.
+  const std::int64_t with_end =
+      prompts.examples - prompts.pieces + prompts.split - prompts.truncated_texts;
+  return with_end == 0 && prompts.examples > 0 ? 1 : share(ends, with_end);
+}
 
 void judge(Preflight& p, const PreflightLimits& limits) {
   p.violations.clear();
@@ -145,6 +150,7 @@ Preflight Inspector::finish(const PromptStatistics& prompts, const ReadStatistic
   p.prompts = prompts;
   p.rows = rows.rows;
   p.bad_rows = rows.bad_rows;
+  p.unused = rows.unused;
   for (const Fault& fault : rows.faults) {
     p.faults.push_back(fmt::format("{}: {}", fault.origin.text(), fault.what));
   }
@@ -173,7 +179,9 @@ nlohmann::json to_json(const Preflight& p) {
           {"examples", p.prompts.examples},
           {"dropped", p.prompts.dropped},
           {"truncated", p.prompts.truncated},
+          {"truncated_texts", p.prompts.truncated_texts},
           {"split", p.prompts.split},
+          {"pieces", p.prompts.pieces},
           {"answerless", p.prompts.answerless},
           {"boundary_encoded_apart", p.prompts.unmerged},
           {"boundary_straddled", p.prompts.straddled},
@@ -188,6 +196,9 @@ nlohmann::json to_json(const Preflight& p) {
           {"end_supervised_share", p.end_share()},
           {"doubled_bos", p.doubled_bos},
           {"duplicates", p.duplicates},
+          {"unused_columns", p.unused},
+          {"not_in_template", p.prompts.unnamed},
+          {"template_date", p.template_date},
           {"sample", p.sample},
           {"sample_origin", p.sample_origin},
           {"violations", p.violations}};
@@ -204,7 +215,9 @@ Preflight preflight_from_json(const nlohmann::json& json) {
     take("examples", p.prompts.examples);
     take("dropped", p.prompts.dropped);
     take("truncated", p.prompts.truncated);
+    take("truncated_texts", p.prompts.truncated_texts);
     take("split", p.prompts.split);
+    take("pieces", p.prompts.pieces);
     take("answerless", p.prompts.answerless);
     take("boundary_encoded_apart", p.prompts.unmerged);
     take("boundary_straddled", p.prompts.straddled);
@@ -217,6 +230,9 @@ Preflight preflight_from_json(const nlohmann::json& json) {
     take("end_supervised", p.ends);
     take("doubled_bos", p.doubled_bos);
     take("duplicates", p.duplicates);
+    take("unused_columns", p.unused);
+    take("not_in_template", p.prompts.unnamed);
+    take("template_date", p.template_date);
     take("sample", p.sample);
     take("sample_origin", p.sample_origin);
     return p;
@@ -247,6 +263,17 @@ std::string to_text(const Preflight& p) {
     out +=
         fmt::format("end         EOS added to {} examples whose template does not end the turn\n",
                     p.prompts.appended_end);
+  }
+  if (!p.unused.empty()) {
+    out += fmt::format("not used    columns {} (rows that fill them)\n", count_list(p.unused));
+  }
+  if (!p.prompts.unnamed.empty()) {
+    out += fmt::format("            not named by the chat template, so without effect: {}\n",
+                       count_list(p.prompts.unnamed));
+  }
+  if (!p.template_date.empty()) {
+    out +=
+        fmt::format("date        {}, which the chat template prints as today's\n", p.template_date);
   }
   if (p.duplicates > 0) out += fmt::format("repeated    {} examples\n", p.duplicates);
   for (const std::string& fault : p.faults) out += fmt::format("bad row     {}\n", fault);

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -37,7 +38,10 @@ struct Preflight {
   std::int64_t ends = 0;  ///< Examples whose last supervised token ends generation.
   std::int64_t doubled_bos = 0;
   std::int64_t duplicates = 0;
-  std::string sample;  ///< One example's text, learned parts between ⟦ and ⟧.
+  /// Columns that have no part in what is learned, with the number of rows that fill them.
+  std::map<std::string, std::int64_t> unused;
+  std::string template_date;  ///< What the chat template prints as today; empty if it prints none.
+  std::string sample;         ///< One example's text, learned parts between ⟦ and ⟧.
   std::string sample_origin;
   std::vector<std::string> violations;  ///< Limits that are not kept; empty when all is well.
 

@@ -1,9 +1,12 @@
 #include "data/prompt.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "core/error.h"
@@ -17,19 +20,40 @@ bool is_space(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
-/// The messages up to and with the last of the assistant.
-Json until_last_answer(const Json& messages) {
-  std::size_t end = 0;
-  for (std::size_t i = 0; i < messages.size(); ++i) {
-    if (messages[i]["role"] == "assistant") end = i + 1;
-  }
-  if (end == 0) throw InputError("the conversation has no assistant message to learn from");
-  return Json(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(end));
+bool is_chat(DatasetType type) {
+  return type == DatasetType::kInstruction || type == DatasetType::kChat;
 }
 
-Json first(const Json& messages, std::size_t count) {
-  return Json(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(count));
+/// Whether message i is an answer that the row wants to be learned.
+bool is_learned(const Sample& sample, std::size_t i) {
+  return sample.messages[i]["role"] == "assistant" &&
+         (sample.learned.empty() || sample.learned.at(i) != 0);
 }
+
+/// The number of messages up to and with the last answer that is learned.
+std::size_t until_last_answer(const Sample& sample) {
+  for (std::size_t i = sample.messages.size(); i-- > 0;) {
+    if (is_learned(sample, i)) return i + 1;
+  }
+  throw InputError("the conversation has no assistant message to learn from");
+}
+
+bool has_calls(const Json& message) {
+  const auto calls = message.find("tool_calls");
+  return calls != message.end() && calls->is_array() && !calls->empty();
+}
+
+/// What no row can mend.
+class NoEnd : public InputError {
+  using InputError::InputError;
+};
+
+/// Roles that templates print without naming them.
+constexpr std::array kRoles{"system", "developer", "user", "assistant", "tool", "function"};
+/// Keys of messages that weft itself or every template reads, or that say nothing to learn.
+constexpr std::array kQuietKeys{"role", "content", "tool_calls"};
+/// The names under which a template finds a turn's reasoning, whichever of them the row has.
+constexpr std::array kReasoning{"reasoning_content", "thinking", "reasoning"};
 
 std::int64_t content_bytes(const Json& message) {
   const auto content = message.find("content");
@@ -44,6 +68,8 @@ std::int64_t content_bytes(const Json& message) {
 struct PromptBuilder::Marked {
   std::string text;
   std::vector<std::pair<std::size_t, std::size_t>> spans;
+  std::vector<std::pair<std::size_t, std::size_t>>
+      excluded;  ///< Turns marked as not to be learned.
   std::int64_t answer_bytes = 0;
   bool with_template = false;
 };
@@ -80,14 +106,17 @@ bool PromptBuilder::is_stop(std::int32_t id) const {
   return std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
 }
 
-std::string PromptBuilder::render(const Json& messages, bool add_generation_prompt) const {
-  return chat_template_->render(messages, add_generation_prompt, options_.template_variables).text;
+text::Rendered PromptBuilder::render(const Sample& sample, std::size_t messages,
+                                     bool add_generation_prompt) const {
+  const auto end = sample.messages.begin() + static_cast<std::ptrdiff_t>(messages);
+  Json variables = options_.template_variables;
+  variables.update(sample.variables);
+  return chat_template_->render(Json(sample.messages.begin(), end), add_generation_prompt,
+                                variables);
 }
 
 PromptBuilder::Marked PromptBuilder::mark(const Sample& sample) const {
-  if (sample.type == DatasetType::kInstruction || sample.type == DatasetType::kChat) {
-    return mark_chat(sample);
-  }
+  if (is_chat(sample.type)) return mark_chat(sample);
   Marked marked;
   if (sample.type == DatasetType::kCompletion) {
     marked.text = sample.prompt + sample.completion;
@@ -108,27 +137,80 @@ void PromptBuilder::require_template() const {
       "chat_template: FILE.jinja, or use a dataset of type completion");
 }
 
+/// What the template would pass over although the row is about it.
+void PromptBuilder::require_named(const Sample& sample) const {
+  for (std::size_t i = 0; i < sample.messages.size(); ++i) {
+    const Json& message = sample.messages[i];
+    const std::string role = message["role"];
+    if (std::ranges::find(kRoles, role) == kRoles.end() && !chat_template_->names(role)) {
+      throw InputError(
+          "message {} has the role '{}', which neither weft nor {} names; known are {}", i, role,
+          chat_template_->name(), fmt::join(kRoles, ", "));
+    }
+    if (has_calls(message) && !chat_template_->names("tool_calls")) {
+      throw InputError(
+          "message {} calls a tool, and {} has no place for tool_calls, so that the call would be "
+          "lost; name a template that has with chat_template: FILE.jinja",
+          i, chat_template_->name());
+    }
+  }
+}
+
+void PromptBuilder::note_unnamed(const Sample& sample, PromptStatistics& statistics) const {
+  std::set<std::string> unnamed;
+  for (const auto& [name, value] : sample.variables.items()) {
+    if (!chat_template_->names(name)) unnamed.insert(name);
+  }
+  const auto names = [&](const char* key) { return chat_template_->names(key); };
+  for (const Json& message : sample.messages) {
+    for (const auto& [key, value] : message.items()) {
+      if (value.is_null() || std::ranges::find(kQuietKeys, key) != kQuietKeys.end() ||
+          names(key.c_str()))
+        continue;
+      const bool reasoning = std::ranges::find(kReasoning, key) != kReasoning.end();
+      if (!reasoning || std::ranges::none_of(kReasoning, names)) unnamed.insert("messages." + key);
+    }
+  }
+  for (const std::string& name : unnamed) ++statistics.unnamed[name];
+}
+
+/// The text of a turn without the tokens that end it.
+std::string PromptBuilder::call_text(std::string_view turn) const {
+  std::string text = tokenizer_.decode(tokenizer_.encode(turn), text::Tokenizer::Specials::kSkip);
+  const std::size_t end = text.find_last_not_of(" \t\r\n");
+  text.resize(end == std::string::npos ? 0 : end + 1);
+  return text;
+}
+
 PromptBuilder::Marked PromptBuilder::mark_chat(const Sample& sample) const {
-  require_template();
-  const Json messages = until_last_answer(sample.messages);
-  text::Rendered whole = chat_template_->render(messages, false, options_.template_variables);
+  require_named(sample);
+  const std::size_t count = until_last_answer(sample);
+  text::Rendered whole = render(sample, count, false);
   Marked marked;
   marked.with_template = true;
   marked.text = std::move(whole.text);
   const bool last_only = options_.train_on_turns == Turns::kLast;
-  if (chat_template_->marks_generation()) {
-    marked.spans = std::move(whole.generation);
-    if (last_only && marked.spans.size() > 1) {
-      marked.spans.erase(marked.spans.begin(), marked.spans.end() - 1);
+  const bool by_marks = chat_template_->marks_generation();
+  std::size_t answers = 0;
+  std::size_t set_aside = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const Json& message = sample.messages[i];
+    if (message["role"] != "assistant") continue;
+    const std::size_t answer = answers++;
+    const bool last = i + 1 == count;
+    const bool learned = is_learned(sample, i);
+    if (!learned) ++set_aside;
+    // A turn that is not learned matters only where everything else is.
+    if (!(learned ? !last_only || last : options_.train_on_inputs)) continue;
+    if (learned && !has_calls(message)) marked.answer_bytes += content_bytes(message);
+    if (by_marks) {
+      if (answer < whole.generation.size()) {
+        (learned ? marked.spans : marked.excluded).push_back(whole.generation[answer]);
+      }
+      continue;
     }
-  }
-  for (std::size_t i = 0; i < messages.size(); ++i) {
-    const bool last = i + 1 == messages.size();
-    if (messages[i]["role"] != "assistant" || (last_only && !last)) continue;
-    marked.answer_bytes += content_bytes(messages[i]);
-    if (chat_template_->marks_generation()) continue;
-    const std::string before = render(first(messages, i), true);
-    const std::string after = last ? marked.text : render(first(messages, i + 1), false);
+    const std::string before = render(sample, i, true).text;
+    const std::string after = last ? marked.text : render(sample, i + 1, false).text;
     if (!marked.text.starts_with(before) || !marked.text.starts_with(after) ||
         after.size() < before.size()) {
       throw InputError(
@@ -137,7 +219,23 @@ PromptBuilder::Marked PromptBuilder::mark_chat(const Sample& sample) const {
           "{{% generation %}} marks",
           chat_template_->name(), i, last ? "" : "set train_on_turns: last, or ");
     }
-    marked.spans.emplace_back(before.size(), after.size());
+    (learned ? marked.spans : marked.excluded).emplace_back(before.size(), after.size());
+    if (learned && has_calls(message)) {
+      marked.answer_bytes += static_cast<std::int64_t>(
+          call_text(std::string_view(after).substr(before.size())).size());
+    }
+  }
+  if (!by_marks) return marked;
+  if (set_aside == 0) {
+    marked.spans = std::move(whole.generation);
+    if (last_only && marked.spans.size() > 1) {
+      marked.spans.erase(marked.spans.begin(), marked.spans.end() - 1);
+    }
+  } else if (whole.generation.size() != answers) {
+    throw InputError(
+        "{} marks {} parts as generated in {} assistant messages, so which of them belong to a "
+        "message that is marked not to be learned cannot be told",
+        chat_template_->name(), whole.generation.size(), answers);
   }
   return marked;
 }
@@ -220,23 +318,35 @@ void PromptBuilder::supervise(const Marked& marked, Encoded& encoded) const {
   }
 }
 
+/// Everything is learned but the turns that the row sets aside.
+void PromptBuilder::learn_inputs(const Marked& marked, Encoded& encoded) const {
+  std::ranges::fill(encoded.supervised, std::uint8_t{1});
+  for (const auto& [begin, end] : marked.excluded) {
+    for (std::size_t t = 0; t < encoded.ids.size(); ++t) {
+      const std::size_t at = encoded.offsets[t].first;
+      if (at >= begin && at < end) encoded.supervised[t] = 0;
+    }
+  }
+}
+
 Example PromptBuilder::finish(const Marked& marked, Encoded encoded,
                               PromptStatistics& statistics) const {
   supervise(marked, encoded);
+  // What follows the last answer teaches nothing.
+  while (!encoded.ids.empty() && encoded.supervised.back() == 0) {
+    encoded.ids.pop_back();
+    encoded.supervised.pop_back();
+  }
+  if (options_.train_on_inputs) learn_inputs(marked, encoded);
   Example example;
   example.answer_bytes = marked.answer_bytes;
   example.tokens = std::move(encoded.ids);
   example.supervised = std::move(encoded.supervised);
-  // What follows the last answer teaches nothing.
-  while (!example.tokens.empty() && example.supervised.back() == 0) {
-    example.tokens.pop_back();
-    example.supervised.pop_back();
-  }
   if (example.tokens.empty()) return example;
   if (!is_stop(example.tokens.back())) {
     const std::optional<std::int32_t> eos = tokenizer_.eos();
     if (!eos) {
-      throw InputError(
+      throw NoEnd(
           "the tokenizer has no end-of-text token, so where an answer ends cannot be "
           "learned; name one in tokenizer_config.json (eos_token)");
     }
@@ -246,11 +356,12 @@ Example PromptBuilder::finish(const Marked& marked, Encoded encoded,
   }
   if (!marked.with_template && bos_ && example.tokens.front() != *bos_) {
     example.tokens.insert(example.tokens.begin(), *bos_);
-    example.supervised.insert(example.supervised.begin(), 0);
+    example.supervised.insert(example.supervised.begin(), options_.train_on_inputs ? 1 : 0);
   }
   if (options_.train_on_inputs) {
-    std::fill(example.supervised.begin(), example.supervised.end(), std::uint8_t{1});
-    example.answer_bytes = static_cast<std::int64_t>(marked.text.size());
+    std::size_t excluded = 0;
+    for (const auto& [begin, end] : marked.excluded) excluded += end - begin;
+    example.answer_bytes = static_cast<std::int64_t>(marked.text.size() - excluded);
   }
   example.supervised.front() = 0;  // Nothing stands before it to predict it from.
   return example;
@@ -277,8 +388,17 @@ bool PromptBuilder::truncate(Example& example, DatasetType type) const {
     example.tokens.erase(example.tokens.begin() + head, example.tokens.begin() + head + cut);
     example.supervised.erase(example.supervised.begin() + head,
                              example.supervised.begin() + head + cut);
-    // The answer alone fills the row: without any of its question it teaches to answer nothing.
-    if (example.supervised[bos] != 0 && !options_.train_on_inputs) return false;
+    if (!options_.train_on_inputs) {
+      // Half an answer without its question teaches nothing: what is left of it is context, and
+      // learned is what answers a question that is still there.
+      const auto begin = example.supervised.begin() + head;
+      const auto question = std::find(begin, example.supervised.end(), std::uint8_t{0});
+      if (std::find(question, example.supervised.end(), std::uint8_t{1}) ==
+          example.supervised.end()) {
+        return false;
+      }
+      std::fill(begin, question, std::uint8_t{0});
+    }
     example.supervised.front() = 0;
   }
   example.answer_bytes = learned_bytes(example);
@@ -319,8 +439,10 @@ std::vector<Example> PromptBuilder::fit(Example example, DatasetType type,
   } else if (options_.over_length == OverLength::kSplit && type == DatasetType::kText) {
     ++statistics.split;
     fitting = split(example);
+    statistics.pieces += std::ssize(fitting);
   } else if (options_.over_length == OverLength::kTruncate && truncate(example, type)) {
     ++statistics.truncated;
+    if (type == DatasetType::kText) ++statistics.truncated_texts;
     fitting.push_back(std::move(example));
   } else {
     ++statistics.dropped;
@@ -328,30 +450,46 @@ std::vector<Example> PromptBuilder::fit(Example example, DatasetType type,
   return fitting;
 }
 
-std::vector<Example> PromptBuilder::build(const Sample& sample,
-                                          PromptStatistics& statistics) const {
+/// BadRow where the sample is to blame.
+Example PromptBuilder::example_of(const Sample& sample, PromptStatistics& statistics) const {
   try {
-    ++statistics.samples;
     const Marked marked = mark(sample);
     Example example = finish(marked, encode(marked, statistics), statistics);
     example.origin = sample.origin;
+    if (example.supervised_count() == 0 && !options_.allow_answerless) {
+      const std::string writer =
+          marked.with_template
+              ? fmt::format(" or {}, which writes nothing to learn", chat_template_->name())
+              : "";
+      throw InputError(
+          "no token of the example is learned; repair the row{}, or set "
+          "allow_answerless: true to leave such rows out",
+          writer);
+    }
+    if (is_chat(sample.type)) note_unnamed(sample, statistics);
+    return example;
+  } catch (const NoEnd&) {
+    throw;
+  } catch (const InputError& error) {
+    throw BadRow(sample.origin, error.what());
+  }
+}
+
+std::vector<Example> PromptBuilder::build(const Sample& sample,
+                                          PromptStatistics& statistics) const {
+  try {
+    if (is_chat(sample.type)) require_template();
+    Example example = example_of(sample, statistics);
+    ++statistics.samples;
     if (example.supervised_count() == 0) {
-      if (!options_.allow_answerless) {
-        const std::string writer =
-            marked.with_template
-                ? fmt::format(" or {}, which writes nothing to learn", chat_template_->name())
-                : "";
-        throw InputError(
-            "no token of the example is learned; repair the row{}, or set "
-            "allow_answerless: true to leave such rows out",
-            writer);
-      }
       ++statistics.answerless;
       return {};
     }
     std::vector<Example> examples = fit(std::move(example), sample.type, statistics);
-    statistics.examples += static_cast<std::int64_t>(examples.size());
+    statistics.examples += std::ssize(examples);
     return examples;
+  } catch (const BadRow&) {
+    throw;
   } catch (const InputError& error) {
     throw InputError("{}: {}", sample.origin.text(), error.what());
   }
@@ -371,10 +509,24 @@ PromptBuilder::Question PromptBuilder::question(const Sample& sample) const {
       return question;
     }
     require_template();
-    const Json messages = until_last_answer(sample.messages);
-    question.prompt = tokenizer_.encode(render(first(messages, messages.size() - 1), true));
-    const auto content = messages.back().find("content");
-    if (content != messages.back().end() && content->is_string()) question.reference = *content;
+    require_named(sample);
+    const std::size_t count = until_last_answer(sample);
+    const std::string before = render(sample, count - 1, true).text;
+    question.prompt = tokenizer_.encode(before);
+    const Json& answer = sample.messages[count - 1];
+    const auto content = answer.find("content");
+    if (has_calls(answer)) {
+      const std::string whole = render(sample, count, false).text;
+      if (!whole.starts_with(before)) {
+        throw InputError(
+            "{} writes the prompt differently once the answer follows, so what it is "
+            "cannot be told",
+            chat_template_->name());
+      }
+      question.reference = call_text(std::string_view(whole).substr(before.size()));
+    } else if (content != answer.end() && content->is_string()) {
+      question.reference = *content;
+    }
     return question;
   } catch (const InputError& error) {
     throw InputError("{}: {}", sample.origin.text(), error.what());

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
 #include "core/log.h"
 #include "data/dataset.h"
 #include "text/chat_template.h"
@@ -26,7 +28,8 @@ struct Example {
 
 enum class OverLength : std::uint8_t {
   kDrop,      ///< Leave the example out.
-  kTruncate,  ///< Keep BOS and the last tokens: the answer and its end. Plain text keeps its start.
+  kTruncate,  ///< Keep BOS and the last tokens: the last question, the answer and its end. Plain
+              ///< text keeps its start.
   kSplit,     ///< Cut plain text into pieces that all are learned; other types are left out.
   kRaise      ///< Stop with file and line.
 };
@@ -50,14 +53,31 @@ struct PromptStatistics {
   std::int64_t examples = 0;
   std::int64_t dropped = 0;  ///< Longer than sequence_len.
   std::int64_t truncated = 0;
-  std::int64_t split = 0;       ///< Texts that were cut into pieces.
-  std::int64_t answerless = 0;  ///< No supervised token.
-  std::int64_t unmerged = 0;    ///< Prompt and answer encoded apart, as inference does.
+  std::int64_t truncated_texts = 0;  ///< Of these, plain texts, whose end was cut off.
+  std::int64_t split = 0;            ///< Texts that were cut into pieces.
+  std::int64_t pieces = 0;           ///< Examples that were made of them.
+  std::int64_t answerless = 0;       ///< No supervised token.
+  std::int64_t unmerged = 0;         ///< Prompt and answer encoded apart, as inference does.
   std::int64_t straddled =
       0;  ///< One token covers the end of a prompt and the start of its answer.
   std::int64_t appended_end =
       0;                     ///< The template ends the last turn without an end token: EOS added.
   std::int64_t longest = 0;  ///< In tokens, before dropping or cutting.
+  /// What rows give the chat template that it does not name, so that it has no effect: keys of
+  /// messages and variables, with the number of samples.
+  std::map<std::string, std::int64_t> unnamed = {};
+};
+
+/// A sample that cannot become an example for a reason of its own; `on_bad_row: skip` leaves it
+/// out. The message begins with its place.
+class BadRow : public InputError {
+ public:
+  BadRow(Origin place, const std::string& why)
+      : InputError("{}: {}", place.text(), why), fault_{std::move(place), why} {}
+  [[nodiscard]] const Fault& fault() const noexcept { return fault_; }
+
+ private:
+  Fault fault_;
 };
 
 /// Turns samples into tokens with the marks of what is learned.
@@ -67,7 +87,8 @@ struct PromptStatistics {
 /// token that ends it, that included; white space after that token is not, because generation stops
 /// before it. Templates with {% generation %} say themselves what is learned; the special token
 /// that follows such a mark is learned too. A conversation is cut after its last assistant turn,
-/// where EOS is added when the template gives that turn no token that ends generation.
+/// where EOS is added when the template gives that turn no token that ends generation. A turn that
+/// its row marks as not to be learned is context only, with train_on_inputs, too.
 ///
 /// The prompt's tokens are those that inference gives: when encoding prompt and answer together
 /// yields other tokens for the prompt (a merge across the boundary), the two are encoded apart.
@@ -83,13 +104,14 @@ class PromptBuilder {
                 PromptOptions options = {});
 
   /// The examples of one sample: one, none (left out and counted), or pieces of a long text.
-  /// InputError with file and line for a sample that cannot be used. Thread-safe, each thread with
-  /// its own `statistics`.
+  /// BadRow for a sample that cannot be used; InputError with file and line where the model or the
+  /// options are to blame. Thread-safe, each thread with its own `statistics`.
   [[nodiscard]] std::vector<Example> build(const Sample& sample,
                                            PromptStatistics& statistics) const;
 
-  /// The tokens to generate from, and the answer to compare with: the last assistant turn or the
-  /// completion. For kText an InputError.
+  /// The tokens to generate from, and the answer to compare with: the last assistant turn that is
+  /// learned, as text (a tool call as the template writes it), or the completion. For kText an
+  /// InputError.
   struct Question {
     std::vector<std::int32_t> prompt;
     std::string reference;
@@ -104,14 +126,19 @@ class PromptBuilder {
   [[nodiscard]] Marked mark(const Sample& sample) const;
   [[nodiscard]] Marked mark_chat(const Sample& sample) const;
   void require_template() const;
-  [[nodiscard]] std::string render(const nlohmann::ordered_json& messages,
-                                   bool add_generation_prompt) const;
+  void require_named(const Sample& sample) const;
+  void note_unnamed(const Sample& sample, PromptStatistics& statistics) const;
+  [[nodiscard]] text::Rendered render(const Sample& sample, std::size_t messages,
+                                      bool add_generation_prompt) const;
+  [[nodiscard]] std::string call_text(std::string_view turn) const;
   [[nodiscard]] Encoded encode(const Marked& marked, PromptStatistics& statistics) const;
   [[nodiscard]] bool keeps_prompts(const Marked& marked, const Encoded& joint) const;
   [[nodiscard]] std::optional<Encoded> encode_apart(const Marked& marked) const;
   void supervise(const Marked& marked, Encoded& encoded) const;
+  void learn_inputs(const Marked& marked, Encoded& encoded) const;
   [[nodiscard]] Example finish(const Marked& marked, Encoded encoded,
                                PromptStatistics& statistics) const;
+  [[nodiscard]] Example example_of(const Sample& sample, PromptStatistics& statistics) const;
   [[nodiscard]] std::vector<Example> fit(Example example, DatasetType type,
                                          PromptStatistics& statistics) const;
   [[nodiscard]] std::vector<Example> split(const Example& example) const;

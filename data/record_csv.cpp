@@ -1,7 +1,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <set>
+#include <string_view>
+#include <utility>
 
 #include "core/error.h"
 #include "core/utf8.h"
@@ -36,10 +39,13 @@ class CsvReader : public RecordReader {
     std::set<std::string> seen;
     for (const std::string& column : columns_) {
       if (!seen.insert(column).second) {
-        throw InputError("{}: two columns are named '{}'; set columns: [name, ...]", *input_.name,
-                         column);
+        throw InputError(
+            "{}: two columns are named '{}'; name each with columns: [name, ...], and set header: "
+            "true, because the first line names columns",
+            *input_.name, column);
       }
     }
+    header_unsaid_ = !options.header && !options.columns.empty();
   }
 
   [[nodiscard]] const std::vector<std::string>& columns() const override { return columns_; }
@@ -54,6 +60,13 @@ class CsvReader : public RecordReader {
         input_.fault(line, *problem);
       } else if (is_blank(fields)) {
         continue;
+      } else if (std::exchange(header_unsaid_, false) && is_header(fields)) {
+        throw InputError(
+            "{}:{}: the first row repeats `columns`: it names the columns; set header: true, so "
+            "that it is not learned as a row (header: false, if it is one)",
+            *input_.name, line);
+      } else if (fields.size() != columns_.size() && drop_unnamed(fields)) {
+        input_.fault(line, "a value stands in a column that the header does not name");
       } else if (fields.size() != columns_.size()) {
         input_.fault(
             line, fmt::format("expected {} columns ({}), found {}{}", columns_.size(),
@@ -71,6 +84,30 @@ class CsvReader : public RecordReader {
     return fields.size() == 1 && fields[0].find_first_not_of(" \t") == std::string::npos;
   }
 
+  /// Whether the row holds the names of the columns.
+  [[nodiscard]] bool is_header(const std::vector<std::string>& fields) const {
+    return std::ranges::equal(fields, columns_, [](const std::string& a, const std::string& b) {
+      return trimmed(a) == trimmed(b);
+    });
+  }
+
+  static std::string_view trimmed(std::string_view text) {
+    const std::size_t begin = text.find_first_not_of(" \t");
+    if (begin == std::string_view::npos) return {};
+    return text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+  }
+
+  /// Takes the fields off that stand under the empty names at the header's end, as spreadsheets
+  /// write them. True when one of them holds something.
+  bool drop_unnamed(std::vector<std::string>& fields) const {
+    if (unnamed_ == 0 || fields.size() != columns_.size() + unnamed_) return false;
+    const bool filled =
+        std::any_of(fields.end() - static_cast<std::ptrdiff_t>(unnamed_), fields.end(),
+                    [](const auto& f) { return !trimmed(f).empty(); });
+    fields.resize(columns_.size());
+    return filled;
+  }
+
   void read_header() {
     std::vector<std::string> names;
     std::optional<std::string> problem;
@@ -85,7 +122,12 @@ class CsvReader : public RecordReader {
       throw InputError("{}:{}: columns names {} columns, the file has {}", *input_.name, line,
                        columns_.size(), names.size());
     }
-    if (columns_.empty()) columns_ = std::move(names);
+    if (!columns_.empty()) return;
+    columns_ = std::move(names);
+    while (columns_.size() > 1 && trimmed(columns_.back()).empty()) {
+      columns_.pop_back();
+      ++unnamed_;
+    }
   }
 
   /// Reads one row. Nothing at the end of the file; else what is wrong with the row, or "".
@@ -165,6 +207,8 @@ class CsvReader : public RecordReader {
   bool quotes_;
   bool bad_bytes_ = false;
   std::vector<std::string> columns_;
+  std::size_t unnamed_ = 0;     ///< Columns at the end whose name is empty.
+  bool header_unsaid_ = false;  ///< `columns` is given, `header` is not, and no row is read yet.
 };
 
 }  // namespace

@@ -191,6 +191,12 @@ std::unique_ptr<ByteStream> memory_stream(std::string bytes) {
 }
 
 TextCursor::TextCursor(std::unique_ptr<ByteStream> stream) : stream_(std::move(stream)) {
+  (void)fill(3);
+  const std::size_t lone = buffer_.find('\r');
+  // The \n of a last \r may not be read yet.
+  old_mac_ = lone != std::string::npos && (lone + 1 < buffer_.size() || ended_) &&
+             buffer_.find('\n') == std::string::npos;
+  if (old_mac_) std::ranges::replace(buffer_, '\r', '\n');
   if (fill(3) && buffer_.starts_with("\xEF\xBB\xBF")) at_ = 3;
 }
 
@@ -206,6 +212,8 @@ bool TextCursor::fill(std::size_t wanted) {
     buffer_.resize(size + kChunk);
     const std::size_t count = stream_->read({buffer_.data() + size, kChunk});
     buffer_.resize(size + count);
+    if (old_mac_)
+      std::replace(buffer_.begin() + static_cast<std::ptrdiff_t>(size), buffer_.end(), '\r', '\n');
     ended_ = count == 0;
   }
   return buffer_.size() - at_ >= wanted;

@@ -27,8 +27,8 @@ class ByteStream {
 
 /// Lines and characters of a stream, with line numbers and the chance to go back.
 ///
-/// Lines end in \n, \r\n or (as on old Macs) are taken as they are: a lone \r is a character. A
-/// byte order mark at the start is skipped.
+/// Lines end in \n or \r\n; a lone \r is a character, but in a file that begins with lines that
+/// end in \r alone (as on old Macs) it is read as \n. A byte order mark at the start is skipped.
 class TextCursor {
  public:
   explicit TextCursor(std::unique_ptr<ByteStream> stream);
@@ -62,6 +62,7 @@ class TextCursor {
   std::int64_t line_ = 1;
   std::int64_t mark_line_ = 1;
   bool ended_ = false;
+  bool old_mac_ = false;
 };
 
 }  // namespace weft::data

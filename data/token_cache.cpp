@@ -30,6 +30,12 @@ constexpr std::chrono::hours kLeftBehind{24};  // by a process that was killed w
 constexpr std::size_t kNameDigits = 32;
 constexpr const char* kEnding = ".tokens";
 
+/// The day that the template prints; empty where it prints none.
+std::string date_of(const TokenSource& source) {
+  const bool printed = source.chat_template != nullptr && source.chat_template->prints_date();
+  return printed ? source.chat_template->date() : "";
+}
+
 /// One text with everything that bears on tokens and findings, hashed. Folders do not; names do,
 /// because they may say the format.
 std::string key_of(const TokenSource& source) {
@@ -46,6 +52,13 @@ std::string key_of(const TokenSource& source) {
   }
   all["tokenizer"] = source.tokenizer.digest();
   all["chat_template"] = source.chat_template != nullptr ? source.chat_template->digest() : "";
+  all["date"] = date_of(source);
+  // The tokenizer's digest holds what decides ids; a template may print any of these.
+  if (source.chat_template != nullptr) {
+    for (const auto& [name, token] : source.tokenizer.special_tokens().items()) {
+      if (source.chat_template->names(name)) all["special"][name] = token;
+    }
+  }
   const PromptOptions& o = source.options;
   all["options"] = {o.sequence_len,     static_cast<int>(o.over_length),
                     o.train_on_inputs,  static_cast<int>(o.train_on_turns),
@@ -95,7 +108,9 @@ void write_tokens(const TokenSource& source, const std::string& key, TokenFileWr
         writer.add(example, place);
       });
   require_unchanged(source);
-  writer.finish({{"findings", to_json(inspector.finish(built.prompts, built.rows))},
+  Preflight found = inspector.finish(built.prompts, built.rows);
+  found.template_date = date_of(source);
+  writer.finish({{"findings", to_json(found)},
                  {"said", said},
                  {"largest_id", largest},
                  {"largest_origin", origin},
@@ -272,6 +287,14 @@ std::shared_ptr<const TokenFile> write_file(const fs::path& path, const TokenSou
 std::vector<SourceFile> source_files(const DatasetConfig& dataset) {
   std::vector<SourceFile> files;
   for (const fs::path& path : resolve_files(dataset.path)) {
+    std::error_code error;
+    const fs::file_status status = fs::status(path, error);
+    if (fs::exists(status) && !fs::is_regular_file(status) && !fs::is_directory(status)) {
+      throw InputError(
+          "{}: is no regular file (a pipe or a device?), and data is read more than once; save it "
+          "to a file first",
+          path.string());
+    }
     SourceFile file{.path = path, .bytes = 0, .sha256 = core::sha256_file(path)};
     file.bytes = fs::file_size(path);
     files.push_back(std::move(file));

@@ -96,7 +96,8 @@ lora::Adapter read_adapter(const std::filesystem::path& file, const Source& base
   lora::Adapter adapter = lora::read_peft(file, log);
   if (config.allow_other_base) return adapter;
   const std::filesystem::path& path = base.checkpoint.path();
-  lora::PromptDigests prompts{.tokenizer = base.tokenizer.digest()};
+  lora::PromptDigests prompts{.tokenizer = base.tokenizer.digest(),
+                              .legacy_tokenizer = base.tokenizer.legacy_digest()};
   // Plain text goes through no template.
   if (uses_template(config)) {
     prompts.chat_template = base.chat_template ? base.chat_template->digest() : "";

@@ -165,6 +165,8 @@ void check_base(const Adapter& adapter, const checkpoint::Checkpoint& base);
 /// What turns text into a model's tokens, by digest.
 struct PromptDigests {
   std::string tokenizer{};
+  /// What adapters of version 0.1 record for the same tokenizer (text::Tokenizer::legacy_digest).
+  std::string legacy_tokenizer{};
   /// Empty: the model has no template. Nothing: no template is used, so that any will do.
   std::optional<std::string> chat_template{};
 };

@@ -100,7 +100,8 @@ void check_base(const Adapter& adapter, const checkpoint::Checkpoint& base) {
 void check_prompts(const std::optional<Provenance>& provenance, const PromptDigests& now,
                    const std::filesystem::path& base, const core::Log& log) {
   if (!provenance) return;
-  if (!provenance->tokenizer.empty() && provenance->tokenizer != now.tokenizer) {
+  if (!provenance->tokenizer.empty() && provenance->tokenizer != now.tokenizer &&
+      provenance->tokenizer != now.legacy_tokenizer) {
     throw InputError(
         "the adapter was trained with the tokenizer of digest {}, '{}' has {}; use "
         "that base, or {} if you know that it fits",

@@ -329,6 +329,12 @@ AdapterConfig parse_config(std::string_view text, std::string_view where) {
   const Json json = parse_json(text, where);
   if (!json.is_object()) throw InputError("{}: must hold an object, found {}", where, shown(json));
   const auto type = json.find("peft_type");
+  if (type == json.end() && (json.contains("lora_parameters") || json.contains("fine_tune_type"))) {
+    throw InputError(
+        "{}: is the configuration of an adapter of mlx-lm, whose factors have other names and "
+        "shapes; convert the adapter to PEFT first",
+        where);
+  }
   if (type == json.end()) {
     throw InputError("{}: has no 'peft_type'; is it the configuration of a PEFT adapter?", where);
   }

@@ -12,6 +12,7 @@
 #include "core/hash.h"
 #include "core/utf8.h"
 #include "text/bridge_text.h"
+#include "text/date.h"
 #include "text/gguf_vocabulary.h"
 #include "text/tokenizer_config.h"
 
@@ -52,16 +53,20 @@ std::optional<std::string> pick(const Json& value, const std::string& where) {
   return only;
 }
 
-/// transformers fills the names that templates know a turn's reasoning by.
-Json with_reasoning(const Json& messages) {
+/// The messages as transformers gives them to a template: without keys that are null, and with the
+/// names filled that templates know a turn's reasoning by.
+Json as_rendered(const Json& messages) {
   constexpr std::array kNames{"reasoning_content", "thinking", "reasoning"};
   Json aliased = Json::array();
-  for (const Json& message : messages) {
-    const auto filled = std::ranges::find_if(kNames, [&](const char* name) {
-      return message.contains(name) && !message[name].is_null();
-    });
+  for (const Json& given : messages) {
+    Json message = Json::object();
+    for (const auto& [key, value] : given.items()) {
+      if (!value.is_null()) message[key] = value;
+    }
+    const auto filled =
+        std::ranges::find_if(kNames, [&](const char* name) { return message.contains(name); });
     if (filled == kNames.end()) {
-      aliased.push_back(message);
+      aliased.push_back(std::move(message));
       continue;
     }
     const Json reasoning = message[*filled];
@@ -112,6 +117,7 @@ struct ChatTemplate::State {
   std::string source;
   Json special_tokens;
   std::string digest;
+  std::string date;
   bool marks_generation = false;
 
   [[nodiscard]] std::string render(const std::string& variables, const std::string& mark) const;
@@ -123,7 +129,7 @@ std::string ChatTemplate::State::render(const std::string& variables,
   WeftText error{};
   bool raised = false;
   if (!weft_template_render(handle.get(), variables.data(), variables.size(), mark.data(),
-                            mark.size(), kFuel, &out, &raised, &error)) {
+                            mark.size(), date.data(), date.size(), kFuel, &out, &raised, &error)) {
     if (raised) throw InputError("{} refuses the conversation: {}", name, take(error));
     throw InputError("{} fails: {}", name, take(error));
   }
@@ -137,6 +143,7 @@ ChatTemplate::ChatTemplate(std::string source, nlohmann::json special_tokens,
   state_->source = core::replace_invalid_utf8(source);
   state_->special_tokens = std::move(special_tokens);
   state_->digest = core::sha256(state_->source);
+  state_->date = default_date();
   WeftText error{};
   state_->handle.reset(weft_template_new(state_->source.data(), state_->source.size(), &error));
   if (!state_->handle) throw InputError("{} cannot be read: {}", state_->name, take(error));
@@ -188,7 +195,7 @@ Rendered ChatTemplate::render(const Json& messages, bool add_generation_prompt,
   variables["tools"] = nullptr;
   variables["documents"] = nullptr;
   variables.update(extra);
-  variables["messages"] = with_reasoning(messages);
+  variables["messages"] = as_rendered(messages);
   variables["add_generation_prompt"] = add_generation_prompt;
   const std::string document = dump(variables);
   Rendered plain{state_->render(document, ""), {}};
@@ -203,6 +210,29 @@ Rendered ChatTemplate::render(const Json& messages, bool add_generation_prompt,
         state_->name);
   }
   return marked;
+}
+
+void ChatTemplate::set_date(std::string date) {
+  if (!is_date(date)) throw InputError("'{}' is no day; write it as 2026-11-29", date);
+  state_->date = std::move(date);
+}
+
+const std::string& ChatTemplate::date() const { return state_->date; }
+bool ChatTemplate::prints_date() const { return names("strftime_now"); }
+
+bool ChatTemplate::names(std::string_view word) const {
+  const std::string& source = state_->source;
+  const auto is_letter = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  };
+  for (std::size_t at = source.find(word); at != std::string::npos;
+       at = source.find(word, at + 1)) {
+    const std::size_t end = at + word.size();
+    if ((at == 0 || !is_letter(source[at - 1])) &&
+        (end == source.size() || !is_letter(source[end])))
+      return true;
+  }
+  return false;
 }
 
 const std::string& ChatTemplate::name() const { return state_->name; }

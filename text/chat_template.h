@@ -34,12 +34,23 @@ class ChatTemplate {
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
   ~ChatTemplate();
 
-  /// `messages`: [{"role": ..., "content": ...}, ...]. `extra`: further variables (tools, ...).
-  /// InputError with the template's own message when it calls raise_exception.
-  /// Keys keep their order, which templates show where they print tools as JSON.
+  /// `messages`: [{"role": ..., "content": ...}, ...]; keys that are null are left out, as
+  /// transformers does, because templates know a missing key and print "None" for one. `extra`:
+  /// further variables (tools, ...). InputError with the template's own message when it calls
+  /// raise_exception. Keys keep their order, which templates show where they print tools as JSON.
   [[nodiscard]] Rendered render(
       const nlohmann::ordered_json& messages, bool add_generation_prompt,
       const nlohmann::ordered_json& extra = nlohmann::ordered_json::object()) const;
+  /// The day that strftime_now prints ("2026-11-29"; default_date() unless it is set). A run sets
+  /// the one it was begun with. InputError for what is no day.
+  void set_date(std::string date);
+  [[nodiscard]] const std::string& date() const;
+  /// Whether the date can appear in what is rendered: it is then part of what tokens depend on.
+  [[nodiscard]] bool prints_date() const;
+  /// Whether the source names `word` (an attribute of messages, a variable, a role) anywhere. What
+  /// it does not name has no effect, unless messages are printed whole.
+  [[nodiscard]] bool names(std::string_view word) const;
+
   /// "the chat template FILE", for messages.
   [[nodiscard]] const std::string& name() const;
   [[nodiscard]] const std::string& source() const;

@@ -83,6 +83,15 @@ std::optional<std::string> CrateVocabulary::id_to_token(std::int32_t id) const {
   return take(token);
 }
 
+std::string CrateVocabulary::identity() const {
+  WeftText text{};
+  WeftText error{};
+  if (!weft_tokenizer_identity(tokenizer_.get(), &text, &error)) {
+    throw InputError("{}: the tokenizer cannot be written out: {}", where_, take(error));
+  }
+  return take(text);
+}
+
 bool CrateVocabulary::is_special(std::int32_t id) const {
   return weft_tokenizer_is_special(tokenizer_.get(), static_cast<std::uint32_t>(id));
 }

@@ -28,6 +28,7 @@ class CrateVocabulary final : public Vocabulary {
   [[nodiscard]] std::optional<std::int32_t> token_to_id(std::string_view token) const override;
   [[nodiscard]] std::optional<std::string> id_to_token(std::int32_t id) const override;
   [[nodiscard]] bool is_special(std::int32_t id) const override;
+  [[nodiscard]] std::string identity() const override;
 
  private:
   struct Free {

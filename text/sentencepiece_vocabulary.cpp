@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/utf8.h"
 #include "text/white_space.h"
 
@@ -137,6 +139,7 @@ struct SentencePieceVocabulary::State {
   };
 
   std::string where;
+  std::string model_digest;
   sentencepiece::SentencePieceProcessor with_prefix;
   sentencepiece::SentencePieceProcessor without_prefix;
   std::vector<Added> added;
@@ -269,6 +272,7 @@ SentencePieceVocabulary::SentencePieceVocabulary(std::string_view model, Tokeniz
   state.where = std::move(where);
   state.llama_rule = config.tokenizer_class.starts_with("Llama") ||
                      config.tokenizer_class.starts_with("CodeLlama");
+  state.model_digest = core::sha256(model);
   load(state.with_prefix, model, state.llama_rule ? kWithPrefix : "", state.where);
   load(state.without_prefix, model, kWithoutPrefix, state.where);
   // transformers' Llama classes do not ask the model whether it was trained with a prefix.
@@ -357,6 +361,20 @@ std::optional<std::string> SentencePieceVocabulary::id_to_token(std::int32_t id)
   }
   if (id < 0 || id >= state_->with_prefix.GetPieceSize()) return std::nullopt;
   return state_->with_prefix.IdToPiece(id);
+}
+
+std::string SentencePieceVocabulary::identity() const {
+  nlohmann::json added = nlohmann::json::array();
+  for (const State::Added& entry : state_->added) {
+    added.push_back({entry.id, entry.token.content, entry.token.special, entry.token.lstrip,
+                     entry.token.rstrip});
+  }
+  return nlohmann::json{{"sentencepiece", state_->model_digest},
+                        {"added", added},
+                        {"prefix", state_->prefix},
+                        {"legacy", state_->legacy},
+                        {"llama", state_->llama_rule}}
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 bool SentencePieceVocabulary::is_special(std::int32_t id) const {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <mutex>
 
 #include "checkpoint/gguf.h"
 #include "core/error.h"
@@ -24,6 +25,8 @@ struct Tokenizer::State {
   std::optional<std::int32_t> bos;
   std::optional<std::int32_t> eos;
   std::string description;
+  std::string legacy_digest;
+  std::once_flag digest_made;
   std::string digest;
 };
 
@@ -91,7 +94,7 @@ Tokenizer Tokenizer::from_files(const FileTexts& files, const std::string& where
   core::Sha256 hash;
   hash.update(bytes);
   hash.update(config.special_tokens.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  state->digest = hash.finish();
+  state->legacy_digest = hash.finish();
   return Tokenizer(std::move(state));
 }
 
@@ -153,7 +156,35 @@ bool Tokenizer::is_special(std::int32_t id) const { return state_->vocabulary->i
 
 const nlohmann::json& Tokenizer::special_tokens() const { return state_->config.special_tokens; }
 const std::string& Tokenizer::description() const { return state_->description; }
-const std::string& Tokenizer::digest() const { return state_->digest; }
+
+const std::string& Tokenizer::digest() const {
+  std::call_once(state_->digest_made, [&] {
+    const std::vector<std::int32_t> plain = encode("a");
+    const std::vector<std::int32_t> whole = encode("a", AddSpecial::kYes);
+    // What the tokenizer's own rule puts around a text.
+    const auto begin = std::ranges::search(whole, plain).begin() - whole.begin();
+    const auto end = std::min(begin + std::ssize(plain), std::ssize(whole));
+    std::vector<std::int32_t> stops = stop_ids();
+    std::ranges::sort(stops);
+    const nlohmann::json ends{
+        {"before", std::vector<std::int32_t>(whole.begin(), whole.begin() + begin)},
+        {"after", std::vector<std::int32_t>(whole.begin() + end, whole.end())},
+        {"bos", state_->bos.value_or(-1)},
+        {"eos", state_->eos.value_or(-1)},
+        {"stops", stops}};
+    core::Sha256 hash;
+    hash.update(state_->vocabulary->identity());
+    hash.update(ends.dump());
+    state_->digest = hash.finish();
+  });
+  return state_->digest;
+}
+
+const std::string& Tokenizer::legacy_digest() const { return state_->legacy_digest; }
+
+bool Tokenizer::matches(std::string_view recorded) const {
+  return recorded == legacy_digest() || recorded == digest();
+}
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, Tokenizer::Specials specials)
     : tokenizer_(&tokenizer), specials_(specials) {}

@@ -63,9 +63,17 @@ class Tokenizer {
   [[nodiscard]] const std::string& description() const;
   /// Whether decode() leaves this id out with Specials::kSkip.
   [[nodiscard]] bool is_special(std::int32_t id) const;
-  /// SHA-256 of what determines the ids: the vocabulary file and the special tokens. A GGUF file
-  /// and the Hugging Face files made from it have the same.
+  /// SHA-256 of everything that decides tokens, from whichever of the files it comes: vocabulary,
+  /// merges, rules of normalizing and splitting, added tokens with their flags, what is put around
+  /// a text, BOS, EOS and the ids that end generation. Files that say the same in other words have
+  /// the same, so a Hugging Face folder and the GGUF file made of it agree. Made when it is first
+  /// asked for; thread-safe.
   [[nodiscard]] const std::string& digest() const;
+  /// What versions up to 0.1 recorded as the digest: of the bytes of the vocabulary file and the
+  /// special tokens. For comparing with such records only.
+  [[nodiscard]] const std::string& legacy_digest() const;
+  /// Whether a record's digest, old or new, is that of this tokenizer.
+  [[nodiscard]] bool matches(std::string_view recorded) const;
 
  private:
   struct State;

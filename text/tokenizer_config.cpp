@@ -4,6 +4,7 @@
 #include <array>
 #include <string_view>
 
+#include "checkpoint/json_file.h"
 #include "core/error.h"
 
 namespace weft::text {
@@ -127,7 +128,7 @@ void read_special(const Json& named, const std::string& where, TokenizerConfig& 
 Json parse_object(const FileTexts& files, const std::string& name, const std::string& where) {
   const auto found = files.find(name);
   if (found == files.end()) return Json::object();
-  Json value = Json::parse(found->second, nullptr, /*allow_exceptions=*/false);
+  Json value = checkpoint::parse_ordered_json(found->second, where + "/" + name);
   if (!value.is_object()) throw InputError("{}/{} is not a JSON object", where, name);
   return value;
 }

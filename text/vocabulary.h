@@ -30,6 +30,9 @@ class Vocabulary {
   [[nodiscard]] virtual std::optional<std::string> id_to_token(std::int32_t id) const = 0;
   /// Whether decode(skip_special) leaves this id out.
   [[nodiscard]] virtual bool is_special(std::int32_t id) const = 0;
+  /// Everything that decides ids, but what add_special puts around a text: the same text for the
+  /// same rules.
+  [[nodiscard]] virtual std::string identity() const = 0;
 };
 
 }  // namespace weft::text

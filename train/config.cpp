@@ -407,7 +407,9 @@ Fingerprint flatten(const TrainConfig& config) {
   std::erase_if(flat, [](const auto& entry) {
     return entry.first == "base_model" || entry.first == "adapter.init_from" ||
            entry.first == "adapter.allow_other_base" || entry.first == "chat_template" ||
-           is_suite_text(entry.first) || entry.first.ends_with(".path");
+           is_suite_text(entry.first) || entry.first.ends_with(".path") ||
+           // Unknown to runs of version 0.1, where an empty list means the same.
+           (entry.first.ends_with(".ignore") && entry.second == "[]");
   });
   return flat;
 }

@@ -104,9 +104,13 @@ constexpr const char* kLaterIngredients[] = {"program", "kernels"};
 
 /// Refuses a checkpoint that is of another run.
 void require_same_run(const RunFolder& folder, Fingerprint then, const Fingerprint& now,
-                      std::int64_t update, const core::Log& log) {
+                      const text::Tokenizer& tokenizer, std::int64_t update, const core::Log& log) {
   for (const char* key : kLaterIngredients) {
     if (!then.contains(key)) then[key] = now.at(key);
+  }
+  if (const auto recorded = then.find("tokenizer");
+      recorded != then.end() && tokenizer.matches(recorded->second)) {
+    recorded->second = tokenizer.digest();  // format 1 recorded another digest of it
   }
   const std::string changed = difference(then, now, resumable_keys());
   if (!changed.empty()) {
@@ -151,7 +155,8 @@ Entry enter(const Job& job, const std::string& weights, const core::Log& log) {
       entry.fingerprint[fmt::format("the contents of suite {}", suite)] = digest;
   }
   if (const auto& state = job.prepared.resumed) {
-    require_same_run(job.folder, state->fingerprint, entry.fingerprint, state->update, log);
+    require_same_run(job.folder, state->fingerprint, entry.fingerprint,
+                     job.prepared.base->tokenizer, state->update, log);
   }
   return entry;
 }

@@ -237,6 +237,7 @@ Prepared read_run(core::Variant<TrainConfig> run, std::shared_ptr<const Base> ba
       prepared.chat_template ? &*prepared.chat_template : nullptr;
   const lora::PromptDigests prompts{
       .tokenizer = base->tokenizer.digest(),
+      .legacy_tokenizer = base->tokenizer.legacy_digest(),
       .chat_template = chat_template != nullptr ? chat_template->digest() : ""};
   prepared.initial =
       initial_adapter(config, base->checkpoint, base->spec, prompts, given, prepared.resumed, log);

@@ -274,6 +274,14 @@ TEST(CheckpointFault, NothingThere) {
   EXPECT_THROWS_WITH((void)Checkpoint::open(dir.path()), InputError, "no model in", "config.json");
 }
 
+TEST(CheckpointFault, TheRootOfAHubsCacheNamesTheFolderOfItsFiles) {
+  const TempDir dir;
+  dir.write("models--x--y/refs/main", "abc");
+  dir.write("models--x--y/snapshots/abc/config.json", "{}");
+  EXPECT_THROWS_WITH((void)Checkpoint::open(dir / "models--x--y"), InputError, "Hub's cache",
+                     "models--x--y/snapshots/abc");
+}
+
 TEST(CheckpointFault, HintsAtWhatIsThereInstead) {
   const TempDir dir;
   dir.write("a/adapter_config.json", "{}");

@@ -245,6 +245,37 @@ TEST(PlanEpoch, SharingKeepsEveryExampleAndNeedsFewerRows) {
   }
 }
 
+TEST(PlanEpoch, WithoutShufflingACurriculumKeepsItsOrder) {
+  // Short examples first, then long ones: best-fit would turn that round.
+  std::vector<std::pair<int, int>> groups;
+  Random random(3);
+  for (int i = 0; i < 300; ++i) {
+    groups.emplace_back(static_cast<int>(random.below(4)),
+                        (i < 150 ? 1 : 20) + static_cast<int>(random.below(20)));
+  }
+  const std::vector<Example> examples = grouped_examples(groups);
+  const auto prefixes = prefixes_of(examples);
+  std::size_t rows[2] = {0, 0};
+  for (const bool share : {false, true}) {
+    const RowStreamOptions options{
+        .sequence_len = 96, .share_prefixes = share, .most_tokens = 400, .shuffle = false};
+    const auto plan = plan_epoch(prefixes, options, 1);
+    std::uint32_t next = 0;
+    for (const PlannedRow& row : plan) {
+      for (const std::uint32_t index : row.examples) EXPECT_EQ(index, next++);
+      std::vector<ExampleView> views;
+      for (const std::uint32_t index : row.examples) views.emplace_back(examples[index]);
+      const Row made = make_row(views, share);
+      EXPECT_EQ(std::ssize(made.tokens), row.tokens);
+      EXPECT_LE(row.tokens, 96);
+      EXPECT_LE(row.example_tokens, 400);
+    }
+    EXPECT_EQ(next, examples.size());
+    rows[share ? 1 : 0] = plan.size();
+  }
+  EXPECT_LT(rows[1], rows[0]) << "shared beginnings still save rows";
+}
+
 TEST(RowStream, GivesEveryTokenOncePerEpoch) {
   const std::vector<Example> examples = many(200);
   RowStream stream(examples, {.sequence_len = 40, .seed = 1, .epochs = 2, .window = 50});

@@ -254,6 +254,49 @@ TEST(Prompt, TruncationKeepsBosAndTheAnswer) {
   EXPECT_EQ(bench.shown(plain("0123456789")), "<s>[01234]") << "text keeps its start";
 }
 
+TEST(Prompt, TruncationKeepsAChatWhereverTheCutFalls) {
+  // 21 tokens a turn of question and answer, three turns.
+  const Sample sample =
+      turns({"question", "answered", "question", "answered", "question", "answered"});
+  Bench whole(ending("<|end|>"));
+  const auto tokens = static_cast<std::int64_t>(whole.one(sample).tokens.size());
+  const auto turn = (tokens + 1) / 3;
+  for (std::int64_t keep = tokens - 1; keep > turn; --keep) {
+    Bench bench(ending("<|end|>"), kPlainTemplate,
+                {.sequence_len = keep, .over_length = OverLength::kTruncate});
+    const Example example = bench.one(sample);
+    const std::string shown = bench.shown(example);
+    EXPECT_EQ(static_cast<std::int64_t>(example.tokens.size()), keep);
+    EXPECT_TRUE(shown.ends_with("<|assistant|>[answered<|end|>]")) << shown;
+    // An answer is learned whole, after a question, or not at all.
+    const std::size_t learned = shown.find('[');
+    EXPECT_NE(shown.rfind("<|assistant|>", learned), std::string::npos) << shown;
+    EXPECT_EQ(bench.statistics.truncated, 1);
+  }
+  Bench alone(ending("<|end|>"), kPlainTemplate,
+              {.sequence_len = 8, .over_length = OverLength::kTruncate});
+  EXPECT_TRUE(alone.builder.build(sample, alone.statistics).empty())
+      << "no question is left before the last answer";
+  EXPECT_EQ(alone.statistics.dropped, 1);
+}
+
+TEST(Preflight, SplitTextsEndOnceAndTruncatedOnesNever) {
+  for (const OverLength choice : {OverLength::kSplit, OverLength::kTruncate}) {
+    Bench bench({.merges = {}}, kPlainTemplate, {.sequence_len = 4, .over_length = choice});
+    Examples data;
+    for (const char* text : {"abcdefghijkl", "mnopqrstuv", "ab"}) {
+      for (Example& example : bench.builder.build(plain(text), data.prompts)) {
+        data.examples.push_back(std::move(example));
+      }
+    }
+    const Preflight p = inspect_examples(data, bench.tiny.tokenizer);
+    EXPECT_EQ(p.end_share(), 1) << static_cast<int>(choice);
+    EXPECT_THAT(p.violations, testing::IsEmpty());
+    const Preflight again = preflight_from_json(to_json(p));
+    EXPECT_EQ(to_json(again), to_json(p));
+  }
+}
+
 TEST(Prompt, SplittingLearnsEveryTokenOnce) {
   Bench bench({.merges = {}, .add_bos = true}, kPlainTemplate,
               {.sequence_len = 4, .over_length = OverLength::kSplit});

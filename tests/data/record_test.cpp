@@ -114,9 +114,32 @@ TEST(Csv, ColumnsNameAFileWithoutHeader) {
                      "f:1: columns names 2 columns, the file has 1");
 }
 
+TEST(Csv, AHeaderThatRepeatsTheColumnsWasLearnedAsARow) {
+  RecordOptions options = as(Format::kCsv);
+  options.columns = {"es", "nah"};
+  EXPECT_THROWS_WITH(read("es, nah\nhola,niltze\n", options), InputError,
+                     "f:1: ", "the first row repeats `columns`", "header: true");
+  options.header = false;
+  EXPECT_EQ(read("es,nah\nhola,niltze\n", options).rows.size(), 2U);
+  options.header = true;
+  EXPECT_EQ(read("es,nah\nhola,niltze\n", options).rows.size(), 1U);
+}
+
+TEST(Csv, EmptyColumnsAtTheEndOfASpreadsheetAreNoColumns) {
+  const Read r =
+      read("instruction,output,,\nhola,niltze,,\nb,c\nadios,x,,note\n", as(Format::kCsv));
+  EXPECT_THAT(r.rows, ElementsAre(R"(2: {"instruction":"hola","output":"niltze"})",
+                                  R"(3: {"instruction":"b","output":"c"})"));
+  EXPECT_THAT(r.faults,
+              ElementsAre("f:4: a value stands in a column that the header does not name"));
+}
+
 TEST(Csv, HeadersThatCannotBeMeant) {
   EXPECT_THROWS_WITH(read("", as(Format::kCsv)), InputError, "expected a header line");
-  EXPECT_THROWS_WITH(read("a,a\n1,2\n", as(Format::kCsv)), InputError, "two columns are named 'a'");
+  EXPECT_THROWS_WITH(read("a,a\n1,2\n", as(Format::kCsv)), InputError, "two columns are named 'a'",
+                     "header: true");
+  EXPECT_THROWS_WITH(read(",,b\n1,2,3\n", as(Format::kCsv)), InputError,
+                     "two columns are named ''");
   RecordOptions none = as(Format::kCsv);
   none.header = false;
   EXPECT_THROWS_WITH(read("1,2\n", none), ConfigError, "needs columns");
@@ -173,6 +196,25 @@ TEST(JsonArray, GivesEachElementItsLine) {
 TEST(JsonArray, LinesOfJsonAreAcceptedUnderItsName) {
   EXPECT_THAT(read("\n{\"a\":1}\n{\"a\":2}\n", as(Format::kJson)).rows,
               ElementsAre(R"(2: {"a":1})", R"(3: {"a":2})"));
+}
+
+TEST(JsonArray, OneObjectAroundTheRowsIsToldAsSuch) {
+  for (const Format format : {Format::kJson, Format::kJsonl}) {
+    EXPECT_THROWS_WITH(read("{\n \"data\": [\n  {\"a\": 1}\n ]\n}\n", as(format)), InputError,
+                       "no whole JSON object", "jq '.data'");
+  }
+  EXPECT_THROWS_WITH(read("[{\"a\": 1},\n {\"a\": 2}]\n", as(Format::kJsonl)), InputError,
+                     "one JSON list", "format: json");
+}
+
+TEST(Records, LinesThatEndInCarriageReturnsAlone) {
+  EXPECT_THAT(read("a,b\r1,2\r3,4", as(Format::kCsv)).rows,
+              ElementsAre(R"(2: {"a":"1","b":"2"})", R"(3: {"a":"3","b":"4"})"));
+  EXPECT_THAT(read("{\"a\":1}\r{\"a\":2}\r", as(Format::kJsonl)).rows,
+              ElementsAre(R"(1: {"a":1})", R"(2: {"a":2})"));
+  EXPECT_THAT(read("one\rmore\ntwo\n", as(Format::kText)).rows,
+              ElementsAre(R"(1: {"text":"one\rmore"})", R"(2: {"text":"two"})"))
+      << "a lone one in a file of other lines is a character";
 }
 
 TEST(Text, DocumentsAreLinesParagraphsOrTheFile) {

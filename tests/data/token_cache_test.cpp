@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -156,6 +157,60 @@ TEST_F(TokenCacheTest, WhateverTokensDependOnMakesAnotherFile) {
   expect_another("contents");
   tiny_ = tests::TinyTokenizer({.merges = {{"a", "n"}}});
   expect_another("the tokenizer");
+}
+
+TEST_F(TokenCacheTest, ATemplateThatPrintsTheDateKeepsTheRunsDayAndTellsIt) {
+  config_.path = {folder_.write("d.jsonl", R"({"instruction": "q", "output": "a"})")};
+  const std::string body = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}";
+  const std::vector<DatasetConfig> datasets{config_};
+  const std::vector<std::vector<SourceFile>> files{source_files(config_)};
+  const auto tokens = [&](const std::string& source, const char* day) {
+    text::ChatTemplate chat(source, tiny_.tokenizer.special_tokens());
+    chat.set_date(day);
+    TokenCache one(cache());
+    const TokenisedData data =
+        one.tokenise({datasets, files, tiny_.tokenizer, &chat, options_}, {});
+    return std::pair(
+        std::vector<std::int32_t>(data.examples[0].tokens.begin(), data.examples[0].tokens.end()),
+        data.preflight);
+  };
+  const auto [first, plan] = tokens("{{ strftime_now('%d %b %Y') }}" + body, "2026-11-29");
+  EXPECT_THAT(tiny_.tokenizer.decode(first), HasSubstr("29 Nov 2026"));
+  EXPECT_EQ(plan.template_date, "2026-11-29");
+  EXPECT_THAT(to_text(plan), HasSubstr("date        2026-11-29, which the chat template prints"));
+  const auto [next_day, unused] = tokens("{{ strftime_now('%d %b %Y') }}" + body, "2026-11-30");
+  EXPECT_THAT(tiny_.tokenizer.decode(next_day), HasSubstr("30 Nov 2026"));
+  EXPECT_EQ(entries().size(), 2U);
+  const auto [again, same] = tokens("{{ strftime_now('%d %b %Y') }}" + body, "2026-11-29");
+  EXPECT_EQ(again, first);
+  const auto [timeless, none] = tokens(body, "2026-11-29");
+  EXPECT_EQ(none.template_date, "");
+  (void)tokens(body, "2026-11-30");
+  EXPECT_EQ(entries().size(), 3U) << "a template without a date has one file for all days";
+}
+
+TEST_F(TokenCacheTest, DataFromAPipeIsRefusedByNameAndNotHalfRead) {
+  const fs::path pipe = folder_ / "pipe.jsonl";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  config_.path = {pipe};
+  EXPECT_THROWS_WITH((void)source_files(config_), InputError, "pipe.jsonl: is no regular file",
+                     "save it to a file");
+  config_.shuffle_seed = 1;
+  EXPECT_THROWS_WITH((void)load_samples(config_), InputError, "shuffle_seed reads data twice");
+}
+
+TEST_F(TokenCacheTest, AFolderWhoseNameIsNoUtf8IsReadAndKept) {
+  const fs::path folder = folder_ / "caf\xE9";
+  fs::create_directories(folder);
+  std::ofstream(folder / "t.jsonl") << R"({"text": "abc"})"
+                                    << "\nnonsense\n";
+  config_.path = {folder / "t.jsonl"};
+  config_.on_bad_row = OnBadRow::kSkip;
+  const TokenisedData first = tokenise(folder / "cache");
+  const TokenisedData second = tokenise(folder / "cache");
+  EXPECT_THAT(said(), HasSubstr("taken from"));
+  EXPECT_EQ(to_text(second.preflight), to_text(first.preflight));
+  expect_equal(first.examples, second.examples);
 }
 
 TEST_F(TokenCacheTest, ADamagedOrCutFileIsMadeAgainWithOneLine) {

@@ -173,7 +173,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     WeftText out{};
     bool raised = false;
     if (weft_template_render(chat, variables.data(), variables.size(), mark.data(), mark.size(),
-                             kFuel, &out, &raised, &error)) {
+                             "2026-11-29", 10, kFuel, &out, &raised, &error)) {
       drop(out);
     } else {
       drop(error);

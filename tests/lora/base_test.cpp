@@ -86,6 +86,7 @@ TEST(CheckPrompts, AnotherTokenizerIsRefusedAndAnotherTemplateWarnedOf) {
   check(std::nullopt, {.tokenizer = "tokenizer-2", .chat_template = "template-2"});
   check(provenance, {.tokenizer = "tokenizer-1", .chat_template = "template-1"});
   check(provenance, {.tokenizer = "tokenizer-1"});
+  check(provenance, {.tokenizer = "new digest", .legacy_tokenizer = "tokenizer-1"});
   EXPECT_TRUE(told.empty());
   EXPECT_THROWS_WITH(check(provenance, {.tokenizer = "tokenizer-2"}), InputError, "tokenizer-1",
                      "tokenizer-2", "base", "--allow-other-base");

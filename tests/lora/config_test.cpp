@@ -163,6 +163,13 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{R"({"peft_type": "LORA", "use_rslora": "yes"})", "true or false"},
         Malformed{"{\"peft_type\": \"LORA\", \"bad\\nname\": 1}", "\\x0a"}));
 
+TEST(AdapterConfig, AnAdapterOfMlxLmIsToldAsSuch) {
+  EXPECT_THROWS_WITH((void)parse_config(R"({"fine_tune_type": "lora", "num_layers": 16,
+                       "lora_parameters": {"rank": 8, "scale": 20.0}})",
+                                        "the file"),
+                     InputError, "an adapter of mlx-lm", "convert the adapter to PEFT");
+}
+
 TEST(AdapterConfig, DeepNestingIsRefusedWithoutRecursion) {
   const std::string deep(200'000, '[');
   EXPECT_THROWS_WITH((void)parse_config(R"({"peft_type": "LORA", "x": )" + deep, "the file"),

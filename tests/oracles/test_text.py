@@ -11,8 +11,8 @@ from datetime import date
 import pytest
 import sentencepiece
 import tokenizers
-from tokenizers import pre_tokenizers
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 from transformers.tokenization_utils_base import generate_merges
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -354,6 +354,8 @@ def template_folder(folder, source):
 
 def render(source, messages, prompt, extra):
     """transformers' text, or nothing where it fails."""
+    # As apply_chat_template does before it renders; test_null_keys_are_dropped_as_in_transformers holds it.
+    messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
     try:
         return render_jinja_template([messages], chat_template=source, add_generation_prompt=prompt,
                                      **{**TOKENS, **extra})[0][0]
@@ -443,6 +445,40 @@ SNIPPETS = [
     "a\n  {% if true %}\n  b\n  {%- endif %}\n{#- c -#}\n  d {{- ' e ' -}} f\n  {%+ if true %} g{% endif +%}\n h\n\n",
     "{% raw %}{{ x }} {% if %}{% endraw %}\n\t{# comment {{ x }} #}\nz\r\ny\rx",
     "{{ dict(a=1, b='c') }} {{ dict(a=1)['a'] }} {{ namespace(a=1).a }} {{ range(3)|list }} {{ range(1, 7, 2)|list }} {{ [1, 2, 3][1:]|list }} {{ {'a': {'b': [1]}}.a.b[0] }} {{ (1, 2)[0] }} {{ messages[-1].content }} {{ messages[0]['nope'] is defined }}",
+    # tuples, letters, attributes, formatting and further filters
+    "{{ (1, 2) }} {{ (1,) }} {{ () }} {{ [(1, 'a'), (2,)] }} {{ (1) }} {{ ('a') }} {{ (1, (2, 3)) }} {{ ((1 + 2) * 3, 4) }}",
+    "{{ x.dict.items()|list }} {{ x.dict|items|list }} {{ x.dict|dictsort }} {{ {'b': 1, 'a': 2}|dictsort(by='value', reverse=true) }} {{ x.dict|dictsort(false, 'key') }}",
+    "{% for (a, b) in [(1, 2), (3, 4)] %}{{ a }}{{ b }}{% endfor %}{% for a, b in x.dict.items() %}{{ a }}{{ b }}{% endfor %}{% for i in (1, 2) %}{{ i }}{% endfor %}",
+    "{% set (a, b) = (1, 2) %}{{ a }}{{ b }}{% set t = (a, b) %}{{ t }}{{ t[0] }}{{ t|length }}{{ 1 in t }}{{ 'a' in ('a', 'b') }}{% if 'b' not in ('a', 'c') %}y{% endif %}",
+    "{{ 'abc'.startswith(('x', 'a')) }} {{ (1, 2)|tojson }} {{ (1, 2)|join('-') }} {{ (3, 1)|sort }} {{ (1, 2)|list }} {{ (1, 2)|first }} {{ x|tojson(separators=(',', ':')) }}",
+    "{{ 'a-b'.partition('-') }} {{ 'ab'.rpartition('-') }} {% macro f(a, b=(1, 2)) %}{{ a }}{{ b }}{% endmacro %}{{ f((5, 6)) }} {{ f(1) }}",
+    "{{ 'ß'.casefold() }} {{ 'ΑΣ'.casefold() }} {{ 'ǆ'.title() }} {{ 'ǆab'.capitalize() }} {{ 'ǆab'|capitalize }} {{ 'ﬁx'.title() }} {{ 'ﬁx'.casefold() }} {{ '中a b'.title() }} {{ 'ǅ'.islower() }}{{ 'ა'.title() }}{{ 'ŉ'.title() }}",
+    "{{ '½'.isdigit() }} {{ '²'.isdigit() }} {{ '²'.isdecimal() }} {{ '½'.isnumeric() }} {{ '一'.isnumeric() }} {{ '٣'.isdecimal() }} {{ 'ⅷ'.isalpha() }} {{ 'ि'.isalpha() }} {{ 'ª'.isalpha() }} {{ '½'.isalnum() }} {{ '१'.isdigit() }}",
+    "{{ x.dict|attr('b') }}|{{ {'k': 1}|attr('k') is defined }}|{{ {'k': 1}|attr('k') }}|{% set ns = namespace(a=1) %}{{ x.list|attr('nope') is defined }}",
+    "{{ '0x1f'|int(base=16) }} {{ '1f'|int(0, 16) }} {{ '0b101'|int(base=2) }} {{ '0o17'|int(base=8) }} {{ '-0x1f'|int(base=16) }} {{ '0x1f'|int }} {{ '0x1f'|int(base=0) }} {{ '12'|int(base=0) }} {{ '+7'|int }} {{ '--7'|int }} {{ 'zz'|int(base=36) }}",
+    "{{ range(3) }}",
+    "{% autoescape true %}{{ '<b> & \"q\" \\'s\\'' }}{{ '<i>'|safe }}{{ [1, '<'] }}{% endautoescape %}{{ '<b>' }}{{ '<b>\\'\"'|escape }}{{ '<b>'|e }}",
+    "{{ \"%s and %d\" % ('a', 3) }} {{ \"%s\" % 'x' }} {{ \"%s\" % x.dict.a }} {{ \"<%s>\" % x.list[0] }} {{ \"%05.2f\" % 3.14159 }} {{ \"%s\" % x.text|upper }} {{ 7 % 3 }} {{ \"%d%%\" % 5 }} {{ \"%s\" % messages[0].role }}",
+    "{% if \"a\" %}y{% endif %}{{ \"a\" -}} b {%- if 'x' == \"x\" %}z{% endif %}",
+    "{{ [[1], [2]]|sum(start=[]) }} {{ [1, 2.5]|sum }} {{ [1, 2]|sum(start=10) }} {{ [{'a': 1}, {'a': 2}]|sum(attribute='a') }} {{ [true, 1]|sum }} {{ []|sum }}",
+    "{{ 'a b'|urlencode }} {{ 'ñ/?&='|urlencode }} {{ {'a': 'b c', 'd': 'é/'}|urlencode }} {{ [('a', 1)]|urlencode }}",
+    "{{ '<b>x</b> y  z &amp; w'|striptags }} {{ 'ab'|center(5) }}| {{ 'abc'|center(6) }}|",
+    "{{ 1000|filesizeformat }} {{ 1|filesizeformat }} {{ 1500000|filesizeformat }} {{ 1024|filesizeformat(true) }}",
+    "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}{{ c.current }}{% set j = joiner(', ') %}{{ j() }}x{{ j() }}y{{ j() }}z",
+    "{% set j = joiner() %}{% for m in messages %}{{ j() }}{{ m.role }}{% endfor %}",
+    "{% macro f() %}{% endmacro %}{{ f is callable }} {{ 1 is callable }} {{ x.dict is callable }} {{ raise_exception is callable }} {{ strftime_now is callable }} {{ 'a' is callable }} {{ range is callable }}",
+    "{{ 'aBc'.swapcase() }} {{ 'a\\tb'.expandtabs() }}| {{ 'ab\\tc'.expandtabs(4) }}| {{ 'ß'.swapcase() }}",
+    "{{ 'a,b'.split(',') }} {{ {'a': (1, 2)} }} {{ {(1, 2): 3} }}",
+    "{{ x.list|batch(2)|list }} {{ [{'a': 1, 'b': 2}, {'a': 1}]|groupby('a')|list|length }}",
+    "{{ (x.list)[0] }} {{ (x.list | length) }} {{ (messages | first).role }} {{ ('a' ~ 'b', 'c')|join }} {{ not (1, 2) }} {{ (1, 2) == (1, 2) }}",
+    "{% set ns = namespace(t=(1, 2)) %}{{ ns.t }}{% set ns.t = (3, 4) %}{{ ns.t }}{{ dict(a=(1, 2)) }}{{ [(1, 2)][0] }}{{ {'a': (1,)} }}",
+    "{% macro g(x) %}{{ caller(1, 2) }}{% endmacro %}{% call(a, b) g(1) %}{{ a }}-{{ b }}{% endcall %}{% with a = (1, 2), b = 3 %}{{ a }}{{ b }}{% endwith %}",
+    "{% if (messages|length > 1 and (1, 2)) or false %}y{% endif %}{{ (1, 2) if true else (3, 4) }}{{ x.dict.get('a', (1, 2)) }}{{ x.dict.get('zz', (1, 2)) }}",
+    "{% for k, v in x.dict|dictsort %}{{ k }}={{ v }}{% endfor %}{% for k, v in x.dict|items %}{{ k }}{% endfor %}{{ x.dict|items|first }}",
+    "{{ 'ab' % () }} {{ '%s' % (1,) }} {{ '%s' % [1, 2] }} {{ '%r' % 'a' }} {{ '%5s|%-5s|' % ('a', 'b') }} {{ '%x' % 255 }} {{ '%i' % 3.9 }}",
+    "{{ range(1, 7, 2)|list }} {{ range(5, 0, -2)|list }} {{ range(0) }} {{ range(2, 5)[1] }} {% for i in range(3) %}{{ i }}{{ loop.last }}{% endfor %} {{ 2 in range(3) }} {{ range(3)|length }} {{ range(1, 3)|join }} {{ range(0, 9, 3) }}",
+    "{{ range(1, 3, 0) }}",
+    "{{ '<!-- a > b -->x<br/>y &lt; &#39;'|striptags }} {{ 'a < b'|striptags }} {{ 999999|filesizeformat }} {{ 0|filesizeformat }} {{ 2048|filesizeformat(binary=true) }}",
     # what both refuse
     "{{ missing.attribute }}", "{{ raise_exception('no ' ~ 1) }}", "{{ 'a' + 1 }}", "{% for i in none %}{% endfor %}",
     "{% for i in 3 %}{% endfor %}", "{{ missing() }}", "{{ x.list.append(1) }}", "{{ missing|tojson }}", "{{ 1 // 0 }}",
@@ -457,6 +493,32 @@ def test_template_language_equals_jinja(weft, tmp_path, source):
                    "mixed": [1, "a", None, True, 2.0], "float": 1.0, "emoji": "🎉\u0301"}}
     messages = [user("hi"), assistant("ho"), user("bye")]
     compare(weft, tmp_path, source, [(messages, True, extra)])
+
+
+def test_null_keys_are_dropped_as_in_transformers(weft, tmp_path):
+    source = ("{% for m in messages %}[{{ m.role }}|{{ m.content }}|{{ 'tool_calls' in m }}|{{ m.name is defined }}|{{ m.a }}]"
+              "{% endfor %}")
+    messages = [user(None), {"role": "assistant", "content": None, "tool_calls": None, "name": None, "a": {"b": None}}]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
+    want = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False)
+    model = template_folder(tmp_path, source)
+    request = json.dumps({"messages": messages}) + "\n"
+    assert lines_of(weft("tokenize", "--chat", "--model", model, input=request)) == [want]
+
+
+def test_deep_json_is_refused_and_no_crash(weft, tmp_path):
+    model = template_folder(tmp_path, "{{ messages }}")
+    (model / "tokenizer.json").write_text(Tokenizer(models.WordLevel({"a": 0}, "a")).to_str())
+    for options, line in [(["--chat"], '{"messages": ' + "[" * 200_000), (["--decode"], "[" * 200_000),
+                          (["--json"], "[" * 200_000)]:
+        (model / "tokenizer_config.json").write_text("{}")
+        done = weft.run("tokenize", *options, "--model", model, input=line + "\n", check=False)
+        assert done.returncode == 2 and "nested deeper than 64 levels" in done.stderr, (options, done.returncode)
+    for name in ["tokenizer_config.json", "special_tokens_map.json"]:
+        (model / name).write_text('{"a": ' + "[" * 200_000)
+        done = weft.run("tokenize", "--model", model, input="a\n", check=False)
+        assert done.returncode == 2 and name in done.stderr, (name, done.returncode, done.stderr[:200])
+        (model / name).write_text("{}")
 
 
 def test_strftime_now_prints_the_local_date(weft, tmp_path):

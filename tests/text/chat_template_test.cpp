@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
+
 #include "core/error.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
+#include "text/date.h"
 
 namespace weft::text {
 namespace {
@@ -61,6 +65,62 @@ TEST(ChatTemplate, HasPythonsStringMethods) {
             "['a', 'b']True");
   EXPECT_EQ(render("{{ 'ñañ'.rfind('ñ') }}{{ 'a  b c'.rsplit(none, 1) }}{{ ''.isdigit() }}"),
             "2['a  b', 'c']False");
+}
+
+TEST(ChatTemplate, KeysThatAreNullAreNotThere) {
+  const ChatTemplate chat(
+      "{% for m in messages %}[{{ m.role }}|{{ m.content }}|{{ 'tool_calls' in m }}|"
+      "{{ m.name is defined }}|{{ m.a }}]{% endfor %}",
+      {});
+  const Json messages =
+      Json::parse(R"([{"role": "assistant", "content": null, "tool_calls": null, "name": null, )"
+                  R"("a": {"b": null}}])");
+  EXPECT_EQ(chat.render(messages, false).text, "[assistant||False|False|{'b': None}]")
+      << "those inside values stay, as in transformers";
+}
+
+TEST(ChatTemplate, PrintsOneDateThatTheCallerSets) {
+  ChatTemplate chat("{{ strftime_now('%d %b %Y %H:%M') }}", {});
+  EXPECT_TRUE(chat.prints_date());
+  EXPECT_EQ(chat.date(), default_date());
+  chat.set_date("2024-07-26");
+  EXPECT_EQ(chat.render(kHello, false).text, "26 Jul 2024 00:00");
+  EXPECT_EQ(chat.date(), "2024-07-26");
+  ChatTemplate zone("{{ strftime_now('%%Z%Z%z|%A %j') }}", {});
+  zone.set_date("2024-12-31");
+  EXPECT_EQ(zone.render(kHello, false).text, "%Z|Tuesday 366");
+  for (const char* bad : {"2024-13-01", "2024-02-30", "26 Jul 2024", "2024-7-26", ""}) {
+    EXPECT_THROWS_WITH(chat.set_date(bad), InputError, "is no day");
+  }
+  EXPECT_FALSE(ChatTemplate("{{ my_strftime_now }}", {}).prints_date());
+}
+
+TEST(DefaultDate, IsTheDayOfSourceDateEpochWhereItIsSet) {
+  const auto day = [](const char* epoch) {
+    EXPECT_EXIT(
+        {
+          ::setenv("SOURCE_DATE_EPOCH", epoch, 1);
+          try {
+            std::fprintf(stderr, "%s", default_date().c_str());
+          } catch (const ConfigError& error) {
+            std::fprintf(stderr, "%s", error.what());
+          }
+          std::_Exit(0);
+        },
+        ::testing::ExitedWithCode(0),
+        epoch[0] == 'x' ? "expected seconds since 1970" : "2020-02-29");
+  };
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  day("1582934400");
+  day("x");
+}
+
+TEST(ChatTemplate, KnowsWhichWordsItsSourceNames) {
+  const ChatTemplate chat("{{ m.tool_calls }}{{ tools_x }}{{ m['thinking'] }}", {});
+  EXPECT_TRUE(chat.names("tool_calls"));
+  EXPECT_TRUE(chat.names("thinking"));
+  EXPECT_FALSE(chat.names("tools"));
+  EXPECT_FALSE(chat.names("tool"));
 }
 
 TEST(ChatTemplate, RaisedMessagesAreTheError) {

@@ -109,6 +109,18 @@ TEST_F(SentencePiece, AddsBosAndEosAsTheConfigurationSays) {
   EXPECT_EQ(tokenizer.eos(), 2);
 }
 
+TEST_F(SentencePiece, DigestHoldsTheFlagsOfTheConfiguration) {
+  std::set<std::string> digests;
+  for (const char* config : {"{}", R"({"add_bos_token": true})", R"({"add_eos_token": true})",
+                             R"({"legacy": true})", R"({"tokenizer_class": "LlamaTokenizer"})",
+                             R"({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": false})",
+                             R"({"added_tokens_decoder": {"330": {"content": "<x>"}}})"}) {
+    digests.insert(open(config).digest());
+  }
+  EXPECT_EQ(digests.size(), 7U);
+  EXPECT_EQ(open("{}").digest(), open(R"({"legacy": false})").digest());
+}
+
 TEST_F(SentencePiece, OffsetsCoverTheTextInOrder) {
   const std::string text = "in \xC3\xB1</s> palabra";
   const auto encoding = open("{}").encode_with_offsets(text);

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <random>
+#include <set>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 
@@ -181,6 +184,115 @@ TEST(Tokenizer, DigestTellsVocabulariesAndSpecialTokensApart) {
   EXPECT_NE(one.open().digest(), special.open().digest());
 }
 
+/// byte_level_json() with a change.
+std::string changed(const std::function<void(nlohmann::json&)>& change) {
+  nlohmann::json file = nlohmann::json::parse(byte_level_json());
+  change(file);
+  return file.dump();
+}
+
+TEST(TokenizerDigest, IsTheSameForFilesThatSayTheSame) {
+  Folder plain;
+  plain.add("tokenizer.json", byte_level_json());
+  const std::string digest = plain.open().digest();
+  const std::string others[] = {
+      nlohmann::json::parse(byte_level_json()).dump(4),
+      changed([](auto& file) { file["pre_tokenizer"]["trim_offsets"] = false; }),
+      changed([](auto& file) { file["decoder"]["add_prefix_space"] = false; }),
+      changed([](auto& file) {
+        file["pre_tokenizer"] = {{"type", "Sequence"},
+                                 {"pretokenizers", nlohmann::json::array({file["pre_tokenizer"]})}};
+      }),
+      changed([](auto& file) {
+        file["model"]["vocab"]["<|end|>"] = 256;
+        file["model"]["vocab"]["[PAD257]"] = 257;
+      }),
+      changed([](auto& file) { file["model"]["vocab"]["<|end|>"] = 256; }),
+      changed([](auto& file) { file["model"]["fuse_unk"] = true; }),
+      changed([](auto& file) { file["added_tokens"][0]["normalized"] = true; }),
+      changed([](auto& file) {
+        file["truncation"] = {
+            {"max_length", 5}, {"strategy", "LongestFirst"}, {"stride", 0}, {"direction", "Right"}};
+      })};
+  for (const std::string& other : others) {
+    Folder folder;
+    folder.add("tokenizer.json", other);
+    EXPECT_EQ(folder.open().digest(), digest) << &other - others;
+  }
+}
+
+TEST(TokenizerDigest, ChangesWithEverythingThatDecidesTokens) {
+  std::set<std::string> digests;
+  std::size_t count = 0;
+  const auto expect_another = [&](const std::string& digest, const char* what) {
+    digests.insert(digest);
+    EXPECT_EQ(digests.size(), ++count) << what;
+  };
+  const auto with = [](const char* name, const char* text) {
+    Folder folder;
+    folder.add("tokenizer.json", byte_level_json());
+    if (*name != '\0') folder.add(name, text);
+    return folder.open().digest();
+  };
+  expect_another(with("", ""), "as it is");
+  expect_another(with("generation_config.json", R"({"eos_token_id": [256, 10]})"), "stop ids");
+  expect_another(with("generation_config.json", R"({"eos_token_id": [256]})"), "fewer of them");
+  expect_another(with("config.json", R"({"bos_token_id": 7})"), "BOS of the model's configuration");
+  expect_another(with("tokenizer_config.json", R"({"eos_token": "<|end|>", "bos_token": "<s>"})"),
+                 "special tokens");
+  expect_another(
+      with("tokenizer_config.json", R"({"added_tokens_decoder": {"257": {"content": "<new>"}}})"),
+      "an added token");
+  expect_another(
+      with("tokenizer_config.json",
+           R"({"added_tokens_decoder": {"257": {"content": "<new>", "special": true}}})"),
+      "its flag");
+  expect_another(with("tokenizer_config.json",
+                      R"({"added_tokens_decoder": {"257": {"content": "<new>", "lstrip": true}}})"),
+                 "another flag");
+  expect_another(with("added_tokens.json", R"({"<old>": 257})"), "an older list of added tokens");
+  const auto of = [](const std::function<void(nlohmann::json&)>& change) {
+    Folder folder;
+    folder.add("tokenizer.json", changed(change));
+    return folder.open().digest();
+  };
+  expect_another(of([](auto& file) { file["pre_tokenizer"]["use_regex"] = false; }), "splitting");
+  expect_another(of([](auto& file) { file["normalizer"] = {{"type", "NFC"}}; }), "normalizing");
+  expect_another(of([](auto& file) {
+                   file["model"]["vocab"]["ab"] = 257;
+                   file["model"]["merges"] = {"a b"};
+                 }),
+                 "a merge");
+  expect_another(
+      of([](auto& file) {
+        file["post_processor"] = {
+            {"type", "TemplateProcessing"},
+            {"single",
+             {{{"SpecialToken", {{"id", "<|end|>"}, {"type_id", 0}}}},
+              {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+            {"pair",
+             {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+              {{"Sequence", {{"id", "B"}, {"type_id", 0}}}}}},
+            {"special_tokens",
+             {{"<|end|>", {{"id", "<|end|>"}, {"ids", {256}}, {"tokens", {"<|end|>"}}}}}}};
+      }),
+      "what is put around a text");
+}
+
+TEST(TokenizerDigest, OfOldRecordsStillMatches) {
+  Folder folder;
+  folder.add("tokenizer.json", byte_level_json())
+      .add("tokenizer_config.json", R"({"eos_token": "<|end|>"})");
+  const Tokenizer tokenizer = folder.open();
+  // Version 0.1: the bytes of the file, then the special tokens.
+  const std::string old = core::sha256(byte_level_json() + R"({"eos_token":"<|end|>"})");
+  EXPECT_EQ(tokenizer.legacy_digest(), old);
+  EXPECT_NE(tokenizer.digest(), old);
+  EXPECT_TRUE(tokenizer.matches(old));
+  EXPECT_TRUE(tokenizer.matches(tokenizer.digest()));
+  EXPECT_FALSE(tokenizer.matches(core::sha256("another")));
+}
+
 TEST(Tokenizer, BadFilesAreErrorsThatNameThem) {
   Folder empty;
   EXPECT_THROWS_WITH((void)empty.open(), InputError, "tokenizer.json", "tokenizer.model");
@@ -194,6 +306,13 @@ TEST(Tokenizer, BadFilesAreErrorsThatNameThem) {
   Folder config;
   config.add("tokenizer.json", byte_level_json()).add("tokenizer_config.json", "[]");
   EXPECT_THROWS_WITH((void)config.open(), InputError, "tokenizer_config.json", "not a JSON object");
+  const std::string deep = R"({"a": )" + std::string(200'000, '[');
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                           "generation_config.json", "config.json"}) {
+    Folder nested;
+    nested.add("tokenizer.json", byte_level_json()).add(name, deep);
+    EXPECT_THROWS_WITH((void)nested.open(), InputError, name, "nested deeper than 64 levels");
+  }
   Folder token;
   token.add("tokenizer.json", byte_level_json())
       .add("tokenizer_config.json", R"({"eos_token": 3})");

@@ -58,6 +58,9 @@ bool weft_tokenizer_id_to_token(const WeftTokenizer* tokenizer, uint32_t id, Wef
 WeftText weft_tokenizer_model_type(const WeftTokenizer* tokenizer);
 /// Whether decoding with skip_special leaves this id out.
 bool weft_tokenizer_is_special(const WeftTokenizer* tokenizer, uint32_t id);
+/// What of the tokenizer decides the ids of a text, but what it puts around one: a JSON text that
+/// is the same for files that say the same in other words (src/identity.rs).
+bool weft_tokenizer_identity(const WeftTokenizer* tokenizer, WeftText* out, WeftText* error);
 /// Largest id + 1, added tokens included.
 uint32_t weft_tokenizer_size(const WeftTokenizer* tokenizer);
 
@@ -67,12 +70,13 @@ void weft_template_free(WeftTemplate* chat_template);
 /// Whether the template has {% generation %} blocks.
 bool weft_template_marks_generation(const WeftTemplate* chat_template);
 /// Renders with the variables of a JSON object. Where `mark` is not empty, the text of each
-/// {% generation %} block is put between two copies of it. `fuel` bounds the number of
-/// instructions. When the template itself raised the error, `raised` is set and `error` is its own
-/// message.
+/// {% generation %} block is put between two copies of it. `date` ("2026-11-29") is the day that
+/// strftime_now prints, at its first minute. `fuel` bounds the number of instructions. When the
+/// template itself raised the error, `raised` is set and `error` is its own message.
 bool weft_template_render(const WeftTemplate* chat_template, const char* variables,
-                          size_t variables_size, const char* mark, size_t mark_size, uint64_t fuel,
-                          WeftText* out, bool* raised, WeftText* error);
+                          size_t variables_size, const char* mark, size_t mark_size,
+                          const char* date, size_t date_size, uint64_t fuel, WeftText* out,
+                          bool* raised, WeftText* error);
 
 /// Lower case as Unicode has it for any language (SpecialCasing included: a final sigma).
 bool weft_unicode_lower(const char* text, size_t size, WeftText* out, WeftText* error);

@@ -1,17 +1,39 @@
 //! Filters and tests where the crate's own differ from Jinja2's on Python values.
 
 use crate::json::{dumps, Style};
-use crate::methods::{capitalize, strip, Side};
-use crate::python::{float_of, is_space, str_of, PyDict, PyList};
+use crate::literals::{PERCENT, TUPLE};
+use crate::methods::{capitalize, pairs_of, strip, Side};
+use crate::python::{float_of, is_space, is_tuple, repr, str_of, PyDict, PyList, PyTuple};
 use crate::source::{ITERABLE, REVERSED, STORABLE};
-use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind};
+use minijinja::{filters, Environment, Error, ErrorKind, State, Value};
+use minijinja_contrib::globals;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 pub fn install(env: &mut Environment<'static>) {
     env.add_filter(ITERABLE, iterable);
     env.add_filter(REVERSED, reversed);
     env.add_filter(STORABLE, storable);
+    env.add_function(TUPLE, |items: Rest<Value>| PyTuple::value(items.0));
+    env.add_filter(PERCENT, percent);
+    env.add_function("cycler", cycler);
+    env.add_function("range", range);
+    env.add_filter("striptags", striptags);
+    env.add_filter("filesizeformat", filesizeformat);
+    env.add_function("joiner", globals::joiner);
     env.add_filter("tojson", tojson);
+    env.add_filter("attr", attr);
+    env.add_filter("dictsort", dictsort);
+    env.add_filter("sum", sum);
+    env.add_filter("center", center);
+    env.add_filter("urlencode", urlencode);
+    env.add_filter("escape", escape);
+    env.add_filter("e", escape);
+    env.add_filter("forceescape", |value: &Value| {
+        Value::from_safe_string(escaped(&str_of(value)))
+    });
     env.add_filter("string", |value: &Value| str_of(value));
     env.add_filter("trim", trim);
     env.add_filter("upper", |value: &Value| str_of(value).to_uppercase());
@@ -39,6 +61,7 @@ pub fn install(env: &mut Environment<'static>) {
             .count()
     });
 
+    env.add_test("callable", is_callable);
     env.add_test("sequence", is_iterable); // Jinja2 asks for a length and items: so has a mapping
     env.add_test("iterable", is_iterable);
     env.add_test("number", |value: &Value| {
@@ -62,6 +85,352 @@ fn is_iterable(value: &Value) -> bool {
             | ValueKind::Map
             | ValueKind::Undefined
     )
+}
+
+/// Functions and macros; a method is none, since the crate knows methods only when they are called.
+fn is_callable(value: &Value) -> bool {
+    let names = ["Macro", "BoxedFunction", "Joiner"];
+    value
+        .as_object()
+        .is_some_and(|object| names.iter().any(|name| object.type_name().contains(name)))
+}
+
+/// Jinja2's cycler: `current` is what next() gives next.
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    at: AtomicUsize,
+}
+
+impl Object for Cycler {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let at = self.at.load(Ordering::Relaxed);
+        (key.as_str() == Some("current")).then(|| self.items[at].clone())
+    }
+    fn call_method(self: &Arc<Self>, _: &State, method: &str, _: &[Value]) -> Result<Value, Error> {
+        let at = self.at.load(Ordering::Relaxed);
+        match method {
+            "next" => {
+                self.at
+                    .store((at + 1) % self.items.len(), Ordering::Relaxed);
+                Ok(self.items[at].clone())
+            }
+            "reset" => {
+                self.at.store(0, Ordering::Relaxed);
+                Ok(Value::from(()))
+            }
+            _ => Err(Error::from(ErrorKind::UnknownMethod)),
+        }
+    }
+}
+
+fn cycler(items: Rest<Value>) -> Result<Value, Error> {
+    if items.is_empty() {
+        return Err(invalid("at least one item has to be provided".to_string()));
+    }
+    Ok(Value::from_object(Cycler {
+        items: items.0,
+        at: AtomicUsize::new(0),
+    }))
+}
+
+/// Python's range, which prints as it is called.
+#[derive(Debug)]
+struct PyRange {
+    items: Vec<i64>,
+    text: String,
+}
+
+impl Object for PyRange {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.items.get(key.as_usize()?).copied().map(Value::from)
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.items.len())
+    }
+    fn render(self: &Arc<Self>, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)
+    }
+}
+
+/// How a range prints; nothing for another value.
+pub fn range_text(value: &Value) -> Option<String> {
+    let object = value.as_object()?;
+    Some(object.downcast_ref::<PyRange>()?.text.clone())
+}
+
+fn range(first: i64, second: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
+    const MOST: i128 = 100_000; // as transformers' sandbox
+    let (begin, end) = second.map_or((0, first), |end| (first, end));
+    let by = step.unwrap_or(1);
+    if by == 0 {
+        return Err(invalid("range() arg 3 must not be zero".to_string()));
+    }
+    let span = (i128::from(end) - i128::from(begin)) * i128::from(by.signum());
+    let count = (span + i128::from(by.unsigned_abs()) - 1) / i128::from(by.unsigned_abs());
+    if count > MOST {
+        return Err(invalid(format!(
+            "range has too many elements (over {MOST})"
+        )));
+    }
+    let items = (0..count.max(0) as i64).map(|i| begin + i * by).collect();
+    let text = match step {
+        Some(by) if by != 1 => format!("range({begin}, {end}, {by})"),
+        _ => format!("range({begin}, {end})"),
+    };
+    Ok(Value::from_object(PyRange { items, text }))
+}
+
+/// The text without tags and comments, white space as single spaces, entities as their characters.
+fn striptags(value: &Value) -> String {
+    let mut text = str_of(value);
+    for (open, close) in [("<!--", "-->"), ("<", ">")] {
+        let mut at = 0;
+        while let Some(begin) = text[at..].find(open).map(|found| at + found) {
+            let Some(end) = text[begin..].find(close).map(|found| begin + found) else {
+                break;
+            };
+            text.replace_range(begin..end + close.len(), "");
+            at = begin;
+        }
+    }
+    let words: Vec<&str> = text
+        .split(is_space)
+        .filter(|word| !word.is_empty())
+        .collect();
+    // A sign that opens no tag stays; what is left to do are entities.
+    minijinja_contrib::filters::striptags(words.join(" ").replace('<', "&lt;"))
+}
+
+fn filesizeformat(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let binary = argument(&args, &kwargs, 0, "binary").is_some_and(|flag| flag.is_true());
+    let bytes = float_of(&float(
+        value,
+        Rest(vec![]),
+        Kwargs::from_iter::<[(&str, Value); 0]>([]),
+    ));
+    let (base, names) = if binary {
+        (
+            1024.0,
+            ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"],
+        )
+    } else {
+        (1000.0, ["kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"])
+    };
+    if bytes == 1.0 {
+        return Ok("1 Byte".to_string());
+    }
+    if bytes < base {
+        return Ok(format!("{} Bytes", bytes.trunc()));
+    }
+    let mut unit = base;
+    for name in names {
+        unit *= base;
+        if bytes < unit || name.starts_with('Y') {
+            return Ok(format!("{:.1} {name}", base * bytes / unit));
+        }
+    }
+    Ok(String::new())
+}
+
+/// The text with HTML's signs as markupsafe writes them.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+fn escape(value: &Value) -> Value {
+    if value.is_safe() {
+        return value.clone();
+    }
+    Value::from_safe_string(escaped(&str_of(value)))
+}
+
+/// Python's `text % value`: a tuple holds several values.
+fn percent(state: &State, text: &Value, value: Value) -> Result<Value, Error> {
+    let mut values: Vec<Value> = if is_tuple(&value) {
+        value.try_iter()?.collect()
+    } else {
+        vec![value]
+    };
+    // The crate's own formatting has no %r.
+    let mut plain = String::new();
+    let mut conversions = 0;
+    let mut signs = text.as_str().unwrap_or_default().chars();
+    while let Some(sign) = signs.next() {
+        plain.push(sign);
+        if sign != '%' {
+            continue;
+        }
+        let kind = loop {
+            match signs.next() {
+                Some(part) if "#0- +.123456789".contains(part) => plain.push(part),
+                other => break other,
+            }
+        };
+        let Some(kind) = kind else { break };
+        if kind == 'r' {
+            if let Some(value) = values.get_mut(conversions) {
+                *value = Value::from(repr(value));
+            }
+        }
+        plain.push(if kind == 'r' { 's' } else { kind });
+        if matches!(kind, 'd' | 'i') {
+            if let Some(value) = values.get_mut(conversions) {
+                if value.is_number() && !value.is_integer() {
+                    *value = Value::from(float_of(value).trunc() as i64);
+                }
+            }
+        }
+        conversions += usize::from(kind != '%');
+    }
+    filters::format(state, &Value::from(plain), Rest(values))
+}
+
+/// An attribute and never an item: a dict has none that a template may see.
+fn attr(value: &Value, name: &Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::Map | ValueKind::Seq | ValueKind::String | ValueKind::Number => {
+            let space = value
+                .as_object()
+                .is_some_and(|object| object.type_name().ends_with("::Namespace"));
+            if space {
+                value.get_item(name)
+            } else {
+                Ok(Value::UNDEFINED)
+            }
+        }
+        _ => value.get_item(name),
+    }
+}
+
+fn dictsort(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let option = |index, name| argument(&args, &kwargs, index, name);
+    let mut given: Vec<(&'static str, Value)> = Vec::new();
+    for (index, name) in ["case_sensitive", "by", "reverse"].into_iter().enumerate() {
+        if let Some(value) = option(index, name) {
+            given.push((name, value));
+        }
+    }
+    let sorted = filters::dictsort(value, Kwargs::from_iter(given))?;
+    let pairs = sorted
+        .try_iter()?
+        .map(|pair| Ok(PyTuple::value(pair.try_iter()?.collect())))
+        .collect::<Result<Vec<Value>, Error>>()?;
+    Ok(Value::from(pairs))
+}
+
+/// What is added up from `start` on: numbers, or lists.
+fn sum(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let attribute = argument(&args, &kwargs, 0, "attribute").filter(|name| !name.is_none());
+    let mut total = argument(&args, &kwargs, 1, "start").unwrap_or(Value::from(0));
+    for item in iterate(value)? {
+        let item = match &attribute {
+            Some(name) => item.get_item(name)?,
+            None => item,
+        };
+        total = plus(&total, &item)?;
+    }
+    Ok(total)
+}
+
+fn plus(a: &Value, b: &Value) -> Result<Value, Error> {
+    let number = |value: &Value| value.is_number() || matches!(value.kind(), ValueKind::Bool);
+    let whole = |value: &Value| {
+        if value.kind() == ValueKind::Bool {
+            Some(i128::from(value.is_true()))
+        } else if value.is_integer() {
+            i128::try_from(value.clone()).ok()
+        } else {
+            None
+        }
+    };
+    if number(a) && number(b) {
+        return Ok(match (whole(a), whole(b)) {
+            (Some(a), Some(b)) => Value::from(a.saturating_add(b)),
+            _ => Value::from(float_of(a) + float_of(b)),
+        });
+    }
+    if a.kind() == ValueKind::Seq && b.kind() == ValueKind::Seq && is_tuple(a) == is_tuple(b) {
+        let items: Vec<Value> = a.try_iter()?.chain(b.try_iter()?).collect();
+        return Ok(if is_tuple(a) {
+            PyTuple::value(items)
+        } else {
+            Value::from(items)
+        });
+    }
+    Err(invalid(format!(
+        "sum: cannot add a value of type {} to one of type {}",
+        b.kind(),
+        a.kind()
+    )))
+}
+
+fn center(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let width = match argument(&args, &kwargs, 0, "width") {
+        Some(width) => usize::try_from(width)?,
+        None => 80,
+    };
+    if width > 100_000 {
+        return Err(invalid(format!("center: a width of {width} is too wide")));
+    }
+    let text = str_of(value);
+    let missing = width.saturating_sub(text.chars().count());
+    let left = missing / 2 + (missing & width & 1);
+    Ok(format!(
+        "{}{text}{}",
+        " ".repeat(left),
+        " ".repeat(missing - left)
+    ))
+}
+
+/// Bytes of a text as a URL holds them; `/` stays, as in urllib's quote.
+fn quoted(text: &str, keep_slash: bool) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"_.-~".contains(&byte) || (keep_slash && byte == b'/') {
+            out.push(byte as char);
+        } else if byte == b' ' && !keep_slash {
+            out.push('+');
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+fn urlencode(value: &Value) -> Result<String, Error> {
+    let pairs = match value.kind() {
+        ValueKind::Map => pairs_of(value).unwrap_or_default(),
+        ValueKind::Seq | ValueKind::Iterable => value.clone(),
+        _ => return Ok(quoted(&str_of(value), true)),
+    };
+    let mut parts = Vec::new();
+    for pair in pairs.try_iter()? {
+        let pair: Vec<Value> = pair.try_iter()?.collect();
+        let [key, item] = pair.as_slice() else {
+            return Err(invalid("urlencode wants pairs".to_string()));
+        };
+        parts.push(format!(
+            "{}={}",
+            quoted(&str_of(key), false),
+            quoted(&str_of(item), false)
+        ));
+    }
+    Ok(parts.join("&"))
 }
 
 fn invalid(message: String) -> Error {
@@ -286,7 +655,7 @@ fn items(value: &Value) -> Result<Value, Error> {
     }
     match value.as_object().and_then(|object| object.try_iter_pairs()) {
         Some(pairs) if value.kind() == ValueKind::Map => Ok(pairs
-            .map(|(key, item)| Value::from(vec![key, item]))
+            .map(|(key, item)| PyTuple::value(vec![key, item]))
             .collect()),
         _ => Err(invalid(
             "Can only get item pairs from a mapping.".to_string(),
@@ -310,15 +679,34 @@ fn int(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Value {
         }
         ValueKind::String => {
             let text = str_of(value).trim_matches(is_space).replace('_', "");
-            let base = base.filter(|base| (2..=36).contains(base)).unwrap_or(10);
-            match (i128::from_str_radix(&text, base), text.parse::<f64>()) {
-                (Ok(number), _) => Value::from(number),
+            match (whole_number(&text, base.unwrap_or(10)), text.parse::<f64>()) {
+                (Some(number), _) => Value::from(number),
                 (_, Ok(number)) if number.is_finite() => Value::from(number as i128),
                 _ => otherwise(),
             }
         }
         _ => otherwise(),
     }
+}
+
+/// Python's int(text, base): a sign, a prefix that fits the base (any for base 0), digits.
+fn whole_number(text: &str, base: u32) -> Option<i128> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let (digits, base) = [("0x", 16), ("0o", 8), ("0b", 2)]
+        .into_iter()
+        .filter(|&(_, of)| base == of || base == 0)
+        .find_map(|(prefix, of)| lower.strip_prefix(prefix).map(|rest| (rest, of)))
+        .unwrap_or((&lower, if base == 0 { 10 } else { base }));
+    if !(2..=36).contains(&base) || digits.starts_with(['+', '-']) {
+        return None;
+    }
+    i128::from_str_radix(digits, base)
+        .ok()
+        .map(|number| sign * number)
 }
 
 fn float(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Value {

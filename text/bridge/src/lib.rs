@@ -3,13 +3,16 @@
 //! This file holds what all parts share: text and errors across the boundary. No panic leaves it.
 
 mod filters;
+mod identity;
 mod json;
+mod literals;
 mod methods;
 mod python;
 mod source;
 mod template;
 mod tokenizer;
 mod unicode;
+mod unicode_tables;
 
 use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -1,9 +1,12 @@
 //! Methods of Python's str and list. What is not here falls through to minijinja-contrib's pycompat.
 
-use crate::python::{is_space, str_of};
+use crate::python::{is_space, str_of, PyTuple};
+use crate::unicode_tables as tables;
 use minijinja::value::{from_args, Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
+use regex_syntax::hir::{ClassUnicode, HirKind};
+use std::sync::OnceLock;
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Side {
@@ -17,6 +20,7 @@ pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Resul
         ValueKind::String => str_method(value.as_str().unwrap_or_default(), method, args)?,
         ValueKind::Seq | ValueKind::Iterable => list_method(value, method, args)?,
         ValueKind::Map if method == "copy" && args.is_empty() => Some(value.clone()),
+        ValueKind::Map if method == "items" && args.is_empty() => pairs_of(value),
         _ => None,
     };
     match found {
@@ -71,9 +75,9 @@ fn str_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>,
                 text.find(separator)
             };
             match at {
-                Some(at) => list_of([&text[..at], separator, &text[at + separator.len()..]]),
-                None if from_right => list_of(["", "", text]),
-                None => list_of([text, "", ""]),
+                Some(at) => tuple_of([&text[..at], separator, &text[at + separator.len()..]]),
+                None if from_right => tuple_of(["", "", text]),
+                None => tuple_of([text, "", ""]),
             }
         }
         "join" => {
@@ -87,11 +91,20 @@ fn str_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>,
         }
         "casefold" => {
             let () = from_args(args)?;
-            Value::from(text.to_lowercase())
+            Value::from(fold(text))
         }
         "title" => {
             let () = from_args(args)?;
             Value::from(title(text))
+        }
+        "swapcase" => {
+            let () = from_args(args)?;
+            Value::from(swap_case(text))
+        }
+        "expandtabs" => {
+            let (args, kwargs): (Rest<Value>, Kwargs) = from_args(args)?;
+            let width = argument(&args, &kwargs, 0, "tabsize");
+            Value::from(expand_tabs(text, width.map_or(Ok(8), i64::try_from)?)?)
         }
         "zfill" | "ljust" | "rjust" | "center" => pad(text, method, args)?,
         _ => return Ok(None),
@@ -101,17 +114,162 @@ fn str_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>,
 /// The methods that ask something about every character; false for the empty string.
 fn question(text: &str, method: &str) -> Option<bool> {
     let all = |test: fn(char) -> bool| !text.is_empty() && text.chars().all(test);
-    let cased = |c: char| c.is_lowercase() || c.is_uppercase();
     Some(match method {
         "isspace" => all(is_space),
-        "isdigit" | "isnumeric" | "isdecimal" => all(char::is_numeric),
-        "isalpha" => all(char::is_alphabetic),
-        "isalnum" => all(char::is_alphanumeric),
+        "isdecimal" => all(is_decimal),
+        "isdigit" => all(is_digit),
+        "isnumeric" => all(is_numeric),
+        "isalpha" => all(is_letter),
+        "isalnum" => all(|c| is_letter(c) || is_decimal(c) || is_digit(c) || is_numeric(c)),
         "isascii" => text.is_ascii(),
-        "islower" => text.chars().any(cased) && !text.chars().any(char::is_uppercase),
-        "isupper" => text.chars().any(cased) && !text.chars().any(char::is_lowercase),
+        "islower" => {
+            let other = |c: char| c.is_uppercase() || is_title(c);
+            text.chars().any(is_cased) && !text.chars().any(other)
+        }
+        "isupper" => {
+            let other = |c: char| c.is_lowercase() || is_title(c);
+            text.chars().any(is_cased) && !text.chars().any(other)
+        }
         _ => return None,
     })
+}
+
+fn within(ranges: &[(u32, u32)], c: char) -> bool {
+    let code = c as u32;
+    ranges
+        .binary_search_by(|&(first, last)| {
+            if last < code {
+                std::cmp::Ordering::Less
+            } else if first > code {
+                std::cmp::Ordering::Greater
+            } else {
+                std::cmp::Ordering::Equal
+            }
+        })
+        .is_ok()
+}
+
+/// Whether a character is of a general category.
+fn is_of(class: &'static OnceLock<Vec<(u32, u32)>>, category: &str, c: char) -> bool {
+    let ranges = class.get_or_init(|| {
+        let hir = regex_syntax::parse(&format!("\\p{{{category}}}"));
+        match hir.as_ref().map(|hir| hir.kind()) {
+            Ok(HirKind::Class(regex_syntax::hir::Class::Unicode(class))) => ranges_of(class),
+            _ => Vec::new(),
+        }
+    });
+    within(ranges, c)
+}
+
+fn ranges_of(class: &ClassUnicode) -> Vec<(u32, u32)> {
+    class
+        .iter()
+        .map(|range| (range.start() as u32, range.end() as u32))
+        .collect()
+}
+
+fn is_decimal(c: char) -> bool {
+    static DECIMAL: OnceLock<Vec<(u32, u32)>> = OnceLock::new();
+    is_of(&DECIMAL, "Nd", c)
+}
+
+fn is_digit(c: char) -> bool {
+    is_decimal(c) || within(tables::DIGITS, c)
+}
+
+fn is_numeric(c: char) -> bool {
+    c.is_numeric() || within(tables::NUMBERS, c)
+}
+
+fn is_letter(c: char) -> bool {
+    static LETTER: OnceLock<Vec<(u32, u32)>> = OnceLock::new();
+    is_of(&LETTER, "L", c)
+}
+
+fn is_title(c: char) -> bool {
+    within(tables::TITLE_CASE, c)
+}
+
+fn is_cased(c: char) -> bool {
+    c.is_lowercase() || c.is_uppercase() || is_title(c)
+}
+
+/// What a table makes of a character; nothing where it has no entry.
+fn mapped(shifts: &[(u32, u32, i32)], texts: &[(u32, &str)], c: char) -> Option<String> {
+    let code = c as u32;
+    if let Some(&(_, text)) = texts.iter().find(|&&(of, _)| of == code) {
+        return Some(text.to_string());
+    }
+    let &(_, _, shift) = shifts
+        .iter()
+        .find(|&&(first, last, _)| (first..=last).contains(&code))?;
+    char::from_u32(code.checked_add_signed(shift)?).map(String::from)
+}
+
+fn title_of(c: char) -> String {
+    mapped(tables::TITLE_SHIFTS, tables::TITLE_TEXTS, c)
+        .unwrap_or_else(|| c.to_uppercase().collect())
+}
+
+fn fold(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            mapped(tables::FOLD_SHIFTS, tables::FOLD_TEXTS, c)
+                .unwrap_or_else(|| c.to_lowercase().collect())
+        })
+        .collect()
+}
+
+fn swap_case(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_uppercase() {
+                c.to_lowercase().collect::<String>()
+            } else if c.is_lowercase() {
+                c.to_uppercase().collect()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
+}
+
+fn expand_tabs(text: &str, width: i64) -> Result<String, Error> {
+    if width > 1000 {
+        return Err(invalid("expandtabs: a width over 1000"));
+    }
+    let mut out = String::new();
+    let mut column = 0;
+    for c in text.chars() {
+        match c {
+            '\t' if width > 0 => {
+                let spaces = width - column % width;
+                out.push_str(&" ".repeat(spaces as usize));
+                column += spaces;
+            }
+            '\t' => {}
+            '\n' | '\r' => {
+                out.push(c);
+                column = 0;
+            }
+            _ => {
+                out.push(c);
+                column += 1;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// dict.items: a list of tuples.
+pub fn pairs_of(value: &Value) -> Option<Value> {
+    let object = value.as_object()?;
+    let pairs = object.try_iter_pairs()?;
+    Some(Value::from(
+        pairs
+            .map(|(key, item)| PyTuple::value(vec![key, item]))
+            .collect::<Vec<Value>>(),
+    ))
 }
 
 fn list_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
@@ -145,6 +303,10 @@ fn list_of<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
     Value::from(items.into_iter().map(Value::from).collect::<Vec<Value>>())
 }
 
+fn tuple_of<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
+    PyTuple::value(items.into_iter().map(Value::from).collect())
+}
+
 /// str.strip, lstrip, rstrip: of white space, or of any of `chars`.
 pub fn strip<'a>(text: &'a str, chars: Option<&str>, side: Side) -> &'a str {
     let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
@@ -163,7 +325,7 @@ pub fn strip<'a>(text: &'a str, chars: Option<&str>, side: Side) -> &'a str {
 pub fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
-        Some(first) => first.to_uppercase().collect::<String>() + &chars.as_str().to_lowercase(),
+        Some(first) => title_of(first) + &chars.as_str().to_lowercase(),
         None => String::new(),
     }
 }
@@ -176,9 +338,9 @@ fn title(text: &str) -> String {
         if inside {
             out.extend(c.to_lowercase());
         } else {
-            out.extend(c.to_uppercase());
+            out.push_str(&title_of(c));
         }
-        inside = c.is_alphabetic();
+        inside = is_cased(c);
     }
     out
 }

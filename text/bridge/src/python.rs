@@ -1,5 +1,6 @@
 //! Values as Python prints them: what Jinja's output, `|string`, `~` and `|join` show.
 
+use crate::filters::range_text;
 use indexmap::IndexMap;
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::Value;
@@ -54,6 +55,37 @@ impl Object for PyList {
     }
 }
 
+/// A tuple: a list that prints in parentheses.
+#[derive(Debug)]
+pub struct PyTuple(pub Vec<Value>);
+
+impl PyTuple {
+    pub fn value(items: Vec<Value>) -> Value {
+        Value::from_object(PyTuple(items))
+    }
+}
+
+impl Object for PyTuple {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+    fn render(self: &Arc<Self>, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&repr(&Value::from_dyn_object(self.clone())))
+    }
+}
+
+pub fn is_tuple(value: &Value) -> bool {
+    value
+        .as_object()
+        .is_some_and(|object| object.is::<PyTuple>())
+}
+
 /// Python's `str(value)`; nothing for an undefined value, as Jinja.
 pub fn str_of(value: &Value) -> String {
     match value.as_str() {
@@ -79,15 +111,28 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) {
         ValueKind::String => write_str_repr(out, value.as_str().unwrap_or_default()),
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::Number if !value.is_integer() => out.push_str(&float_repr(float_of(value))),
+        ValueKind::Seq | ValueKind::Iterable if range_text(value).is_some() => {
+            out.push_str(&range_text(value).unwrap_or_default());
+        }
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
-            for (index, item) in value.try_iter().into_iter().flatten().enumerate() {
-                if index > 0 {
+            let (open, close) = if is_tuple(value) {
+                ('(', ')')
+            } else {
+                ('[', ']')
+            };
+            out.push(open);
+            let mut count = 0;
+            for item in value.try_iter().into_iter().flatten() {
+                if count > 0 {
                     out.push_str(", ");
                 }
                 write_repr(out, &item, depth + 1);
+                count += 1;
             }
-            out.push(']');
+            if count == 1 && open == '(' {
+                out.push(',');
+            }
+            out.push(close);
         }
         ValueKind::Map => {
             out.push('{');

@@ -4,6 +4,8 @@
 //! a bound on what is stored in namespaces, without which a template could nest values until the
 //! stack overflows.
 
+use crate::literals;
+
 /// What a `{% generation %}` block calls; the template cannot name it by accident.
 pub const GENERATION: &str = "__weft_generation";
 
@@ -34,7 +36,7 @@ pub fn prepare(source: &str) -> Prepared {
             "{#" => rest.find("#}").map_or(rest.len(), |end| end + 2),
             "{{" => {
                 let length = expression_length(rest, "}}");
-                out.push_str(&reverse_slices(&rest[..length]));
+                out.push_str(&literals::rewrite(&reverse_slices(&rest[..length])));
                 rest = &rest[length..];
                 continue;
             }
@@ -58,7 +60,7 @@ pub fn prepare(source: &str) -> Prepared {
                         continue;
                     }
                     _ => {
-                        let block = reverse_slices(&rest[..length]);
+                        let block = literals::rewrite(&reverse_slices(&rest[..length]));
                         let guarded = guard_loop(&block).or_else(|| guard_set(&block));
                         out.push_str(&guarded.unwrap_or(block));
                         rest = &rest[length..];
@@ -239,7 +241,7 @@ fn outer_words(block: &str) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Where the string that begins at `at` closes.
-fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> usize {
+pub fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> usize {
     at += 1;
     while at < bytes.len() && bytes[at] != quote {
         at += if bytes[at] == b'\\' { 2 } else { 1 };

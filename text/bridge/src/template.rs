@@ -4,6 +4,7 @@ use crate::json::to_value;
 use crate::python::{float_of, float_repr, str_of};
 use crate::source::{prepare, GENERATION};
 use crate::{borrow_text, filters, guarded, methods, WeftText};
+use chrono::{NaiveDate, NaiveTime};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use std::fmt::Write;
@@ -38,9 +39,25 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, text.clone()).with_source(Raised(text)))
 }
 
-fn strftime_now(format: &str) -> Result<String, Error> {
+/// The format without the signs of a time zone, of which Python's naive times print nothing.
+fn without_zone(format: &str) -> String {
     let mut out = String::new();
-    write!(out, "{}", chrono::Local::now().format(format)).map_err(|_| {
+    let mut rest = format.chars();
+    while let Some(sign) = rest.next() {
+        let next = if sign == '%' { rest.next() } else { None };
+        match next {
+            Some('z' | 'Z') => {}
+            Some(next) => out.extend([sign, next]),
+            None => out.push(sign),
+        }
+    }
+    out
+}
+
+fn strftime(date: NaiveDate, format: &str) -> Result<String, Error> {
+    let mut out = String::new();
+    let time = date.and_time(NaiveTime::MIN);
+    write!(out, "{}", time.format(&without_zone(format))).map_err(|_| {
         Error::new(
             ErrorKind::InvalidOperation,
             format!("strftime_now does not know the format '{format}'"),
@@ -65,7 +82,13 @@ fn environment() -> Environment<'static> {
     env.set_lstrip_blocks(true);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_unknown_method_callback(methods::call);
-    env.set_formatter(|out, _, value| {
+    env.set_formatter(|out, state, value| {
+        // {% autoescape true %}; templates begin without.
+        if state.auto_escape() == AutoEscape::Html && !value.is_safe() {
+            return out
+                .write_str(&filters::escaped(&str_of(value)))
+                .map_err(Error::from);
+        }
         match value.kind() {
             ValueKind::String => out.write_str(value.as_str().unwrap_or_default()),
             ValueKind::Number if !value.is_integer() => out.write_str(&float_repr(float_of(value))),
@@ -75,7 +98,6 @@ fn environment() -> Environment<'static> {
     });
     env.remove_global("debug");
     env.add_function("raise_exception", raise_exception);
-    env.add_function("strftime_now", strftime_now);
     env.add_function(GENERATION, generation);
     filters::install(&mut env);
     env
@@ -126,6 +148,7 @@ fn render(
     template: &WeftTemplate,
     variables: &str,
     mark: &str,
+    date: &str,
     fuel: u64,
 ) -> Result<String, Failure> {
     let plain = |message: String| Failure {
@@ -138,7 +161,11 @@ fn render(
         Some(entries) => entries.insert(MARK.to_string(), mark.into()),
         None => return Err(plain("the variables are no JSON object".to_string())),
     };
+    let date: NaiveDate = date
+        .parse()
+        .map_err(|_| plain(format!("'{date}' is no day such as 2026-11-29")))?;
     let mut env = template.env.clone();
+    env.add_function("strftime_now", move |format: &str| strftime(date, format));
     env.set_fuel(Some(fuel));
     let rendered = env
         .get_template(NAME)
@@ -185,6 +212,8 @@ pub unsafe extern "C" fn weft_template_render(
     variables_size: usize,
     mark: *const u8,
     mark_size: usize,
+    date: *const u8,
+    date_size: usize,
     fuel: u64,
     out: *mut WeftText,
     raised: *mut bool,
@@ -194,7 +223,8 @@ pub unsafe extern "C" fn weft_template_render(
     guarded(error, || {
         let variables = borrow_text(variables, variables_size)?;
         let mark = borrow_text(mark, mark_size)?;
-        let text = render(&*template, variables, mark, fuel).map_err(|failure| {
+        let date = borrow_text(date, date_size)?;
+        let text = render(&*template, variables, mark, date, fuel).map_err(|failure| {
             *raised = failure.raised;
             failure.message
         })?;

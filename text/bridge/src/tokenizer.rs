@@ -10,6 +10,15 @@ pub struct WeftTokenizer {
     size: u32,
 }
 
+impl WeftTokenizer {
+    /// The tokenizer with everything that was added, as a tokenizer.json.
+    pub fn to_json(&self) -> Result<String, String> {
+        self.inner
+            .to_string(false)
+            .map_err(|error| error.to_string())
+    }
+}
+
 /// Token ids given to the caller, who frees them with `weft_encoding_free`.
 #[repr(C)]
 pub struct WeftEncoding {
