@@ -211,17 +211,16 @@ class Telling {
   Telling(const ConfigSource& source, const Log& log) : source_(source), log_(log) {}
 
   [[nodiscard]] Teller teller() {
-    return {.renamed =
-                [this](const Place& place, std::string_view from, std::string_view to) {
-                  say(fmt::format("{}: '{}' is read as '{}'", text_of(place, source_.name), from,
-                                  to));
-                },
-            .left_out =
-                [this](const Place& place, std::string_view word, std::string_view why) {
-                  say(fmt::format("{}: '{}' is left out: {}", text_of(place, source_.name), word,
-                                  why));
-                },
-            .empty = [this](const Place&, std::string_view key) { empty_.emplace_back(key); }};
+    return {
+        .renamed =
+            [this](const Place& place, std::string_view from, std::string_view to) {
+              say(fmt::format("{}: '{}' is read as '{}'", text_of(place, source_.name), from, to));
+            },
+        .left_out =
+            [this](const Place& place, std::string_view word, std::string_view why) {
+              say(fmt::format("{}: '{}' is left out: {}", text_of(place, source_.name), word, why));
+            },
+        .empty = [this](const Place&, std::string_view key) { empty_.emplace_back(key); }};
   }
 
   void finish() {

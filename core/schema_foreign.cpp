@@ -37,18 +37,18 @@ ForeignWord only_word(std::string key, std::string from, std::vector<std::string
                       std::string why, std::string otherwise) {
   std::string meaning = fmt::format("left out: {}; another value is refused: {}", why, otherwise);
   const auto read = [fine = std::move(fine), why = std::move(why),
-                     otherwise = std::move(otherwise)](const ConfigNode& value,
-                                                       const ConfigNode&) {
+                     otherwise = std::move(otherwise)](const ConfigNode& value, const ConfigNode&) {
     const auto is_fine = [&](const ConfigNode& one) {
       return one.kind == ConfigNode::Kind::kScalar &&
              std::ranges::find(fine, one.text) != fine.end();
     };
-    const bool good = is_off(value) || is_fine(value) ||
-                      (value.kind == ConfigNode::Kind::kList &&
-                       std::ranges::all_of(value.items, is_fine));
+    const bool good =
+        is_off(value) || is_fine(value) ||
+        (value.kind == ConfigNode::Kind::kList && std::ranges::all_of(value.items, is_fine));
     return good ? ForeignReading::left_out(why) : ForeignReading::refused(otherwise);
   };
-  return {.key = std::move(key), .from = std::move(from), .meaning = std::move(meaning), .read = read};
+  return {
+      .key = std::move(key), .from = std::move(from), .meaning = std::move(meaning), .read = read};
 }
 
 ForeignWord refused_word(std::string key, std::string from, std::string otherwise) {
@@ -57,7 +57,8 @@ ForeignWord refused_word(std::string key, std::string from, std::string otherwis
     return is_off(value) ? ForeignReading::left_out("it asks for nothing")
                          : ForeignReading::refused(otherwise);
   };
-  return {.key = std::move(key), .from = std::move(from), .meaning = std::move(meaning), .read = read};
+  return {
+      .key = std::move(key), .from = std::move(from), .meaning = std::move(meaning), .read = read};
 }
 
 std::optional<bool> as_boolean(const ConfigNode& value) {

@@ -319,18 +319,17 @@ void put_meanings(const std::string& path, ConfigNode& tree, const Translation& 
     if (known != done.end()) {
       if (emit_flow(known->second->value) == emit_flow(meaning.value)) continue;
       problems.emplace_back(
-          meaning.place,
-          fmt::format("'{}' means '{}', and '{}' means '{}'; keep one", meaning.word,
-                      shown_entry(full, meaning.value), known->second->word,
-                      shown_entry(full, known->second->value)));
+          meaning.place, fmt::format("'{}' means '{}', and '{}' means '{}'; keep one", meaning.word,
+                                     shown_entry(full, meaning.value), known->second->word,
+                                     shown_entry(full, known->second->value)));
       continue;
     }
     for (const auto& [parent, key] : places_of(tree, meaning.target)) {
       if (parent->find(key) != nullptr) {
-        problems.emplace_back(meaning.place,
-                              fmt::format("'{}' means '{}', and {} is given too; keep one",
-                                          join_path(path, meaning.word),
-                                          shown_entry(full, meaning.value), full));
+        problems.emplace_back(
+            meaning.place,
+            fmt::format("'{}' means '{}', and {} is given too; keep one",
+                        join_path(path, meaning.word), shown_entry(full, meaning.value), full));
         continue;
       }
       parent->add(key, meaning.value, meaning.place);

@@ -50,51 +50,50 @@ void describe(Schema<Config>& s) {
     if (is_off(value)) return ForeignReading::left_out("it asks for nothing");
     return ForeignReading::means("adapter.kind", ConfigNode::scalar("four"));
   };
-  s.foreign({{.key = "adapter",
-              .from = "other",
-              .meaning = "adapter.kind",
-              .read =
-                  [](const ConfigNode& value, const ConfigNode&) {
-                    if (value.kind == ConfigNode::Kind::kMap) return ForeignReading::own();
-                    if (value.kind == ConfigNode::Kind::kNull) {
-                      return ForeignReading::refused("that is no adapter; write adapter: lora");
-                    }
-                    return ForeignReading::means("adapter.kind", ConfigNode::scalar("four"));
-                  },
-              .reads_null = true},
-             {.key = "four_bits", .from = "other", .meaning = "adapter.kind", .read = four_bits},
-             {.key = "eight_bits",
-              .from = "other",
-              .meaning = "adapter.kind",
-              .read =
-                  [](const ConfigNode&, const ConfigNode&) {
-                    return ForeignReading::means("adapter.kind", ConfigNode::scalar("eight"));
-                  }},
-             {.key = "decay",
-              .from = "other",
-              .meaning = "decay",
-              .read = [](const ConfigNode&, const ConfigNode&) { return ForeignReading::own(); }},
-             {.key = "log_to",
-              .from = "other",
-              .meaning = "nothing",
-              .read =
-                  [](const ConfigNode&, const ConfigNode&) {
-                    return ForeignReading::left_out("there is a file of it");
-                  }},
-             {.key = "most_rows",
-              .from = "other",
-              .meaning = "sources.limit",
-              .read =
-                  [](const ConfigNode& value, const ConfigNode&) {
-                    return ForeignReading::means("sources.*.limit", value);
-                  }},
-             {.key = "noise",
-              .from = "other",
-              .meaning = "refused",
-              .read = [](const ConfigNode& value, const ConfigNode&) {
-                if (is_off(value)) return ForeignReading::left_out("it asks for nothing");
-                return ForeignReading::refused("no noise is added here; remove the key");
-              }}});
+  s.foreign(
+      {{.key = "adapter",
+        .from = "other",
+        .meaning = "adapter.kind",
+        .read =
+            [](const ConfigNode& value, const ConfigNode&) {
+              if (value.kind == ConfigNode::Kind::kMap) return ForeignReading::own();
+              if (value.kind == ConfigNode::Kind::kNull) {
+                return ForeignReading::refused("that is no adapter; write adapter: lora");
+              }
+              return ForeignReading::means("adapter.kind", ConfigNode::scalar("four"));
+            },
+        .reads_null = true},
+       {.key = "four_bits", .from = "other", .meaning = "adapter.kind", .read = four_bits},
+       {.key = "eight_bits",
+        .from = "other",
+        .meaning = "adapter.kind",
+        .read =
+            [](const ConfigNode&, const ConfigNode&) {
+              return ForeignReading::means("adapter.kind", ConfigNode::scalar("eight"));
+            }},
+       {.key = "decay",
+        .from = "other",
+        .meaning = "decay",
+        .read = [](const ConfigNode&, const ConfigNode&) { return ForeignReading::own(); }},
+       {.key = "log_to",
+        .from = "other",
+        .meaning = "nothing",
+        .read =
+            [](const ConfigNode&, const ConfigNode&) {
+              return ForeignReading::left_out("there is a file of it");
+            }},
+       {.key = "most_rows",
+        .from = "other",
+        .meaning = "sources.limit",
+        .read = [](const ConfigNode& value,
+                   const ConfigNode&) { return ForeignReading::means("sources.*.limit", value); }},
+       {.key = "noise",
+        .from = "other",
+        .meaning = "refused",
+        .read = [](const ConfigNode& value, const ConfigNode&) {
+          if (is_off(value)) return ForeignReading::left_out("it asks for nothing");
+          return ForeignReading::refused("no noise is added here; remove the key");
+        }}});
 }
 
 struct Said {
@@ -104,9 +103,9 @@ struct Said {
 
 Said read(std::string_view yaml, const std::vector<std::string>& overrides = {}) {
   Said said;
-  said.config = parse_config<Config>(
-      yaml, {.name = "c.yaml", .directory = {}}, overrides,
-      [&](Level, std::string_view line) { said.lines.emplace_back(line); });
+  said.config =
+      parse_config<Config>(yaml, {.name = "c.yaml", .directory = {}}, overrides,
+                           [&](Level, std::string_view line) { said.lines.emplace_back(line); });
   return said;
 }
 
@@ -154,8 +153,8 @@ TEST(ForeignWords, ReachEveryItemOfAListAndSectionsBelow) {
   EXPECT_EQ(said.config.sources[0].limit, 5);
   EXPECT_EQ(said.config.sources[1].limit, 5);
   EXPECT_EQ(read("sources: [{path: a, rows: 7}]\n").config.sources[0].limit, 7);
-  EXPECT_THROWS_WITH(read("most_rows: 5\nsources: [{path: a}, {path: b, limit: 2}]\n"),
-                     ConfigError, "most_rows: 5", "sources.*.limit");
+  EXPECT_THROWS_WITH(read("most_rows: 5\nsources: [{path: a}, {path: b, limit: 2}]\n"), ConfigError,
+                     "most_rows: 5", "sources.*.limit");
 }
 
 TEST(ForeignWords, WorkInSetAndWinOverTheFile) {
@@ -164,11 +163,10 @@ TEST(ForeignWords, WorkInSetAndWinOverTheFile) {
   EXPECT_EQ(said.config.adapter.kind, "four");
   EXPECT_EQ(said.config.sources[0].limit, 9);
   EXPECT_EQ(said.config.decay, 0.5);
-  EXPECT_THAT(
-      said.lines,
-      ElementsAre("--set four_bits=true: 'four_bits: true' is read as 'adapter.kind: four'",
-                  "--set most_rows=9: 'most_rows: 9' is read as 'sources.*.limit: 9'",
-                  "--set log_to=x: 'log_to: x' is left out: there is a file of it"));
+  EXPECT_THAT(said.lines,
+              ElementsAre("--set four_bits=true: 'four_bits: true' is read as 'adapter.kind: four'",
+                          "--set most_rows=9: 'most_rows: 9' is read as 'sources.*.limit: 9'",
+                          "--set log_to=x: 'log_to: x' is left out: there is a file of it"));
   EXPECT_EQ(read("sources: [{path: a}]\n", {"sources.0.rows=3"}).config.sources[0].limit, 3);
   EXPECT_EQ(read("", {"adapter=qlora", "adapter.r=4"}).config.adapter.kind, "four");
   EXPECT_THROWS_WITH(read("", {"noise=5"}), ConfigError, "--set noise=5: noise: 5: no noise");
