@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/suggest.h"
+#include "data/foreign_words.h"
 #include "data/random.h"
 #include "data/record_readers.h"
 
@@ -140,9 +141,16 @@ class Interpreter {
     if (type_ == DatasetType::kInstruction) {
       sample.messages = Json::array();
       add_system(row, sample.messages);
-      std::string question = part(row, "instruction");
-      if (const std::string input = part(row, "input"); !input.empty()) question += "\n" + input;
-      sample.messages.push_back({{"role", "user"}, {"content", std::move(question)}});
+      const std::string instruction = part(row, "instruction");
+      const std::string input = part(row, "input");
+      Json question{{"role", "user"}, {"content", instruction}};
+      if (!input.empty()) {
+        question["content"] = instruction + "\n" + input;
+        // For templates that write the two apart, as Alpaca's does.
+        question["instruction"] = instruction;
+        question["input"] = input;
+      }
+      sample.messages.push_back(std::move(question));
       sample.messages.push_back({{"role", "assistant"}, {"content", part(row, "output")}});
     }
     if (type_ == DatasetType::kChat) sample.messages = conversation(row);
@@ -439,6 +447,7 @@ void describe(core::Schema<DatasetConfig>& s) {
   s.choice("on_bad_row", &DatasetConfig::on_bad_row,
            {{"raise", OnBadRow::kRaise}, {"skip", OnBadRow::kSkip}},
            "stop at rows that cannot be used, or leave them out and report them");
+  s.foreign(dataset_words());
   s.check(check_config);
 }
 
