@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -203,12 +204,42 @@ ConfigNode read_tree(std::string_view yaml, const ConfigSource& source, Problems
   return tree;
 }
 
-Renamed renamed_teller(const ConfigSource& source, const Log& log) {
-  return [&](const Place& place, std::string_view from, std::string_view to) {
-    tell(log, Level::kInfo,
-         fmt::format("{}: '{}' is read as '{}'", text_of(place, source.name), from, to));
-  };
-}
+/// Tells each thing once, however many configurations of a file have it in common, and keys without
+/// a value together at the end.
+class Telling {
+ public:
+  Telling(const ConfigSource& source, const Log& log) : source_(source), log_(log) {}
+
+  [[nodiscard]] Teller teller() {
+    return {
+        .renamed =
+            [this](const Place& place, std::string_view from, std::string_view to) {
+              say(fmt::format("{}: '{}' is read as '{}'", text_of(place, source_.name), from, to));
+            },
+        .left_out =
+            [this](const Place& place, std::string_view word, std::string_view why) {
+              say(fmt::format("{}: '{}' is left out: {}", text_of(place, source_.name), word, why));
+            },
+        .empty = [this](const Place&, std::string_view key) { empty_.emplace_back(key); }};
+  }
+
+  void finish() {
+    if (empty_.empty()) return;
+    say(fmt::format("{}: keys without a value count as not given: {}", source_.name,
+                    fmt::join(empty_, ", ")));
+  }
+
+ private:
+  void say(std::string line) {
+    if (!said_.insert(line).second) return;
+    tell(log_, Level::kInfo, line);
+  }
+
+  const ConfigSource& source_;
+  const Log& log_;
+  std::set<std::string> said_;
+  std::vector<std::string> empty_;
+};
 
 }  // namespace
 
@@ -217,9 +248,11 @@ void read_config(const SectionInfo& info, std::string_view yaml, const ConfigSou
                  void* object) {
   Problems problems;
   ConfigNode tree = read_tree(yaml, source, problems);
-  const Renamed renamed = renamed_teller(source, log);
-  canonicalise(info, "", tree, problems, renamed);
-  for (const std::string& text : overrides) apply_override(info, text, tree, problems, renamed);
+  Telling telling(source, log);
+  const Teller teller = telling.teller();
+  canonicalise(info, "", tree, problems, teller);
+  for (const std::string& text : overrides) apply_override(info, text, tree, problems, teller);
+  telling.finish();
   Reader(info, source, problems, origins).read_section(info, tree, "", object);
   if (!problems.empty()) fail(std::move(problems), source.name);
 }
@@ -231,15 +264,17 @@ std::vector<Variant<std::shared_ptr<void>>> read_variants(const SectionInfo& inf
                                                           const Log& log) {
   Problems problems;
   ConfigNode tree = read_tree(yaml, source, problems);
-  const Renamed renamed = renamed_teller(source, log);
+  Telling telling(source, log);
+  const Teller teller = telling.teller();
   std::vector<Variant<std::shared_ptr<void>>> result;
   for (const VariantTree& one :
-       split_variants(info, std::move(tree), overrides, problems, renamed)) {
+       split_variants(info, std::move(tree), overrides, problems, teller)) {
     auto& variant = result.emplace_back(
         Variant<std::shared_ptr<void>>{.name = one.name, .config = info.make()});
     Reader(info, source, problems, &variant.origins)
         .read_section(info, one.tree, "", variant.config.get());
   }
+  telling.finish();
   if (!problems.empty()) fail(std::move(problems), source.name);
   return result;
 }

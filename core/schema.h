@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/log.h"
+#include "core/schema_foreign.h"
 #include "core/schema_value.h"
 
 /// Typed YAML configuration: one description of a struct gives parsing, error texts, dumps, the
@@ -123,6 +124,7 @@ struct VariantsInfo {
 struct SectionInfo {
   std::deque<FieldInfo> fields;
   std::vector<std::pair<std::string, std::string>> aliases;  ///< Key here -> dotted path from here.
+  std::vector<ForeignWord> foreign;                          ///< Words of other programs.
   std::vector<std::function<void(const void* object, CheckReport&)>> checks;
   std::optional<VariantsInfo> variants;
   std::function<std::shared_ptr<void>()> make;  ///< An object with the defaults.
@@ -241,6 +243,13 @@ class Schema {
   /// Accepts `other` as a key of this section and reads it as `path` ("adapter.r").
   void alias(std::string other, std::string path) {
     info_->aliases.emplace_back(std::move(other), std::move(path));
+  }
+
+  /// Words of other programs, each with what it means here: it is read as a key of ours, told as
+  /// left out with the reason, or refused with what to write instead. A word beside a key of ours
+  /// for the same thing is a problem; one without a value counts as not given.
+  void foreign(std::vector<ForeignWord> words) {
+    for (ForeignWord& word : words) info_->foreign.push_back(std::move(word));
   }
 
   /// Lets a file describe several configurations: a list under `key`, of sections with a `name` and

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
 
 #include "core/suggest.h"
 #include "core/utf8.h"
@@ -72,6 +73,29 @@ ConfigNode* make_parent(ConfigNode& node, const std::deque<std::string>& target)
   return at;
 }
 
+/// Where a dotted path with `*` for every item of a list ends: the sections there, and the key.
+std::vector<std::pair<ConfigNode*, std::string>> places_of(ConfigNode& node,
+                                                           const std::string& target) {
+  const std::deque<std::string> parts = split(target);
+  const auto star = std::ranges::find(parts, "*");
+  if (star == parts.end()) {
+    ConfigNode* parent = make_parent(node, parts);
+    if (parent == nullptr) return {};
+    return {{parent, parts.back()}};
+  }
+  std::vector<std::pair<ConfigNode*, std::string>> places;
+  ConfigNode* at = &node;
+  for (auto part = parts.begin(); part != star && at != nullptr; ++part) at = at->find(*part);
+  if (at == nullptr) return {};
+  std::string rest;
+  for (auto part = star + 1; part != parts.end(); ++part) rest += (rest.empty() ? "" : ".") + *part;
+  for (ConfigNode& item : at->items) {
+    if (item.kind != ConfigNode::Kind::kMap) continue;
+    for (auto& place : places_of(item, rest)) places.push_back(std::move(place));
+  }
+  return places;
+}
+
 void mark_override(ConfigNode& node, const std::string& text) {
   node.place.override_text = text;
   for (ConfigNode& item : node.items) mark_override(item, text);
@@ -113,8 +137,8 @@ ConfigNode override_value(const std::string& value, const TypeInfo* type, Proble
 class Override {
  public:
   Override(const SectionInfo& root, const std::string& text, Problems& problems,
-           const Renamed& renamed)
-      : root_(root), text_(text), problems_(problems), renamed_(renamed) {}
+           const Teller& teller)
+      : root_(root), text_(text), problems_(problems), teller_(teller) {}
 
   void apply(ConfigNode& tree) {
     const std::size_t equals = text_.find('=');
@@ -144,6 +168,7 @@ class Override {
 
   void in_section(const SectionInfo& info, std::deque<std::string> rest, const std::string& path,
                   ConfigNode& node) {
+    if (foreign(info, rest, path, node)) return;
     const std::optional<std::string> target = canonical(info, rest.front());
     if (!target) {
       problem(fmt::format("{}: unknown key{}", join_path(path, rest.front()),
@@ -151,7 +176,7 @@ class Override {
       return;
     }
     std::deque<std::string> parts = split(*target);
-    if (*target != rest.front()) renamed_(Place{0, 0, text_}, rest.front(), *target);
+    if (*target != rest.front()) teller_.renamed(Place{0, 0, text_}, rest.front(), *target);
     rest.pop_front();
     rest.insert(rest.begin(), parts.begin(), parts.end());
     const FieldInfo* field = find_field(info, rest.front());
@@ -168,6 +193,52 @@ class Override {
     } else {
       in_value(*field, std::move(rest), below, value);
     }
+  }
+
+  /// Whether the key is a word of another program, which is done with then.
+  bool foreign(const SectionInfo& info, const std::deque<std::string>& rest,
+               const std::string& path, ConfigNode& node) {
+    const ForeignWord* word = find_foreign(info, rest.front());
+    // What is below a key of ours is no word of others.
+    if (word == nullptr || (rest.size() > 1 && canonical(info, rest.front()))) return false;
+    Problems found;
+    ConfigNode value = override_value(value_, nullptr, found);
+    if (!found.empty()) return false;
+    for (std::size_t i = rest.size(); i-- > 1;) {
+      ConfigNode around = ConfigNode::map();
+      around.add(rest[i], std::move(value));
+      value = std::move(around);
+    }
+    mark_override(value, text_);
+    const Place place{0, 0, text_};
+    if (value.kind == ConfigNode::Kind::kNull && !word->reads_null) {
+      if (canonical(info, rest.front())) return false;
+      teller_.empty(place, join_path(path, rest.front()));
+      return true;
+    }
+    ForeignReading reading = word->read(value, node);
+    const std::string shown = shown_entry(rest.front(), value);
+    switch (reading.kind) {
+      case ForeignReading::Kind::kOwn: return false;
+      case ForeignReading::Kind::kLeftOut:
+        teller_.left_out(place, join_path(path, shown), reading.text);
+        return true;
+      case ForeignReading::Kind::kRefused:
+        problem(fmt::format("{}: {}", join_path(path, shown), reading.text));
+        return true;
+      case ForeignReading::Kind::kMeans: break;
+    }
+    tell_meaning(reading, place, path, shown, teller_);
+    for (auto& [target, meant] : reading.keys) {
+      mark_override(meant, text_);
+      for (const auto& [parent, key] : places_of(node, target)) {
+        if (ConfigNode* there = parent->find(key))
+          *there = meant;
+        else
+          parent->add(key, meant, place);
+      }
+    }
+    return true;
   }
 
   /// The item that `index` names; the one after the last is made.
@@ -234,8 +305,38 @@ class Override {
   std::string written_;
   std::string value_;
   Problems& problems_;
-  const Renamed& renamed_;
+  const Teller& teller_;
 };
+
+/// Puts what words of other programs mean into the canonical tree. What is there already was
+/// written in words of ours; two words may mean the same.
+void put_meanings(const std::string& path, ConfigNode& tree, const Translation& meanings,
+                  Problems& problems) {
+  std::map<std::string, const Meaning*> done;  // by path
+  for (const Meaning& meaning : meanings) {
+    const std::string full = join_path(path, meaning.target);
+    const auto known = done.find(full);
+    if (known != done.end()) {
+      if (emit_flow(known->second->value) == emit_flow(meaning.value)) continue;
+      problems.emplace_back(
+          meaning.place, fmt::format("'{}' means '{}', and '{}' means '{}'; keep one", meaning.word,
+                                     shown_entry(full, meaning.value), known->second->word,
+                                     shown_entry(full, known->second->value)));
+      continue;
+    }
+    for (const auto& [parent, key] : places_of(tree, meaning.target)) {
+      if (parent->find(key) != nullptr) {
+        problems.emplace_back(
+            meaning.place,
+            fmt::format("'{}' means '{}', and {} is given too; keep one",
+                        join_path(path, meaning.word), shown_entry(full, meaning.value), full));
+        continue;
+      }
+      parent->add(key, meaning.value, meaning.place);
+    }
+    done.emplace(full, &meaning);
+  }
+}
 
 }  // namespace
 
@@ -269,7 +370,8 @@ std::string suggestion(const SectionInfo& root, const SectionInfo& info, std::st
 }
 
 void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& tree,
-                  Problems& problems, const Renamed& renamed) {
+                  Problems& problems, const Teller& teller) {
+  Translation meanings = take_foreign(info, path, tree, problems, teller);
   std::vector<ConfigEntry> written = std::move(tree.entries);
   tree.entries.clear();
   std::vector<std::pair<ConfigEntry, std::string>> moved;
@@ -284,12 +386,12 @@ void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& 
   // (adapter.rank) become canonical first, for the same reason.
   const auto below = [&](const FieldInfo& field, ConfigNode& value, const std::string& where) {
     if (value.kind == ConfigNode::Kind::kMap) {
-      canonicalise(*field.section, where, value, problems, renamed);
+      canonicalise(*field.section, where, value, problems, teller);
     }
     for (std::size_t i = 0; i < value.items.size(); ++i) {
       if (value.items[i].kind != ConfigNode::Kind::kMap) continue;
       canonicalise(*field.section, join_path(where, std::to_string(i)), value.items[i], problems,
-                   renamed);
+                   teller);
     }
   };
   for (ConfigEntry& entry : tree.entries) {
@@ -312,15 +414,22 @@ void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& 
                                         join_path(path, entry.key), full));
       continue;
     }
-    renamed(entry.place, join_path(path, entry.key), full);
+    teller.renamed(entry.place, join_path(path, entry.key), full);
     const FieldInfo* field = parts.size() == 1 ? find_field(info, target) : nullptr;
     if (field != nullptr && field->section) below(*field, entry.value, full);
     parent->add(parts.back(), std::move(entry.value), entry.place);
   }
+  for (Meaning& meaning : meanings) {
+    const FieldInfo* field = find_field(info, meaning.target);
+    if (field != nullptr && field->section) {
+      below(*field, meaning.value, join_path(path, meaning.target));
+    }
+  }
+  put_meanings(path, tree, meanings, problems);
 }
 
 void apply_override(const SectionInfo& info, const std::string& text, ConfigNode& tree,
-                    Problems& problems, const Renamed& renamed) {
+                    Problems& problems, const Teller& teller) {
   const std::size_t before = problems.size();
   if (!is_utf8(text)) {
     problems.emplace_back(Place{0, 0, text.substr(0, well_formed_prefix(text)) + "..."},
@@ -328,7 +437,7 @@ void apply_override(const SectionInfo& info, const std::string& text, ConfigNode
     return;
   }
   ConfigNode changed = tree;
-  Override(info, text, problems, renamed).apply(changed);
+  Override(info, text, problems, teller).apply(changed);
   // A --set that cannot be applied leaves nothing half-made behind to complain about.
   if (problems.size() == before) tree = std::move(changed);
 }

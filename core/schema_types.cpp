@@ -141,7 +141,9 @@ std::string to_string(const Share& share) {
   // The shortest decimal that reads back to the same share.
   for (int digits = 1; digits < 17; ++digits) {
     const std::string text = fmt::format("{:.{}g}%", share.value * 100, digits);
-    if (const auto back = parse_share(text); back && *back == share) return text;
+    const auto back = parse_share(text);
+    // 30% in two digits, and 3e+01% in one, are the same number.
+    if (back && *back == share) return fmt::format("{}%", std::stod(text));
   }
   return fmt::format("{}%", share.value * 100);
 }

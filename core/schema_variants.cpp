@@ -31,8 +31,8 @@ void lay_over(const SectionInfo& info, ConfigNode& into, const ConfigNode& from)
 
 class Splitter {
  public:
-  Splitter(const SectionInfo& info, Problems& problems, const Renamed& renamed)
-      : info_(info), key_(info.variants->key), problems_(problems), renamed_(renamed) {}
+  Splitter(const SectionInfo& info, Problems& problems, const Teller& teller)
+      : info_(info), key_(info.variants->key), problems_(problems), teller_(teller) {}
 
   /// The items of the list, named, with canonical keys.
   void take(const ConfigNode& list, const Place& key_place) {
@@ -55,7 +55,7 @@ class Splitter {
       for (const std::string& word : {items_[i].name, std::to_string(i)}) {
         const std::string start = prefix + word + ".";
         if (start.size() >= equals || !text.starts_with(start)) continue;
-        apply_override(info_, text.substr(start.size()), items_[i].tree, problems_, renamed_);
+        apply_override(info_, text.substr(start.size()), items_[i].tree, problems_, teller_);
         return true;
       }
     }
@@ -108,7 +108,7 @@ class Splitter {
     }
     VariantTree taken{name->text, std::move(item)};
     std::erase_if(taken.tree.entries, [](const ConfigEntry& entry) { return entry.key == "name"; });
-    canonicalise(info_, path, taken.tree, problems_, renamed_);
+    canonicalise(info_, path, taken.tree, problems_, teller_);
     items_.push_back(std::move(taken));
   }
 
@@ -127,7 +127,7 @@ class Splitter {
   const SectionInfo& info_;
   const std::string& key_;
   Problems& problems_;
-  const Renamed& renamed_;
+  const Teller& teller_;
   std::vector<VariantTree> items_;
 };
 
@@ -135,22 +135,22 @@ class Splitter {
 
 std::vector<VariantTree> split_variants(const SectionInfo& info, ConfigNode tree,
                                         const std::vector<std::string>& overrides,
-                                        Problems& problems, const Renamed& renamed) {
+                                        Problems& problems, const Teller& teller) {
   const auto list = std::find_if(
       tree.entries.begin(), tree.entries.end(),
       [&](const ConfigEntry& entry) { return info.variants && entry.key == info.variants->key; });
   if (list == tree.entries.end()) {
-    canonicalise(info, "", tree, problems, renamed);
-    for (const std::string& text : overrides) apply_override(info, text, tree, problems, renamed);
+    canonicalise(info, "", tree, problems, teller);
+    for (const std::string& text : overrides) apply_override(info, text, tree, problems, teller);
     return {VariantTree{"", std::move(tree)}};
   }
   const ConfigEntry taken = std::move(*list);
   tree.entries.erase(list);
-  Splitter splitter(info, problems, renamed);
+  Splitter splitter(info, problems, teller);
   splitter.take(taken.value, taken.place);
-  canonicalise(info, "", tree, problems, renamed);
+  canonicalise(info, "", tree, problems, teller);
   for (const std::string& text : overrides) {
-    if (!splitter.apply(text)) apply_override(info, text, tree, problems, renamed);
+    if (!splitter.apply(text)) apply_override(info, text, tree, problems, teller);
   }
   return splitter.finish(tree);
 }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "data/foreign_words.h"
 #include "data/interpreter.h"
 #include "data/random.h"
 #include "data/record_readers.h"
@@ -252,6 +253,7 @@ void describe(core::Schema<DatasetConfig>& s) {
   s.choice("on_bad_row", &DatasetConfig::on_bad_row,
            {{"raise", OnBadRow::kRaise}, {"skip", OnBadRow::kSkip}},
            "stop at rows that cannot be used, or leave them out and report them");
+  s.foreign(dataset_words());
   s.check(check_config);
 }
 

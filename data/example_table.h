@@ -39,6 +39,9 @@ class ExampleTable {
   /// i < size(). The view is valid as long as a copy of the table is.
   [[nodiscard]] ExampleView operator[](std::size_t i) const;
 
+  /// Those of `numbers`, in that order; what the table keeps stays shared.
+  [[nodiscard]] ExampleTable select(std::vector<std::uint32_t> numbers) const;
+
   /// Bytes of the file, all of which may be in memory; 0 for a vector's.
   [[nodiscard]] std::uint64_t mapped_bytes() const;
 
@@ -49,6 +52,7 @@ class ExampleTable {
  private:
   std::span<const Example> examples_;
   std::shared_ptr<const TokenFile> file_;
+  std::shared_ptr<const std::vector<std::uint32_t>> chosen_;  ///< Null: all
 };
 
 }  // namespace weft::data

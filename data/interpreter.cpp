@@ -251,9 +251,16 @@ Conversation Interpreter::instruction(const Json& row) const {
   Conversation all;
   add_system(row, all);
   add_history(row, all);
-  std::string question = part(row, "instruction");
-  if (const std::string input = part(row, "input"); !input.empty()) question += "\n" + input;
-  add_message("user", std::move(question), all);
+  const std::string instruction = part(row, "instruction");
+  const std::string input = part(row, "input");
+  if (input.empty()) {
+    add_message("user", instruction, all);
+  } else {
+    add_message("user", instruction + "\n" + input, all);
+    // For templates that write the two apart, as Alpaca's does.
+    all.messages.back()["instruction"] = instruction;
+    all.messages.back()["input"] = input;
+  }
   add_message("assistant", part(row, "output"), all);
   return all;
 }

@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "core/error.h"
+#include "train/foreign_words.h"
 
 namespace weft::train {
 namespace {
@@ -64,6 +65,10 @@ void describe_learning(core::Schema<TrainConfig>& s) {
        "tokens, prompts included, that one update of the adapter learns from: whole rows, as many "
        "as fit, at least one (other programs: micro_batch_size x gradient_accumulation_steps x "
        "tokens of an example)")
+      .at_least(1);
+  s.field("examples_per_update", &C::examples_per_update,
+          "examples that one update learns from, instead of tokens_per_update; needs packing: "
+          "false (other programs: micro_batch_size x gradient_accumulation_steps)")
       .at_least(1);
   s.field("learning_rate", &C::learning_rate, "highest learning rate").positive();
   s.choice("lr_scheduler", &C::lr_scheduler,
@@ -130,6 +135,18 @@ void describe_running(core::Schema<TrainConfig>& s) {
             {"false", Checkpointing::kNone}},
            "computes activations again in the backward instead of keeping them: the same bits in a "
            "third more time; auto: in as many layers as the memory asks for");
+}
+
+void check_held_out(const TrainConfig& c, core::CheckReport& report) {
+  if (!c.validation_share) return;
+  const core::Share& share = *c.validation_share;
+  if (!share.relative || share.value <= 0 || share.value >= 1) {
+    report.problem("validation_share", "expected a share between 0% and 100%, as in 5%");
+  }
+  if (c.validation) {
+    report.problem("validation_share",
+                   "`validation` names data that is measured already; keep one of the two");
+  }
 }
 
 }  // namespace
@@ -224,6 +241,10 @@ void describe(core::Schema<TrainConfig>& s) {
   s.list("datasets", &C::datasets, "what the adapter learns from").required();
   s.section("validation", &C::validation,
             "data whose loss is measured during training and chooses the best adapter");
+  s.field(
+      "validation_share", &C::validation_share,
+      "instead of `validation`: the share of the examples (5%) that is held out of training and "
+      "measured; which ones depends on the seed and on each example's tokens alone");
   s.field("sequence_len", &C::sequence_len,
           "most tokens of an example; rows that several share hold as many, or 1024")
       .range(2, 1 << 20)
@@ -294,13 +315,25 @@ void describe(core::Schema<TrainConfig>& s) {
            {"early_stopping_patience", "early_stopping.patience"}}) {
     s.alias(other, path);
   }
+  s.foreign(train_words());
+  s.check(check_held_out);
   s.check([](const TrainConfig& c, core::CheckReport& report) {
+    if (c.examples_per_update && c.packing) {
+      report.problem("examples_per_update",
+                     "needs packing: false; packed rows are counted by tokens_per_update");
+    }
+    // A full dump has both keys.
+    if (c.examples_per_update && c.tokens_per_update != TrainConfig{}.tokens_per_update) {
+      report.problem(
+          "tokens_per_update",
+          "examples_per_update says how much an update learns from; keep one of the two");
+    }
     if (c.datasets.empty()) report.problem("datasets", "expected at least one dataset");
     const bool chooses_by_suite = c.evaluate && c.evaluate->keep_best_by;
-    if (c.early_stopping && !c.validation && !chooses_by_suite) {
-      report.problem(
-          "early_stopping",
-          "needs `validation`, the data whose loss it watches, or evaluate.keep_best_by");
+    if (c.early_stopping && !c.validation && !c.validation_share && !chooses_by_suite) {
+      report.problem("early_stopping",
+                     "needs `validation` or `validation_share`, the data whose loss it watches, or "
+                     "evaluate.keep_best_by");
     }
     if (c.evaluate && c.evaluate->suites.empty()) {
       report.problem("evaluate.suites", "expected at least one suite");
@@ -371,6 +404,7 @@ UpdateStreamOptions update_options(const TrainConfig& config, const model::Spec&
   options.rows.shuffle = config.shuffle;
   options.rows.seed = static_cast<std::uint64_t>(config.seed);
   options.tokens_per_update = config.tokens_per_update;
+  options.rows_per_update = config.examples_per_update;
   options.num_epochs = config.num_epochs;
   options.max_updates = config.max_updates;
   return options;

@@ -78,6 +78,7 @@ struct TrainConfig {
   std::int64_t seed = 42;
   std::vector<data::DatasetConfig> datasets;
   std::optional<data::DatasetConfig> validation;
+  std::optional<core::Share> validation_share;
   std::int64_t sequence_len = 1024;
   bool packing = true;
   bool share_prefixes = true;
@@ -94,6 +95,7 @@ struct TrainConfig {
   DTypeChoice dtype = DTypeChoice::kAuto;
   model::BaseFormat base_quantization = model::BaseFormat::kDense;
   std::int64_t tokens_per_update = 4096;
+  std::optional<std::int64_t> examples_per_update;
   double learning_rate = 2e-4;
   SchedulerKind lr_scheduler = SchedulerKind::kCosine;
   core::Share warmup{0.03, true};

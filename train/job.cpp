@@ -90,6 +90,9 @@ nlohmann::ordered_json preflight_json(const Prepared& prepared) {
   if (prepared.data.validation_preflight) {
     json["validation"] = data::to_json(*prepared.data.validation_preflight);
   }
+  if (const auto& held = prepared.data.held_out) {
+    json["held_out"] = {{"examples", held->examples}, {"tokens", held->tokens}};
+  }
   json["updates"] = prepared.total_updates;
   for (const MemoryPart& part : prepared.plan.parts) json["memory"][part.what] = part.bytes;
   json["first_epoch"] = {{"example_tokens", prepared.first_epoch.example_tokens},

@@ -33,6 +33,12 @@ struct LoadedData {
   data::ExampleTable validation;
   data::Preflight preflight;
   std::optional<data::Preflight> validation_preflight;
+  /// With validation_share: what of the training data it took, which preflight still counts.
+  struct HeldOut {
+    std::int64_t examples = 0;
+    std::int64_t tokens = 0;
+  };
+  std::optional<HeldOut> held_out{};
   /// Path, bytes and SHA-256 of every file, by its place in the configuration.
   nlohmann::ordered_json files;
 };

@@ -10,6 +10,7 @@
 #include "core/hash.h"
 #include "core/stop.h"
 #include "core/terminal.h"
+#include "data/holdout.h"
 #include "data/token_cache.h"
 #include "train/job.h"
 
@@ -160,6 +161,39 @@ data::TokenisedData load_part(const TrainConfig& config,
   return part;
 }
 
+/// Takes `validation_share` out of the training data.
+void hold_out(const TrainConfig& config, LoadedData& loaded) {
+  const auto seed = static_cast<std::uint64_t>(config.seed);
+  const std::size_t all = loaded.train.size();
+  data::HeldOut sides = data::hold_out(loaded.train, config.validation_share->value, seed);
+  if (all > 0 && (sides.kept.empty() || sides.learned.empty())) {
+    throw InputError(
+        "validation_share: {} of {} examples leaves {}; choose another share, or name a file for "
+        "`validation`",
+        core::to_string(*config.validation_share), all,
+        sides.kept.empty() ? "none to measure" : "none to learn from");
+  }
+  LoadedData::HeldOut held;
+  held.examples = static_cast<std::int64_t>(sides.kept.size());
+  for (std::size_t i = 0; i < sides.kept.size(); ++i) {
+    held.tokens += static_cast<std::int64_t>(sides.kept[i].tokens.size());
+  }
+  loaded.held_out = held;
+  loaded.train = std::move(sides.learned);
+  loaded.validation = std::move(sides.kept);
+}
+
+/// What is learned says nothing about what a model can do with what it has not seen.
+void tell_learned(const LoadedData& loaded, const core::Log& log) {
+  const std::int64_t learned = data::count_learned(loaded.validation, loaded.train);
+  if (learned == 0) return;
+  core::tell(log, core::Level::kWarning,
+             fmt::format("validation: {} of {} examples are training examples as well, token for "
+                         "token: their loss says what was memorised. Remove them from one of the "
+                         "two, or use validation_share",
+                         learned, loaded.validation.size()));
+}
+
 LoadedData load_data(const TrainConfig& config, const Reading& reading) {
   LoadedData loaded;
   std::vector<std::vector<data::SourceFile>> files;
@@ -169,6 +203,7 @@ LoadedData load_data(const TrainConfig& config, const Reading& reading) {
   data::TokenisedData part = load_part(config, config.datasets, files, reading);
   loaded.train = std::move(part.examples);
   loaded.preflight = std::move(part.preflight);
+  if (config.validation_share) hold_out(config, loaded);
   if (!config.validation) return loaded;
   files = {list_files(*config.validation, "validation", loaded.files)};
   part = load_part(config, {*config.validation}, files, reading);
@@ -177,6 +212,7 @@ LoadedData load_data(const TrainConfig& config, const Reading& reading) {
   }
   loaded.validation = std::move(part.examples);
   loaded.validation_preflight = std::move(part.preflight);
+  tell_learned(loaded, reading.log);
   return loaded;
 }
 
@@ -330,7 +366,7 @@ std::string describe_plan(const Prepared& prepared) {
   std::string text = fmt::format(
       "base        {} ({}, {} parameters as {}, computed in {}{})\n"
       "adapter     rank {}, {} layers, {} parameters\n"
-      "updates     {}, of at most {} tokens each{}\n"
+      "updates     {}, {}{}\n"
       "memory      about {} ({}); {} available{}\n",
       config.base_model.string(), prepared.base->spec.architecture,
       core::human_count(base_parameters), fmt::join(storage, ", "),
@@ -340,11 +376,20 @@ std::string describe_plan(const Prepared& prepared) {
           : fmt::format(", layers kept as {}", model::name_of(config.base_quantization)),
       config.adapter.r, prepared.initial.factors.size(),
       core::human_count(static_cast<std::uint64_t>(parameters_of(prepared.initial))),
-      prepared.total_updates, config.tokens_per_update, shared, core::human_bytes(need), parts,
-      core::human_bytes(prepared.plan.available),
+      prepared.total_updates,
+      config.examples_per_update
+          ? fmt::format("of {} examples each", *config.examples_per_update)
+          : fmt::format("of at most {} tokens each", config.tokens_per_update),
+      shared, core::human_bytes(need), parts, core::human_bytes(prepared.plan.available),
       savings.empty() ? "" : "\n            " + savings);
   if (!prepared.name.empty()) text = fmt::format("{}\n{}", prepared.name, text);
   text += "\ntraining data\n" + data::to_text(prepared.data.preflight);
+  if (const auto& held = prepared.data.held_out) {
+    text += fmt::format(
+        "held out    {} of these examples ({} tokens) by validation_share {}; {} are learned\n",
+        held->examples, held->tokens, core::to_string(*config.validation_share),
+        prepared.data.train.size());
+  }
   if (prepared.data.validation_preflight) {
     text += "\nvalidation data\n" + data::to_text(*prepared.data.validation_preflight);
   }

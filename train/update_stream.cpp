@@ -10,22 +10,20 @@
 namespace weft::train {
 namespace {
 
-/// The rule that groups rows, kept in one place for counting and for reading.
-bool fits(std::int64_t held, std::int64_t row, std::int64_t limit) {
-  return held == 0 || held + row <= limit;
-}
-
-std::int64_t updates_in(const std::vector<data::PlannedRow>& plan, std::int64_t limit) {
+std::int64_t updates_in(const std::vector<data::PlannedRow>& plan, const UpdateLimit& limit) {
   std::int64_t updates = 0;
+  std::int64_t rows = 0;
   std::int64_t held = 0;
   for (const data::PlannedRow& row : plan) {
-    if (!fits(held, row.example_tokens, limit)) {
+    if (!limit.admits(rows, held, row.example_tokens)) {
       ++updates;
+      rows = 0;
       held = 0;
     }
+    ++rows;
     held += row.example_tokens;
   }
-  return updates + (held > 0 ? 1 : 0);
+  return updates + (rows > 0 ? 1 : 0);
 }
 
 /// Rows as the updates want them: without end, and so that whole ones fill an update. With shared
@@ -57,7 +55,8 @@ UpdateStream::UpdateStream(const data::ExampleTable& examples, const UpdateStrea
 UpdateStream::UpdateStream(const data::ExampleTable& examples,
                            std::shared_ptr<const std::vector<data::Prefix>> prefixes,
                            const UpdateStreamOptions& options)
-    : rows_(examples, prefixes, rows_for(*prefixes, options)), limit_(options.tokens_per_update) {
+    : rows_(examples, prefixes, rows_for(*prefixes, options)),
+      limit_{options.tokens_per_update, options.rows_per_update} {
   count(*prefixes, options);
   examples.release();
 }
@@ -111,7 +110,8 @@ std::optional<Update> UpdateStream::next() {
   Update update;
   for (look_ahead(); ahead_; look_ahead()) {
     const std::int64_t tokens = ahead_->example_tokens;
-    const bool is_full = !fits(static_cast<std::int64_t>(update.tokens), tokens, limit_);
+    const bool is_full =
+        !limit_.admits(std::ssize(update.rows), static_cast<std::int64_t>(update.tokens), tokens);
     if (!update.rows.empty() && (ahead_starts_epoch_ || is_full)) break;
     update.tokens += static_cast<std::uint64_t>(tokens);
     update.computed_tokens += ahead_->tokens.size();

@@ -23,12 +23,27 @@ struct Update {
 struct UpdateStreamOptions {
   data::RowStreamOptions rows;  ///< Its `epochs` and `most_tokens` are not used.
   std::int64_t tokens_per_update = 4096;
-  std::optional<double> num_epochs;  ///< Neither given: one epoch.
+  std::optional<std::int64_t> rows_per_update{};  ///< Instead of tokens.
+  std::optional<double> num_epochs;               ///< Neither given: one epoch.
   std::optional<std::int64_t> max_updates;
 };
 
+/// When an update is full.
+struct UpdateLimit {
+  std::int64_t tokens = 0;
+  std::optional<std::int64_t> rows{};
+
+  /// Whether a row of `row_tokens` joins an update that holds `held_rows` of `held_tokens`.
+  [[nodiscard]] bool admits(std::int64_t held_rows, std::int64_t held_tokens,
+                            std::int64_t row_tokens) const {
+    if (held_rows == 0) return true;
+    return rows ? held_rows < *rows : held_tokens + row_tokens <= tokens;
+  }
+};
+
 /// Rows grouped into updates, to the end of the run. An update holds whole rows, in the stream's
-/// order, as many as fit into tokens_per_update, at least one; it never spans two epochs. Tokens
+/// order, as many as fit into tokens_per_update, at least one, or rows_per_update of them, the last
+/// of an epoch the rest; it never spans two epochs. Tokens
 /// are counted for each example, so that sharing beginnings does not change what an update learns
 /// from.
 ///
@@ -66,7 +81,7 @@ class UpdateStream {
   void look_ahead();
 
   data::RowStream rows_;
-  std::int64_t limit_;
+  UpdateLimit limit_;
   std::vector<std::int64_t> ends_;  ///< Updates up to the end of each epoch.
   std::int64_t total_ = 0;
   Tokens first_epoch_;

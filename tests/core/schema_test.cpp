@@ -543,6 +543,8 @@ TEST(Units, DurationsSharesAndBytesRoundTrip) {
   for (const char* bad : {"500", "u", "1.5u", "-3e", "3x", "3Ke", "nan e", "1e400t", "2Mtt", ""}) {
     EXPECT_FALSE(parse_duration(bad)) << bad;
   }
+  EXPECT_EQ(to_string(Share{0.3, true}), "30%");
+  EXPECT_EQ(to_string(Share{0.125, true}), "12.5%");
   EXPECT_EQ(parse_share("3%")->of(1000), 30);
   EXPECT_EQ(parse_share("100")->of(5), 100);
   for (const char* bad : {"101%", "-1%", "0.5", "3 %%", "x"}) EXPECT_FALSE(parse_share(bad)) << bad;

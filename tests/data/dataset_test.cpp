@@ -80,7 +80,8 @@ TEST(LoadSamples, InstructionBecomesMessages) {
   EXPECT_EQ(
       load_samples(c).at(0).messages.dump(),
       R"~([{"role":"system","content":"Eres traductor."},)~"
-      R"~({"role":"user","content":"Traduce: agua\n(x)"},{"role":"assistant","content":"atl"}])~");
+      R"~({"role":"user","content":"Traduce: agua\n(x)","instruction":"Traduce: agua","input":"(x)"},)~"
+      R"~({"role":"assistant","content":"atl"}])~");
 }
 
 TEST(LoadSamples, ShareGptAndContentPartsAreUnderstood) {
@@ -238,7 +239,30 @@ TEST(DatasetConfig, MistakesHaveTheirPlace) {
               HasSubstr("a dataset of type text has the parts text"));
   EXPECT_THAT(problems("{path: a, header: false}"), HasSubstr("needs columns"));
   EXPECT_THAT(problems("{path: a, delimiter: ';;'}"), HasSubstr("expected one character"));
-  EXPECT_THAT(problems("{path: a, type: alpaca}"), HasSubstr("expected one of instruction"));
+  EXPECT_THAT(problems("{path: a, type: alpacca}"), HasSubstr("expected one of instruction"));
+}
+
+TEST(DatasetConfig, WordsOfOtherTrainersAreReadOrRefusedWithWhatToWrite) {
+  const auto read = [](const std::string& entry) {
+    return core::parse_config<Root>("datasets:\n  - " + entry + "\n", {"c.yaml", "/d"})
+        .datasets.at(0);
+  };
+  const DatasetConfig chat = read(
+      "{path: a, type: chat_template, field_messages: talks, split: 'train[:500]', "
+      "message_property_mappings: {role: from, content: value}, roles_to_train: [assistant]}");
+  EXPECT_EQ(chat.type, DatasetType::kChat);
+  EXPECT_EQ(chat.fields.at("messages"), "{talks}");
+  EXPECT_EQ(chat.limit, 500);
+  const DatasetConfig text = read("{path: a, type: completion, field: story}");
+  EXPECT_EQ(text.type, DatasetType::kText);
+  EXPECT_EQ(text.fields.at("text"), "{story}");
+  EXPECT_EQ(read("{path: a, type: completion}").type, DatasetType::kCompletion);  // ours
+  EXPECT_THAT(problems("{path: a, type: alpaca}"), HasSubstr("type: instruction"));
+  EXPECT_THAT(problems("{path: a, split: 'train[:20%]'}"), HasSubstr("limit: N"));
+  EXPECT_THAT(problems("{path: a, roles: {user: [client]}}"), HasSubstr("'client'"));
+  EXPECT_THAT(problems("{path: a, train_on_eos: last}"), HasSubstr("remove the key"));
+  EXPECT_THAT(problems("{path: a, message_property_mappings: {role: speaker}}"),
+              HasSubstr("rename the keys"));
 }
 
 TEST(DataDocument, ListsTheKeysAsTheSchemaHasThem) {

@@ -58,6 +58,18 @@ TEST(UpdateStream, RowLargerThanTheLimitIsAnUpdateOfItsOwn) {
   EXPECT_EQ(tokens, (std::vector<std::uint64_t>{3, 31, 3}));
 }
 
+TEST(UpdateStream, AnUpdateOfSoManyExamplesHasThemWhateverTheirLength) {
+  const auto examples = many();
+  auto o = options(1, false);
+  o.rows_per_update = 8;
+  o.num_epochs = 2;
+  UpdateStream stream(examples, o);
+  std::vector<std::size_t> rows;
+  while (const auto update = stream.next()) rows.push_back(update->rows.size());
+  EXPECT_EQ(rows, (std::vector<std::size_t>{8, 8, 8, 8, 5, 8, 8, 8, 8, 5}));
+  EXPECT_EQ(stream.total(), 10);
+}
+
 TEST(UpdateStream, TotalIsKnownBeforehandAndEpochsDoNotMix) {
   const auto examples = many();
   for (const bool packing : {false, true}) {
