@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
@@ -60,12 +61,12 @@ std::string staging_prefix(const fs::path& target, std::string_view tag) {
   return fmt::format(".{}.{}-", target.filename().string(), tag);
 }
 
-/// Process ids repeat among machines and containers that share a folder; the random number does
-/// not.
+/// Process ids repeat among machines and containers that share a folder; the number behind them,
+/// random at first, does not. It is another one at each call.
 fs::path sibling_of(const fs::path& target, std::string_view tag) {
-  static const unsigned kRandom = std::random_device{}();
+  static std::atomic<std::uint32_t> number{std::random_device{}()};
   return target.parent_path() /
-         fmt::format("{}{}-{:08x}", staging_prefix(target, tag), ::getpid(), kRandom);
+         fmt::format("{}{}-{:08x}", staging_prefix(target, tag), ::getpid(), number++);
 }
 
 /// The process of "1234-0a1b2c3d", as sibling_of() ends names; nothing for other names.
