@@ -26,17 +26,28 @@ bool is_buffer(std::string_view name) {
          name.ends_with("rotary_emb.sin_cached");
 }
 
+// A tensor with a size of 0 holds nothing, however large its other sizes are: there are no rows to
+// walk through, and no product of the others to overflow.
+bool is_empty(const std::vector<std::int64_t>& shape) {
+  return std::ranges::find(shape, 0) != shape.end();
+}
+
 }  // namespace
 
 std::int64_t TensorInfo::elements() const {
+  if (is_empty(shape)) return 0;
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-std::int64_t TensorInfo::rows() const { return shape.size() < 2 ? 1 : shape[0]; }
+std::int64_t TensorInfo::rows() const {
+  if (shape.size() < 2) return 1;
+  if (is_empty(shape)) return 0;
+  return std::accumulate(shape.begin(), shape.end() - 1, std::int64_t{1}, std::multiplies<>());
+}
 
 std::int64_t TensorInfo::row_elements() const {
-  const auto skip = shape.size() < 2 ? 0 : 1;
-  return std::accumulate(shape.begin() + skip, shape.end(), std::int64_t{1}, std::multiplies<>());
+  if (is_empty(shape)) return 0;
+  return shape.empty() ? 1 : shape.back();
 }
 
 struct Checkpoint::State {
@@ -135,6 +146,7 @@ std::span<const std::byte> Checkpoint::raw(const TensorInfo& tensor) const {
   const Storage storage = stored.info.storage;
   const bool plain =
       storage == Storage::kF32 || storage == Storage::kF16 || storage == Storage::kBF16;
+  if (storage == Storage::kOther && !state_->model.gguf) return stored.bytes;
   return plain && stored.interleaved_head == 0 ? stored.bytes : std::span<const std::byte>{};
 }
 

@@ -43,7 +43,9 @@ struct TensorInfo {
   std::filesystem::path file;  ///< The file that holds it.
 
   [[nodiscard]] std::int64_t elements() const;
-  /// Rows are what the first dimension counts; a vector or scalar is one row.
+  /// A row is what the last dimension counts, so that a stack of matrices has the rows of all of
+  /// them; a vector or scalar is one row. A tensor of several dimensions that holds nothing has no
+  /// rows.
   [[nodiscard]] std::int64_t rows() const;
   [[nodiscard]] std::int64_t row_elements() const;
 };
@@ -85,7 +87,7 @@ class Checkpoint {
   /// The whole tensor as floats, using the threads of core/parallel.h.
   [[nodiscard]] std::vector<float> read(const TensorInfo& tensor) const;
   /// The bytes as stored; only where the stored layout is the canonical one (F32, F16, BF16 and
-  /// not a permuted GGUF tensor), otherwise empty.
+  /// not a permuted GGUF tensor; any type of safetensors), otherwise empty.
   [[nodiscard]] std::span<const std::byte> raw(const TensorInfo& tensor) const;
   /// Pages of this tensor will not be needed soon (keeps resident memory small while streaming).
   void release(const TensorInfo& tensor) const;

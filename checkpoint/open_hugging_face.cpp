@@ -8,7 +8,10 @@
 #include "checkpoint/json_file.h"
 #include "checkpoint/open_model.h"
 #include "checkpoint/printable.h"
+#include "checkpoint/python_json.h"
+#include "checkpoint/roles.h"
 #include "core/error.h"
+#include "core/file.h"
 
 namespace weft::checkpoint {
 namespace {
@@ -17,26 +20,48 @@ namespace fs = std::filesystem;
 
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
-constexpr std::string_view kHead = "lm_head.weight";
-constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
 
-// Files that make a folder usable besides configuration and weights.
-constexpr std::array kSideFiles{"tokenizer.json",
-                                "tokenizer.model",
-                                "tokenizer_config.json",
-                                "special_tokens_map.json",
-                                "added_tokens.json",
-                                "vocab.json",
-                                "merges.txt",
-                                "vocab.txt",
-                                "chat_template.jinja",
-                                "chat_template.json",
-                                "generation_config.json"};
+// Weights in this and other formats, and what belongs to them.
+constexpr std::array<std::string_view, 14> kWeightEndings{
+    ".safetensors", ".bin", ".pt",      ".pth",  ".gguf",      ".ggml", ".onnx",
+    ".h5",          ".ot",  ".msgpack", ".ckpt", ".onnx_data", ".npz",  ".safetensors.index.json"};
 
-// Families whose configuration ties the head when it does not say (transformers'
-// configuration_*.py); every other family is untied by default.
-constexpr std::array<std::string_view, 5> kTiedByDefault{"gemma", "gemma2", "gemma3", "gemma3_text",
-                                                         "gpt2"};
+/// Files and folders that belong to one state of the weights, to weft's own outputs, or to the
+/// model's place on a disk, and not to the model.
+constexpr std::array<std::string_view, 8> kNotOfTheModel{
+    "config.json",       "merge.json",         "merge_recipe.yaml",    "adapter_config.json",
+    "training_args.bin", "trainer_state.json", "weft_provenance.json", "README.md"};
+
+/// Folders of files that a tokenizer or a processor loads.
+constexpr std::array<std::string_view, 1> kSideFolders{"additional_chat_templates"};
+
+bool is_side_file(const fs::path& path) {
+  const std::string name = path.filename();
+  if (name.starts_with('.') || name.ends_with(".index.json")) return false;
+  const auto ends = [&](std::string_view ending) { return name.ends_with(ending); };
+  return std::ranges::none_of(kWeightEndings, ends) &&
+         std::ranges::find(kNotOfTheModel, name) == kNotOfTheModel.end();
+}
+
+/// All that lies beside the weights and is needed to use them, or to pass them on: tokenizers and
+/// processors of any kind, chat templates, modelling code, licences.
+std::vector<fs::path> side_files_of(const fs::path& folder) {
+  std::vector<fs::path> files;
+  const auto add = [&](const fs::path& from) {
+    std::error_code error;
+    for (fs::directory_iterator entry(from, error), end; !error && entry != end;
+         entry.increment(error)) {
+      std::error_code ignored;
+      if (entry->is_regular_file(ignored) && is_side_file(entry->path())) {
+        files.push_back(entry->path());
+      }
+    }
+  };
+  add(folder);
+  for (const std::string_view name : kSideFolders) add(folder / name);
+  std::ranges::sort(files);
+  return files;
+}
 
 [[noreturn]] void no_model(const fs::path& folder) {
   std::error_code ignored;
@@ -152,41 +177,45 @@ void open_weights(OpenModel& model) {
     throw InputError("{}: neither {} nor {} is there", model.path.string(), kSingleFile,
                      kIndexFile);
   }
+}
+
+void sort_by_name(OpenModel& model) {
   std::ranges::sort(model.tensors, {}, [](const StoredTensor& t) { return t.info.name; });
 }
 
-bool is_tied(const OpenModel& model) {
-  const auto& config = model.config;
-  if (const auto tied = config.find("tie_word_embeddings"); tied != config.end()) {
-    if (tied->is_boolean()) return tied->get<bool>();
-    if (!tied->is_null()) {
-      throw InputError("{}: tie_word_embeddings must be true or false, found {}",
-                       (model.path / "config.json").string(), tied->dump());
-    }
+/// Gives tensors of a family whose published files lack the beginning of their names ("h.0.ln_1" of
+/// GPT-2) the names that they have in the model, and in adapters for it.
+void complete_names(OpenModel& model) {
+  const std::string_view prefix = optional_prefix(model.config);
+  if (prefix.empty()) return;
+  const bool complete = std::ranges::any_of(
+      model.tensors, [&](const StoredTensor& t) { return t.info.name.starts_with(prefix); });
+  if (complete) return;
+  for (StoredTensor& tensor : model.tensors) {
+    if (!is_head_name(tensor.info.name)) tensor.info.name = std::string(prefix) + tensor.info.name;
   }
-  const auto type = config.find("model_type");
-  return type != config.end() && type->is_string() &&
-         std::ranges::find(kTiedByDefault, type->get_ref<const std::string&>()) !=
-             kTiedByDefault.end();
+  sort_by_name(model);
 }
 
 /// What transformers does with a head that the configuration ties to the embedding: a head that
 /// equals it is dropped, one that differs is kept and the tie dissolved, one that stands alone is
 /// the embedding (modeling_utils.py, tie_weights).
 void resolve_tied_head(OpenModel& model) {
-  if (!is_tied(model)) return;
+  if (!ties_head(model.config, (model.path / "config.json").string())) return;
   const auto find = [&](std::string_view name) {
     return std::ranges::find(model.tensors, name,
                              [](const StoredTensor& t) -> std::string_view { return t.info.name; });
   };
-  const auto head = find(kHead);
-  if (head == model.tensors.end()) return;
-  const auto embedding = find(kEmbedding);
-  if (embedding == model.tensors.end()) {
-    head->info.name = kEmbedding;
-    std::ranges::sort(model.tensors, {}, [](const StoredTensor& t) { return t.info.name; });
-    return;
+  const RoleNames names = role_names(
+      model.config, [&](std::string_view name) { return find(name) != model.tensors.end(); });
+  if (names.head.empty()) return;
+  const auto head = find(names.head);
+  if (names.embedding.empty()) {
+    if (names.usual_embedding.empty()) return;
+    head->info.name = names.usual_embedding;
+    return sort_by_name(model);
   }
+  const auto embedding = find(names.embedding);
   const bool equal = head->info.storage_name == embedding->info.storage_name &&
                      head->info.shape == embedding->info.shape &&
                      std::ranges::equal(head->bytes, embedding->bytes);
@@ -195,6 +224,15 @@ void resolve_tied_head(OpenModel& model) {
   } else {
     model.config["tie_word_embeddings"] = false;
   }
+}
+
+/// config.json as Python writes it.
+nlohmann::json read_config(const fs::path& path) {
+  constexpr std::uint64_t kMostBytes = std::uint64_t{256} << 20;
+  nlohmann::json config =
+      parse_json(quote_constants(core::read_text(path, kMostBytes)), path.string());
+  if (config.is_object()) return config;
+  throw InputError("{}: expected a JSON object, found {}", path.string(), config.type_name());
 }
 
 }  // namespace
@@ -215,12 +253,12 @@ OpenModel open_hugging_face(const fs::path& folder) {
   std::error_code ignored;
   const fs::path config = folder / "config.json";
   if (!fs::exists(config, ignored)) no_model(folder);
-  model.config = read_json_object(config);
+  model.config = read_config(config);
   open_weights(model);
+  sort_by_name(model);
+  complete_names(model);
   resolve_tied_head(model);
-  for (const char* name : kSideFiles) {
-    if (fs::exists(folder / name, ignored)) model.side_files.push_back(folder / name);
-  }
+  model.side_files = side_files_of(folder);
   return model;
 }
 

@@ -155,7 +155,9 @@ class HeaderReader {
     return true;
   }
 
-  bool null() { return unexpected("null"); }
+  bool null() {  // Python's reader takes a null for no metadata.
+    return (place_ == Place::kTop && key_ == kMetadataKey) || unexpected("null");
+  }
   bool boolean(bool) { return unexpected("a boolean"); }
   bool number_integer(number_integer_t value) {
     return unexpected(fmt::format("the negative number {}", value));

@@ -1,5 +1,8 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <memory>
 
 #include "cli/adapter_argument.h"
@@ -7,6 +10,7 @@
 #include "cli/interrupt.h"
 #include "cli/model_output.h"
 #include "core/error.h"
+#include "core/output_claim.h"
 #include "core/parallel.h"
 #include "export/gguf_lora.h"
 #include "export/gguf_model.h"
@@ -24,7 +28,7 @@ struct Options : ModelOutputOptions {
   std::string pre;
   std::string from;
   std::string imatrix;
-  std::string profile = "portable";
+  std::string profile;  ///< Empty: portable.
   std::vector<std::string> check;
 };
 
@@ -36,6 +40,7 @@ exporting::InputPaths inputs_of(const Options& options) {
     inputs.adapters.push_back({parsed.directory, parsed.weight});
   }
   inputs.allow_other_base = options.allow_other_base;
+  inputs.also_reads = {options.imatrix, options.verify.text};
   return inputs;
 }
 
@@ -62,12 +67,14 @@ int run_gguf(const Options& options) {
   request.name = options.name;
   if (!options.pre.empty()) request.pre = options.pre;
   request.overwrite = options.overwrite();
-  core::require_writable(request.out, core::OutputKind::kFile, request.overwrite);
+  core::claim_output({request.out, core::OutputKind::kFile}, all_paths(request.inputs),
+                     request.overwrite);  // Before the base is measured.
   request.verify = verify_type(options, *request.type);
   const exporting::GgufReport report =
       exporting::write_gguf(request, {progress_line(), &catch_interrupts()}, stderr_log("export"));
   if (options.json) {
-    fmt::print("{}\n", exporting::report_json(report).dump(2));
+    fmt::print("{}\n", exporting::report_json(report).dump(
+                           2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}output    {}\n", exporting::report_table(report), options.out);
   }
@@ -76,7 +83,8 @@ int run_gguf(const Options& options) {
 
 int print_adapter(const Options& options, const exporting::AdapterReport& report) {
   if (options.json) {
-    fmt::print("{}\n", exporting::report_json(report).dump(2));
+    fmt::print("{}\n", exporting::report_json(report).dump(
+                           2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}output    {}\n", exporting::report_table(report), options.out);
   }
@@ -103,7 +111,7 @@ int run_gguf_lora(const Options& options) {
 
 int run_peft(const Options& options) {
   require_adapter(options);
-  if (options.profile != "portable" && options.profile != "faithful") {
+  if (!options.profile.empty() && options.profile != "portable" && options.profile != "faithful") {
     throw ConfigError("--profile '{}' is unknown; it is portable or faithful", options.profile);
   }
   exporting::PeftRequest request;
@@ -124,8 +132,11 @@ int run_ollama(const Options& options) {
   request.type = &exporting::find_file_type(options.type.empty() ? "q8_0" : options.type);
   request.from = options.from;
   request.importance = options.imatrix;
+  request.name = options.name;
+  if (!options.pre.empty()) request.pre = options.pre;
   request.overwrite = options.overwrite();
-  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
+  core::claim_output({request.out, core::OutputKind::kFolder}, all_paths(request.inputs),
+                     request.overwrite);
   request.verify = verify_type(options, *request.type);
   const exporting::OllamaReport report = exporting::write_ollama(
       request, {progress_line(), &catch_interrupts()}, stderr_log("export"));
@@ -159,25 +170,60 @@ int run_check(const Options& options) {
   return static_cast<int>(all ? ExitCode::kDone : ExitCode::kRefused);
 }
 
+/// Options that are of other outputs are refused, not passed over.
+void refuse_idle_options(const Options& options, bool writes_model) {
+  struct Idle {
+    bool given;
+    const char* option;
+    bool used;
+    const char* of;
+  };
+  const bool of_peft = options.to == "peft";
+  const bool of_lora = options.to == "gguf-lora";
+  const std::array<Idle, 7> idle{{
+      {!options.type.empty(), "--type", writes_model || of_lora,
+       "gguf, gguf-lora and ollama models"},
+      {!options.name.empty(), "--name", writes_model, "models (--to gguf, --to ollama)"},
+      {!options.pre.empty(), "--pre", writes_model, "models (--to gguf, --to ollama)"},
+      {!options.from.empty(), "--from", options.to == "ollama", "--to ollama"},
+      {!options.imatrix.empty(), "--imatrix", writes_model, "models that are quantised"},
+      {!options.profile.empty(), "--profile", of_peft, "--to peft"},
+      {!options.model.empty(), "--model", !of_peft, "outputs that are made of a base"},
+  }};
+  for (const Idle& option : idle) {
+    if (!option.given || option.used) continue;
+    throw ConfigError("{} has no effect with --to {}{}: it is of {}; leave it out", option.option,
+                      options.to, options.from.empty() ? "" : " --from", option.of);
+  }
+  if (options.allow_other_base && !writes_model) {
+    throw ConfigError(
+        "--allow-other-base has no effect with --to {}{}: the weights of the base are not "
+        "compared; "
+        "leave it out",
+        options.to, options.from.empty() ? "" : " --from");
+  }
+}
+
 int run(const Options& options) {
   if (!options.check.empty()) return run_check(options);
+  if (options.to.empty()) throw ConfigError("what shall be done? give --to or --check");
+  constexpr std::array<std::string_view, 4> kOutputs{"gguf", "gguf-lora", "peft", "ollama"};
+  if (std::ranges::find(kOutputs, options.to) == kOutputs.end()) {
+    throw ConfigError("--to '{}' is unknown; it is {}", options.to, fmt::join(kOutputs, ", "));
+  }
   const bool writes_model =
       options.to == "gguf" || (options.to == "ollama" && options.from.empty());
   if (options.verify.wanted() && !writes_model) {
     throw ConfigError("--verify compares models; --to {}{} writes an adapter", options.to,
                       options.from.empty() ? "" : " --from");
   }
-  if (options.to.empty()) throw ConfigError("what shall be done? give --to or --check");
-  if (!options.imatrix.empty() && !writes_model) {
-    throw ConfigError("--imatrix is for quantising a model; --to {} writes an adapter", options.to);
-  }
+  refuse_idle_options(options, writes_model);
   core::set_thread_count(options.threads);
   require(options.out, "--out", options.to);
   if (options.to == "gguf") return run_gguf(options);
   if (options.to == "gguf-lora") return run_gguf_lora(options);
   if (options.to == "peft") return run_peft(options);
-  if (options.to == "ollama") return run_ollama(options);
-  throw ConfigError("--to '{}' is unknown; it is gguf, gguf-lora, peft or ollama", options.to);
+  return run_ollama(options);
 }
 
 }  // namespace
@@ -198,12 +244,12 @@ Run add_export(CLI::App& app) {
   app.add_option("--from", options->from,
                  "of --to ollama: a model that Ollama has; the adapter is then not merged");
   app.add_option("--profile", options->profile,
-                 "of --to peft: portable (one rank, scales folded in) or faithful")
-      ->capture_default_str();
+                 "of --to peft: portable (default; one rank, scales folded in) or faithful");
   app.add_option("--check", options->check,
                  "tell who reads the adapter as it is: vllm,llama.cpp,ollama,lorax,transformers")
       ->delimiter(',');
-  app.add_option("--name", options->name, "general.name of the GGUF file; default: the base's");
+  app.add_option("--name", options->name,
+                 "general.name of the GGUF file; default: the name of the base");
   app.add_option("--pre", options->pre,
                  "tokenizer.ggml.pre, where the tokenizer is none that llama.cpp knows");
   declare_model_output(app, *options, "what to write");

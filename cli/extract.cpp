@@ -33,7 +33,8 @@ int run(const Options& options) {
   request.overwrite = options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
   const merge::AdapterReport report = merge::extract_adapter(request, stderr_log("extract"));
   if (options.json) {
-    fmt::print("{}\n", merge::report_json(report).dump(2));
+    fmt::print("{}\n", merge::report_json(report).dump(2, ' ', false,
+                                                       nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}output    {}\n", merge::report_table(report), options.out);
   }

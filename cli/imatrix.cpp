@@ -3,11 +3,13 @@
 #include <limits>
 #include <memory>
 
+#include "cli/adapter_argument.h"
 #include "cli/command.h"
 #include "cli/computing_model.h"
 #include "cli/interrupt.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/output_claim.h"
 #include "core/terminal.h"
 #include "eval/activations.h"
 #include "eval/text.h"
@@ -40,7 +42,11 @@ std::function<void()> progress_of(std::size_t chunks) {
 
 int run_imatrix(const ImatrixArguments& arguments) {
   const auto overwrite = arguments.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
-  core::require_writable(arguments.out, core::OutputKind::kFile, overwrite);
+  std::vector<std::filesystem::path> inputs{arguments.model.model, arguments.text};
+  for (const std::string& adapter : arguments.model.adapters) {
+    inputs.push_back(parse_adapter(adapter).directory);
+  }
+  core::claim_output({arguments.out, core::OutputKind::kFile}, inputs, overwrite);
   const core::Log log = stderr_log("imatrix");
   OpenedModel opened = open_model(arguments.model, log);
   const std::string type = opened.checkpoint.config().value("model_type", "");

@@ -15,24 +15,28 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 /// ||scale B A||_F without forming B A: sum over k, l of (B^T B)_kl (A A^T)_kl.
+/// Of a stack of experts that is summed over them: A holds them one after the other, B fastest.
 double update_norm(const lora::Factors& factors) {
   const auto rank = static_cast<std::size_t>(factors.target.rank);
+  const auto experts = static_cast<std::size_t>(factors.target.experts);
   const auto in = static_cast<std::size_t>(factors.target.module.in);
   const auto out = static_cast<std::size_t>(factors.target.module.out);
+  const auto a_at = [&](std::size_t expert, std::size_t k, std::size_t j) {
+    return static_cast<double>(factors.a[(expert * rank + k) * in + j]);
+  };
+  const auto b_at = [&](std::size_t expert, std::size_t i, std::size_t k) {
+    return static_cast<double>(factors.b[(i * rank + k) * experts + expert]);
+  };
   double sum = 0;
-  for (std::size_t k = 0; k < rank; ++k) {
-    for (std::size_t l = 0; l <= k; ++l) {
-      double a = 0;
-      double b = 0;
-      for (std::size_t j = 0; j < in; ++j) {
-        a +=
-            static_cast<double>(factors.a[k * in + j]) * static_cast<double>(factors.a[l * in + j]);
+  for (std::size_t e = 0; e < experts; ++e) {
+    for (std::size_t k = 0; k < rank; ++k) {
+      for (std::size_t l = 0; l <= k; ++l) {
+        double a = 0;
+        double b = 0;
+        for (std::size_t j = 0; j < in; ++j) a += a_at(e, k, j) * a_at(e, l, j);
+        for (std::size_t i = 0; i < out; ++i) b += b_at(e, i, k) * b_at(e, i, l);
+        sum += (k == l ? 1 : 2) * a * b;
       }
-      for (std::size_t i = 0; i < out; ++i) {
-        b += static_cast<double>(factors.b[i * rank + k]) *
-             static_cast<double>(factors.b[i * rank + l]);
-      }
-      sum += (k == l ? 1 : 2) * a * b;
     }
   }
   return std::abs(factors.target.scale) * std::sqrt(std::max(0.0, sum));

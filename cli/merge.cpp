@@ -79,6 +79,8 @@ merge::MergeRequest request_of(const Options& options) {
   request.max_shard_bytes = parse_size(options.max_shard_size);
   request.overwrite = options.overwrite();
   request.allow_other_base = options.allow_other_base;
+  request.undo = options.undo;
+  request.also_reads = {options.verify.text};
   return request;
 }
 
@@ -154,6 +156,7 @@ merge::CombineRequest combine_request_of(const Options& options) {
   request.max_shard_bytes = parse_size(options.max_shard_size);
   request.overwrite = options.overwrite();
   request.allow_other_base = options.allow_other_base;
+  request.recipe_file = options.recipe;
   return request;
 }
 
@@ -180,9 +183,8 @@ merge::MergeReport merge_as_asked(const Options& options) {
     throw ConfigError("--method {} has no parameters but the adapters' weights", options.method);
   }
   merge::MergeRequest request = request_of(options);
-  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
-  if (!options.undo.empty())
-    merge::require_undo_possible(request.model, options.undo, request.overwrite);
+  if (!options.undo.empty()) merge::require_undo_possible(request.model);
+  merge::claim_outputs(request);  // Before the base is measured.
   request.verify = start_verification(options, merge::kVerificationLimit, log);
   merge::MergeReport report = merge::merge_model(request, control, log);
   if (!options.undo.empty()) {
@@ -242,7 +244,8 @@ merge::AdapterRequest adapter_request_of(const Options& options) {
 template <typename Report>
 int show(const Report& report, const Options& options) {
   if (options.json) {
-    fmt::print("{}\n", merge::report_json(report).dump(2));
+    fmt::print("{}\n", merge::report_json(report).dump(2, ' ', false,
+                                                       nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}output    {}\n", merge::report_table(report), options.out);
   }

@@ -1,17 +1,23 @@
 #include "core/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 
@@ -51,23 +57,32 @@ void sync_folder_of(const fs::path& path) {
   ::close(descriptor);
 }
 
-/// Gives two paths each other's contents at once; false where the file system cannot.
-bool exchange(const fs::path& a, const fs::path& b) {
-#ifdef RENAME_EXCHANGE
-  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
-#else
-  (void)a, (void)b;
-  return false;
-#endif
+/// How the names begin of what is written beside `target` until it is whole.
+std::string staging_prefix(const fs::path& target, std::string_view tag) {
+  return fmt::format(".{}.{}-", target.filename().string(), tag);
 }
 
-/// Process ids repeat among machines and containers that share a folder; the random number does
-/// not.
+/// Process ids repeat among machines and containers that share a folder; the number behind them,
+/// random at first, does not. It is another one at each call.
 fs::path sibling_of(const fs::path& target, std::string_view tag) {
-  static const unsigned kRandom = std::random_device{}();
+  static std::atomic<std::uint32_t> number{std::random_device{}()};
   return target.parent_path() /
-         fmt::format(".{}.{}-{}-{:08x}", target.filename().string(), tag, ::getpid(), kRandom);
+         fmt::format("{}{}-{:08x}", staging_prefix(target, tag), ::getpid(), number++);
 }
+
+/// The process of "1234-0a1b2c3d", as sibling_of() ends names; nothing for other names.
+std::optional<pid_t> process_of(std::string_view ending) {
+  pid_t process = 0;
+  const char* const end = ending.data() + ending.size();
+  const auto [dash, error] = std::from_chars(ending.data(), end, process);
+  if (error != std::errc() || process <= 0 || end - dash != 9 || *dash != '-') return std::nullopt;
+  const bool hex = ending.find_first_not_of("0123456789abcdef", ending.size() - 8) == ending.npos;
+  return hex ? std::optional(process) : std::nullopt;
+}
+
+/// A process of this machine that lives may have made the file and not locked it yet. One of
+/// another machine is known by its lock alone.
+bool may_be_at_work(pid_t process) { return ::kill(process, 0) == 0 || errno == EPERM; }
 
 fs::path without_trailing_slash(fs::path path) {
   path = path.lexically_normal();
@@ -176,6 +191,7 @@ AtomicFile::AtomicFile(fs::path target)
   make_parent(target_);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail("cannot write", target_, errno);
+  ::flock(descriptor_, LOCK_EX | LOCK_NB);  // Ends with the process: see remove_left_behind().
 }
 
 AtomicFile::~AtomicFile() {
@@ -217,38 +233,55 @@ void AtomicFile::commit() {
     fail("cannot finish", target_, code);
   }
   sync_folder_of(target_);
+  remove_left_behind(target_);
+}
+
+StagingFolder::StagingFolder(const fs::path& target) : path_(sibling_of(target, "part")) {
+  make_parent(target);
+  std::error_code error;
+  fs::remove_all(path_, error);
+  fs::create_directory(path_, error);
+  if (error) fail("cannot create folder", target, error.value());
+  lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ >= 0) ::flock(lock_, LOCK_EX | LOCK_NB);
+}
+
+StagingFolder::~StagingFolder() {
+  const fs::path path = path_;
+  let_go();
+  std::error_code ignored;
+  if (!path.empty()) fs::remove_all(path, ignored);
+}
+
+void StagingFolder::let_go() noexcept {
+  path_.clear();
+  if (lock_ >= 0) ::close(std::exchange(lock_, -1));
 }
 
 AtomicDirectory::AtomicDirectory(fs::path target, Overwrite overwrite)
-    : target_(without_trailing_slash(std::move(target))), staging_(sibling_of(target_, "part")) {
-  require_writable(target_, OutputKind::kFolder, overwrite);
-  make_parent(target_);
-  std::error_code error;
-  fs::remove_all(staging_, error);
-  fs::create_directory(staging_, error);
-  if (error) fail("cannot create folder", target_, error.value());
-}
+    : target_(without_trailing_slash(std::move(target))),
+      staging_((require_writable(target_, OutputKind::kFolder, overwrite), target_)) {}
 
-AtomicDirectory::~AtomicDirectory() {
-  if (staging_.empty()) return;
-  std::error_code ignored;
-  fs::remove_all(staging_, ignored);
-}
+AtomicDirectory::~AtomicDirectory() = default;
 
 void AtomicDirectory::commit() {
   std::error_code error;
   const bool replaces = fs::exists(target_, error);
-  // One step, so that there is never a moment without the folder.
-  if (replaces && exchange(staging_, target_)) {
+#ifdef RENAME_EXCHANGE
+  // There is no moment without a target; the old folder is removed as what is staged.
+  if (replaces &&
+      ::renameat2(AT_FDCWD, path().c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) {
     sync_folder_of(target_);
-    fs::remove_all(std::exchange(staging_, {}), error);
-    return;
+    fs::remove_all(path(), error);
+    staging_.let_go();
+    return remove_left_behind(target_);
   }
+#endif
   const fs::path old = sibling_of(target_, "old");
   if (replaces && ::rename(target_.c_str(), old.c_str()) != 0) {
     fail("cannot move aside", target_, errno);
   }
-  if (::rename(staging_.c_str(), target_.c_str()) != 0) {
+  if (::rename(path().c_str(), target_.c_str()) != 0) {
     const int code = errno;
     if (replaces && ::rename(old.c_str(), target_.c_str()) != 0) {
       throw IoError("cannot finish {}: {}; the old folder is kept as {}", target_.string(),
@@ -256,14 +289,40 @@ void AtomicDirectory::commit() {
     }
     fail("cannot finish", target_, code);
   }
-  staging_.clear();
+  staging_.let_go();
   sync_folder_of(target_);
   if (replaces) fs::remove_all(old, error);
+  remove_left_behind(target_);
 }
 
 void AtomicDirectory::commit_to(fs::path sibling) {
   target_ = without_trailing_slash(std::move(sibling));
   commit();
+}
+
+void remove_left_behind(const fs::path& path) {
+  const fs::path target = without_trailing_slash(path);
+  const std::string prefix = staging_prefix(target, "part");
+  std::error_code error;
+  std::vector<fs::path> found;
+  for (fs::directory_iterator entry(folder_of(target), error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (!name.starts_with(prefix)) continue;
+    const auto process = process_of(std::string_view(name).substr(prefix.size()));
+    if (process && !may_be_at_work(*process)) found.push_back(entry->path());
+  }
+  for (const fs::path& leftover : found) {
+    const int file = ::open(leftover.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (file < 0) continue;
+    if (::flock(file, LOCK_EX | LOCK_NB) == 0) fs::remove_all(leftover, error);
+    ::close(file);
+  }
+}
+
+void rename_durably(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) fail("cannot finish", to, errno);
+  sync_folder_of(to);
 }
 
 std::string read_text(const fs::path& path, std::uint64_t max_bytes) {

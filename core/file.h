@@ -34,7 +34,8 @@ class MappedFile {
 
 /// Writes a file beside its target and renames it into place on commit(), so that a reader sees the
 /// old file or the whole new one, never a part. Without commit() the target is untouched and the
-/// temporary file is removed. Throws IoError with the target's path.
+/// temporary file is removed; commit() also removes those that killed processes have left of the
+/// same target. Throws IoError with the target's path.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path target);
@@ -76,10 +77,31 @@ enum class OutputKind {
 void require_writable(const std::filesystem::path& path, OutputKind kind,
                       Overwrite overwrite = Overwrite::kReplace);
 
+/// A folder of its own beside `target`, for what is not whole yet (".NAME.part-..."). It is locked
+/// while this process writes it, and removed at the end with all that is still in it. Throws
+/// IoError naming the target.
+class StagingFolder {
+ public:
+  explicit StagingFolder(const std::filesystem::path& target);
+  ~StagingFolder();
+  StagingFolder(const StagingFolder&) = delete;
+  StagingFolder& operator=(const StagingFolder&) = delete;
+
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  /// The folder has another name now, or is to stay for a process that goes on with it; there it
+  /// counts as left behind (remove_left_behind).
+  void let_go() noexcept;
+
+ private:
+  std::filesystem::path path_;
+  int lock_ = -1;
+};
+
 /// A folder that appears whole or not at all: files are written to path(), a sibling of the target,
 /// and commit() renames it. A target that cannot be written, or with kRefuse exists, is an
-/// InputError at once (require_writable); with kReplace the two folders change names in one step
-/// where the file system can (else the old one is moved aside first), and the old one is removed.
+/// InputError at once (require_writable); with kReplace old and new folder change places in one
+/// step, where the file system can, and the old one is then removed. commit() also removes what
+/// killed processes have left of the same target.
 class AtomicDirectory {
  public:
   AtomicDirectory(std::filesystem::path target, Overwrite overwrite);
@@ -88,16 +110,27 @@ class AtomicDirectory {
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
 
   /// The folder to write into until commit().
-  [[nodiscard]] const std::filesystem::path& path() const noexcept { return staging_; }
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return staging_.path(); }
   void commit();
   /// Gives the folder another name beside the target, replacing what is there: what was written
   /// turned out not to be what the target's name promises. The target stays as it is.
   void commit_to(std::filesystem::path sibling);
+  /// Neither commits nor removes: the folder stays beside the target for a process that goes on
+  /// with it. Until then it counts as left behind (remove_left_behind).
+  void keep() noexcept { staging_.let_go(); }
 
  private:
   std::filesystem::path target_;
-  std::filesystem::path staging_;
+  StagingFolder staging_;
 };
+
+/// Removes what processes that were killed while they wrote `target` have left beside it. What a
+/// living process writes is locked and stays, also where the file system cannot lock.
+void remove_left_behind(const std::filesystem::path& target);
+
+/// Renames a file or folder, replacing a file of the new name, so that it lasts: the folder's entry
+/// is flushed too. Throws IoError.
+void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// The whole file as text. InputError if it does not exist, is a directory, or exceeds `max_bytes`.
 [[nodiscard]] std::string read_text(const std::filesystem::path& path,

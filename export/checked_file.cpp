@@ -1,32 +1,36 @@
 #include "export/checked_file.h"
 
-#include <system_error>
+#include <array>
 
 #include "core/error.h"
+#include "core/output_claim.h"
 #include "merge/verification.h"
 
 namespace weft::exporting {
 
 namespace fs = std::filesystem;
 
-CheckedFile::CheckedFile(fs::path out, core::Overwrite overwrite)
-    : out_(std::move(out)), staging_(out_) {
-  core::require_writable(out_, core::OutputKind::kFile, overwrite);
-  core::require_writable(merge::rejected_path(out_), core::OutputKind::kFile, overwrite);
-  staging_ += ".unchecked";
+namespace {
+
+fs::path claimed(fs::path out, std::span<const fs::path> inputs, core::Overwrite overwrite) {
+  const std::array<core::Output, 2> outputs{
+      {{out, core::OutputKind::kFile}, {merge::rejected_path(out), core::OutputKind::kFile}}};
+  core::claim_outputs(outputs, inputs, overwrite);
+  return out;
 }
 
-CheckedFile::~CheckedFile() {
-  if (staging_.empty()) return;
-  std::error_code ignored;
-  fs::remove(staging_, ignored);
-}
+}  // namespace
+
+CheckedFile::CheckedFile(fs::path out, std::span<const fs::path> inputs, core::Overwrite overwrite)
+    : out_(claimed(std::move(out), inputs, overwrite)),
+      staging_(out_),
+      written_(staging_.path() / out_.filename()) {}
+
+CheckedFile::~CheckedFile() = default;
 
 void CheckedFile::rename_to(const fs::path& name) {
-  std::error_code error;
-  fs::rename(staging_, name, error);
-  if (error) throw IoError("cannot finish '{}': {}", name.string(), error.message());
-  staging_.clear();
+  core::rename_durably(written_, name);
+  core::remove_left_behind(out_);
 }
 
 void CheckedFile::accept() { rename_to(out_); }

@@ -114,14 +114,19 @@ const FileType& find_file_type(std::string_view name) {
   throw ConfigError("--type '{}' is unknown; it is one of {}", name, known);
 }
 
-Storage storage_for(const FileType& type, std::string_view gguf_name,
-                    std::span<const std::int64_t> shape, const ModelShape& model) {
+Storage wanted_storage(const FileType& type, std::string_view gguf_name,
+                       std::span<const std::int64_t> shape, const ModelShape& model) {
   const bool matrix = shape.size() >= 2 && gguf_name.ends_with("weight") &&
                       gguf_name.find("_norm.weight") == gguf_name.npos;
   if (!matrix) return Storage::kF32;
   if (is_plain(type.storage)) return type.storage;
-  const std::int64_t columns = shape.back();
-  return fitting(mixed(type, gguf_name, columns, model), columns);
+  return mixed(type, gguf_name, shape.back(), model);
+}
+
+Storage storage_for(const FileType& type, std::string_view gguf_name,
+                    std::span<const std::int64_t> shape, const ModelShape& model) {
+  const Storage wanted = wanted_storage(type, gguf_name, shape, model);
+  return is_plain(wanted) ? wanted : fitting(wanted, shape.back());
 }
 
 }  // namespace weft::exporting

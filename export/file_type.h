@@ -36,6 +36,12 @@ struct ModelShape {
   bool shared_heads_of_80_layers = false;
 };
 
+/// What the mix chooses for a tensor before its rows are looked at; storage_for() differs where
+/// they are no whole number of that format's blocks.
+[[nodiscard]] checkpoint::Storage wanted_storage(const FileType& type, std::string_view gguf_name,
+                                                 std::span<const std::int64_t> shape,
+                                                 const ModelShape& model);
+
 /// The storage of a tensor: F32 for vectors and norms; else the mix's choice; then, where a row is
 /// no whole number of super-blocks of 256, Q4_K becomes Q5_0, Q5_K Q5_1 and Q6_K Q8_0; and F16
 /// where it is no whole number of blocks of 32 either. `gguf_name`: "blk.0.attn_v.weight".

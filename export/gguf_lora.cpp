@@ -34,7 +34,16 @@ Place place_of(const checkpoint::GgufFamily& family, const Sizes& sizes,
     throw InputError("the architecture '{}' has no tensor for the adapted layer '{}'",
                      family.architecture, path);
   }
-  return {mapped->name, mapped->rows == RowOrder::kSame ? 0 : sizes.head_dim};
+  if (mapped->rows == RowOrder::kSame) return {mapped->name, 0};
+  const std::int64_t heads =
+      mapped->rows == RowOrder::kInterleavedQuery ? sizes.heads : sizes.key_heads;
+  if (target.module.out != heads * sizes.head_dim || sizes.head_dim % 2 != 0) {
+    throw InputError(
+        "'{}' has {} outputs, and config.json of the model says {} heads of {}: their rows cannot "
+        "be put in the order of GGUF",
+        path, target.module.out, heads, sizes.head_dim);
+  }
+  return {mapped->name, sizes.head_dim};
 }
 
 /// B with its rows in the file's order, or back.
@@ -125,8 +134,8 @@ double compare(const GgufLoraRequest& request, const std::filesystem::path& writ
 }  // namespace
 
 AdapterReport write_gguf_lora(const GgufLoraRequest& request, const core::Log& log) {
-  CheckedFile file(request.out, request.overwrite);
-  const OpenInputs inputs = open_inputs(request.inputs, request.out, log, CheckWeights::kNo);
+  CheckedFile file(request.out, all_paths(request.inputs), request.overwrite);
+  const OpenInputs inputs = open_inputs(request.inputs, log, CheckWeights::kNo);
   for (const lora::PeftFile& adapter : inputs.files) {
     for (const lora::Target& target : adapter.targets()) {
       static_cast<void>(lora::base_weight(inputs.base, target));

@@ -72,9 +72,14 @@ void add_rope(const Checkpoint& model, const std::string& prefix, GgufFields& fi
                      model.path().string());
   }
   fields.set_u32(prefix + "rope.scaling.original_context_length", *original);
-  constexpr std::array<std::pair<const char*, const char*>, 4> kReals{
+  // llama.cpp multiplies its own 0.1 ln(factor) + 1 by attn_factor, which attention_factor replaces
+  // in transformers (checkpoint/gguf_family.cpp reads it back so).
+  if (const auto attention = real(rope, "attention_factor")) {
+    fields.set_f32(prefix + "rope.scaling.attn_factor",
+                   *attention / (0.1 * std::log(*factor) + 1.0));
+  }
+  constexpr std::array<std::pair<const char*, const char*>, 3> kReals{
       {{"extrapolation_factor", "rope.scaling.yarn_ext_factor"},
-       {"attention_factor", "rope.scaling.yarn_attn_factor"},
        {"beta_fast", "rope.scaling.yarn_beta_fast"},
        {"beta_slow", "rope.scaling.yarn_beta_slow"}}};
   for (const auto& [key, name] : kReals) {
@@ -135,6 +140,53 @@ bool describes_storage(std::string_view key) {
   return key.starts_with("split.") || key.starts_with("quantize.imatrix.") ||
          key == "general.file_type" || key == "general.quantization_version" ||
          key == "general.alignment";
+}
+
+/// A key of config.json that llama.cpp's architectures of these families do not know, and the value
+/// at which a model computes without it.
+struct NeutralKey {
+  const char* key;
+  double neutral;
+};
+constexpr std::array kNeutralKeys{NeutralKey{"partial_rotary_factor", 1},
+                                  NeutralKey{"rotary_pct", 1},
+                                  NeutralKey{"embedding_multiplier", 1},
+                                  NeutralKey{"residual_multiplier", 1},
+                                  NeutralKey{"logits_scaling", 1},
+                                  NeutralKey{"logit_scale", 1},
+                                  NeutralKey{"scale_emb", 1},
+                                  NeutralKey{"scale_depth", 1},
+                                  NeutralKey{"attention_multiplier", 1},
+                                  NeutralKey{"attn_logit_softcapping", 0},
+                                  NeutralKey{"final_logit_softcapping", 0},
+                                  NeutralKey{"use_qk_norm", 0},
+                                  NeutralKey{"qk_layernorm", 0},
+                                  NeutralKey{"parallel_residual", 0},
+                                  NeutralKey{"use_parallel_residual", 0},
+                                  NeutralKey{"rope_interleaved", 0}};
+
+/// The GGUF architecture has one way to compute: a configuration that asks for another one would be
+/// written as if it had not.
+void refuse_other_arithmetic(const Checkpoint& model, const checkpoint::GgufFamily& family) {
+  const json& config = model.config();
+  const auto refuse = [&](const std::string& key, const json& value, const std::string& wanted) {
+    throw InputError(
+        "{}: config.json has {} = {}, which the GGUF architecture '{}' cannot say ({} is what it "
+        "computes)",
+        model.path().string(), key, value.dump(), family.architecture, wanted);
+  };
+  for (const char* key : {"hidden_act", "hidden_activation"}) {
+    const auto act = config.find(key);
+    if (act == config.end() || act->is_null() || *act == "silu" || *act == "swish") continue;
+    refuse(key, *act, "silu");
+  }
+  for (const NeutralKey& entry : kNeutralKeys) {
+    const auto value = config.find(entry.key);
+    if (value == config.end() || value->is_null()) continue;
+    const bool neutral = (value->is_boolean() && value->get<bool>() == (entry.neutral != 0)) ||
+                         (value->is_number() && value->get<double>() == entry.neutral);
+    if (!neutral) refuse(entry.key, *value, fmt::format("{}", entry.neutral));
+  }
 }
 
 void carry_over(const checkpoint::Gguf& base, GgufFields& fields) {
@@ -204,6 +256,7 @@ GgufFields model_fields(const Checkpoint& model, const FileType& type,
     const std::string prefix = fmt::format("{}.", family.architecture);
     fields.set_string("general.name", choices.name);
     fields.set_string("general.size_label", size_label(model));
+    refuse_other_arithmetic(model, family);
     add_sizes(model, family, fields);
     tell_about_window(model, log);
     add_rope(model, prefix, fields);

@@ -55,6 +55,38 @@ void tell_about_requantising(const OpenInputs& inputs, const std::vector<GgufTen
                          again, inputs.base.path().string()));
 }
 
+/// Rows that are no whole number of the blocks that were asked for are stored otherwise, and
+/// larger. Where that is so of every matrix the file is not of the type that was asked for.
+void tell_about_fallback(const GgufRequest& request, const std::vector<GgufTensorJob>& jobs,
+                         const core::Log& log) {
+  std::size_t quantised = 0;
+  std::size_t matrices = 0;
+  std::map<std::string, std::size_t> others;
+  for (const GgufTensorJob& job : jobs) {
+    if (job.info == nullptr || checkpoint::block_size(job.wanted).elements == 1) continue;
+    matrices += 1;
+    quantised += checkpoint::block_size(job.plan.storage).elements > 1 ? 1 : 0;
+    if (job.plan.storage == job.wanted) continue;
+    others[fmt::format("{} instead of {}", checkpoint::name_of(job.plan.storage),
+                       checkpoint::name_of(job.wanted))] += 1;
+  }
+  if (others.empty()) return;
+  if (quantised == 0) {
+    throw InputError(
+        "no matrix of '{}' can be written as {}: their rows are no whole number of its blocks; "
+        "write --type f16",
+        request.inputs.model.string(), request.type->name);
+  }
+  std::string text;
+  for (const auto& [what, count] : others) {
+    text += fmt::format("{}{} as {}", text.empty() ? "" : ", ", count, what);
+  }
+  core::tell(log, core::Level::kWarning,
+             fmt::format("of {} matrices, these have rows that are no whole number of the blocks "
+                         "of {}, and are stored otherwise: {}",
+                         matrices, request.type->name, text));
+}
+
 /// Blocks that have a fit with importance (checkpoint/quantize.h).
 bool takes_importance(const GgufTensorJob& job) {
   return checkpoint::block_size(job.plan.storage).elements > 1 &&
@@ -197,8 +229,8 @@ void write_all(const OpenInputs& inputs, const std::vector<GgufTensorJob>& jobs,
 GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& control,
                       const core::Log& log) {
   const auto start = std::chrono::steady_clock::now();
-  CheckedFile file(request.out, request.overwrite);
-  const OpenInputs inputs = open_inputs(request.inputs, request.out, log);
+  CheckedFile file(request.out, all_paths(request.inputs), request.overwrite);
+  const OpenInputs inputs = open_inputs(request.inputs, log);
   std::optional<Importance> importance;
   if (!request.importance.empty()) importance = Importance::read(request.importance);
   const std::vector<GgufTensorJob> jobs =
@@ -207,6 +239,7 @@ GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& cont
       model_fields(inputs.base, *request.type, {model_name(request), request.pre}, log);
   if (importance) use_importance(*importance, jobs, fields, log);
   tell_about_requantising(inputs, jobs, log);
+  tell_about_fallback(request, jobs, log);
 
   std::vector<checkpoint::GgufTensorPlan> plans;
   for (const GgufTensorJob& job : jobs) plans.push_back(job.plan);

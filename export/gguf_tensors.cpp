@@ -39,7 +39,7 @@ std::pair<std::int64_t, std::string_view> position(const GgufTensorJob& job) {
 std::int64_t interleaved_head(RowOrder order, const Sizes& sizes, const TensorInfo& info) {
   if (order == RowOrder::kSame) return 0;
   const std::int64_t heads = order == RowOrder::kInterleavedQuery ? sizes.heads : sizes.key_heads;
-  if (info.shape.empty() || info.shape[0] != heads * sizes.head_dim) {
+  if (info.shape.empty() || info.shape[0] != heads * sizes.head_dim || sizes.head_dim % 2 != 0) {
     throw InputError("tensor '{}' must have {} rows ({} heads of {}), its shape is [{}]", info.name,
                      heads * sizes.head_dim, heads, sizes.head_dim, fmt::join(info.shape, ", "));
   }
@@ -232,6 +232,7 @@ std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType
     job.info = tensor.info;
     job.plan = {mapped->name, tensor.info->shape,
                 storage_for(type, mapped->name, tensor.info->shape, shape)};
+    job.wanted = wanted_storage(type, mapped->name, tensor.info->shape, shape);
     job.interleaved_head = interleaved_head(mapped->rows, sizes, *tensor.info);
     job.uses = tensor.uses;
     job.importance = importance_of(importance, job);
@@ -240,6 +241,11 @@ std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType
   }
   add_rotary_factors(inputs, sizes, jobs);
   std::ranges::sort(jobs, {}, position);
+  const std::int64_t layers = jobs.empty() ? 0 : position(jobs.back()).first + 1;
+  if (layers != sizes.layers) {
+    throw InputError("{}: config.json says num_hidden_layers = {}, the weights have {} layers",
+                     inputs.base.path().string(), sizes.layers, layers);
+  }
   return jobs;
 }
 

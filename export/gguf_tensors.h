@@ -35,6 +35,8 @@ struct GgufTensorJob {
   std::vector<float> made;
   /// Head width by which the rows are interleaved (checkpoint/gguf_family.h, RowOrder); 0: not.
   std::int64_t interleaved_head = 0;
+  /// What the type asks for; plan.storage differs where the rows are no whole number of its blocks.
+  checkpoint::Storage wanted = checkpoint::Storage::kF32;
   std::vector<merge::FoldPlan::Use> uses;  ///< Updates that are added; empty: none.
   /// Of each input column, for the quantiser; empty: none. Points into the importance matrix.
   std::span<const float> importance;

@@ -354,22 +354,62 @@ void add_special_ids(const Source& source, const text::Tokenizer& tokenizer, std
   }
 }
 
-void add_chat_template(const Source& source, checkpoint::GgufFields& fields) {
-  Json value = source.config.value("chat_template", Json());
-  if (value.is_null()) {
-    if (const auto jinja = source.files.find("chat_template.jinja"); jinja != source.files.end()) {
-      value = jinja->second;
-    } else {
-      value = text::parse_object(source.files, "chat_template.json", source.folder.string())
-                  .value("chat_template", Json());
-    }
+/// Ids at which generation_config.json ends a turn besides EOS: as the end-of-turn and
+/// end-of-message ids, at which llama.cpp stops too.
+void add_end_ids(const Source& source, const text::Tokenizer& tokenizer, std::int64_t size,
+                 const core::Log& log, checkpoint::GgufFields& fields) {
+  const Json generation =
+      text::parse_object(source.files, "generation_config.json", source.folder.string());
+  const Json stated = generation.value("eos_token_id", Json());
+  std::vector<std::int64_t> ids;
+  for (const Json& id : stated.is_array() ? stated : Json::array({stated})) {
+    if (!id.is_number_integer()) continue;
+    const auto value = id.get<std::int64_t>();
+    const bool known = value >= 0 && value < size && value != tokenizer.eos();
+    if (known && std::ranges::find(ids, value) == ids.end()) ids.push_back(value);
   }
+  // What is called end of message has a key of its own.
+  std::ranges::stable_partition(ids, [&](std::int64_t id) {
+    const auto token = tokenizer.id_to_token(static_cast<std::int32_t>(id));
+    return !token || token->find("eom") == token->npos;
+  });
+  constexpr std::array<const char*, 2> kKeys{"tokenizer.ggml.eot_token_id",
+                                             "tokenizer.ggml.eom_token_id"};
+  for (std::size_t i = 0; i < std::min(ids.size(), kKeys.size()); ++i) {
+    fields.set_u32(kKeys[i], ids[i]);
+  }
+  if (ids.size() <= kKeys.size()) return;
+  ids.erase(ids.begin(), ids.begin() + kKeys.size());
+  core::tell(log, core::Level::kWarning,
+             fmt::format("generation_config.json ends a turn at more ids than GGUF has keys for; "
+                         "programs that read the file may not stop at {}",
+                         fmt::join(ids, ", ")));
+}
+
+void add_chat_template(const Source& source, checkpoint::GgufFields& fields) {
+  // As transformers and text::ChatTemplate choose: a file of its own first.
+  Json value;
+  if (const auto jinja = source.files.find("chat_template.jinja"); jinja != source.files.end()) {
+    value = jinja->second;
+  }
+  if (value.is_null()) {
+    value = text::parse_object(source.files, "chat_template.json", source.folder.string())
+                .value("chat_template", Json());
+  }
+  if (value.is_null()) value = source.config.value("chat_template", Json());
   if (value.is_string()) {
     fields.set_string("tokenizer.chat_template", value.get<std::string>());
   }
   if (!value.is_array()) return;
   std::vector<std::string> names;
   for (const Json& choice : value) {
+    if (!choice.is_object() || !choice.value("name", Json()).is_string() ||
+        !choice.value("template", Json()).is_string()) {
+      throw InputError(
+          "{}: a chat_template of tokenizer_config.json must be an object with a name and a "
+          "template, found {}",
+          source.folder.string(), choice.dump(-1, ' ', false, Json::error_handler_t::replace));
+    }
     std::string name = choice.value("name", "");
     const std::string text = choice.value("template", "");
     std::ranges::replace_if(
@@ -422,6 +462,7 @@ void add_vocabulary(const checkpoint::Checkpoint& model, std::int64_t vocabulary
   fields.set_i32s("tokenizer.ggml.token_type", entries.types);
   if (entries.scores.empty()) fields.set_strings("tokenizer.ggml.merges", merges_of(source));
   add_special_ids(source, tokenizer, vocabulary_size, fields);
+  add_end_ids(source, tokenizer, vocabulary_size, log, fields);
   add_rules(tokenizer, fields);
   add_chat_template(source, fields);
 }

@@ -9,21 +9,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void refuse_to_replace_input(const InputPaths& paths, const fs::path& out) {
-  if (out.empty()) return;
-  const fs::path target = fs::weakly_canonical(out);
-  std::vector<fs::path> inputs{paths.model};
-  for (const auto& adapter : paths.adapters) inputs.push_back(adapter.directory);
-  for (const fs::path& input : inputs) {
-    if (input.empty()) continue;
-    const fs::path resolved = fs::weakly_canonical(input);
-    if (std::ranges::mismatch(target, resolved).in1 == target.end()) {
-      throw InputError("--out '{}' is, or holds, the input '{}', which would be replaced",
-                       out.string(), input.string());
-    }
-  }
-}
-
 void check_base(const OpenInputs& inputs, const lora::PeftFile& adapter, bool allow_other,
                 const core::Log& log) {
   const auto& provenance = adapter.provenance();
@@ -50,9 +35,14 @@ OpenAdapters open_adapters(const std::vector<InputPaths::Adapter>& adapters, con
   return opened;
 }
 
-OpenInputs open_inputs(const InputPaths& paths, const fs::path& out, const core::Log& log,
-                       CheckWeights check) {
-  refuse_to_replace_input(paths, out);
+std::vector<fs::path> all_paths(const InputPaths& paths) {
+  std::vector<fs::path> all = paths.also_reads;
+  all.push_back(paths.model);
+  for (const auto& adapter : paths.adapters) all.push_back(adapter.directory);
+  return all;
+}
+
+OpenInputs open_inputs(const InputPaths& paths, const core::Log& log, CheckWeights check) {
   OpenInputs inputs{checkpoint::Checkpoint::open(paths.model), {}, {}, {}};
   const auto quantised = inputs.base.config().find("quantization_config");
   if (quantised != inputs.base.config().end() && !quantised->is_null()) {

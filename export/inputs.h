@@ -20,7 +20,12 @@ struct InputPaths {
   std::filesystem::path model;    ///< Hugging Face directory or GGUF file.
   std::vector<Adapter> adapters;  ///< None: the model as it is.
   bool allow_other_base = false;  ///< Take a base whose digest is not the recorded one.
+  /// Files that are read besides, such as an importance matrix or the text of the verification.
+  std::vector<std::filesystem::path> also_reads{};
 };
+
+/// All that is read: what an output may not replace (core::claim_outputs).
+[[nodiscard]] std::vector<std::filesystem::path> all_paths(const InputPaths& paths);
 
 /// Adapters, opened.
 struct OpenAdapters {
@@ -44,9 +49,8 @@ struct OpenInputs {
 
 /// Opens base and adapters; refuses an adapter that was trained on other weights (lora::check_base)
 /// unless that is allowed, which is told to `log`, and a base that another program has quantised
-/// inside its safetensors (quantization_config). `out` may be, or hold, none of the inputs
-/// (empty: nothing is written).
-[[nodiscard]] OpenInputs open_inputs(const InputPaths& paths, const std::filesystem::path& out,
-                                     const core::Log& log, CheckWeights check = CheckWeights::kYes);
+/// inside its safetensors (quantization_config).
+[[nodiscard]] OpenInputs open_inputs(const InputPaths& paths, const core::Log& log,
+                                     CheckWeights check = CheckWeights::kYes);
 
 }  // namespace weft::exporting

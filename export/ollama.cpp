@@ -1,6 +1,7 @@
 #include "export/ollama.h"
 
 #include "core/error.h"
+#include "core/output_claim.h"
 #include "export/gguf_lora.h"
 #include "export/gguf_model.h"
 #include "export/ollama_template.h"
@@ -48,6 +49,11 @@ OllamaReport write_ollama(const OllamaRequest& request, const merge::FoldControl
   if (request.from.find_first_of(" \t\r\n") != request.from.npos) {
     throw ConfigError("--from '{}' is no name of an Ollama model", request.from);
   }
+  std::vector<core::Output> outputs{{request.out, core::OutputKind::kFolder}};
+  if (request.verify) {
+    outputs.push_back({merge::rejected_path(request.out), core::OutputKind::kFolder});
+  }
+  core::claim_outputs(outputs, all_paths(request.inputs), request.overwrite);
   const std::optional<OllamaTemplate> format = template_of(request.inputs.model);
   if (!format) {
     core::tell(log, core::Level::kWarning,
@@ -55,10 +61,6 @@ OllamaReport write_ollama(const OllamaRequest& request, const merge::FoldControl
                            known_ollama_templates()));
   }
   core::AtomicDirectory folder(request.out, request.overwrite);
-  if (request.verify) {
-    core::require_writable(merge::rejected_path(request.out), core::OutputKind::kFolder,
-                           request.overwrite);
-  }
   OllamaReport report{request.from.empty() ? "model.gguf" : "adapter.gguf",
                       std::string(format ? format->name : "")};
   const std::filesystem::path weights = folder.path() / report.weights;
@@ -67,10 +69,14 @@ OllamaReport write_ollama(const OllamaRequest& request, const merge::FoldControl
                                   .out = weights,
                                   .type = request.type,
                                   .importance = request.importance,
-                                  .name = "",
-                                  .pre = {}},
+                                  .name = request.name,
+                                  .pre = request.pre},
                                  control, log));
   } else {
+    core::tell(log, core::Level::kWarning,
+               "Ollama is reported to take no ADAPTER line from version 0.34.1 on "
+               "(generative-computing/mellea#1651); without --from the adapter is merged into the "
+               "model, which every version takes");
     static_cast<void>(write_gguf_lora({.inputs = request.inputs, .out = weights}, log));
   }
   core::write_text(folder.path() / "Modelfile", modelfile(request, format));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "core/file.h"
@@ -19,6 +20,8 @@ struct OllamaRequest {
   /// A model that Ollama has ("smollm2:135m"): the adapter is written beside it, nothing is merged.
   std::string from;
   std::filesystem::path importance;  ///< As of GgufRequest.
+  std::string name{};                ///< Likewise, as `pre`.
+  std::optional<std::string> pre{};
   core::Overwrite overwrite = core::Overwrite::kRefuse;
   merge::Verify verify{};  ///< Measures the model before the folder gets its name; empty: nobody.
 };

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/output_claim.h"
 #include "export/factors.h"
 #include "lora/targets.h"
 
@@ -88,6 +89,9 @@ double compare(const OpenAdapters& adapters, const std::filesystem::path& folder
 AdapterReport write_portable_peft(const PeftRequest& request, const core::Log& log) {
   const bool faithful = request.profile == PeftProfile::kFaithful;
   if (faithful) require_one(request);
+  std::vector<std::filesystem::path> inputs;
+  for (const auto& adapter : request.adapters) inputs.push_back(adapter.directory);
+  core::claim_output({request.out, core::OutputKind::kFolder}, inputs, request.overwrite);
   const OpenAdapters adapters = open_adapters(request.adapters, log);
   core::AtomicDirectory folder(request.out, request.overwrite);
   const lora::Adapter adapter =

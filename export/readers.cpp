@@ -48,6 +48,13 @@ void read_config(const json& config, AdapterTraits& traits) {
   const std::string start = text_of(config, "init_lora_weights");
   traits.changed_base = start.starts_with("pissa") || start == "olora" || start == "corda" ||
                         start == "loftq" || start == "lora_ga";
+  traits.activated = is_set(config, "alora_invocation_tokens");
+  traits.block_diagonal = is_set(config, "use_bdlora");
+  traits.replicated = is_set(config, "layer_replication");
+  for (const char* key : {"use_qalora", "arrow_config", "velora_config", "kasa_config",
+                          "monteclora_config", "megatron_config"}) {
+    if (is_set(config, key)) traits.variants.emplace_back(key);
+  }
   if (const auto alpha = config.find("lora_alpha"); alpha != config.end() && alpha->is_number()) {
     // A float such as 16.0 fails as well where an unsigned integer is parsed.
     traits.alpha_fractional = alpha->is_number_float();
@@ -102,7 +109,26 @@ class Reasons {
   void note(bool when, std::string text) {
     if (when) report_.notes.push_back(std::move(text));
   }
-  [[nodiscard]] ReaderReport take() { return std::move(report_); }
+  /// What only PEFT computes: everybody else takes the factors for those of plain LoRA.
+  void variants(const AdapterTraits& a) {
+    misreads(a.block_diagonal, "the factors are block-diagonal (use_bdlora), which it ignores", {});
+    misreads(a.replicated, "layer_replication is ignored: the base has not the layers it adapts",
+             {});
+    for (const std::string& key : a.variants) {
+      misreads(true,
+               fmt::format("{} is ignored, so the adapter computes something else", key).c_str(),
+               {});
+    }
+  }
+  /// Commands of weft mend nothing where weft cannot read the adapter.
+  [[nodiscard]] ReaderReport take(const AdapterTraits& a) {
+    if (a.is_foreign() && report_.verdict != Verdict::kReads) {
+      report_.repairs.clear();
+      report_.notes.emplace_back(
+          "weft cannot convert an adapter of this kind: fold it with PEFT (merge_and_unload)");
+    }
+    return std::move(report_);
+  }
 
  private:
   void add(bool when, Verdict verdict, const char* why,
@@ -133,10 +159,13 @@ ReaderReport vllm(const AdapterTraits& a) {
   r.refuses(a.trained_tokens, "trained token rows are not supported", {kMerge});
   r.refuses(a.changed_base, "the initialisation changed the base", {});
   r.refuses(a.experts, "target_parameters is not supported", {kMerge});
+  r.misreads(a.activated,
+             "activated LoRA (aLoRA) is applied to every token, not from its invocation", {});
+  r.variants(a);
   r.refuses(a.rank > 512, "its largest rank is 512", {kMerge});
   r.note(a.rank > 16 && a.rank <= 512,
          fmt::format("start it with --max-lora-rank {} or more (its default is 16)", a.rank));
-  return r.take();
+  return r.take(a);
 }
 
 // convert_lora_to_gguf.py, src/llama-adapter.cpp
@@ -152,9 +181,12 @@ ReaderReport llama_cpp(const AdapterTraits& a) {
   r.refuses(a.trained_tokens, "new token rows cannot be loaded", {kModel});
   r.misreads(a.changed_base, "the adapter belongs to a base that its initialisation changed", {});
   r.refuses(a.experts, "target_parameters is not supported", {kModel});
+  r.variants(a);
+  r.note(a.activated,
+         "activated LoRA (aLoRA): its own converter writes the invocation tokens, weft does not");
   r.note(a.head, "an adapter of lm_head fails where the head is tied to the embedding");
   r.note(true, "wants a GGUF file: weft writes it, or its own convert_lora_to_gguf.py");
-  return r.take();
+  return r.take(a);
 }
 
 // convert/convert.go and its families
@@ -173,13 +205,22 @@ ReaderReport ollama(const AdapterTraits& a) {
   r.refuses(a.trained_tokens, "new token rows cannot be loaded", {kModel});
   r.misreads(a.changed_base, "the adapter belongs to a base that its initialisation changed", {});
   r.refuses(a.experts, "target_parameters is not supported", {kModel});
-  r.note(true,
-         "converts adapters of the architectures llama and gemma2 only; a GGUF adapter "
-         "(--to gguf-lora) avoids its converter");
+  r.misreads(a.activated,
+             "activated LoRA (aLoRA) is applied to every token, not from its invocation", {});
+  r.variants(a);
+  r.note(
+      true,
+      "from version 0.34.1 on it is reported to take no ADAPTER line any more "
+      "(generative-computing/mellea#1651): merge the adapter into the model (weft export --model "
+      "BASE --adapter DIR --to ollama --out FOLDER)");
+  r.note(
+      true,
+      "older versions convert adapters of the architectures llama and gemma2 only; a GGUF adapter "
+      "(--to gguf-lora) avoids the converter");
   r.note(a.attention_qk,
          "by its source, its converter reorders A of q and k where B should be: prefer the GGUF "
          "adapter");
-  return r.take();
+  return r.take(a);
 }
 
 // server/lorax_server/adapters, docs/models/adapters/lora.md
@@ -196,14 +237,17 @@ ReaderReport lorax(const AdapterTraits& a) {
   r.misreads(a.trained_tokens, "trained token rows are never read", {kMerge});
   r.misreads(a.changed_base, "the adapter belongs to a base that its initialisation changed", {});
   r.misreads(a.experts, "target_parameters is never read", {kMerge});
+  r.misreads(a.activated,
+             "activated LoRA (aLoRA) is applied to every token, not from its invocation", {});
+  r.variants(a);
   r.note(true, "ignores target modules that it does not support, with a warning in its log");
-  return r.take();
+  return r.take(a);
 }
 
 ReaderReport transformers(const AdapterTraits& a) {
   Reasons r("transformers");
   r.note(a.changed_base, "PEFT changes the base again when it loads the adapter");
-  return r.take();
+  return r.take(a);
 }
 
 }  // namespace

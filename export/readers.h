@@ -31,7 +31,18 @@ struct AdapterTraits {
   bool head = false;            ///< Factors of lm_head.
   bool embedding = false;       ///< Factors of an embedding.
   bool attention_qk = false;    ///< Factors of q_proj or k_proj.
-  std::int64_t rank = 0;        ///< The largest.
+  bool activated = false;       ///< aLoRA: works from its invocation tokens on.
+  bool block_diagonal = false;  ///< use_bdlora
+  bool replicated = false;      ///< layer_replication
+  /// Other variants of LoRA by the key that turns them on ("use_qalora").
+  std::vector<std::string> variants{};
+
+  /// What weft itself cannot read, so that none of its commands is a way out.
+  [[nodiscard]] bool is_foreign() const {
+    return other_method || changed_base || activated || block_diagonal || replicated ||
+           !variants.empty();
+  }
+  std::int64_t rank = 0;  ///< The largest.
 };
 
 /// InputError when the directory holds no PEFT adapter, or no pair of factors.

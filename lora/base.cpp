@@ -35,7 +35,7 @@ std::vector<Module> linear_modules(const checkpoint::Checkpoint& base) {
   for (const checkpoint::TensorInfo& tensor : base.tensors()) {
     if (tensor.shape.size() != 2 || !tensor.name.ends_with(kWeight)) continue;
     const std::string path = tensor.name.substr(0, tensor.name.size() - kWeight.size());
-    if (is_embedding_or_head(path)) continue;
+    if (is_embedding_or_head(path) || is_lookup_table(path)) continue;
     const bool input_first = stores_input_first(base, path);
     modules.push_back({path, tensor.shape[input_first ? 0 : 1], tensor.shape[input_first ? 1 : 0]});
   }

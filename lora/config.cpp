@@ -21,9 +21,11 @@ constexpr std::string_view kPeftVersion = "0.21.2";
 
 /// Keys that change no number of an adapter that is applied as it is: how it was made, what it is
 /// called, settings of features that are off.
-constexpr std::array<std::string_view, 9> kWithoutEffect{
-    "auto_mapping",      "eva_config",     "inference_mode",   "megatron_core", "peft_version",
-    "qalora_group_size", "runtime_config", "base_model_class", "parent_library"};
+constexpr std::array<std::string_view, 11> kWithoutEffect{
+    "auto_mapping", "eva_config", "inference_mode", "megatron_core", "peft_version",
+    "qalora_group_size", "runtime_config", "base_model_class", "parent_library",
+    // Learning rates of ms-swift's LoRA+, which it writes beside PEFT's keys.
+    "lorap_lr_ratio", "lorap_emb_lr"};
 
 /// Keys of AdapterExtras that are null where they are not used.
 constexpr std::array<const char*, 3> kNullExtras{"modules_to_save", "target_parameters",
@@ -176,8 +178,8 @@ class Field {
 void require_unchanged_base(const Field& field, std::string_view where) {
   const Json& value = field.json();
   if (value.is_null() || value.is_boolean()) return;
-  // These start from the untouched base. MiCA too, but it freezes B and is not plain LoRA.
-  static constexpr std::array<std::string_view, 3> kPlain{"gaussian", "eva", "orthogonal"};
+  // These start from the untouched base, so that A and B are all of the update.
+  static constexpr std::array<std::string_view, 4> kPlain{"gaussian", "eva", "orthogonal", "mica"};
   const std::string method = field.text();
   if (std::ranges::find(kPlain, method) != kPlain.end()) return;
   throw InputError(
@@ -187,11 +189,15 @@ void require_unchanged_base(const Field& field, std::string_view where) {
       where, checkpoint::printable(method));
 }
 
+/// What the adapted model is used for says nothing about the factors; what a task trains besides
+/// them (a classifier's head) is a tensor of the file, and named where it has no place.
 void require_task(const Field& field, std::string_view where) {
+  static constexpr std::array<std::string_view, 6> kTasks{
+      "CAUSAL_LM", "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"};
   const std::string task = field.text_or_null();
-  if (task.empty() || task == "CAUSAL_LM") return;
-  throw InputError("{}: task_type {} is not supported; weft reads adapters of CAUSAL_LM models",
-                   where, checkpoint::printable(task));
+  if (task.empty() || std::ranges::find(kTasks, task) != kTasks.end()) return;
+  throw InputError("{}: task_type {} is unknown; PEFT has {}", where, checkpoint::printable(task),
+                   fmt::join(kTasks, ", "));
 }
 
 std::string bias_kind(const Field& field) {
@@ -240,17 +246,18 @@ bool apply_extra(AdapterExtras& extras, const Field& field) {
 /// Applies a key that weft knows; false for any other.
 bool apply(AdapterConfig& config, const Field& field) {
   const std::string& key = field.key();
+  const bool null = field.json().is_null();  // Written by trainers for "not set".
   if (key == "r") {
     config.r = field.integer(1, kMaxRank);
   } else if (key == "lora_alpha") {
     config.lora_alpha = field.number();
   } else if (key == "lora_dropout") {
-    config.lora_dropout = field.number();
+    config.lora_dropout = null ? 0 : field.number();
     if (config.lora_dropout < 0 || config.lora_dropout > 1) field.wanted("in 0..1");
   } else if (key == "use_rslora") {
-    config.use_rslora = field.boolean();
+    config.use_rslora = !null && field.boolean();
   } else if (key == "fan_in_fan_out") {
-    config.fan_in_fan_out = field.boolean();
+    config.fan_in_fan_out = !null && field.boolean();
   } else if (key == "target_modules") {
     config.target_modules = field.targets();
   } else if (key == "exclude_modules") {
@@ -329,14 +336,11 @@ AdapterConfig parse_config(std::string_view text, std::string_view where) {
   const Json json = parse_json(text, where);
   if (!json.is_object()) throw InputError("{}: must hold an object, found {}", where, shown(json));
   const auto type = json.find("peft_type");
-  if (type == json.end() && (json.contains("lora_parameters") || json.contains("fine_tune_type"))) {
-    throw InputError(
-        "{}: is the configuration of an adapter of mlx-lm, whose factors have other names and "
-        "shapes; convert the adapter to PEFT first",
-        where);
-  }
   if (type == json.end()) {
-    throw InputError("{}: has no 'peft_type'; is it the configuration of a PEFT adapter?", where);
+    const bool mlx = json.contains("fine_tune_type") || json.contains("lora_parameters");
+    throw InputError("{}: has no 'peft_type'; {}", where,
+                     mlx ? "it is an adapter of mlx-lm, which has to be converted to PEFT first"
+                         : "is it the configuration of a PEFT adapter?");
   }
   if (*type != "LORA") {
     throw InputError("{}: peft_type {} is not supported; weft reads LORA", where, shown(*type));
@@ -386,7 +390,7 @@ std::string config_text(const AdapterConfig& config, const std::vector<Target>& 
     json["alpha_pattern"][key] = number_json(alpha);
   json["target_modules"] = config.target_modules.all_linear() ? resolved_names(targets)
                                                               : targets_json(config.target_modules);
-  return json.dump(2, ' ', true, Json::error_handler_t::replace);
+  return json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
 }  // namespace weft::lora

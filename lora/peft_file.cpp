@@ -282,6 +282,13 @@ std::vector<float> PeftFile::bias(std::size_t index) const {
   return key.empty() ? std::vector<float>() : numbers(key);
 }
 
+std::vector<std::string> PeftFile::pair_keys(std::size_t index) const {
+  const Names& names = names_.at(index);
+  std::vector<std::string> keys{names.a, names.b};
+  if (!names.magnitude.empty()) keys.push_back(names.magnitude);
+  return keys;
+}
+
 std::vector<KeyUse> PeftFile::keys() const {
   std::vector<KeyUse> uses;
   for (std::size_t i = 0; i < targets_.size(); ++i) {

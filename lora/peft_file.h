@@ -60,6 +60,10 @@ class PeftFile {
   /// "F32", "F16" or "BF16", or several joined by "+".
   [[nodiscard]] std::string storage() const;
 
+  /// The tensors of the file that load(index) and magnitude(index) read.
+  [[nodiscard]] std::vector<std::string> pair_keys(std::size_t index) const;
+  /// The tensor that bias(index) reads; empty without.
+  [[nodiscard]] const std::string& bias_key(std::size_t index) const { return names_[index].bias; }
   /// Every tensor of the file, in order of key.
   [[nodiscard]] std::vector<KeyUse> keys() const;
 

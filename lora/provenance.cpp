@@ -49,7 +49,8 @@ std::optional<Provenance> read_provenance(const std::filesystem::path& directory
 void write_provenance(const Provenance& provenance, const std::filesystem::path& directory) {
   nlohmann::json json = {{"format", kFormat}, {"more", provenance.more}};
   for (const Entry& entry : kEntries) json[entry.key] = provenance.*entry.member;
-  core::write_text(directory / kProvenanceFile, json.dump(2, ' ', true) + "\n");
+  core::write_text(directory / kProvenanceFile,
+                   json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace weft::lora

@@ -128,6 +128,12 @@ bool is_embedding_or_head(std::string_view path) {
   return std::ranges::find(kNames, last_name(path)) != kNames.end();
 }
 
+bool is_lookup_table(std::string_view path) {
+  const std::string_view name = last_name(path);
+  return name.starts_with("embed_") || name.ends_with("_embed") || name.ends_with("embedding") ||
+         name.ends_with("embeddings") || name == "relative_attention_bias";
+}
+
 TargetRule::TargetRule(const AdapterConfig& config) : config_(config) {
   const Targets& targets = config.target_modules;
   if (targets.empty() && config.extras.target_parameters.empty()) {

@@ -68,4 +68,8 @@ class TargetRule {
 /// transformers (embed_tokens, wte, lm_head, ...).
 [[nodiscard]] bool is_embedding_or_head(std::string_view path);
 
+/// True when the last name says that the module looks rows up, and multiplies nothing: positions,
+/// token types ("position_embedding", "pos_embed").
+[[nodiscard]] bool is_lookup_table(std::string_view path);
+
 }  // namespace weft::lora

@@ -212,11 +212,11 @@ class BiasDeltas : public RowDeltas {
   std::vector<double> deltas_;
 };
 
-/// weight * scale * B_e A_e for every expert e of a stack; a row of the tensor is an expert.
+/// weight * scale * B_e A_e for every expert e of a stack, whose rows follow each other expert by
+/// expert.
 class ExpertsDeltas : public RowDeltas {
  public:
-  ExpertsDeltas(lora::Factors factors, double weight, std::int64_t width, bool transposed)
-      : target_(factors.target), width_(width) {
+  ExpertsDeltas(lora::Factors factors, double weight, bool transposed) : target_(factors.target) {
     const std::int64_t rank = target_.rank;
     for (std::int64_t e = 0; e < target_.experts; ++e) {
       lora::Factors own{target_, {}, {}};
@@ -235,28 +235,25 @@ class ExpertsDeltas : public RowDeltas {
   }
 
   [[nodiscard]] std::int64_t rank() const noexcept override { return target_.rank; }
-  [[nodiscard]] std::int64_t stride() const noexcept override { return width_; }
+  [[nodiscard]] std::int64_t stride() const noexcept override { return experts_.front().stride(); }
 
   void compute(std::int64_t begin, std::span<double> out) const override {
-    std::vector<double> block;
-    const std::int64_t end = std::min(begin + kRowBlock, target_.experts);
-    for (std::int64_t e = begin; e < end; ++e) {
-      const Update& update = experts_[index(e)];
-      block.resize(index(kRowBlock * update.stride()));
-      double* to = out.data() + (e - begin) * width_;
-      for (std::int64_t row = 0; row < update.rows(); row += kRowBlock) {
-        update.compute(row, block);
-        for (std::int64_t i = row; i < std::min(update.rows(), row + kRowBlock); ++i) {
-          std::copy_n(block.data() + (i - row) * update.stride(), update.columns(),
-                      to + i * update.columns());
-        }
-      }
+    const std::int64_t rows = experts_.front().rows();  // Of one expert.
+    const std::int64_t within = begin % rows;
+    experts_[index(begin / rows)].compute(within, out);
+    if (within + kRowBlock <= rows) return;
+    // The block goes on in the next experts, row by row: they are rarely fewer than a block.
+    std::vector<double> block(index(kRowBlock * stride()));
+    for (std::int64_t i = rows - within; i < kRowBlock; ++i) {
+      const std::int64_t row = begin + i;
+      if (row >= rows * target_.experts) return;
+      experts_[index(row / rows)].compute(row % rows, block);
+      std::copy_n(block.data(), stride(), out.data() + i * stride());
     }
   }
 
  private:
   lora::Target target_;
-  std::int64_t width_;
   std::vector<Update> experts_;
 };
 
@@ -337,18 +334,23 @@ std::unique_ptr<const RowDeltas> part_of(const Checkpoint& base, const Change& c
 
 std::unique_ptr<const RowDeltas> make_deltas(const Checkpoint& base,
                                              std::span<const WeightedAdapter> adapters,
-                                             const Change& change) {
+                                             const Change& change, std::vector<UsedKey>* used) {
   std::vector<Term> terms;  // Of plain pairs: one product of all factors side by side.
   Update::Layout layout = Update::Layout::kOutIn;
   std::vector<std::unique_ptr<const RowDeltas>> parts;
   for (const Use& use : change.uses) {
     const WeightedAdapter& adapter = adapters[use.adapter];
+    if (used != nullptr) {
+      for (const std::string& key : keys_of(*adapter.file, use)) {
+        used->push_back({adapter.file->directory().string(), key});
+      }
+    }
     if (use.part == Part::kPair && change.info->shape.size() == 3) {
       lora::Factors factors = adapter.file->load(use.target);
       const bool transposed =
           stores_experts_input_first(base, change.info->shape, factors.target.module);
-      parts.push_back(std::make_unique<ExpertsDeltas>(std::move(factors), adapter.weight,
-                                                      change.info->row_elements(), transposed));
+      parts.push_back(
+          std::make_unique<ExpertsDeltas>(std::move(factors), adapter.weight, transposed));
       continue;
     }
     if (use.part != Part::kPair || adapter.file->config().extras.use_dora) {

@@ -16,9 +16,12 @@ namespace weft::merge {
 /// - bias of B:    scale b;
 /// - rows, whole tensors: T - W; exactly T where nothing else changes the row and the weight is 1.
 ///
+/// The tensors that are read for it are appended to `used` as they are (null: nobody asks); their
+/// `tensor` is empty.
+///
 /// `change.uses` is not empty. What `change` and `adapters` point to must outlive the result.
 [[nodiscard]] std::unique_ptr<const RowDeltas> make_deltas(
     const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters,
-    const Change& change);
+    const Change& change, std::vector<UsedKey>* used = nullptr);
 
 }  // namespace weft::merge

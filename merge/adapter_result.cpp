@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "core/version.h"
+#include "lora/peft_file.h"
 
 namespace weft::merge {
 
@@ -68,6 +70,31 @@ lora::Factors make_factors(const lora::Module& module, std::int64_t rank) {
   return factors;
 }
 
+namespace {
+
+/// Reads the folder as any reader does and holds every factor and scale against what was written.
+void check_adapter_written(const lora::Adapter& adapter, const std::filesystem::path& folder) {
+  const lora::PeftFile written = lora::PeftFile::open(folder);
+  bool same = written.targets().size() == adapter.factors.size();
+  for (std::size_t i = 0; same && i < adapter.factors.size(); ++i) {
+    const lora::Factors& wanted = adapter.factors[i];
+    const auto found =
+        std::ranges::find(written.targets(), wanted.target.module.path,
+                          [](const lora::Target& target) { return target.module.path; });
+    if (found == written.targets().end()) {
+      same = false;
+      continue;
+    }
+    const lora::Factors back =
+        written.load(static_cast<std::size_t>(found - written.targets().begin()));
+    same = back.a == wanted.a && back.b == wanted.b && back.target.scale == wanted.target.scale;
+  }
+  if (same) return;
+  throw NumericError("'{}' reads back otherwise than it was written", folder.string());
+}
+
+}  // namespace
+
 void write_adapter(lora::Adapter adapter, const AdapterReport& report,
                    const std::filesystem::path& out, core::Overwrite overwrite) {
   std::ranges::sort(adapter.factors, {},
@@ -86,7 +113,10 @@ void write_adapter(lora::Adapter adapter, const AdapterReport& report,
   }
   core::AtomicDirectory folder(out, overwrite);
   lora::write_peft(adapter, folder.path());
-  core::write_text(folder.path() / "merge.json", report_json(report).dump(2) + "\n");
+  core::write_text(
+      folder.path() / "merge.json",
+      report_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  check_adapter_written(adapter, folder.path());
   folder.commit();
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <mutex>
 
 #include "core/parallel.h"
 #include "merge/adapter_deltas.h"
@@ -54,28 +55,67 @@ RetainedShare measure(const Checkpoint& base, std::span<const WeightedAdapter> a
   return {tensor.name, share(own), share(half)};
 }
 
-/// True when no number that is written would come near F16's largest.
-bool fits_f16(const FoldPlan& plan) {
-  std::atomic<bool> fits{true};
-  for (const FoldPlan::Tensor& tensor : plan.tensors) {
-    const TensorInfo& info = *tensor.info;
-    const std::int64_t width = std::max<std::int64_t>(1, info.row_elements());
-    const std::int64_t grain = std::max<std::int64_t>(1, kScanElements / width);
-    core::parallel_for(info.rows(), grain, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<float> values;
-      for (std::int64_t at = begin; at < end && fits; at += grain) {
-        const std::int64_t last = std::min(end, at + grain);
-        values.resize(static_cast<std::size_t>((last - at) * info.row_elements()));
-        tensor.source->read_rows(info, at, last, values);
-        tensor.source->release(info, at, last);
-        if (std::ranges::any_of(values, [](float v) { return std::abs(v) > kLargestInF16; })) {
-          fits = false;
-        }
+/// Below it F16 has fewer digits than elsewhere, and from 2^-25 on none.
+constexpr float kSmallestNormalF16 = 0x1p-14F;
+/// What F16 may lose of a tensor for such numbers, root mean square relative to the tensor's: no
+/// more than it loses of any tensor by its rounding.
+constexpr double kLossInF16 = 1e-3;
+
+/// What writing one tensor as F16 would do to its numbers.
+struct HalfLoss {
+  std::atomic<bool> overflow{false};
+  std::mutex guard;
+  double error = 0;  ///< Squared, of numbers below kSmallestNormalF16.
+  double size = 0;   ///< Squared, of all.
+};
+
+void scan(const FoldPlan::Tensor& tensor, HalfLoss& loss) {
+  const TensorInfo& info = *tensor.info;
+  const std::int64_t width = std::max<std::int64_t>(1, info.row_elements());
+  const std::int64_t grain = std::max<std::int64_t>(1, kScanElements / width);
+  core::parallel_for(info.rows(), grain, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> values;
+    for (std::int64_t at = begin; at < end && !loss.overflow; at += grain) {
+      const std::int64_t last = std::min(end, at + grain);
+      values.resize(static_cast<std::size_t>((last - at) * info.row_elements()));
+      tensor.source->read_rows(info, at, last, values);
+      tensor.source->release(info, at, last);
+      double error = 0;
+      double size = 0;
+      for (const float value : values) {
+        const float magnitude = std::abs(value);
+        if (magnitude > kLargestInF16) loss.overflow = true;
+        size += static_cast<double>(value) * static_cast<double>(value);
+        if (magnitude >= kSmallestNormalF16 || magnitude == 0) continue;
+        const double lost = static_cast<double>(core::f16_to_float(core::float_to_f16(value))) -
+                            static_cast<double>(value);
+        error += lost * lost;
       }
-    });
-    if (!fits) return false;
+      const std::scoped_lock hold(loss.guard);
+      loss.error += error;
+      loss.size += size;
+    }
+  });
+}
+
+/// Why the numbers that are written, changed or not, do not fit F16; empty where they do.
+std::string loss_in_f16(const FoldPlan& plan) {
+  for (const FoldPlan::Tensor& tensor : plan.tensors) {
+    if (!tensor.copied.empty()) continue;
+    HalfLoss loss;
+    scan(tensor, loss);
+    if (loss.overflow) {
+      return fmt::format("'{}' of the base has numbers near or beyond F16's largest", tensor.name);
+    }
+    if (tensor.info->storage == checkpoint::Storage::kF16) continue;  // It is that already.
+    if (loss.error > kLossInF16 * kLossInF16 * loss.size) {
+      return fmt::format(
+          "F16 would take {:.1f} % of '{}' of the base, whose numbers are too small "
+          "for it",
+          100 * std::sqrt(loss.error / loss.size), tensor.name);
+    }
   }
-  return true;
+  return "";
 }
 
 const RetainedShare* worst(const TypeChoice& choice) {
@@ -101,8 +141,8 @@ TypeChoice choose_dtype(const Checkpoint& base, std::span<const WeightedAdapter>
   const bool enough = std::ranges::all_of(
       choice.tensors, [](const RetainedShare& tensor) { return tensor.f16 >= kRetainedEnough; });
   if (!enough) return choice;
-  choice.fits_f16 = fits_f16(plan);
-  if (choice.fits_f16) choice.dtype = core::DType::kF16;
+  choice.f16_loses = loss_in_f16(plan);
+  if (choice.f16_loses.empty()) choice.dtype = core::DType::kF16;
   return choice;
 }
 
@@ -119,9 +159,7 @@ std::string text_of(const TypeChoice& choice, const FoldPlan& plan, Rounding rou
     return fmt::format("{}: the type stays, with {} rounding of these", found, name_of(rounding));
   }
   if (*choice.dtype == core::DType::kF16) return found + ": F16, which keeps it, is written";
-  return found +
-         (choice.fits_f16 ? "" : ", and the base has numbers near or beyond F16's largest") +
-         ": F32 is written";
+  return found + (choice.f16_loses.empty() ? "" : ", and " + choice.f16_loses) + ": F32 is written";
 }
 
 }  // namespace weft::merge

@@ -24,7 +24,9 @@ struct RetainedShare {
 /// What `--dtype auto` found and chose.
 struct TypeChoice {
   std::vector<RetainedShare> tensors;  ///< The changed ones, in order of name.
-  bool fits_f16 = true;              ///< Only looked at where F16 would keep enough of the update.
+  /// Why F16 does not hold the base, in words; empty: it does. Only looked at where F16 would keep
+  /// enough of the update.
+  std::string f16_loses{};
   std::optional<core::DType> dtype;  ///< To write everything in; empty: the plan's types do.
 
   /// Tensors of which less than kRetainedEnough would be left in the plan's types.
@@ -33,9 +35,9 @@ struct TypeChoice {
 
 /// Measures what rounding to the plan's types leaves of each tensor's update, in at most 128 rows
 /// of it, and chooses: the plan's types where every tensor keeps 95 %, else F16 where every tensor
-/// does and the base's numbers are well within its range, else F32. One type is chosen for all,
-/// since a reader loads a model in the one type of its config.json. Reads the sampled rows, and all
-/// of the base once where F16 is considered.
+/// does and holds the numbers of the whole base, changed or not, else F32. One type is chosen for
+/// all, since a reader loads a model in the one type of its config.json. Reads the sampled rows,
+/// and all of the base once where F16 is considered.
 [[nodiscard]] TypeChoice choose_dtype(const checkpoint::Checkpoint& base,
                                       std::span<const WeightedAdapter> adapters,
                                       const FoldPlan& plan);

@@ -1,6 +1,7 @@
 #include "merge/certificate.h"
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 
 #include "checkpoint/json_file.h"
@@ -14,7 +15,9 @@ namespace fs = std::filesystem;
 
 constexpr const char* kOwnDigest = "certificate_sha256";
 
-std::string text_of(const nlohmann::json& json) { return json.dump(2) + "\n"; }
+std::string text_of(const nlohmann::json& json) {
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
 
 /// A member of the certificate; InputError when it is missing or of another type.
 template <typename Value>
@@ -42,6 +45,14 @@ void verify_itself(nlohmann::json json, const fs::path& certificate) {
                    certificate.string());
 }
 
+/// A name that stays inside the folder, whatever the certificate says.
+fs::path inside(const std::string& name, const fs::path& certificate) {
+  const fs::path path = fs::path(name).lexically_normal();
+  if (path.is_relative() && !path.empty() && *path.begin() != "..") return path;
+  throw InputError("'{}': the file '{}' lies outside the folder; the certificate is damaged",
+                   certificate.string(), name);
+}
+
 void verify_file(const fs::path& path, std::uint64_t bytes, const std::string& sha256) {
   std::error_code error;
   const auto found = fs::file_size(path, error);
@@ -55,14 +66,35 @@ void verify_file(const fs::path& path, std::uint64_t bytes, const std::string& s
                    sha256);
 }
 
-/// Weights that a reader would load and that nobody vouches for.
+/// Notes for people, which no program loads with the model.
+bool is_for_people(const fs::path& path) {
+  std::string name = path.filename();
+  std::ranges::transform(name, name.begin(),
+                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return name.ends_with(".md") || name.starts_with("license") || name.starts_with("notice") ||
+         name == ".gitattributes" || name == ".gitignore" || name == ".ds_store";
+}
+
+/// "sub/file" for every file of the folder, in order.
+std::vector<std::string> files_of(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_directory()) continue;
+    names.push_back(entry.path().lexically_relative(folder).generic_string());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+/// What was added may change the model as well as what was altered: a reader loads weights, a chat
+/// template, a tokenizer, an adapter or code because it is there.
 void refuse_unlisted(const fs::path& folder, const std::set<std::string>& listed) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename();
-    const bool weights = name.ends_with(".safetensors") || name.ends_with(".bin") ||
-                         name.ends_with(".safetensors.index.json");
-    if (!weights || listed.contains(name)) continue;
-    throw InputError("'{}' holds weights that merge.json does not list", entry.path().string());
+  for (const std::string& name : files_of(folder)) {
+    if (name == kCertificateFile || listed.contains(name) || is_for_people(name)) continue;
+    throw InputError(
+        "'{}' is not listed in merge.json: it was added after the merge, and may change what is "
+        "loaded; move it elsewhere, or merge again",
+        (folder / name).string());
   }
 }
 
@@ -95,10 +127,10 @@ CertificateCheck::Input verify_input(const std::string& path, const std::string&
 void write_certificate(MergeReport& report, const fs::path& folder) {
   std::set<std::string> listed;
   for (const WrittenFile& file : report.outputs) listed.insert(file.name);
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename();
+  for (const std::string& name : files_of(folder)) {
     if (listed.contains(name) || name == kCertificateFile) continue;
-    report.outputs.push_back({name, entry.file_size(), core::sha256_file(entry.path())});
+    report.outputs.push_back(
+        {name, fs::file_size(folder / name), core::sha256_file(folder / name)});
   }
   std::ranges::sort(report.outputs, {}, &WrittenFile::name);
   nlohmann::json json = report_json(report);
@@ -119,7 +151,7 @@ CertificateCheck verify_certificate(const fs::path& folder, VerifyInputs inputs)
   for (const auto& output : json.at("outputs")) {
     const auto name = member<std::string>(output, "file", certificate);
     const auto bytes = member<std::uint64_t>(output, "bytes", certificate);
-    verify_file(folder / fs::path(name).filename(), bytes,
+    verify_file(folder / inside(name, certificate), bytes,
                 member<std::string>(output, "sha256", certificate));
     listed.insert(name);
     result.files += 1;

@@ -39,9 +39,9 @@ struct CertificateCheck {
 enum class VerifyInputs { kNo, kYes };
 
 /// Holds a merged folder against its merge.json: the certificate itself, size and SHA-256 of every
-/// file, no weights beside those that it lists, one use of every tensor of every adapter; and the
-/// inputs, as far as they are where they were. InputError naming the file that differs, or saying
-/// that there is no certificate.
+/// file, no files beside those that it lists but notes for people, one use of every tensor of every
+/// adapter; and the inputs, as far as they are where they were. InputError naming the file that
+/// differs, or saying that there is no certificate.
 [[nodiscard]] CertificateCheck verify_certificate(const std::filesystem::path& folder,
                                                   VerifyInputs inputs = VerifyInputs::kYes);
 

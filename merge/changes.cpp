@@ -1,10 +1,10 @@
 #include "merge/changes.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <set>
 
+#include "checkpoint/roles.h"
 #include "core/error.h"
 #include "lora/targets.h"
 
@@ -15,7 +15,6 @@ using checkpoint::Checkpoint;
 using checkpoint::TensorInfo;
 using Part = Use::Part;
 
-constexpr std::string_view kHead = "lm_head.weight";
 constexpr std::string_view kWeight = ".weight";
 
 /// Numbers that are compared at a time.
@@ -53,12 +52,15 @@ bool equal_numbers(const Checkpoint& saved, const TensorInfo& info, const Checkp
 class Matcher {
  public:
   Matcher(const Checkpoint& base, std::span<const WeightedAdapter> adapters)
-      : base_(base), adapters_(adapters), embedding_(embedding_of(base)) {
-    base_tied_ = embedding_ != nullptr && base.find(kHead) == nullptr;
-  }
+      : base_(base),
+        adapters_(adapters),
+        roles_(checkpoint::roles_of(base)),
+        embedding_(roles_.embedding),
+        base_tied_(roles_.tied) {}
 
   Changes run() {
     for (std::size_t i = 0; i < adapters_.size(); ++i) collect(i);
+    require_known_roles();
     changes_.tied = base_tied_;
     if (base_tied_) settle_tie();
     for (auto& [name, change] : changes_.tensors) settle_source(name, change);
@@ -76,7 +78,7 @@ class Matcher {
   void collect(std::size_t index) {
     const lora::PeftFile& file = *adapters_[index].file;
     const auto add = [&](const std::string& tensor, std::size_t target, Part part) {
-      changes_.tensors[tensor].uses.push_back({index, target, part});
+      changes_.tensors[stored_name(tensor)].uses.push_back({index, target, part});
     };
     for (std::size_t t = 0; t < file.targets().size(); ++t) {
       const lora::Target& target = file.targets()[t];
@@ -91,13 +93,53 @@ class Matcher {
     }
   }
 
+  /// The base's name of a tensor: the head has that of its family, whatever the adapter calls it,
+  /// and an adapter of the model without its head leaves the beginning of all names away.
+  [[nodiscard]] std::string stored_name(const std::string& tensor) const {
+    const std::string_view prefix = checkpoint::optional_prefix(base_.config());
+    const std::string whole = std::string(prefix) + tensor;
+    if (base_.find(tensor) == nullptr && base_.find(whole) != nullptr) return whole;
+    const bool other = base_.find(tensor) == nullptr && checkpoint::is_head_name(tensor);
+    return other && !roles_.head_name.empty() ? roles_.head_name : tensor;
+  }
+
+  /// Embedding and head are changed only where it is known whether they are one matrix.
+  void require_known_roles() const {
+    if (!roles_.head_name.empty()) return;
+    for (const auto& [name, change] : changes_.tensors) {
+      if (!name.ends_with(kWeight)) continue;
+      const std::string path = name.substr(0, name.size() - kWeight.size());
+      const std::string_view last = lora::last_name(path);
+      if (!lora::is_embedding_or_head(path) || last == "wpe" || last == "embed_positions") continue;
+      const bool is_embedding = embedding_ != nullptr && embedding_->name == name;
+      if (is_embedding && base_tied_) continue;
+      throw InputError(
+          "adapter '{}' changes '{}', and weft does not know how a model of type '{}' ('{}') "
+          "stores "
+          "its output head, so that the change could be lost; state tie_word_embeddings in its "
+          "config.json, or fold the adapter with PEFT",
+          file_of(change.uses.front()).directory().string(), name,
+          base_.config().value("model_type", "unknown"), base_.path().string());
+    }
+  }
+
+  void note_without_effect(const Use& use, const std::string& why) {
+    const lora::PeftFile& file = file_of(use);
+    for (const std::string& key : keys_of(file, use)) {
+      changes_.without_effect.push_back({file.directory().string(), key, why});
+    }
+  }
+
   /// Every layer of the base that the configuration chooses has factors.
   void require_complete(const lora::PeftFile& adapter) const {
-    std::set<std::string_view> present;
-    for (const lora::Target& target : adapter.targets()) present.insert(target.module.path);
+    std::set<std::string> present;
+    for (const lora::Target& target : adapter.targets()) {
+      present.insert(stored_name(lora::weight_name(target)));
+    }
     const lora::TargetRule rule(adapter.config());
     for (const lora::Module& module : lora::linear_modules(base_)) {
-      if (present.contains(module.path) || !rule.selects(module.path)) continue;
+      if (present.contains(module.path + std::string(kWeight))) continue;
+      if (!rule.selects(module.path)) continue;
       throw InputError(
           "adapter '{}' chooses '{}' in '{}' but has no factors for it; it is incomplete, or "
           "was trained on another model",
@@ -116,10 +158,14 @@ class Matcher {
   /// Decides whether embedding and head stay one matrix.
   void settle_tie() {
     const auto embedding = changes_.tensors.find(embedding_->name);
-    const auto head = changes_.tensors.find(std::string(kHead));
+    const auto head = changes_.tensors.find(roles_.head_name);
     const bool has_embedding = embedding != changes_.tensors.end();
     const bool has_head = head != changes_.tensors.end();
     if (has_embedding && has_head && same_change(embedding->second.uses, head->second.uses)) {
+      for (const Use& use : head->second.uses) {
+        note_without_effect(
+            use, fmt::format("(the same as of '{}', which is the head)", embedding_->name));
+      }
       changes_.tensors.erase(head);
       return;
     }
@@ -134,7 +180,12 @@ class Matcher {
     changes_.why = !has_head        ? "an adapter changes the embedding alone"
                    : !has_embedding ? "an adapter changes the output head alone"
                                     : "adapters change embedding and output head differently";
-    Change& own = changes_.tensors[std::string(kHead)];
+    if (roles_.head_name.empty()) {
+      throw InputError(
+          "{}, and weft does not know how a model of type '{}' ('{}') stores a head of its own",
+          changes_.why, base_.config().value("model_type", "unknown"), base_.path().string());
+    }
+    Change& own = changes_.tensors[roles_.head_name];
     if (!has_embedding) return;
     for (const Use& use : changes_.tensors.at(embedding_->name).uses) {
       if (use.part == Part::kRows) own.uses.push_back(use);  // A tied head has them too.
@@ -195,17 +246,21 @@ class Matcher {
   void settle_source(const std::string& name, Change& change) {
     change.source = &base_;
     change.info = base_.find(name);
-    if (change.info == nullptr && name == kHead) change.info = embedding_;
+    if (change.info == nullptr && is_head(name) && base_tied_) change.info = embedding_;
     std::erase_if(change.uses, [&](const Use& use) {
-      return use.part == Part::kSaved &&
-             equal_numbers(file_of(use).tensors(), saved_info(use), base_, change.info);
+      const bool equal = use.part == Part::kSaved &&
+                         equal_numbers(file_of(use).tensors(), saved_info(use), base_, change.info);
+      if (equal) note_without_effect(use, fmt::format("(equal to the base's '{}')", name));
+      return equal;
     });
     std::vector<Use> saved;
     std::ranges::copy_if(change.uses, std::back_inserter(saved),
                          [](const Use& use) { return use.part == Part::kSaved; });
     if (change.info == nullptr && saved.empty()) explain_missing(name, change);
     if (saved.empty()) return;
-    const bool fits = change.info != nullptr && change.info->shape == saved_info(saved[0]).shape;
+    const bool fits = change.info != nullptr && std::ranges::all_of(saved, [&](const Use& use) {
+                        return change.info->shape == saved_info(use).shape;
+                      });
     if (saved.size() == change.uses.size() && fits) return;  // Added as differences.
     const Use& use = saved.front();
     if (saved.size() > 1 || adapters_[use.adapter].weight != 1) {
@@ -214,9 +269,19 @@ class Matcher {
           "has another shape, or other changes belong on top of it); fold it alone, with weight 1",
           file_of(use).directory().string(), name);
     }
+    note_replacement(use, name);
     change.source = &file_of(use).tensors();
     change.info = &saved_info(use);
     std::erase_if(change.uses, [](const Use& item) { return item.part == Part::kSaved; });
+  }
+
+  /// The tensor takes the base's place before anything is added to it.
+  void note_replacement(const Use& use, const std::string& name) {
+    note_without_effect(use, fmt::format("(takes the place of '{}')", name));
+  }
+
+  [[nodiscard]] bool is_head(const std::string& name) const {
+    return !roles_.head_name.empty() && name == roles_.head_name;
   }
 
   [[noreturn]] void explain_missing(const std::string& name, const Change& change) const {
@@ -246,7 +311,7 @@ class Matcher {
       }
     }
     const bool whole_embedding = embedding_ != nullptr && embedding_->name == name;
-    if (change.source == &base_ || whole_embedding || name == kHead) return;
+    if (change.source == &base_ || whole_embedding || is_head(name)) return;
     const TensorInfo* const info = base_.find(name);
     if (info != nullptr && info->shape == change.info->shape) return;
     throw InputError("{}: '{}' has shape [{}], the base '{}' {}", change.info->file.string(),
@@ -292,9 +357,10 @@ class Matcher {
       return found == changes_.tensors.end() ? otherwise.rows() : found->second.info->rows();
     };
     const std::int64_t rows = rows_of(embedding_->name, *embedding_);
-    const TensorInfo* const head = base_.find(kHead);
+    const TensorInfo* const head = roles_.head;
+    const bool separate = !changes_.tied && (head != nullptr || changes_.untied);
     const std::int64_t head_rows =
-        changes_.tied ? rows : rows_of(kHead, head == nullptr ? *embedding_ : *head);
+        separate ? rows_of(roles_.head_name, head == nullptr ? *embedding_ : *head) : rows;
     if (rows != head_rows && (rows != embedding_->rows() || changes_.untied)) {
       throw InputError(
           "the adapters give the embedding {} rows and the output head {}; a resized vocabulary "
@@ -306,6 +372,7 @@ class Matcher {
 
   const Checkpoint& base_;
   std::span<const WeightedAdapter> adapters_;
+  checkpoint::Roles roles_;
   const TensorInfo* embedding_;
   bool base_tied_ = false;
   Changes changes_;
@@ -313,15 +380,17 @@ class Matcher {
 
 }  // namespace
 
-const TensorInfo* embedding_of(const Checkpoint& base) {
-  static constexpr std::array<std::string_view, 4> kNames{"embed_tokens", "wte", "embed_in",
-                                                          "word_embeddings"};
-  for (const TensorInfo& tensor : base.tensors()) {
-    if (tensor.shape.size() != 2 || !tensor.name.ends_with(kWeight)) continue;
-    const std::string_view path(tensor.name.data(), tensor.name.size() - kWeight.size());
-    if (std::ranges::find(kNames, lora::last_name(path)) != kNames.end()) return &tensor;
+std::vector<std::string> keys_of(const lora::PeftFile& file, const Use& use) {
+  switch (use.part) {
+    case Part::kBias: return {file.bias_key(use.target)};
+    case Part::kRows: return {file.rows()[use.target].key};
+    case Part::kSaved: return {file.saved()[use.target].key};
+    default: return file.pair_keys(use.target);
   }
-  return nullptr;
+}
+
+const TensorInfo* embedding_of(const Checkpoint& base) {
+  return checkpoint::roles_of(base).embedding;
 }
 
 Changes match_changes(const Checkpoint& base, std::span<const WeightedAdapter> adapters) {

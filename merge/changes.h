@@ -37,23 +37,36 @@ struct Change {
   std::vector<Use> uses;
 };
 
+/// A tensor of an adapter's file and what became of it.
+struct UsedKey {
+  std::string adapter;  ///< Its folder.
+  std::string key;
+  std::string tensor{};  ///< Of the output; in brackets why it changes none.
+};
+
+/// The tensors of the adapter's file that a part is read from.
+[[nodiscard]] std::vector<std::string> keys_of(const lora::PeftFile& file, const Use& use);
+
 /// All that adapters change of a base.
 struct Changes {
   std::map<std::string, Change> tensors;  ///< By name in the output.
-  bool tied = false;    ///< The output's head is its embedding (no "lm_head.weight").
+  std::vector<UsedKey> without_effect;    ///< What an adapter holds and changes nothing.
+  bool tied = false;    ///< The output's head is its embedding: it has none of its own.
   bool untied = false;  ///< The base's was, and the output's is not.
   std::string why;      ///< Of `untied`, for people.
   std::optional<std::int64_t> vocabulary;  ///< Rows of the embedding, where they changed.
 };
 
-/// Matches adapters with a base. Every tensor of every adapter is used exactly once; one that is
+/// Matches adapters with a base, whose embedding and head are those of its family
+/// (checkpoint/roles.h). Every tensor of every adapter is used exactly once; one that is
 /// saved whole and equals the base's changes nothing.
 ///
 /// A base whose head is its embedding stays so when adapters change rows only (trained tokens), or
 /// embedding and head in the same way; when they change one of them, or both differently, the
 /// output has a head of its own. (PEFT's merge changes the shared matrix: both are then wrong.)
 ///
-/// Errors as of plan_fold().
+/// Errors as of plan_fold(); InputError where an adapter changes the embedding or the head of a
+/// model that does not say whether they are one.
 [[nodiscard]] Changes match_changes(const checkpoint::Checkpoint& base,
                                     std::span<const WeightedAdapter> adapters);
 

@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
+#include "checkpoint/json_file.h"
+#include "checkpoint/roles.h"
 #include "core/error.h"
+#include "core/output_claim.h"
 #include "merge/beside.h"
 #include "merge/certificate.h"
 #include "merge/combine_plan.h"
@@ -34,10 +38,11 @@ core::DType common_dtype(const TensorGroup& group) {
 }
 
 /// A group with the adapters' updates loaded, and what the method makes of it.
-std::unique_ptr<const RowDeltas> evaluate(const Method& method, const GroupPlan& plan) {
+std::unique_ptr<const RowDeltas> evaluate(const Method& method, const GroupPlan& plan,
+                                          std::vector<UsedKey>& used) {
   TensorGroup group = plan.group;
   for (std::size_t i = 0; i < group.inputs.size(); ++i) {
-    group.inputs[i] = plan.models[i]->input(*group.inputs[i].info);
+    group.inputs[i] = plan.models[i]->input(*group.inputs[i].info, used);
   }
   return method.deltas(std::move(group));
 }
@@ -48,14 +53,17 @@ std::vector<OutputTensor> outputs_of(const CombinePlan& plan, const Method& meth
   std::vector<OutputTensor> outputs;
   for (const GroupPlan& tensor : plan.tensors) {
     const TensorInput& reference = tensor.group.reference();
-    OutputTensor output{tensor.group.name,
-                        reference.model,
-                        reference.info,
-                        dtype.value_or(common_dtype(tensor.group)),
-                        [&method, &tensor] { return evaluate(method, tensor); },
-                        {},
-                        rounding,
-                        seed};
+    OutputTensor output{
+        tensor.group.name,
+        reference.model,
+        reference.info,
+        dtype.value_or(common_dtype(tensor.group)),
+        [&method, &tensor](std::vector<UsedKey>& used) { return evaluate(method, tensor, used); },
+        {},
+        rounding,
+        seed,
+        tensor.copied};
+    if (!tensor.copied.empty()) output.change = nullptr;
     for (const TensorInput& input : tensor.group.inputs) {
       output.reads.emplace_back(input.model, input.info);
     }
@@ -78,8 +86,8 @@ nlohmann::json vocabulary(const Checkpoint& model) {
     return words;
   }
   throw InputError(
-      "'{}' has no tokenizer.json, so its tokens cannot be compared with the base's "
-      "(tokenizer: base)",
+      "'{}' has no tokenizer.json, so its tokens cannot be compared with those of the other models "
+      "(tokenizer_source)",
       model.path().string());
 }
 
@@ -88,10 +96,94 @@ void require_same_tokens(const Checkpoint& donor, const OpenModels& models) {
   for (const OpenModel& model : models.all()) {
     if (model.checkpoint.get() == &donor || vocabulary(*model.checkpoint) == words) continue;
     throw InputError(
-        "'{}' does not have the tokens of the base '{}'; weft does not permute "
-        "embeddings",
+        "'{}' does not have the tokens of '{}'; weft does not permute embeddings, so that "
+        "tokenizer_source works only where the tokenizers are identical",
         model.reference.text(), donor.path().string());
   }
+}
+
+/// What a tokenizer is made of, and not the model.
+bool is_tokenizer_file(const fs::path& path) {
+  const std::string name = path.filename();
+  return name.starts_with("tokenizer") || name.starts_with("vocab") || name == "merges.txt" ||
+         name == "special_tokens_map.json" || name == "added_tokens.json" ||
+         name.starts_with("chat_template") || name.ends_with(".model") || name == "tekken.json";
+}
+
+/// The files of the tokenizer that a recipe names take the place of the donor's.
+void write_tokenizer_of(const Checkpoint& source, const fs::path& folder) {
+  for (const fs::path& file : source.side_files()) {
+    if (!is_tokenizer_file(file) || file.parent_path() != source.path()) continue;
+    core::write_text(folder / file.filename(), core::read_text(file));
+  }
+}
+
+/// A model's chat template as transformers finds it; empty: none, or several.
+std::string chat_template_of(const Checkpoint& model) {
+  const fs::path own = model.path() / "chat_template.jinja";
+  if (fs::exists(own)) return core::read_text(own);
+  const fs::path config = model.path() / "tokenizer_config.json";
+  if (!fs::exists(config)) return "";
+  const nlohmann::json json = checkpoint::read_json_object(config);
+  const auto found = json.find("chat_template");
+  return found != json.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+/// The template that most of the models have, the first of as many; empty where none has any.
+std::string most_common_template(const OpenModels& models) {
+  std::vector<std::pair<std::string, std::size_t>> counts;
+  for (const OpenModel& model : models.all()) {
+    const std::string text = chat_template_of(*model.checkpoint);
+    if (text.empty()) continue;
+    const auto known = std::ranges::find(counts, text, [](const auto& item) { return item.first; });
+    if (known == counts.end()) {
+      counts.emplace_back(text, 1);
+    } else {
+      known->second += 1;
+    }
+  }
+  const auto most =
+      std::ranges::max_element(counts, {}, [](const auto& item) { return item.second; });
+  return most == counts.end() ? "" : most->first;
+}
+
+/// Writes the recipe's template where every reader looks first.
+void write_chat_template(const Recipe& recipe, const OpenModels& models, const fs::path& folder,
+                         const core::Log& log) {
+  if (!recipe.chat_template) return;
+  const std::string text =
+      *recipe.chat_template == "auto" ? most_common_template(models) : *recipe.chat_template;
+  if (text.empty()) {
+    core::tell(log, core::Level::kWarning,
+               "chat_template: auto finds no template in any of the models; none is written");
+    return;
+  }
+  core::write_text(folder / "chat_template.jinja", text);
+}
+
+/// Checks what the recipe says of the tokenizer; the model whose files are written in the end, or
+/// null for the donor.
+const Checkpoint* tokenizer_source(const Recipe& recipe, const OpenModel& donor,
+                                   const OpenModels& models) {
+  const checkpoint::TensorInfo* const embedding = donor.roles.embedding;
+  if (recipe.pad_to_multiple_of > 1 &&
+      (embedding == nullptr || embedding->rows() % recipe.pad_to_multiple_of != 0)) {
+    throw InputError(
+        "tokenizer.pad_to_multiple_of: {}: the embedding has {} rows, which is no multiple, and "
+        "weft adds none",
+        recipe.pad_to_multiple_of, embedding == nullptr ? 0 : embedding->rows());
+  }
+  if (!recipe.same_tokens) return nullptr;
+  require_same_tokens(*donor.checkpoint, models);
+  if (!recipe.tokenizer_from) return nullptr;
+  const auto found = std::ranges::find_if(models.all(), [&](const OpenModel& model) {
+    return model.reference.model == recipe.tokenizer_from->model;
+  });
+  if (found == models.all().end()) {
+    throw ConfigError("tokenizer source '{}' is none of the recipe's models",
+                      recipe.tokenizer_from->text());
+  }
+  return found->checkpoint.get();
 }
 
 /// The model that configuration and tokenizer come from: the base, or the first.
@@ -103,9 +195,18 @@ const OpenModel& donor_of(const Recipe& recipe, const OpenModels& models) {
   return models.all().front();
 }
 
+/// The part of a configuration that describes the layers: models of several parts have one for the
+/// text.
+template <typename Json>
+Json& layers_config(Json& config) {
+  const auto text = config.find("text_config");
+  return text != config.end() && text->is_object() ? *text : config;
+}
+
 /// Layers may have been left out or repeated: their number, and lists with an entry for each.
-void set_layers(nlohmann::json& config, const CombinePlan& plan, const Checkpoint& donor) {
+void set_layers(nlohmann::json& whole, const CombinePlan& plan, const Checkpoint& donor) {
   const auto before = static_cast<std::size_t>(layer_count(donor));
+  nlohmann::json& config = layers_config(whole);
   for (const char* key : {"num_hidden_layers", "n_layer", "num_layers"}) {
     if (config.contains(key)) config[key] = plan.layers.size();
   }
@@ -113,7 +214,7 @@ void set_layers(nlohmann::json& config, const CombinePlan& plan, const Checkpoin
   if (types == config.end() || !types->is_array() || types->size() != before) return;
   nlohmann::json list = nlohmann::json::array();
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
-    const nlohmann::json& own = plan.layer_models[i]->checkpoint->config();
+    const nlohmann::json& own = layers_config(plan.layer_models[i]->checkpoint->config());
     const auto index = static_cast<std::size_t>(plan.layers[i]);
     const bool known = own.contains("layer_types") && index < own.at("layer_types").size();
     list.push_back(known ? own.at("layer_types").at(index)
@@ -126,7 +227,8 @@ nlohmann::json output_config(const CombinePlan& plan, const Checkpoint& donor,
                              const core::Log& log) {
   nlohmann::json config = donor.config();
   set_layers(config, plan, donor);
-  if (!plan.tied && config.value("tie_word_embeddings", false)) {
+  // Said also where the key is missing: a family may tie by default.
+  if (!plan.tied && checkpoint::ties_head(config, donor.path().string())) {
     config["tie_word_embeddings"] = false;
     core::tell(log, core::Level::kInfo,
                "some of the models have an output head of their own: the merged one does too "
@@ -188,19 +290,19 @@ MergeReport combine_models(const CombineRequest& request, const FoldControl& con
                            const core::Log& log) {
   const auto start = std::chrono::steady_clock::now();
   const Recipe& recipe = request.recipe;
-  std::vector<fs::path> paths;
+  std::vector<fs::path> paths{request.recipe_file};
   for (const RecipeSlice& slice : recipe.slices) {
     for (const RecipeSource& source : slice.sources) {
       paths.push_back(source.model.model);
       if (!source.model.adapter.empty()) paths.push_back(source.model.adapter);
     }
   }
-  refuse_to_replace_input(request.out, paths);
-  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
+  core::claim_output({request.out, core::OutputKind::kFolder}, paths, request.overwrite);
   const OpenModels models(recipe, log);
   for (const OpenModel& model : models.all()) refuse_quantised_config(*model.checkpoint);
   const OpenModel& donor = donor_of(recipe, models);
-  if (recipe.base_tokenizer) require_same_tokens(*donor.checkpoint, models);
+  for (const std::string& idle : recipe.idle) core::tell(log, core::Level::kWarning, idle);
+  const Checkpoint* const tokens = tokenizer_source(recipe, donor, models);
   const CombinePlan plan = plan_combine(recipe, models, request.seed);
   const auto dtype = request.dtype ? request.dtype : recipe.dtype;
   const Rounding rounding = rounding_of(request);
@@ -210,9 +312,12 @@ MergeReport combine_models(const CombineRequest& request, const FoldControl& con
   std::map<core::DType, std::int64_t> numbers;
   MergeReport totals;
   for (const OutputTensor& output : outputs) {
-    tensors.push_back({output.name, std::string(core::name_of(output.dtype)), output.info->shape});
+    tensors.push_back(
+        {output.name,
+         output.copied.empty() ? std::string(core::name_of(output.dtype)) : output.copied,
+         output.info->shape});
     totals.bytes += tensors.back().bytes();
-    numbers[output.dtype] += output.info->elements();
+    if (output.copied.empty()) numbers[output.dtype] += output.info->elements();
   }
   const auto shards = checkpoint::plan_shards(std::move(tensors), request.max_shard_bytes);
   const auto embedded = embedded_files(*donor.checkpoint);
@@ -223,19 +328,22 @@ MergeReport combine_models(const CombineRequest& request, const FoldControl& con
 
   MergeReport report;
   Written written;
-  run_beside(
-      control,
-      [&] {
-        report = describe(request, models, donor, log);
-        resume.set_digest(digest_of(report.models));
-      },
-      [&](const FoldControl& watched) {
-        written = resume.write(
-            [&](std::span<const checkpoint::Shard> part, const FoldControl& of_part) {
-              return write_tensors(outputs, part, folder.path(), of_part);
-            },
-            watched);
-      });
+  const auto stream = [&] {
+    run_beside(
+        control,
+        [&] {
+          report = describe(request, models, donor, log);
+          resume.set_digest(digest_of(report.models));
+        },
+        [&](const FoldControl& watched) {
+          written = resume.write(
+              [&](std::span<const checkpoint::Shard> part, const FoldControl& of_part) {
+                return write_tensors(outputs, part, folder.path(), of_part);
+              },
+              watched);
+        });
+  };
+  resume.guard(folder, stream);
   resume.finish();
   report.dtype =
       std::ranges::max_element(numbers, {}, [](const auto& item) { return item.second; })->first;
@@ -247,6 +355,26 @@ MergeReport combine_models(const CombineRequest& request, const FoldControl& con
   core::write_text(folder.path() / "config.json",
                    config_text(output_config(plan, *donor.checkpoint, log), report.dtype, false));
   write_side_files(*donor.checkpoint, embedded, folder.path());
+  if (tokens != nullptr) write_tokenizer_of(*tokens, folder.path());
+  write_chat_template(recipe, models, folder.path(), log);
+  std::vector<std::string> names;
+  std::set<std::pair<std::string, std::string>> read;  // Of each adapter, with its model.
+  std::vector<UsedKey> without_effect;
+  for (const GroupPlan& tensor : plan.tensors) {
+    names.push_back(tensor.group.name);
+    for (std::size_t i = 0; i < tensor.models.size(); ++i) {
+      read.emplace(tensor.models[i]->reference.adapter.string(), tensor.group.inputs[i].info->name);
+    }
+  }
+  for (const OpenModel& model : models.all()) {
+    without_effect.insert(without_effect.end(), model.without_effect.begin(),
+                          model.without_effect.end());
+  }
+  check_written(folder.path(), names, false, written.samples);
+  account_for_keys(report, without_effect,
+                   [&](const std::string& adapter, const std::string& tensor) {
+                     return !read.contains({adapter, tensor});
+                   });
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   write_certificate(report, folder.path());
   folder.commit();

@@ -18,6 +18,7 @@ struct CombineRequest {
   std::uint64_t max_shard_bytes = checkpoint::kDefaultShardBytes;
   core::Overwrite overwrite = core::Overwrite::kRefuse;
   bool allow_other_base = false;
+  std::filesystem::path recipe_file{};  ///< Where the recipe was read from; empty: from no file.
 };
 
 /// Combines models as the recipe says into a folder that transformers loads, tensor by tensor, with

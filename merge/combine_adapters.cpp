@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/output_claim.h"
 #include "core/suggest.h"
 #include "lora/peft_file.h"
 #include "merge/tensor_input.h"
@@ -405,8 +406,10 @@ std::optional<lora::Provenance> common_provenance(const std::vector<lora::PeftFi
 }  // namespace
 
 AdapterReport combine_adapters(const AdapterRequest& request, const core::Log& log) {
-  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
   if (request.adapters.empty()) throw ConfigError("give at least one --adapter");
+  std::vector<std::filesystem::path> inputs;
+  for (const auto& adapter : request.adapters) inputs.push_back(adapter.directory);
+  core::claim_output({request.out, core::OutputKind::kFolder}, inputs, request.overwrite);
   std::vector<lora::PeftFile> files;
   AdapterReport report;
   for (const auto& adapter : request.adapters) {

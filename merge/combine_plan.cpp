@@ -14,10 +14,9 @@ using checkpoint::Checkpoint;
 using checkpoint::TensorInfo;
 using Range = std::pair<std::int64_t, std::int64_t>;
 
-constexpr std::string_view kHead = "lm_head.weight";
-
 /// The embedding comes before the layers; final norms and the head come after them.
 bool before_layers(std::string_view name) {
+  if (checkpoint::is_head_name(name)) return false;
   return name.find("embed") != std::string_view::npos ||
          name.find("wte") != std::string_view::npos || name.find("wpe") != std::string_view::npos;
 }
@@ -162,14 +161,14 @@ class Planner {
     std::set<std::string> names;
     for (std::size_t i = 0; i < slice.models.size(); ++i) {
       for (const TensorInfo& tensor : slice.models[i]->checkpoint->tensors()) {
-        const bool wanted = i == slice.reference() || tensor.name == kHead;
+        const bool wanted = i == slice.reference() || checkpoint::is_head_name(tensor.name);
         if (!layer_of(tensor.name) && wanted && before_layers(tensor.name) == before) {
           names.insert(tensor.name);
         }
       }
     }
     for (const std::string& name : names) {
-      if (name == kHead) plan_.tied = false;
+      if (checkpoint::is_head_name(name)) plan_.tied = false;
       add(
           slice, name, [&](std::size_t) { return name; }, 0);
     }
@@ -203,7 +202,25 @@ class Planner {
       if (i == 0) reference = info;
       check_shape(slice, i, *info, *reference);
     }
+    if (reference != nullptr && is_copied_buffer(*reference)) {
+      plan.copied = reference->storage_name;
+      require_same_bytes(plan);
+    }
     plan_.tensors.push_back(std::move(plan));
+  }
+
+  /// A mask or counter is not mixed: it is the same in all models.
+  static void require_same_bytes(const GroupPlan& plan) {
+    const TensorInput& first = plan.group.inputs.front();
+    for (const TensorInput& input : plan.group.inputs) {
+      if (input.info->storage_name == first.info->storage_name &&
+          std::ranges::equal(input.model->raw(*input.info), first.model->raw(*first.info))) {
+        continue;
+      }
+      throw InputError(
+          "tensor '{}' is stored as {}, which is not mixed, and differs between models",
+          input.info->name, input.info->storage_name);
+    }
   }
 
   [[nodiscard]] ParameterValues own_parameters(const Slice& slice, std::size_t i,
@@ -222,12 +239,12 @@ class Planner {
 
   static void check_shape(const Slice& slice, std::size_t i, const TensorInfo& info,
                           const TensorInfo& reference) {
-    if (info.storage == checkpoint::Storage::kOther) {
+    if (info.storage == checkpoint::Storage::kOther && !is_copied_buffer(info)) {
       throw InputError("'{}': tensor '{}' is stored as {}, which weft cannot read as numbers",
                        info.file.string(), info.name, info.storage_name);
     }
     if (info.shape == reference.shape) return;
-    const bool words = before_layers(info.name) || info.name == kHead;
+    const bool words = before_layers(info.name) || checkpoint::is_head_name(info.name);
     throw InputError("tensor '{}' has shape {} in '{}' and {} in '{}'{}", info.name,
                      shape_text(reference), slice.models[0]->reference.text(), shape_text(info),
                      slice.models[i]->reference.text(), words ? ": their vocabularies differ" : "");
@@ -283,17 +300,14 @@ void require_same_tensors(const Checkpoint& model, const ModelReference& referen
 
 const TensorInfo* OpenModel::find(const std::string& name) const {
   const TensorInfo* info = checkpoint->find(name);
-  if (info != nullptr || name != kHead) return info;
-  for (const TensorInfo& tensor : checkpoint->tensors()) {
-    if (tensor.name.ends_with("embed_tokens.weight")) return &tensor;
-  }
-  return nullptr;
+  if (info != nullptr || !checkpoint::is_head_name(name)) return info;
+  return roles.effective_head();
 }
 
-TensorInput OpenModel::input(const TensorInfo& info) const {
+TensorInput OpenModel::input(const TensorInfo& info, std::vector<UsedKey>& used) const {
   const auto found = changes.find(info.name);
   if (found == changes.end()) return {checkpoint.get(), &info, nullptr};
-  return {checkpoint.get(), &info, make_deltas(*checkpoint, adapter, found->second)};
+  return {checkpoint.get(), &info, make_deltas(*checkpoint, adapter, found->second, &used)};
 }
 
 OpenModels::OpenModels(const Recipe& recipe, const core::Log& log) {
@@ -314,6 +328,7 @@ void OpenModels::open(const ModelReference& reference, const core::Log& log) {
   if (!opened.checkpoint) {
     opened.checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(reference.model));
   }
+  opened.roles = checkpoint::roles_of(*opened.checkpoint);
   models_.push_back(std::move(opened));
   OpenModel& model = models_.back();  // A deque's elements stay where they are.
   if (reference.adapter.empty()) return;
@@ -322,6 +337,7 @@ void OpenModels::open(const ModelReference& reference, const core::Log& log) {
   Changes changes = match_changes(*model.checkpoint, model.adapter);
   require_same_tensors(*model.checkpoint, reference, changes);
   model.changes = std::move(changes.tensors);
+  model.without_effect = std::move(changes.without_effect);
 }
 
 const OpenModel& OpenModels::at(const ModelReference& reference) const {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/roles.h"
 #include "merge/combine.h"
 #include "merge/fold.h"
 
@@ -19,11 +20,15 @@ struct OpenModel {
   std::optional<lora::PeftFile> file;  ///< The adapter, where there is one.
   std::vector<WeightedAdapter> adapter;
   std::map<std::string, Change> changes;
+  std::vector<UsedKey> without_effect;
+  checkpoint::Roles roles;
 
   /// The tensor with the adapter's update; null when the checkpoint lacks it. A tied head is the
-  /// embedding.
+  /// embedding, and a head is found under the name that another model gives its own.
   [[nodiscard]] const checkpoint::TensorInfo* find(const std::string& name) const;
-  [[nodiscard]] TensorInput input(const checkpoint::TensorInfo& info) const;
+  /// What is read of an adapter is appended to `used`.
+  [[nodiscard]] TensorInput input(const checkpoint::TensorInfo& info,
+                                  std::vector<UsedKey>& used) const;
 };
 
 /// The models of a recipe, in order of first mention. Errors of Checkpoint::open, PeftFile::open.
@@ -42,6 +47,7 @@ class OpenModels {
 struct GroupPlan {
   TensorGroup group;
   std::vector<const OpenModel*> models;  ///< Of group.inputs.
+  std::string copied{};                  ///< As of OutputTensor: all inputs hold the same bytes.
 };
 
 struct CombinePlan {

@@ -1,10 +1,13 @@
 #include "merge/extract.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
 
 #include "core/error.h"
+#include "core/output_claim.h"
+#include "lora/targets.h"
 #include "merge/model_folder.h"
 #include "merge/tensor_input.h"
 
@@ -60,6 +63,21 @@ const TensorInfo& counterpart(const Checkpoint& model, const TensorInfo& tensor)
                      fmt::join(tensor.shape, ", "));
   }
   return *found;
+}
+
+/// Whether PEFT finds a linear layer under that path whatever version of transformers holds the
+/// model: routers and experts of a mixture are parameters of other kinds of modules there.
+bool is_plain_layer(const Checkpoint& base, const std::string& path) {
+  const std::size_t dot = path.rfind('.');
+  if (path.find(".experts.") != std::string::npos || dot == std::string::npos) {
+    return path.find(".experts.") == std::string::npos;
+  }
+  const std::string_view name = lora::last_name(path);
+  if (name == "router") return false;
+  if (name != "gate") return true;
+  const std::string experts = path.substr(0, dot) + ".experts";
+  return std::ranges::none_of(
+      base.tensors(), [&](const TensorInfo& tensor) { return tensor.name.starts_with(experts); });
 }
 
 /// The factors of one layer; nothing where the models agree.
@@ -121,10 +139,13 @@ std::vector<std::string> left_out(const Checkpoint& model, const Checkpoint& bas
 
 AdapterReport extract_adapter(const ExtractRequest& request, const core::Log& log) {
   if (request.rank < 1) throw ConfigError("--rank {} is no rank; it is at least 1", request.rank);
-  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
+  const std::array inputs{request.model, request.base};
+  core::claim_output({request.out, core::OutputKind::kFolder}, inputs, request.overwrite);
   const Checkpoint model = Checkpoint::open(request.model);
   const Checkpoint base = Checkpoint::open(request.base);
-  const std::vector<lora::Module> modules = lora::linear_modules(base);
+  std::vector<lora::Module> modules = lora::linear_modules(base);
+  std::erase_if(modules,
+                [&](const lora::Module& module) { return !is_plain_layer(base, module.path); });
   for (const lora::Module& module : modules) {
     [[maybe_unused]] const TensorInfo& fits =
         counterpart(model, *base.find(module.path + ".weight"));

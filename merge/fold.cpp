@@ -10,10 +10,10 @@ OutputTensor output_of(const checkpoint::Checkpoint& base,
                        std::span<const WeightedAdapter> adapters, const FoldPlan::Tensor& tensor,
                        std::uint64_t seed) {
   OutputTensor output{tensor.name, tensor.source,   tensor.info, tensor.dtype, {},
-                      {},          tensor.rounding, seed};
+                      {},          tensor.rounding, seed,        tensor.copied};
   if (tensor.uses.empty()) return output;
-  output.change = [&base, adapters, &tensor] {
-    return make_deltas(base, adapters, {tensor.source, tensor.info, tensor.uses});
+  output.change = [&base, adapters, &tensor](std::vector<UsedKey>& used) {
+    return make_deltas(base, adapters, {tensor.source, tensor.info, tensor.uses}, &used);
   };
   for (const Use& use : tensor.uses) {
     if (use.part != Use::Part::kSaved) continue;

@@ -26,6 +26,8 @@ struct FoldPlan {
     std::string name;                                ///< In the output.
     const checkpoint::Checkpoint* source = nullptr;  ///< Of `info`: the base, mostly.
     Rounding rounding = Rounding::kNearest;
+    /// A buffer that is no weight ("BOOL", "I64"): copied in this type, whatever is asked for.
+    std::string copied{};
   };
   std::vector<Tensor> tensors;  ///< In order of name.
   std::vector<checkpoint::Shard> shards;
@@ -39,6 +41,7 @@ struct FoldPlan {
   bool untied = false;
   std::string untied_because;
   std::optional<std::int64_t> vocabulary;  ///< Rows of the embedding, where they changed.
+  std::vector<UsedKey> without_effect;     ///< Of match_changes().
 };
 
 /// Plans the fold without writing anything. `dtype` empty keeps each tensor's type; a base with any
@@ -48,7 +51,7 @@ struct FoldPlan {
 /// lacks it or has another shape, when adapter_config.json chooses a layer of the base for which
 /// the adapter has no factors (it is then not the adapter's base, or the adapter is incomplete),
 /// when a layer has no bias that lora_bias could change, and when a tensor's storage cannot be read
-/// as numbers.
+/// as numbers: whole numbers, F64 and truth values that nothing changes are copied.
 [[nodiscard]] FoldPlan plan_fold(const checkpoint::Checkpoint& base,
                                  std::span<const WeightedAdapter> adapters,
                                  std::optional<core::DType> dtype, std::uint64_t max_shard_bytes);

@@ -134,7 +134,7 @@ LowRank randomised(const RowMatrix& matrix, std::int64_t rank) {
   // D ~ left (D^T left)^T; the small problem gives the singular values.
   const Eigen::HouseholderQR<Matrix> right(transposed_times(matrix, left));
   const Matrix upper = right.matrixQR().topRows(width).triangularView<Eigen::Upper>();
-  const Eigen::JacobiSVD<Matrix> svd(upper.transpose(), Eigen::ComputeFullU | Eigen::ComputeFullV);
+  const Eigen::BDCSVD<Matrix> svd(upper.transpose(), Eigen::ComputeFullU | Eigen::ComputeFullV);
   const Matrix q = right.householderQ() * Matrix::Identity(matrix.columns, width);
   LowRank result = spread(left * svd.matrixU(), svd.singularValues(), q * svd.matrixV(), rank);
   set_error(result, squared_norm(matrix), svd.singularValues());
@@ -175,7 +175,7 @@ LowRank truncate_product(std::span<const double> left, std::span<const double> r
   const Matrix qa =
       orthonormal(a.cols() <= a.rows() ? a : Matrix(Matrix::Identity(columns, columns)));
   const Matrix core = (qb.transpose() * b) * (qa.transpose() * a).transpose();
-  const Eigen::JacobiSVD<Matrix> svd(core, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  const Eigen::BDCSVD<Matrix> svd(core, Eigen::ComputeThinU | Eigen::ComputeThinV);
   LowRank result = spread(qb * svd.matrixU(), svd.singularValues(), qa * svd.matrixV(), rank);
   result.norm = svd.singularValues().norm();
   result.error = svd.singularValues().tail(svd.singularValues().size() - result.rank).norm();

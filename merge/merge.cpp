@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/output_claim.h"
 #include "merge/beside.h"
 #include "merge/certificate.h"
 #include "merge/model_folder.h"
@@ -88,17 +89,22 @@ double retained(const std::vector<FoldedTensor>& folded) {
   return all > 0 ? kept / all : 1;
 }
 
+void claim_outputs(const MergeRequest& request) {
+  std::vector<fs::path> inputs = request.also_reads;
+  inputs.push_back(request.model);
+  for (const auto& adapter : request.adapters) inputs.push_back(adapter.directory);
+  std::vector<core::Output> outputs{{request.out, core::OutputKind::kFolder}};
+  if (request.verify) outputs.push_back({rejected_path(request.out), core::OutputKind::kFolder});
+  if (!request.undo.empty()) {
+    outputs.push_back({request.undo, core::OutputKind::kFile, "--undo"});
+  }
+  core::claim_outputs(outputs, inputs, request.overwrite);
+}
+
 MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
                         const core::Log& log) {
   const auto start = std::chrono::steady_clock::now();
-  std::vector<fs::path> paths{request.model};
-  for (const auto& adapter : request.adapters) paths.push_back(adapter.directory);
-  refuse_to_replace_input(request.out, paths);
-  core::require_writable(request.out, core::OutputKind::kFolder, request.overwrite);
-  if (request.verify) {
-    core::require_writable(rejected_path(request.out), core::OutputKind::kFolder,
-                           request.overwrite);
-  }
+  claim_outputs(request);
   const Inputs inputs = open_inputs(request, log);
   std::optional<TypeChoice> choice;
   const FoldPlan plan = plan_types(request, inputs, choice, log);
@@ -123,26 +129,28 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
   }
 
   Written written;
-  run_beside(
-      control,
-      [&] {
-        report.base_digest = inputs.base.weights_digest();
-        resume.set_digest(report.base_digest);
-        for (const WeightedAdapter& adapter : inputs.adapters) {
-          report.adapters.push_back(check_adapter(adapter, inputs.base, report.base_digest,
-                                                  request.allow_other_base, log));
-        }
-      },
-      [&](const FoldControl& watched) {
-        written = resume.write(
-            [&](std::span<const checkpoint::Shard> shards, const FoldControl& part) {
-              FoldPlan part_of_plan = plan;
-              part_of_plan.shards.assign(shards.begin(), shards.end());
-              return fold(inputs.base, inputs.adapters, part_of_plan, folder.path(), part);
-            },
-            watched);
-      });
-  resume.finish();
+  const auto stream = [&] {
+    run_beside(
+        control,
+        [&] {
+          report.base_digest = inputs.base.weights_digest();
+          resume.set_digest(report.base_digest);
+          for (const WeightedAdapter& adapter : inputs.adapters) {
+            report.adapters.push_back(check_adapter(adapter, inputs.base, report.base_digest,
+                                                    request.allow_other_base, log));
+          }
+        },
+        [&](const FoldControl& watched) {
+          written = resume.write(
+              [&](std::span<const checkpoint::Shard> shards, const FoldControl& part) {
+                FoldPlan part_of_plan = plan;
+                part_of_plan.shards.assign(shards.begin(), shards.end());
+                return fold(inputs.base, inputs.adapters, part_of_plan, folder.path(), part);
+              },
+              watched);
+        });
+  };
+  resume.guard(folder, stream);
   report.folded = std::move(written.folded);
   report.outputs = std::move(written.files);
   report.choice = std::move(choice);
@@ -153,9 +161,15 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
                    config_text(output_config(inputs.base, plan, log), plan.model_dtype,
                                !request.dtype && !(choice && choice->dtype) && !plan.widened));
   write_side_files(inputs.base, embedded, folder.path());
-  check_tie(folder.path(), plan);
+  std::vector<std::string> names;
+  for (const FoldPlan::Tensor& tensor : plan.tensors) names.push_back(tensor.name);
+  check_written(folder.path(), names, plan.untied, written.samples);
+  account_for_keys(report, plan.without_effect);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (request.verify) report.verification = request.verify(folder.path());
+  if (request.verify) {
+    resume.guard(folder, [&] { report.verification = request.verify(folder.path()); });
+  }
+  resume.finish();
   write_certificate(report, folder.path());
   if (report.verification && !report.verification->accepted()) {
     folder.commit_to(rejected_path(request.out));

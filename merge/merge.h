@@ -34,15 +34,23 @@ struct MergeRequest {
   std::uint64_t seed = 0;                  ///< Of stochastic rounding.
   bool allow_other_base = false;  ///< Fold into a base whose digest is not the recorded one.
   Verify verify{};                ///< Measures the output before it gets its name; empty: nobody.
+  std::filesystem::path undo{};   ///< Written afterwards by the caller (merge/undo.h); empty: not.
+  /// Files that the caller reads besides, such as the text of the verification.
+  std::vector<std::filesystem::path> also_reads{};
 };
+
+/// Fails where the outputs of the request would replace an input or cannot be written
+/// (core::claim_outputs). merge_model() asks it first; so may who has long work before.
+void claim_outputs(const MergeRequest& request);
 
 /// What was done, for people (report_table) and programs (report_json; saved as merge.json).
 struct MergeReport {
   struct Adapter {
     std::filesystem::path directory;
     double weight = 1;
-    std::string digest;  ///< lora::PeftFile::digest()
-    std::vector<lora::KeyUse> keys;
+    std::string digest;                ///< lora::PeftFile::digest()
+    std::size_t stored_keys = 0;       ///< Tensors in its file, as its reader counts them.
+    std::vector<lora::KeyUse> keys{};  ///< What became of each (account_for_keys()).
     std::size_t modules = 0;
     std::int64_t parameters = 0;
     /// "same": the recorded digest is the base's; "other": it is not, and that was allowed;

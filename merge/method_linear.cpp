@@ -11,6 +11,9 @@
 namespace weft::merge {
 namespace {
 
+/// Of a sum of weights beside the sum of their sizes: 0 but for rounding.
+constexpr double kNearZero = 1e-6;
+
 class LinearDeltas final : public GroupDeltas {
  public:
   LinearDeltas(TensorGroup tensors, std::vector<double> weights)
@@ -60,11 +63,14 @@ class Linear final : public Method {
       sum += weights.back();
     }
     if (group.shared.at("normalize") != 0) {
-      if (sum == 0) {
+      double size = 0;
+      for (const double weight : weights) size += std::abs(weight);
+      if (std::abs(sum) < kNearZero * size || size == 0) {
         throw ConfigError(
-            "tensor '{}': the weights sum to 0, so they cannot be normalised (set "
-            "normalize: false if that is meant)",
-            group.name);
+            "tensor '{}': the weights {} sum to {:.1e}, which is 0 but for rounding, so they "
+            "cannot "
+            "be normalised (set normalize: false if that is meant)",
+            group.name, fmt::join(weights, ", "), sum);
       }
       for (double& weight : weights) weight /= sum;
     }

@@ -100,6 +100,30 @@ class TaskDeltas final : public GroupDeltas {
   std::deque<Sparsifier> sparse_;
 };
 
+/// Of `normalize`: the models that take part in an element are divided by the sum of their weights.
+/// A sum that is 0 but for rounding would blow the element up to any size; exactly 0 divides by 1,
+/// as mergekit does. `votes`: any of the models may be those that take part.
+void require_divisors(const std::string& tensor, const std::vector<double>& weights, bool votes) {
+  constexpr std::size_t kMostSubsets = 16;  // Models; of more, the sum of all alone is looked at.
+  constexpr double kNearZero = 1e-6;
+  const std::size_t all = (std::size_t{1} << std::min(weights.size(), kMostSubsets)) - 1;
+  const bool each = votes && weights.size() <= kMostSubsets;
+  for (std::size_t subset = each ? 1 : all; subset <= all; ++subset) {
+    double sum = 0;
+    double size = 0;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (each && (subset >> i & 1) == 0) continue;
+      sum += weights[i];
+      size += std::abs(weights[i]);
+    }
+    if (sum == 0 || std::abs(sum) >= kNearZero * size) continue;
+    throw ConfigError(
+        "tensor '{}': the weights {} cancel (sum {:.1e}), and normalize divides by their sum; "
+        "choose other weights, or set normalize: false",
+        tensor, fmt::join(weights, ", "), sum);
+  }
+}
+
 class TaskMethod final : public Method {
  public:
   explicit TaskMethod(const TaskRule& rule) : rule_(rule) {
@@ -149,6 +173,9 @@ class TaskMethod final : public Method {
     for (const std::size_t i : group.others()) {
       mix.weights.push_back(group.own[i].at("weight"));
       rules.push_back(sparsify_rule(group, group.own[i]));
+    }
+    if (mix.divisor == Divisor::kWeights) {
+      require_divisors(group.name, mix.weights, rule_.consensus != Consensus::kNone);
     }
     return std::make_unique<TaskDeltas>(std::move(group), std::move(mix),
                                         rule_.consensus != Consensus::kNone, rules);

@@ -1,7 +1,9 @@
 #include "merge/model_folder.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "checkpoint/python_json.h"
 #include "core/error.h"
 #include "core/terminal.h"
 #include "text/gguf_vocabulary.h"
@@ -12,21 +14,50 @@ namespace {
 using checkpoint::Checkpoint;
 namespace fs = std::filesystem;
 
-}  // namespace
-
-void refuse_to_replace_input(const fs::path& target, std::span<const fs::path> inputs) {
-  const fs::path out = fs::weakly_canonical(target);
-  for (const fs::path& input : inputs) {
-    const fs::path resolved = fs::weakly_canonical(input);
-    const auto [end, ignored] = std::ranges::mismatch(out, resolved);
-    if (end == out.end()) {
-      throw InputError(
-          "--out '{}' is, or holds, the input '{}', which would be replaced; give "
-          "another folder",
-          target.string(), input.string());
-    }
+/// The largest root mean square error of a row, relative to the row's own, that one rounding may
+/// leave: far above what it does, far below what another row or a lost update does.
+double largest_relative_error(const Sample& sample) {
+  const double wider = sample.rounding == Rounding::kNearest ? 1 : 3;
+  switch (sample.dtype) {
+    case core::DType::kF16: return wider * 1e-3;
+    case core::DType::kBF16: return wider * 8e-3;
+    default: return 1e-6;
   }
 }
+
+/// Half a step of F16's smallest numbers, which have no more digits.
+constexpr double kSmallestStep = 0x1p-24;
+
+void compare(const Checkpoint& written, const Sample& sample) {
+  const checkpoint::TensorInfo& tensor = *written.find(sample.name);
+  const std::int64_t width = tensor.row_elements();
+  const bool fits = sample.row < tensor.rows() &&
+                    Sample::count_of(width) == std::ssize(sample.values) &&
+                    tensor.storage_name == core::name_of(sample.dtype);
+  double error = 0;
+  double size = 0;
+  if (fits) {
+    std::vector<float> row(static_cast<std::size_t>(width));
+    written.read_rows(tensor, sample.row, sample.row + 1, row);
+    written.release(tensor, sample.row, sample.row + 1);
+    for (std::size_t i = 0; i < sample.values.size(); ++i) {
+      const double wanted = sample.values[i];
+      const double found =
+          row[static_cast<std::size_t>(Sample::column_of(static_cast<std::int64_t>(i), width))];
+      if (!std::isfinite(wanted)) continue;  // A base's own, which is passed on.
+      error += (found - wanted) * (found - wanted);
+      size += wanted * wanted;
+    }
+  }
+  const auto count = static_cast<double>(std::max<std::size_t>(1, sample.values.size()));
+  const double allowed = largest_relative_error(sample) * std::sqrt(size) +
+                         (sample.dtype == core::DType::kF16 ? kSmallestStep * std::sqrt(count) : 0);
+  if (fits && std::sqrt(error) <= allowed) return;
+  throw NumericError("row {} of tensor '{}' in '{}' reads back otherwise than it was written",
+                     sample.row, sample.name, written.path().string());
+}
+
+}  // namespace
 
 void refuse_quantised_config(const Checkpoint& base) {
   const auto found = base.config().find("quantization_config");
@@ -57,7 +88,7 @@ std::string storage_text(const Checkpoint& base) {
 
 std::string config_text(nlohmann::json config, core::DType dtype, bool keep) {
   const bool present = config.contains("dtype") || config.contains("torch_dtype");
-  if (keep && present) return config.dump(2) + "\n";
+  if (keep && present) return checkpoint::unquote_constants(config.dump(2) + "\n");
   const char* name = dtype == core::DType::kF32   ? "float32"
                      : dtype == core::DType::kF16 ? "float16"
                                                   : "bfloat16";
@@ -65,7 +96,7 @@ std::string config_text(nlohmann::json config, core::DType dtype, bool keep) {
   for (const char* key : {"dtype", "torch_dtype"}) {
     if (config.contains(key)) config[key] = name;
   }
-  return config.dump(2) + "\n";
+  return checkpoint::unquote_constants(config.dump(2) + "\n");
 }
 
 std::map<std::string, std::string> embedded_files(const Checkpoint& base) {
@@ -76,9 +107,11 @@ std::map<std::string, std::string> embedded_files(const Checkpoint& base) {
 void write_side_files(const Checkpoint& base, const std::map<std::string, std::string>& embedded,
                       const fs::path& folder) {
   for (const fs::path& file : base.side_files()) {
-    std::error_code error;
-    fs::copy_file(file, folder / file.filename(), error);
-    if (error) throw IoError("copying '{}' failed: {}", file.string(), error.message());
+    const core::MappedFile bytes(file);
+    core::AtomicFile copy(
+        folder / file.lexically_relative(base.path()));  // Reaches the disk, as the weights do.
+    copy.write(bytes.bytes());
+    copy.commit();
   }
   for (const auto& [name, text] : embedded) core::write_text(folder / name, text);
 }
@@ -102,18 +135,44 @@ nlohmann::json output_config(const Checkpoint& base, const FoldPlan& plan, const
   return config;
 }
 
-void check_tie(const fs::path& folder, const FoldPlan& plan) {
+void check_written(const fs::path& folder, std::span<const std::string> names, bool untied,
+                   std::span<const Sample> samples) {
   const Checkpoint written = Checkpoint::open(folder);
-  const auto has = [&](const std::string& name) { return written.find(name) != nullptr; };
-  bool as_planned = written.tensors().size() == plan.tensors.size();
-  for (const FoldPlan::Tensor& tensor : plan.tensors) as_planned &= has(tensor.name);
+  bool as_planned = written.tensors().size() == names.size();
+  for (const std::string& name : names) as_planned &= written.find(name) != nullptr;
   const auto tied = written.config().find("tie_word_embeddings");
-  if (plan.untied) as_planned &= tied != written.config().end() && *tied == false;
-  if (as_planned) return;
-  throw NumericError(
-      "'{}' reads back with other tensors than were written: embedding and output head are "
-      "tied in config.json and differ, or the other way round",
-      folder.string());
+  if (untied) as_planned &= tied != written.config().end() && *tied == false;
+  if (!as_planned) {
+    throw NumericError(
+        "'{}' reads back with other tensors than were written: embedding and output head are "
+        "tied in config.json and differ, or the other way round",
+        folder.string());
+  }
+  for (const Sample& sample : samples) compare(written, sample);
+}
+
+void account_for_keys(
+    MergeReport& report, std::span<const UsedKey> without_effect,
+    const std::function<bool(const std::string&, const std::string&)>& elsewhere) {
+  std::map<std::pair<std::string, std::string>, std::string> used;
+  for (const FoldedTensor& tensor : report.folded) {
+    for (const UsedKey& key : tensor.keys) used[{key.adapter, key.key}] = key.tensor;
+  }
+  for (const UsedKey& key : without_effect) used.try_emplace({key.adapter, key.key}, key.tensor);
+  for (MergeReport::Adapter& adapter : report.adapters) {
+    for (lora::KeyUse& use : adapter.keys) {
+      if (use.tensor.starts_with('(')) continue;  // A copy of another.
+      const auto found = used.find({adapter.directory.string(), use.key});
+      if (found != used.end()) {
+        use.tensor = found->second;
+      } else if (elsewhere && elsewhere(adapter.directory.string(), use.tensor)) {
+        use.tensor = fmt::format("(of '{}', which the recipe leaves out)", use.tensor);
+      } else {
+        throw NumericError("'{}' of adapter '{}' was read and not folded into any tensor", use.key,
+                           adapter.directory.string());
+      }
+    }
+  }
 }
 
 MergeReport::Adapter check_adapter(const WeightedAdapter& adapter, const Checkpoint& base,
@@ -123,6 +182,7 @@ MergeReport::Adapter check_adapter(const WeightedAdapter& adapter, const Checkpo
   MergeReport::Adapter result{adapter.file->directory(),
                               adapter.weight,
                               adapter.file->digest(),
+                              adapter.file->keys().size(),
                               adapter.file->keys(),
                               adapter.file->targets().size(),
                               0,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -12,9 +13,6 @@
 
 namespace weft::merge {
 
-/// InputError when writing `target` would replace one of the inputs.
-void refuse_to_replace_input(const std::filesystem::path& target,
-                             std::span<const std::filesystem::path> inputs);
 /// InputError for a checkpoint that some other quantiser has packed.
 void refuse_quantised_config(const checkpoint::Checkpoint& base);
 /// IoError when the disk has less than `bytes` left.
@@ -37,9 +35,18 @@ void write_side_files(const checkpoint::Checkpoint& base,
 /// the size of the vocabulary. `log` hears of both.
 [[nodiscard]] nlohmann::json output_config(const checkpoint::Checkpoint& base, const FoldPlan& plan,
                                            const core::Log& log);
-/// Opens the folder as a reader does and holds its head and embedding against the plan: a tied
-/// configuration without a head, or an untied one with it. NumericError where they contradict.
-void check_tie(const std::filesystem::path& folder, const FoldPlan& plan);
+/// Opens the folder as a reader does and holds it against what was written: the tensors `names`
+/// and no others (a configuration that ties what is stored, or the other way round, loses one), and
+/// the numbers of the samples, as near as their types allow. NumericError where they differ.
+void check_written(const std::filesystem::path& folder, std::span<const std::string> names,
+                   bool untied, std::span<const Sample> samples);
+
+/// What became of every tensor of an adapter, from what was folded: recorded in the report, and
+/// NumericError naming the first that nothing was made of. `elsewhere`: tensors that a recipe left
+/// out, whose changes are left out with them.
+void account_for_keys(MergeReport& report, std::span<const UsedKey> without_effect,
+                      const std::function<bool(const std::string& adapter,
+                                               const std::string& tensor)>& elsewhere = {});
 
 /// What the report says of an adapter; fails when it was trained on weights of another digest.
 [[nodiscard]] MergeReport::Adapter check_adapter(const WeightedAdapter& adapter,

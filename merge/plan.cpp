@@ -32,7 +32,9 @@ void require_numbers(const TensorInfo& tensor) {
 /// The type that most numbers of the output have.
 core::DType prevailing(const std::vector<FoldPlan::Tensor>& tensors) {
   std::map<core::DType, std::int64_t> counts;
-  for (const FoldPlan::Tensor& tensor : tensors) counts[tensor.dtype] += tensor.info->elements();
+  for (const FoldPlan::Tensor& tensor : tensors) {
+    if (tensor.copied.empty()) counts[tensor.dtype] += tensor.info->elements();
+  }
   const auto most = std::ranges::max_element(counts, {}, [](const auto& c) { return c.second; });
   return most == counts.end() ? core::DType::kF32 : most->first;
 }
@@ -75,12 +77,20 @@ FoldPlan plan_fold(const checkpoint::Checkpoint& base, std::span<const WeightedA
   plan.untied = changes.untied;
   plan.untied_because = changes.why;
   plan.vocabulary = changes.vocabulary;
+  plan.without_effect = std::move(changes.without_effect);
   plan.tensors = outputs_of(base, changes);
   std::vector<checkpoint::TensorPlan> outputs;
   for (FoldPlan::Tensor& tensor : plan.tensors) {
-    require_numbers(*tensor.info);
+    if (tensor.uses.empty() && is_copied_buffer(*tensor.info)) {
+      tensor.copied = tensor.info->storage_name;
+    } else {
+      require_numbers(*tensor.info);
+    }
     tensor.dtype = dtype.value_or(own_dtype(kept_storage(base, tensor)));
-    outputs.push_back({tensor.name, std::string(core::name_of(tensor.dtype)), tensor.info->shape});
+    outputs.push_back(
+        {tensor.name,
+         tensor.copied.empty() ? std::string(core::name_of(tensor.dtype)) : tensor.copied,
+         tensor.info->shape});
     plan.bytes += outputs.back().bytes();
   }
   plan.shards = checkpoint::plan_shards(std::move(outputs), max_shard_bytes);

@@ -14,6 +14,14 @@ using core::ConfigEntry;
 using core::ConfigNode;
 namespace fs = std::filesystem;
 
+/// True for a parameter that some method has.
+bool is_parameter_of_any(std::string_view name) {
+  return std::ranges::any_of(all_methods(), [&](const Method* method) {
+    return std::ranges::find(method->parameters(), name, &ParameterSpec::name) !=
+           method->parameters().end();
+  });
+}
+
 class RecipeReader {
  public:
   RecipeReader(std::string_view where, const fs::path& folder) : where_(where), folder_(folder) {}
@@ -21,7 +29,8 @@ class RecipeReader {
   Recipe read(const ConfigNode& root) {
     expect_keys(root, "the recipe",
                 std::array{"merge_method", "models", "slices", "base_model", "parameters", "dtype",
-                           "out_dtype", "rounding", "tokenizer_source", "tokenizer", "name"});
+                           "out_dtype", "rounding", "tokenizer_source", "tokenizer",
+                           "chat_template", "name"});
     Recipe recipe;
     recipe.method = &method(need(root, "merge_method"));
     if (const ConfigNode* base = given(root, "base_model")) recipe.base = reference(*base);
@@ -30,7 +39,10 @@ class RecipeReader {
     recipe.dtype = dtype(root, "dtype");
     if (const auto out = dtype(root, "out_dtype")) recipe.dtype = out;
     if (const ConfigNode* node = given(root, "rounding")) recipe.rounding = rounding(*node);
-    recipe.base_tokenizer = tokenizer(root);
+    read_tokenizer(root, recipe);
+    if (const ConfigNode* node = given(root, "chat_template")) {
+      recipe.chat_template = chat_template(*node);
+    }
     const ConfigNode* models = given(root, "models");
     const ConfigNode* slices = given(root, "slices");
     if ((models == nullptr) == (slices == nullptr)) {
@@ -43,6 +55,7 @@ class RecipeReader {
         recipe.slices.push_back(read_slice(slice, *recipe.method));
       }
     }
+    recipe.idle = std::move(idle_);
     return recipe;
   }
 
@@ -61,8 +74,7 @@ class RecipeReader {
     const std::vector<std::string> names(known.begin(), known.end());
     for (const ConfigEntry& entry : node.entries) {
       if (std::ranges::find(names, entry.key) != names.end()) continue;
-      if (entry.key == "modules" || entry.key == "chat_template" ||
-          entry.key == "residual_weight") {
+      if (entry.key == "modules" || entry.key == "residual_weight") {
         fail(entry.value, "weft does not have mergekit's '{}'", entry.key);
       }
       const std::string near = core::nearest(entry.key, names);
@@ -133,12 +145,18 @@ class RecipeReader {
     return result;
   }
 
-  /// mergekit passes over names that its method does not know; a slip of the pen is lost there.
-  void check_parameters(const Settings& given, const Method& method) const {
+  /// mergekit passes over names that its method does not know; a slip of the pen is lost there. A
+  /// parameter of another method is what is left when a recipe changes its method: that is told.
+  void check_parameters(const Settings& given, const Method& method) {
     std::vector<std::string> names;
     for (const ParameterSpec& spec : method.parameters()) names.emplace_back(spec.name);
     for (const auto& [name, node] : given) {
       if (std::ranges::find(names, name) != names.end()) continue;
+      if (is_parameter_of_any(name)) {
+        idle_.push_back(fmt::format("{}:{}:{}: method {} does not use the parameter '{}'", where_,
+                                    node.place.line, node.place.column, method.name(), name));
+        continue;
+      }
       fail(node, "method {} has no parameter '{}'; it has {}", method.name(), name,
            fmt::join(names, ", "));
     }
@@ -160,25 +178,50 @@ class RecipeReader {
     return parsed;
   }
 
-  [[nodiscard]] bool tokenizer(const ConfigNode& root) const {
+  /// "auto" (the template that most of the models have) or a template itself.
+  [[nodiscard]] std::string chat_template(const ConfigNode& node) const {
+    const std::string& text = text_of(node, "chat_template");
+    const bool is_template = text.find("{{") != text.npos || text.find("{%") != text.npos;
+    if (text == "auto" || is_template) return text;
+    fail(
+        node,
+        "chat_template '{}' is neither auto nor a template in Jinja; mergekit's names of templates "
+        "are not known here, give the template's text",
+        text);
+  }
+
+  void read_tokenizer(const ConfigNode& root, Recipe& recipe) const {
     const ConfigNode* node = given(root, "tokenizer_source");
     if (const ConfigNode* section = given(root, "tokenizer")) {
       if (node != nullptr) fail(*section, "'tokenizer' and 'tokenizer_source' are both given");
       if (section->kind == ConfigNode::Kind::kMap) {
-        expect_keys(*section, "tokenizer", std::array{"source"});
+        expect_keys(*section, "tokenizer", std::array{"source", "pad_to_multiple_of"});
         node = &need(*section, "source");
+        if (const ConfigNode* pad = given(*section, "pad_to_multiple_of")) {
+          recipe.pad_to_multiple_of = whole(*pad, "pad_to_multiple_of");
+        }
       } else {
         node = section;
       }
     }
-    if (node == nullptr) return false;
-    if (text_of(*node, "tokenizer") != "base") {
-      fail(*node, "tokenizer source '{}' is not supported; 'base' is", node->text);
-    }
-    return true;
+    if (node == nullptr) return;
+    recipe.same_tokens = true;
+    const bool is_word =
+        node->kind == ConfigNode::Kind::kScalar && (node->text == "base" || node->text == "union");
+    if (!is_word) recipe.tokenizer_from = reference(*node);
   }
 
-  [[nodiscard]] RecipeSlice read_models(const ConfigNode& node, const Recipe& recipe) const {
+  [[nodiscard]] std::int64_t whole(const ConfigNode& node, std::string_view what) const {
+    const std::string& text = text_of(node, what);
+    std::int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || value < 1) {
+      fail(node, "'{}: {}' is no whole number of at least 1", what, text);
+    }
+    return value;
+  }
+
+  [[nodiscard]] RecipeSlice read_models(const ConfigNode& node, const Recipe& recipe) {
     RecipeSlice slice;
     for (const ConfigNode& entry : list_of(node, "models")) {
       expect_keys(entry, "models", std::array{"model", "parameters"});
@@ -193,7 +236,7 @@ class RecipeReader {
     return slice;
   }
 
-  [[nodiscard]] RecipeSlice read_slice(const ConfigNode& node, const Method& method) const {
+  [[nodiscard]] RecipeSlice read_slice(const ConfigNode& node, const Method& method) {
     expect_keys(node, "slices", std::array{"sources", "base_model", "parameters"});
     RecipeSlice slice;
     if (const ConfigNode* base = given(node, "base_model")) slice.base = reference(*base);
@@ -224,6 +267,7 @@ class RecipeReader {
 
   std::string_view where_;
   fs::path folder_;
+  std::vector<std::string> idle_;
 };
 
 }  // namespace

@@ -52,8 +52,15 @@ struct Recipe {
   std::optional<core::DType>
       dtype{};  ///< Of the output; nothing: what holds every input's numbers.
   Rounding rounding = Rounding::kNearest;  ///< Of what the method changes, to 16 bits.
-  bool base_tokenizer = false;             ///< The models must have the base's tokens.
-  std::string text{};                      ///< As given, for the record.
+  /// A tokenizer source is named: the models must have the same tokens, since weft permutes no
+  /// embeddings; of identical tokenizers base, union and any one of them are the same.
+  bool same_tokens = false;
+  std::optional<ModelReference>
+      tokenizer_from{};                        ///< Whose files are written; nothing: the donor's.
+  std::int64_t pad_to_multiple_of = 1;         ///< Rows of the embedding must be one.
+  std::optional<std::string> chat_template{};  ///< "auto" or a template.
+  std::vector<std::string> idle{};             ///< What is given and has no effect, for a log.
+  std::string text{};                          ///< As given, for the record.
 };
 
 /// Reads mergekit's YAML. `where` begins every message; `folder` is what relative paths start from

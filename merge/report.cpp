@@ -127,7 +127,7 @@ nlohmann::json report_json(const MergeReport& report) {
                                 {"weight", adapter.weight},
                                 {"digest", adapter.digest},
                                 {"modules", adapter.modules},
-                                {"keys", adapter.keys.size()},
+                                {"keys", adapter.stored_keys},
                                 {"used", used_keys(adapter.keys)},
                                 {"parameters", adapter.parameters},
                                 {"base_check", adapter.base_check}});

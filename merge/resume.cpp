@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -53,6 +54,8 @@ std::string digest_of(const ResumeKey& key, std::span<const checkpoint::Shard> s
 }
 
 nlohmann::json json_of(const FoldedTensor& tensor) {
+  nlohmann::json keys = nlohmann::json::array();
+  for (const UsedKey& key : tensor.keys) keys.push_back({key.adapter, key.key});
   return {{"name", tensor.name},
           {"rank", tensor.rank},
           {"base_norm", tensor.base_norm},
@@ -61,7 +64,8 @@ nlohmann::json json_of(const FoldedTensor& tensor) {
           {"changed", tensor.changed},
           {"dtype", tensor.dtype},
           {"rounding", tensor.rounding},
-          {"retained", tensor.retained}};
+          {"retained", tensor.retained},
+          {"keys", std::move(keys)}};
 }
 
 FoldedTensor folded_of(const nlohmann::json& json) {
@@ -75,6 +79,9 @@ FoldedTensor folded_of(const nlohmann::json& json) {
   json.at("dtype").get_to(tensor.dtype);
   json.at("rounding").get_to(tensor.rounding);
   json.at("retained").get_to(tensor.retained);
+  for (const auto& key : json.at("keys")) {
+    tensor.keys.push_back({key.at(0), key.at(1), tensor.name});
+  }
   return tensor;
 }
 
@@ -126,7 +133,10 @@ std::uint64_t Resume::missing() const {
 Resume::Resume(const fs::path& out, fs::path staging, std::span<const checkpoint::Shard> shards,
                const std::function<ResumeKey()>& key, const core::Log& log)
     : staging_(std::move(staging)), shards_(shards) {
-  if (shards_.size() < 2) return;
+  if (shards_.size() < 2) {
+    core::remove_left_behind(out);
+    return;
+  }
   key_ = digest_of(key(), shards_);
   lock_ = locked(staging_ / kLock, O_CREAT);
   for (const fs::path& folder : left_behind(out, staging_)) {
@@ -137,6 +147,7 @@ Resume::Resume(const fs::path& out, fs::path staging, std::span<const checkpoint
     fs::remove_all(folder, ignored);
     ::close(theirs);
   }
+  core::remove_left_behind(out);
   if (done_.empty()) return;
   core::tell(log, core::Level::kInfo,
              fmt::format("{} of {} files are there from a merge that was stopped; going on after "
@@ -197,10 +208,12 @@ void Resume::save() {
         {"bytes", shard.file.bytes}, {"sha256", shard.file.sha256}, {"folded", std::move(folded)}};
   }
   const nlohmann::json json = {{"key", key_}, {"digest", digest_}, {"files", std::move(files)}};
-  core::write_text(staging_ / kJournal, json.dump());
+  core::write_text(staging_ / kJournal,
+                   json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 Written Resume::write(const WriteShards& write, const FoldControl& control) {
+  Written all;
   FoldProgress progress;
   for (const checkpoint::Shard& shard : shards_) progress.total += bytes_of(shard);
   for (std::size_t i = 0; i < shards_.size(); ++i) {
@@ -210,13 +223,13 @@ Written Resume::write(const WriteShards& write, const FoldControl& control) {
     };
     if (!done_.contains(shards_[i].file)) {
       Written written = write(shards_.subspan(i, 1), part);
+      std::ranges::move(written.samples, std::back_inserter(all.samples));
       const std::scoped_lock hold(guard_);
       done_[shards_[i].file] = {std::move(written.files.front()), std::move(written.folded)};
       if (shards_.size() > 1) save();
     }
     progress.done += bytes_of(shards_[i]);
   }
-  Written all;
   for (const checkpoint::Shard& shard : shards_) {
     const Shard& done = done_.at(shard.file);
     all.files.push_back(done.file);
@@ -225,6 +238,20 @@ Written Resume::write(const WriteShards& write, const FoldControl& control) {
   std::ranges::sort(all.folded, {}, &FoldedTensor::name);
   checkpoint::write_shard_index(staging_, shards_);
   return all;
+}
+
+void Resume::guard(core::AtomicDirectory& folder, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Interrupted&) {
+    const std::scoped_lock hold(guard_);
+    if (done_.empty() || shards_.size() < 2) throw;
+    folder.keep();
+    throw Interrupted(
+        "stopped; {} of {} files are finished and kept as '{}': the same command goes on after "
+        "them",
+        done_.size(), shards_.size(), staging_.string());
+  }
 }
 
 void Resume::finish() {

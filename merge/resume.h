@@ -11,6 +11,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
+#include "core/file.h"
 #include "core/log.h"
 #include "merge/stream.h"
 
@@ -27,11 +28,12 @@ struct ResumeKey {
   void add(const checkpoint::Checkpoint& model);
 };
 
-/// Lets a merge that was killed go on at its first unfinished file. While a model of several files
-/// is written, the folder beside the target holds a journal of the finished ones (names, sizes,
-/// SHA-256, what was measured) and a lock that ends with the process. The next merge into the same
-/// target takes over files of an unlocked folder when its key is the same and the files have their
-/// digests; otherwise the folder is removed. Models of one file have no journal.
+/// Lets a merge that was killed or interrupted go on at its first unfinished file. While a model of
+/// several files is written, the folder beside the target holds a journal of the finished ones
+/// (names, sizes, SHA-256, what was measured) and a lock that ends with the process. The next merge
+/// into the same target takes over files of an unlocked folder when its key is the same and the
+/// files have their digests; otherwise the folder is removed. Models of one file have no journal:
+/// what was killed while it wrote one is removed.
 class Resume {
  public:
   using WriteShards =
@@ -54,6 +56,9 @@ class Resume {
   [[nodiscard]] Written write(const WriteShards& write, const FoldControl& control);
   /// Removes journal and lock: the folder is complete.
   void finish();
+  /// Calls work(); where that is interrupted and files are finished, keeps `folder` for the next
+  /// merge and says so in the Interrupted that it throws on.
+  void guard(core::AtomicDirectory& folder, const std::function<void()>& work);
 
  private:
   struct Shard {

@@ -1,8 +1,11 @@
 #include "merge/stream.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <iterator>
 #include <map>
+#include <set>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -49,6 +52,7 @@ class TensorWriter {
     const std::int64_t tile =
         std::max(block, kTileElements / std::max<std::int64_t>(1, width) / block * block);
     RowSums total;
+    choose_samples();
     for (std::int64_t begin = 0; begin < info_.rows(); begin += tile) {
       const std::int64_t end = std::min(info_.rows(), begin + tile);
       bytes_ = out.buffer();
@@ -61,7 +65,33 @@ class TensorWriter {
     return total;
   }
 
+  /// What run() kept to be compared.
+  [[nodiscard]] std::vector<Sample>& samples() noexcept { return samples_; }
+
  private:
+  void choose_samples() {
+    const std::int64_t rows = info_.rows();
+    for (const std::int64_t row : std::set{std::int64_t{0}, rows / 2, rows - 1}) {
+      if (row < 0 || row >= rows) continue;
+      samples_.push_back({tensor_.name, row, type_, rounding_of(tensor_), {}});
+    }
+  }
+
+  /// Keeps W + D of a row that was chosen. A row is computed by one thread, so that no two write
+  /// one sample.
+  void keep(std::int64_t row, std::span<const float> base, std::span<const double> delta) {
+    const auto found = std::ranges::find(samples_, row, &Sample::row);
+    if (found == samples_.end()) return;
+    const std::int64_t width = info_.row_elements();
+    found->values.resize(static_cast<std::size_t>(Sample::count_of(width)));
+    for (std::size_t i = 0; i < found->values.size(); ++i) {
+      const auto at =
+          static_cast<std::size_t>(Sample::column_of(static_cast<std::int64_t>(i), width));
+      const double exact = static_cast<double>(base[at]) + (delta.empty() ? 0.0 : delta[at]);
+      found->values[i] = static_cast<float>(exact);
+    }
+  }
+
   static void add(RowSums& total, const RowSums& row) {
     total.base += row.base;
     total.update += row.update;
@@ -111,7 +141,9 @@ class TensorWriter {
       if (update_ != nullptr && update_->exact(row, std::span(base).subspan(at * width, width))) {
         (void)round_row(type_, std::span(base).subspan(at * width, width), {},
                         bytes_.data() + place * row_bytes);
+        delta = {};
       }
+      keep(row, std::span(base).subspan(at * width, width), delta);
     }
   }
 
@@ -143,9 +175,11 @@ class TensorWriter {
   lora::RandomStream draws_;
   std::vector<std::byte> bytes_;
   std::vector<RowSums> sums_;
+  std::vector<Sample> samples_;
 };
 
-FoldedTensor summary(const OutputTensor& tensor, const RowDeltas& update, const RowSums& sums) {
+FoldedTensor summary(const OutputTensor& tensor, const RowDeltas& update, const RowSums& sums,
+                     std::vector<UsedKey> used) {
   FoldedTensor folded;
   folded.name = tensor.name;
   folded.rank = update.rank();
@@ -157,14 +191,20 @@ FoldedTensor summary(const OutputTensor& tensor, const RowDeltas& update, const 
   folded.changed = static_cast<double>(sums.changed) /
                    static_cast<double>(std::max<std::int64_t>(1, tensor.info->elements()));
   folded.retained = sums.update > 0 ? sums.kept / sums.update : 1;
+  folded.keys = std::move(used);
+  for (UsedKey& key : folded.keys) key.tensor = tensor.name;
   return folded;
 }
 
 /// A tensor that nothing changes: its bytes when they are what is wanted, else its numbers.
-void pass(const OutputTensor& tensor, WriteBehind& out) {
+void pass(const OutputTensor& tensor, WriteBehind& out, std::vector<Sample>& samples) {
   const std::span<const std::byte> raw = tensor.source->raw(*tensor.info);
-  if (raw.empty() || tensor.info->storage_name != core::name_of(tensor.dtype)) {
-    [[maybe_unused]] const RowSums sums = TensorWriter(tensor, nullptr).run(out);
+  const bool as_it_is = !tensor.copied.empty() && !raw.empty();
+  if (tensor.info->elements() == 0 && !tensor.copied.empty()) return;
+  if (!as_it_is && (raw.empty() || tensor.info->storage_name != core::name_of(tensor.dtype))) {
+    TensorWriter writer(tensor, nullptr);
+    [[maybe_unused]] const RowSums sums = writer.run(out);
+    std::ranges::move(writer.samples(), std::back_inserter(samples));
     return;
   }
   const std::int64_t rows = tensor.info->rows();
@@ -184,6 +224,13 @@ void pass(const OutputTensor& tensor, WriteBehind& out) {
 }
 
 }  // namespace
+
+bool is_copied_buffer(const TensorInfo& tensor) {
+  static constexpr std::array<std::string_view, 7> kTypes{"BOOL", "U8",  "I8", "I16",
+                                                          "I32",  "I64", "F64"};
+  return tensor.storage == checkpoint::Storage::kOther &&
+         std::ranges::find(kTypes, tensor.storage_name) != kTypes.end();
+}
 
 Written write_tensors(std::span<const OutputTensor> tensors,
                       std::span<const checkpoint::Shard> shards,
@@ -211,12 +258,15 @@ Written write_tensors(std::span<const OutputTensor> tensors,
     });
     for (const checkpoint::TensorPlan& plan : writer.order()) {
       const OutputTensor& tensor = *by_name.at(plan.name);
-      const std::unique_ptr<const RowDeltas> change = tensor.change ? tensor.change() : nullptr;
+      std::vector<UsedKey> used;
+      const std::unique_ptr<const RowDeltas> change = tensor.change ? tensor.change(used) : nullptr;
       if (change) {
-        written.folded.push_back(
-            summary(tensor, *change, TensorWriter(tensor, change.get()).run(out)));
+        TensorWriter computed(tensor, change.get());
+        const RowSums sums = computed.run(out);
+        written.folded.push_back(summary(tensor, *change, sums, std::move(used)));
+        std::ranges::move(computed.samples(), std::back_inserter(written.samples));
       } else {
-        pass(tensor, out);
+        pass(tensor, out, written.samples);
       }
     }
     out.finish();

@@ -13,6 +13,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "core/number.h"
+#include "merge/changes.h"
 #include "merge/dither.h"
 #include "merge/row_deltas.h"
 
@@ -29,6 +30,7 @@ struct FoldedTensor {
   core::DType dtype = core::DType::kF32;   ///< Of M.
   Rounding rounding = Rounding::kNearest;  ///< Of W + D to M.
   double retained = 1;  ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
+  std::vector<UsedKey> keys{};  ///< Tensors of adapters that D was made of.
 };
 
 /// A file of the output.
@@ -38,10 +40,30 @@ struct WrittenFile {
   std::string sha256;
 };
 
+/// Some numbers of a row as they were before rounding, to be held against what is read back.
+struct Sample {
+  std::string name;  ///< Of the tensor.
+  std::int64_t row = 0;
+  core::DType dtype = core::DType::kF32;   ///< As written.
+  Rounding rounding = Rounding::kNearest;  ///< Likewise.
+  std::vector<float> values;               ///< W + D at the columns column_of().
+
+  /// Numbers that are kept of a row of `width`.
+  [[nodiscard]] static std::int64_t count_of(std::int64_t width) noexcept {
+    return width < 1024 ? width : 1024;
+  }
+  /// The place in the row of values[i]: they are spread over the whole of it.
+  [[nodiscard]] static std::int64_t column_of(std::int64_t i, std::int64_t width) noexcept {
+    return i * (width / count_of(width));
+  }
+};
+
 /// What write_tensors() did.
 struct Written {
   std::vector<FoldedTensor> folded;  ///< The changed tensors, in order of name.
-  std::vector<WrittenFile> files;    ///< The files that hold the weights, in order of the shards.
+  /// Of every tensor that was computed, not copied: of its first, middle and last row.
+  std::vector<Sample> samples{};
+  std::vector<WrittenFile> files;  ///< The files that hold the weights, in order of the shards.
 };
 
 struct FoldProgress {
@@ -61,13 +83,20 @@ struct OutputTensor {
   const checkpoint::Checkpoint* source = nullptr;
   const checkpoint::TensorInfo* info = nullptr;  ///< Of `source`.
   core::DType dtype = core::DType::kF32;
-  /// Called when the tensor's turn comes; empty: nothing changes it.
-  std::function<std::unique_ptr<const RowDeltas>()> change;
+  /// Called when the tensor's turn comes, and says what it read of adapters; empty: nothing changes
+  /// the tensor.
+  std::function<std::unique_ptr<const RowDeltas>(std::vector<UsedKey>& used)> change;
   /// What else is read for it, so that its pages can be given back.
   std::vector<std::pair<const checkpoint::Checkpoint*, const checkpoint::TensorInfo*>> reads;
   Rounding rounding = Rounding::kNearest;  ///< Of a changed tensor of 16 bits.
   std::uint64_t seed = 0;                  ///< Of kStochastic; the stream is the tensor's name.
+  /// Not empty: a buffer whose bytes are copied, of this type (is_copied_buffer()).
+  std::string copied{};
 };
+
+/// Masks, counters and such that models save beside their weights: stored as truth values, whole
+/// numbers or F64 in safetensors, which no merge computes with.
+[[nodiscard]] bool is_copied_buffer(const checkpoint::TensorInfo& tensor);
 
 /// Writes M = round(W + D) for every tensor into the files of `shards`, with the index when there
 /// are several: the addition in double, one rounding, to nearest even if nothing else is asked.

@@ -13,7 +13,7 @@ namespace weft::merge {
 
 /// One model's version of a tensor: the numbers of a checkpoint, plus the update of an adapter that
 /// is folded on the way (exactly: nothing is rounded before the method's own result is).
-/// Rows are what the first dimension counts, as in checkpoint::TensorInfo.
+/// Rows are those of checkpoint::TensorInfo.
 struct TensorInput {
   /// Null: no numbers, only updates. Such inputs can be compared with each other, not read.
   const checkpoint::Checkpoint* model = nullptr;

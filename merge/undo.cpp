@@ -19,6 +19,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/number.h"
+#include "core/output_claim.h"
 #include "core/version.h"
 #include "merge/undo_words.h"
 
@@ -275,8 +276,7 @@ nlohmann::json index_of(const fs::path& undo, std::span<const std::byte>& bytes)
 
 }  // namespace
 
-void require_undo_possible(const fs::path& base, const fs::path& undo, core::Overwrite overwrite) {
-  core::require_writable(undo, core::OutputKind::kFile, overwrite);
+void require_undo_possible(const fs::path& base) {
   if (fs::is_directory(base)) return;
   throw InputError(
       "--undo restores a base of safetensors files; '{}' is a GGUF file, which stays as it is",
@@ -285,7 +285,9 @@ void require_undo_possible(const fs::path& base, const fs::path& undo, core::Ove
 
 UndoReport write_undo(const fs::path& base, const fs::path& merged, const fs::path& undo,
                       core::Overwrite overwrite) {
-  require_undo_possible(base, undo, overwrite);
+  require_undo_possible(base);
+  const std::array inputs{base, merged};
+  core::claim_output({undo, core::OutputKind::kFile, "--undo"}, inputs, overwrite);
   const auto opened = checkpoint::Checkpoint::open(base);
   const Merged result(merged);
   UndoWriter writer(undo);
@@ -325,7 +327,8 @@ UndoReport write_undo(const fs::path& base, const fs::path& merged, const fs::pa
 
 UndoReport unmerge(const fs::path& merged, const fs::path& undo, const fs::path& out,
                    core::Overwrite overwrite) {
-  core::require_writable(out, core::OutputKind::kFolder, overwrite);
+  const std::array inputs{merged, undo};
+  core::claim_output({out, core::OutputKind::kFolder}, inputs, overwrite);
   const core::MappedFile file(undo);
   std::span<const std::byte> bytes = file.bytes();
   UndoReport report{0, 0, bytes.size()};

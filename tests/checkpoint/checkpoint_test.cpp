@@ -8,6 +8,7 @@
 #include <set>
 
 #include "checkpoint/gguf.h"
+#include "checkpoint/python_json.h"
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
 #include "core/hash.h"
@@ -247,7 +248,7 @@ TEST(Checkpoint, PlainTensorsGiveTheirBytesAndOthersNone) {
   const Checkpoint model = Checkpoint::open(dir.path());
   EXPECT_EQ(4U, model.raw(*model.find("w")).size());
   EXPECT_EQ((std::vector<float>{1, -2}), model.read(*model.find("w")));
-  EXPECT_TRUE(model.raw(*model.find("ids")).empty());
+  EXPECT_EQ(8U, model.raw(*model.find("ids")).size());  // To be copied, not to be computed with.
   EXPECT_EQ("I64", model.find("ids")->storage_name);
   EXPECT_THROWS_WITH((void)model.read(*model.find("ids")), InputError, "model.safetensors", "'ids'",
                      "I64", "BF16");
@@ -263,7 +264,7 @@ TEST(Checkpoint, SideFilesAreThoseThatAreThere) {
   dir.write("m/generation_config.json", "{}");
   dir.write("m/README.md", "");
   const auto files = Checkpoint::open(dir / "m").side_files();
-  EXPECT_EQ((std::vector{dir / "m/tokenizer.json", dir / "m/generation_config.json"}), files);
+  EXPECT_EQ((std::vector{dir / "m/generation_config.json", dir / "m/tokenizer.json"}), files);
 }
 
 // -- Faults of folders ----------------------------------------------------------------------------
@@ -545,6 +546,45 @@ TEST(Checkpoint, AVocabularyOfAnyArchitectureOpensWithoutTensors) {
   EXPECT_TRUE(model.tensors().empty());
   EXPECT_EQ("gpt2", model.config()["model_type"]);
   EXPECT_EQ(1, model.gguf()->integer("tokenizer.ggml.bos_token_id"));
+}
+
+TEST(TensorInfo, ATensorOfNothingHasNoRowsHoweverLargeItsShape) {
+  const TempDir dir;
+  dir.write("model/config.json", R"({"model_type": "llama"})");
+  dir.write("model/model.safetensors",
+            tests::safetensors_bytes(
+                R"({"a":{"dtype":"F16","shape":[4611686018427387904,0],"data_offsets":[0,0]},)"
+                R"("b":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]},)"
+                R"("c":{"dtype":"F32","shape":[3,2,5],"data_offsets":[0,120]}})",
+                std::string(120, '\0')));
+  const Checkpoint model = Checkpoint::open(dir / "model");
+  for (const char* name : {"a", "b"}) {
+    EXPECT_EQ(model.find(name)->rows(), 0) << name;
+    EXPECT_EQ(model.find(name)->elements(), 0) << name;
+    EXPECT_TRUE(model.read(*model.find(name)).empty()) << name;
+  }
+  EXPECT_EQ(model.find("c")->rows(), 6);
+  EXPECT_EQ(model.find("c")->row_elements(), 5);
+  EXPECT_EQ(model.weights_digest().size(), 64U);  // And ends.
+}
+
+TEST(Checkpoint, AConfigurationThatPythonWroteWithInfinityIsRead) {
+  const TempDir dir;
+  write_tiny(dir / "m");
+  const std::string text =
+      R"({"model_type": "llama", "a": [0.0, Infinity], "b": "Infinity", "c": -Infinity, "d": NaN})";
+  dir.write("m/config.json", text);
+  const nlohmann::json config = Checkpoint::open(dir / "m").config();
+  EXPECT_EQ(config.at("b"), "Infinity");
+  EXPECT_FALSE(config.at("c").is_number());
+  EXPECT_EQ(unquote_constants(config.dump()),
+            R"({"a":[0.0,Infinity],"b":"Infinity","c":-Infinity,"d":NaN,"model_type":"llama"})");
+}
+
+TEST(Checkpoint, TheRootOfACacheOfTheHubLeadsToItsSnapshot) {
+  const TempDir dir;
+  dir.write("models--x--y/snapshots/0bad/config.json", "{}");
+  EXPECT_THROWS_WITH((void)Checkpoint::open(dir / "models--x--y"), InputError, "snapshots/0bad");
 }
 
 }  // namespace

@@ -59,6 +59,11 @@ TEST(Safetensors, AFileWithoutTensorsIsOne) {
   EXPECT_TRUE(parse(safetensors_bytes("{}")).entries.empty());
 }
 
+TEST(Safetensors, MetadataThatIsNullIsNone) {
+  const std::string file = tests::safetensors_bytes(R"({"__metadata__":null})");
+  EXPECT_TRUE(parse_safetensors(std::as_bytes(std::span(file)), "f").metadata.empty());
+}
+
 TEST(SafetensorsFault, TooShortForALength) { EXPECT_FAULT("1234567", "only 7 bytes"); }
 
 TEST(SafetensorsFault, HeaderLongerThanTheFormatAllows) {

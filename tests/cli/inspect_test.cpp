@@ -2,9 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/hash.h"
+#include "tests/support/model_files.h"
 #include "tests/support/process.h"
 
 namespace weft::tests {
@@ -99,6 +101,26 @@ TEST_F(InspectRun, ABrokenLineOfTheMetricsHasItsPlace) {
   const Finished done = run_weft({"inspect", run_.path().string()});
   EXPECT_EQ(done.status, 2);
   EXPECT_THAT(done.err, HasSubstr("metrics.jsonl:2"));
+}
+
+TEST(InspectAdapter, TheNormOfAnExpertAdapterCountsEveryExpert) {
+  const TempDir dir;
+  dir.write("a/adapter_config.json",
+            R"({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": [],)"
+            R"("target_parameters": ["mlp.experts.down_proj"]})");
+  // Two experts of rank 1: A = (1, 2), (3, 4); B has the experts fastest: (1, 10), (2, 20).
+  const std::string key = "base_model.model.mlp.experts.";
+  dir.write("a/adapter_model.safetensors",
+            safetensors_bytes(
+                R"({")" + key + R"(lora_A.weight":{"dtype":"F32","shape":[2,2],)" +
+                    R"("data_offsets":[0,16]},")" + key +
+                    R"(lora_B.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[16,32]}})",
+                bytes_of(std::vector<float>{1, 2, 3, 4, 1, 10, 2, 20})));
+  const Finished done = run_weft({"inspect", (dir / "a").string(), "--json"});
+  ASSERT_EQ(done.status, 0) << done.err;
+  const double norm = nlohmann::json::parse(done.out)["modules"][0]["update_norm"];
+  // 2 sqrt(|B_1|^2 |A_1|^2 + |B_2|^2 |A_2|^2) = 2 sqrt(5 * 5 + 500 * 25)
+  EXPECT_NEAR(norm, 2 * std::sqrt(25.0 + 12500.0), 1e-4);
 }
 
 }  // namespace

@@ -129,5 +129,49 @@ TEST(EvalCommand, PrintsItsConfigurationAndItsKeys) {
 }
 #endif
 
+TEST_F(WrongInput, AnInputIsNeverReplacedByAnyCommand) {
+  const std::string weights = slurp(base_ + "/model.safetensors");
+  expect_refused({"extract", "--model", base_, "--base", base_, "--out", base_, "--force"},
+                 {"would be replaced"});
+  expect_refused({"export", "--to", "gguf", "--model", base_, "--pre", "gpt-2", "--out",
+                  base_ + "/model.safetensors", "--force"},
+                 {"lies in the input"});
+  expect_refused({"export", "--to", "ollama", "--model", base_, "--out", base_, "--force"},
+                 {"would be replaced"});
+  expect_refused({"merge", "--model", base_, "--out", (folder_ / "out").string(), "--undo",
+                  base_ + "/model.safetensors", "--force"},
+                 {"--undo", "lies in the input"});
+  const std::string recipe =
+      folder_.write("out/recipe.yaml", "merge_method: passthrough\nmodels: [{model: ../base}]\n")
+          .string();
+  expect_refused({"merge", recipe, "--out", (folder_ / "out").string(), "--force"},
+                 {"recipe.yaml", "would be replaced"});
+#ifdef WEFT_WITH_TORCH
+  expect_refused({"imatrix", "--model", base_, "--text", text_, "--out", text_, "--force"},
+                 {"would be replaced"});
+#endif
+  EXPECT_EQ(slurp(base_ + "/model.safetensors"), weights);
+  EXPECT_EQ(slurp(text_), "atl");
+}
+
+TEST_F(WrongInput, AnExportOptionWithoutEffectIsRefused) {
+  const std::string out = (folder_ / "out").string();
+  const auto to = [&](const char* kind, const Strings& more) {
+    Strings arguments{"export", "--to", kind, "--adapter", base_, "--out", out};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  for (const char* option : {"--type", "--pre", "--name", "--from"}) {
+    expect_refused(to("peft", {option, "f32"}), {option, "has no effect", "peft"});
+  }
+  expect_refused(to("gguf-lora", {"--model", base_, "--pre", "x"}), {"--pre", "has no effect"});
+  expect_refused(to("gguf-lora", {"--model", base_, "--profile", "portable"}), {"--profile"});
+  expect_refused(to("gguf", {"--model", base_, "--from", "x"}), {"--from", "has no effect"});
+  expect_refused(to("ollama", {"--model", base_, "--from", "x", "--type", "f32"}),
+                 {"--type", "has no effect"});
+  expect_refused(to("pdf", {"--type", "f32"}), {"'pdf' is unknown", "ollama"});
+  EXPECT_FALSE(fs::exists(out));
+}
+
 }  // namespace
 }  // namespace weft::tests

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <iterator>
+#include <vector>
 
 #include "core/error.h"
 #include "tests/support/temp_dir.h"
@@ -19,7 +21,7 @@ void write(const CheckedFile& file, std::string_view bytes) {
 
 TEST(CheckedFile, HasNoNameBeforeItIsAccepted) {
   const tests::TempDir folder;
-  CheckedFile file(folder / "model.gguf", core::Overwrite::kRefuse);
+  CheckedFile file(folder / "model.gguf", {}, core::Overwrite::kRefuse);
   write(file, "right");
   file.check([] {});
   EXPECT_FALSE(fs::exists(folder / "model.gguf"));
@@ -32,20 +34,39 @@ TEST(CheckedFile, FoundWrongIsKeptUnderTheRejectedNameOnly) {
   const tests::TempDir folder;
   folder.write("model.gguf", "earlier");
   {
-    CheckedFile file(folder / "model.gguf", core::Overwrite::kReplace);
+    CheckedFile file(folder / "model.gguf", {}, core::Overwrite::kReplace);
     write(file, "damaged");
     EXPECT_THROWS_WITH(file.check([] { throw NumericError("'blk.0.attn_q.weight' differs"); }),
                        NumericError, "blk.0.attn_q.weight", "model.gguf.rejected");
   }
   EXPECT_EQ(tests::slurp(folder / "model.gguf"), "earlier");
   EXPECT_EQ(tests::slurp(folder / "model.gguf.rejected"), "damaged");
-  EXPECT_FALSE(fs::exists(folder / "model.gguf.unchecked"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 2);
+}
+
+TEST(CheckedFile, AFileOfTheUsersThatIsCalledUncheckedIsKept) {
+  const tests::TempDir folder;
+  folder.write("model.gguf.unchecked", "mine");
+  {
+    CheckedFile file(folder / "model.gguf", {}, core::Overwrite::kRefuse);
+    write(file, "half");
+  }
+  EXPECT_EQ(tests::slurp(folder / "model.gguf.unchecked"), "mine");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
+}
+
+TEST(CheckedFile, AFileThatIsReadIsNotReplaced) {
+  const tests::TempDir folder;
+  const std::vector<fs::path> inputs{folder.write("base/model.safetensors", "w").parent_path()};
+  EXPECT_THROWS_WITH(
+      CheckedFile(folder / "base/model.safetensors", inputs, core::Overwrite::kReplace), InputError,
+      "lies in the input");
 }
 
 TEST(CheckedFile, WhatFailsOtherwiseLeavesNothing) {
   const tests::TempDir folder;
   try {
-    CheckedFile file(folder / "model.gguf", core::Overwrite::kRefuse);
+    CheckedFile file(folder / "model.gguf", {}, core::Overwrite::kRefuse);
     write(file, "half");
     file.check([] { throw IoError("the disk is gone"); });
   } catch (const IoError&) {
@@ -56,7 +77,7 @@ TEST(CheckedFile, WhatFailsOtherwiseLeavesNothing) {
 TEST(CheckedFile, AnEarlierRejectedFileIsNotReplacedUnasked) {
   const tests::TempDir folder;
   folder.write("model.gguf.rejected", "to be looked at");
-  EXPECT_THROWS_WITH(CheckedFile(folder / "model.gguf", core::Overwrite::kRefuse), InputError,
+  EXPECT_THROWS_WITH(CheckedFile(folder / "model.gguf", {}, core::Overwrite::kRefuse), InputError,
                      "model.gguf.rejected");
 }
 

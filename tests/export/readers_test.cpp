@@ -135,5 +135,30 @@ TEST(Readers, UnknownReadersAreRefusedWithTheKnown) {
                      "llama.cpp");
 }
 
+TEST(Readers, VariantsThatOnlyPeftComputesAreNotReadByOthers) {
+  for (const char* key : {R"(, "use_bdlora": {"nblocks": 2})", R"(, "layer_replication": [[0, 2]])",
+                          R"(, "use_qalora": true)", R"(, "velora_config": {"scale": 1})"}) {
+    const AdapterTraits adapter = traits(std::string(kPlain) + key);
+    for (const char* reader : {"vllm", "llama.cpp", "ollama", "lorax"}) {
+      EXPECT_EQ(verdict(adapter, reader), Verdict::kMisreads) << reader << key;
+      // weft merges none of them: it is no way out.
+      EXPECT_TRUE(check_reader(adapter, reader).repairs.empty()) << reader << key;
+    }
+    EXPECT_EQ(verdict(adapter, "transformers"), Verdict::kReads);
+  }
+}
+
+TEST(Readers, ActivatedLoraIsMisreadWhereItIsAppliedToEveryToken) {
+  const AdapterTraits adapter =
+      traits(std::string(kPlain) + R"(, "alora_invocation_tokens": [1, 2])");
+  EXPECT_EQ(verdict(adapter, "vllm"), Verdict::kMisreads);
+  EXPECT_EQ(verdict(adapter, "lorax"), Verdict::kMisreads);
+  EXPECT_THAT(check_reader(adapter, "llama.cpp").notes, Contains(HasSubstr("aLoRA")));
+}
+
+TEST(Readers, OllamaIsSaidToTakeNoAdapterLineAnyMore_Mellea1651) {
+  EXPECT_THAT(check_reader(traits(kPlain), "ollama").notes, Contains(HasSubstr("0.34.1")));
+}
+
 }  // namespace
 }  // namespace weft::exporting

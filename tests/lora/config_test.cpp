@@ -112,11 +112,27 @@ INSTANTIATE_TEST_SUITE_P(
                       Unsupported{R"("init_lora_weights": "olora")", "olora"},
                       Unsupported{R"("init_lora_weights": "loftq")", "loftq"},
                       Unsupported{R"("init_lora_weights": "corda")", "corda"},
-                      Unsupported{R"("init_lora_weights": "mica")", "mica"},
                       Unsupported{R"("bias": "some")", "none, lora_only or all"},
-                      Unsupported{R"("task_type": "SEQ_CLS")", "task_type"},
+                      Unsupported{R"("task_type": "DREAMING")", "task_type"},
                       Unsupported{R"("some_future_key": "new")", "'some_future_key' = \"new\""},
                       Unsupported{R"("some_flag": true)", "some_flag"}));
+
+TEST(AdapterConfig, WhatTrainersLeaveUnsetIsRead) {
+  const AdapterConfig config = parse(
+      R"("fan_in_fan_out": null, "use_rslora": null, "lora_dropout": null, "lorap_emb_lr": 1e-6)");
+  EXPECT_FALSE(config.fan_in_fan_out);
+  EXPECT_FALSE(config.use_rslora);
+  EXPECT_EQ(config.lora_dropout, 0);
+  for (const char* task : {"FEATURE_EXTRACTION", "SEQ_2_SEQ_LM", "SEQ_CLS"}) {
+    EXPECT_NO_THROW(parse(std::string(R"("task_type": ")") + task + '"')) << task;
+  }
+  EXPECT_NO_THROW(parse(R"("init_lora_weights": "mica")"));
+}
+
+TEST(AdapterConfig, AnAdapterOfMlxIsCalledByItsName) {
+  EXPECT_THROWS_WITH((void)parse_config(R"({"fine_tune_type": "lora", "num_layers": 8})", "f"),
+                     InputError, "mlx-lm", "converted to PEFT");
+}
 
 TEST(AdapterConfig, OtherPeftTypesAreRefused) {
   EXPECT_THROWS_WITH((void)parse_config(R"({"peft_type": "ADALORA"})", "f"), InputError, "ADALORA",

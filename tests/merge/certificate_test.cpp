@@ -119,7 +119,7 @@ TEST_F(Certificate, NamesMissingShortenedAndUnlistedFiles) {
   EXPECT_THAT(complaint(), HasSubstr("is missing"));
   std::ofstream(first, std::ios::binary) << before;
   std::ofstream(out / "more.safetensors") << "x";
-  EXPECT_THAT(complaint(), HasSubstr("more.safetensors' holds weights that merge.json"));
+  EXPECT_THAT(complaint(), HasSubstr("more.safetensors' is not listed in merge.json"));
 }
 
 TEST_F(Certificate, ComparesInputsThatAreStillThere) {
@@ -138,6 +138,30 @@ TEST_F(Certificate, OfAFolderWithoutOneIsAnError) {
   EXPECT_THAT(complaint(), HasSubstr("has no merge.json"));
   std::ofstream(out / "merge.json") << R"({"format": 1})";
   EXPECT_THAT(complaint(), HasSubstr("recorded no digests"));
+}
+
+TEST_F(Certificate, AFileThatWasAddedIsNoticedBecauseItIsLoaded) {
+  for (const char* name :
+       {"chat_template.jinja", "tokenizer.model", "adapter_config.json", "modeling_tiny.py",
+        "model.gguf", "pytorch_model.pt", "additional_chat_templates/x.jinja"}) {
+    dir.write(std::string("out/") + name, "added");
+    EXPECT_THAT(complaint(), HasSubstr(name));
+    fs::remove(out / name);
+  }
+  for (const char* name : {"README.md", "LICENSE", ".gitattributes"}) {
+    dir.write(std::string("out/") + name, "for people");
+  }
+  EXPECT_EQ(complaint(), "");
+}
+
+TEST_F(Certificate, TheUsesAreThoseOfTheFold) {
+  const auto json = nlohmann::json::parse(slurp(out / "merge.json"));
+  EXPECT_EQ(json["adapters"][0]["keys"], json["adapters"][0]["used"].size());
+  for (const auto& [key, tensor] : json["adapters"][0]["used"].items()) {
+    const bool folded =
+        std::ranges::any_of(report.folded, [&](const FoldedTensor& f) { return f.name == tensor; });
+    EXPECT_TRUE(folded) << key;
+  }
 }
 
 }  // namespace

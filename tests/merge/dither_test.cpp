@@ -1,5 +1,6 @@
 #include "merge/dither.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -118,7 +119,7 @@ TEST(AutoDtype, TakesF16ForSmallUpdatesAndF32WhereItCannotHoldTheNumbers) {
   EXPECT_EQ(small.below(), 1U);
   EXPECT_EQ(small.dtype, DType::kF16);
   EXPECT_EQ(choose(TempDir(), 0.002, 70'000).dtype, DType::kF32);
-  EXPECT_FALSE(choose(TempDir(), 0.002, 70'000).fits_f16);
+  EXPECT_THAT(choose(TempDir(), 0.002, 70'000).f16_loses, ::testing::HasSubstr("largest"));
   EXPECT_EQ(choose(TempDir(), 1e-6).dtype, DType::kF32);
 }
 

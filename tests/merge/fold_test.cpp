@@ -187,7 +187,7 @@ TEST(Fold, OfAConv1DTransposesTheUpdate) {
   const auto model = write_model(dir / "base", {weight}, R"({"model_type": "gpt2"})");
   const auto adapter = write_noisy_adapter(dir / "a", {module}, config_of({"c_attn"}, 3, 6));
   const Folded folded = fold_into(dir, model, {{adapter, 1}});
-  const auto written = tests::stored(folded.file, weight.name);
+  const auto written = tests::stored(folded.file, "transformer." + weight.name);
   ModelTensor transposed{weight.name, {24, 20}, DType::kF32, std::vector<float>(480)};
   for (std::size_t i = 0; i < 24; ++i) {
     for (std::size_t j = 0; j < 20; ++j) transposed.values[i * 20 + j] = weight.values[j * 24 + i];

@@ -1,0 +1,91 @@
+// Stacks of experts: one tensor [experts, out, in] for all.
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "merge/extract.h"
+#include "merge/merge.h"
+#include "tests/merge/models.h"
+
+namespace weft::merge {
+namespace {
+
+namespace fs = std::filesystem;
+using checkpoint::Checkpoint;
+using tests::ModelTensor;
+using tests::noisy;
+using tests::TempDir;
+
+constexpr std::size_t kExperts = 3;
+constexpr std::size_t kOut = 5;  // No multiple of the rows that are computed at a time.
+constexpr std::size_t kIn = 6;
+constexpr std::size_t kRank = 2;
+
+TEST(Experts, EveryExpertOfAStackGetsItsOwnUpdate) {
+  const TempDir dir;
+  const ModelTensor base = noisy("mlp.experts.down_proj", {kExperts, kOut, kIn});
+  tests::write_model(dir / "base", {base}, R"({"model_type": "qwen3_moe"})");
+  fs::create_directories(dir / "adapter");
+  dir.write("adapter/adapter_config.json",
+            R"({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": [],)"
+            R"("target_parameters": ["mlp.experts.down_proj"]})");
+  const std::string key = "base_model.model.mlp.experts.";
+  const ModelTensor a = noisy(key + "lora_A.weight", {kRank * kExperts, kIn}, core::DType::kF32, 2);
+  const ModelTensor b =
+      noisy(key + "lora_B.weight", {kOut, kRank * kExperts}, core::DType::kF32, 3);
+  checkpoint::SafetensorsWriter writer(dir / "adapter/adapter_model.safetensors",
+                                       {{a.name, "F32", a.shape}, {b.name, "F32", b.shape}});
+  writer.write(std::span<const float>(a.values));
+  writer.write(std::span<const float>(b.values));
+  writer.finish();
+  MergeRequest request;
+  request.model = dir / "base";
+  request.adapters = {{dir / "adapter", 1}};
+  request.out = dir / "out";
+  (void)merge_model(request);
+  const Checkpoint out = Checkpoint::open(dir / "out");
+  const auto& info = *out.find("mlp.experts.down_proj");
+  EXPECT_EQ(info.rows(), static_cast<std::int64_t>(kExperts * kOut));
+  const std::vector<float> found = out.read(info);
+  for (std::size_t e = 0; e < kExperts; ++e) {
+    for (std::size_t o = 0; o < kOut; ++o) {
+      for (std::size_t i = 0; i < kIn; ++i) {
+        double update = 0;
+        for (std::size_t k = 0; k < kRank; ++k) {
+          update += static_cast<double>(b.values[o * kRank * kExperts + k * kExperts + e]) *
+                    static_cast<double>(a.values[(e * kRank + k) * kIn + i]);
+        }
+        const std::size_t at = (e * kOut + o) * kIn + i;
+        EXPECT_NEAR(found[at], static_cast<double>(base.values[at]) + 3 * update, 1e-6);
+      }
+    }
+  }
+}
+
+TEST(Extract, RoutersAndPositionsAreNoLinearLayers) {
+  const TempDir dir;
+  const auto model = [&](const char* name, std::uint32_t seed) {
+    tests::write_model(
+        dir / name,
+        {noisy("model.layers.0.self_attn.q_proj.weight", {4, 4}, core::DType::kF32, seed),
+         noisy("model.layers.0.block_sparse_moe.gate.weight", {2, 4}, core::DType::kF32, seed),
+         noisy("model.layers.0.block_sparse_moe.experts.0.w1.weight", {4, 4}, core::DType::kF32,
+               seed),
+         noisy("model.layers.0.mlp.router.weight", {2, 4}, core::DType::kF32, seed),
+         noisy("vision.position_embedding.weight", {4, 4}, core::DType::kF32, seed)},
+        R"({"model_type": "mixtral"})");
+  };
+  model("base", 1);
+  model("tuned", 9);
+  ExtractRequest request;
+  request.model = dir / "tuned";
+  request.base = dir / "base";
+  request.rank = 4;
+  request.out = dir / "adapter";
+  const AdapterReport report = extract_adapter(request);
+  ASSERT_EQ(report.modules.size(), 1U);
+  EXPECT_EQ(report.modules[0].path, "model.layers.0.self_attn.q_proj");
+  EXPECT_EQ(report.left_out.size(), 4U);
+}
+
+}  // namespace
+}  // namespace weft::merge
