@@ -164,8 +164,10 @@ std::vector<eval::GateResult> gate_results(const eval::EvalConfig& config,
 /// All that came of an evaluation.
 struct Outcome {
   eval::Recorded recorded;
+  eval::Analysis analysis;               ///< Of `recorded`, for everything that shows it.
   std::optional<eval::Changes> changes;  ///< Since the evaluation that it is compared with.
   bool is_recorded = true;
+  std::string gate_problem{};  ///< What kept the gates from being checked.
 
   [[nodiscard]] ExitCode status() const {
     const bool passed = std::ranges::all_of(recorded.gates, &eval::GateResult::passed);
@@ -176,7 +178,7 @@ struct Outcome {
 
 std::string json_text(const Outcome& outcome, eval::Detail detail) {
   const eval::Recorded& recorded = outcome.recorded;
-  auto json = eval::to_json(recorded.evaluation, detail, recorded.bootstrap);
+  auto json = eval::to_json(recorded.evaluation, outcome.analysis, detail, recorded.bootstrap);
   if (!recorded.gates.empty()) json["gates"] = eval::to_json(recorded.gates);
   if (outcome.changes) json["against"] = eval::to_json(*outcome.changes);
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -186,25 +188,29 @@ std::string json_text(const Outcome& outcome, eval::Detail detail) {
 /// anything else can fail.
 Outcome conclude(const eval::EvalConfig& config, const EvalRecord& record,
                  eval::Evaluation evaluation, const core::Log& log) {
-  Outcome outcome{.recorded = record.recorded(std::move(evaluation), {}), .changes = {}};
+  Outcome outcome{
+      .recorded = record.recorded(std::move(evaluation), {}), .analysis = {}, .changes = {}};
+  outcome.analysis = eval::analyse(outcome.recorded.evaluation, outcome.recorded.bootstrap);
   const auto write = [&] {
     if (config.output) core::write_text(*config.output, json_text(outcome, eval::Detail::kItems));
   };
   write();
   eval::Recorded& recorded = outcome.recorded;
-  if (const auto& earlier = record.earlier()) {
-    outcome.changes = eval::compare(*earlier, recorded);
+  const auto& earlier = record.earlier();
+  if (earlier) outcome.changes = eval::compare(*earlier, recorded);
+  try {
     recorded.gates =
-        gate_results(config, eval::with_earlier(recorded.evaluation, earlier->evaluation));
-  } else {
-    recorded.gates = gate_results(config, recorded.evaluation);
+        gate_results(config, earlier ? eval::with_earlier(recorded.evaluation, earlier->evaluation)
+                                     : recorded.evaluation);
+  } catch (const ConfigError& error) {
+    outcome.gate_problem = error.what();  // What was measured is kept and shown all the same.
   }
   if (outcome.changes || !recorded.gates.empty()) write();
-  outcome.is_recorded = record.write(recorded, log);
+  outcome.is_recorded = record.write(recorded, outcome.analysis, log);
   if (config.report) {
     const std::int64_t examples = config.generate ? config.generate->show : 0;
     core::write_text(*config.report,
-                     eval::to_html(recorded.evaluation, recorded.gates,
+                     eval::to_html(recorded.evaluation, outcome.analysis, recorded.gates,
                                    {.title = config.base_model.filename().string(),
                                     .examples = std::max<std::int64_t>(examples, 12),
                                     .bootstrap = recorded.bootstrap}));
@@ -220,7 +226,7 @@ void print(const Outcome& outcome, const eval::EvalConfig& config, bool json) {
     if (outcome.status() == ExitCode::kRefused) fmt::print(stderr, "{}", gates);
     return;
   }
-  fmt::print("{}", eval::to_table(recorded.evaluation, recorded.bootstrap));
+  fmt::print("{}", eval::to_table(recorded.evaluation, outcome.analysis, recorded.bootstrap));
   if (config.generate && config.generate->show > 0) {
     const std::string samples = eval::to_samples(recorded.evaluation, config.generate->show);
     if (!samples.empty()) fmt::print("\n{}", samples);
@@ -257,11 +263,12 @@ int run(const EvalArguments& arguments) {
       }};
   if (eval::Ledger* ledger = record.ledger())
     hooks.file_digest = [ledger](const auto& file) { return ledger->file_digest(file); };
-  hooks.more_gate_stages = record.earlier_stages();
+  if (record.earlier()) hooks.earlier = &record.earlier()->evaluation;
   hooks.parts = record.parts(arguments.fresh, log);
   record.begin();
   const Outcome outcome = conclude(config, record, eval::evaluate(config, hooks), log);
   print(outcome, config, arguments.json);
+  if (!outcome.gate_problem.empty()) throw ConfigError("{}", outcome.gate_problem);
   return static_cast<int>(outcome.status());
 }
 

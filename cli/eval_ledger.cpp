@@ -44,6 +44,18 @@ std::unique_ptr<eval::Ledger> open_ledger(const eval::EvalConfig& config, const 
   }
 }
 
+/// Another evaluation may have taken the tag since it was found free.
+bool give_tag(std::int64_t id, const std::string& tag, eval::Ledger& ledger, const core::Log& log) {
+  try {
+    ledger.tag(id, tag, /*replace=*/false);
+    return true;
+  } catch (const ConfigError& error) {
+    core::tell(log, core::Level::kWarning,
+               fmt::format("evaluation {} is recorded without the tag: {}", id, error.what()));
+    return false;
+  }
+}
+
 }  // namespace
 
 EvalRecord::EvalRecord(const eval::EvalConfig& config, std::string name, const core::Log& log)
@@ -54,14 +66,6 @@ EvalRecord::EvalRecord(const eval::EvalConfig& config, std::string name, const c
     ledger_->require_free_tag(*config.tag);
   }
   if (config.against) earlier_ = ledger_->read(ledger_->find(reference_name(*config.against)));
-}
-
-std::vector<std::string> EvalRecord::earlier_stages() const {
-  std::vector<std::string> names;
-  if (!earlier_) return names;
-  for (const eval::StageResult& stage : earlier_->evaluation.stages)
-    names.push_back(eval::against_name(stage.name));
-  return names;
 }
 
 void EvalRecord::begin() {
@@ -105,13 +109,14 @@ eval::Recorded EvalRecord::recorded(eval::Evaluation evaluation,
   return recorded;
 }
 
-bool EvalRecord::write(const eval::Recorded& recorded, const core::Log& log) const {
+bool EvalRecord::write(const eval::Recorded& recorded, const eval::Analysis& analysis,
+                       const core::Log& log) const {
   if (!ledger_ || !config_.record) return true;
   try {
-    const std::int64_t id = ledger_->record(recorded, config_.tag, part_keys_);
+    const std::int64_t id = ledger_->record(recorded, analysis, {}, part_keys_);
     core::tell(log, core::Level::kInfo,
                fmt::format("recorded as {} in {}", id, ledger_->path().string()));
-    return true;
+    return !config_.tag || give_tag(id, *config_.tag, *ledger_, log);
   } catch (const Error& error) {
     core::tell(log, core::Level::kWarning, fmt::format("not recorded: {}", error.what()));
     return false;

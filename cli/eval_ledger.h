@@ -28,8 +28,6 @@ class EvalRecord {
   [[nodiscard]] eval::Ledger* ledger() const { return ledger_.get(); }
   /// What to compare with.
   [[nodiscard]] const std::optional<eval::Recorded>& earlier() const { return earlier_; }
-  /// The earlier stages' names, for gates.
-  [[nodiscard]] std::vector<std::string> earlier_stages() const;
 
   /// Call when the evaluation begins.
   void begin();
@@ -40,8 +38,10 @@ class EvalRecord {
   [[nodiscard]] eval::Recorded recorded(eval::Evaluation evaluation,
                                         std::vector<eval::GateResult> gates) const;
   /// Writes it if it is to be recorded. A failure is told to `log`, and is false: what was measured
-  /// must still be shown.
-  [[nodiscard]] bool write(const eval::Recorded& recorded, const core::Log& log) const;
+  /// must still be shown. Where
+  /// its tag was taken meanwhile it is recorded without one, and that is told and false, too.
+  [[nodiscard]] bool write(const eval::Recorded& recorded, const eval::Analysis& analysis,
+                           const core::Log& log) const;
 
  private:
   eval::EvalConfig config_;

@@ -11,9 +11,9 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/terminal.h"
+#include "eval/analysis.h"
 #include "eval/chart.h"
 #include "eval/compare.h"
-#include "eval/figures.h"
 #include "eval/report.h"
 #include "eval/tables.h"
 
@@ -118,12 +118,14 @@ int show(const LedgerArguments& a) {
   const std::int64_t id = ledger.find(a.id);
   const eval::LedgerEntry entry = entry_of(ledger, id);
   const eval::Recorded recorded = ledger.read(id);
+  const eval::Analysis analysis = eval::analyse(recorded.evaluation, recorded.bootstrap);
   const eval::Circumstances& c = recorded.circumstances;
   if (a.json) {
     Json json = to_json(entry);
     for (const eval::StageResult& stage : recorded.evaluation.stages)
       json["contents"].push_back(stage_contents(stage));
-    json.update(eval::to_json(recorded.evaluation, eval::Detail::kFigures, recorded.bootstrap));
+    json.update(
+        eval::to_json(recorded.evaluation, analysis, eval::Detail::kFigures, recorded.bootstrap));
     json["gates"] = eval::to_json(recorded.gates);
     fmt::print("{}", dump(json));
     return 0;
@@ -141,16 +143,20 @@ int show(const LedgerArguments& a) {
       contents.add(
           {"", "with " + stage.adapters[i].string(), stage.adapter_digests.at(i).substr(0, 16)});
   }
-  fmt::print("{}\n{}", contents.text(), eval::to_table(recorded.evaluation, recorded.bootstrap));
+  fmt::print("{}\n{}", contents.text(),
+             eval::to_table(recorded.evaluation, analysis, recorded.bootstrap));
   if (!recorded.gates.empty()) fmt::print("\n{}", eval::gates_table(recorded.gates));
   return 0;
 }
 
 int compare(const LedgerArguments& a) {
   eval::Ledger ledger = open(a, eval::sqlite::Access::kRead);
-  const eval::Changes changes =
-      eval::compare(ledger.read(ledger.find(a.id)), ledger.read(ledger.find(a.other)));
-  fmt::print("{}", a.json ? dump(eval::to_json(changes)) : eval::to_text(changes, a.id));
+  const eval::Recorded earlier = ledger.read(ledger.find(a.id));
+  const eval::Changes changes = a.other.empty()
+                                    ? eval::compare_ends(earlier)
+                                    : eval::compare(earlier, ledger.read(ledger.find(a.other)));
+  const std::string name = a.other.empty() ? earlier.evaluation.stages.front().name : a.id;
+  fmt::print("{}", a.json ? dump(eval::to_json(changes)) : eval::to_text(changes, name));
   return static_cast<int>(eval::has_drifted(changes) ? ExitCode::kRefused : ExitCode::kDone);
 }
 
@@ -181,7 +187,8 @@ std::string strip(const eval::LedgerFigure& figure, double low, double high) {
   constexpr int kWidth = 40;
   const auto place = [&](double value) {
     const double share = high > low ? (value - low) / (high - low) : 0.5;
-    return static_cast<std::size_t>(std::lround(share * (kWidth - 1)));
+    // Whatever the ledger holds stays on the strip.
+    return static_cast<std::size_t>(std::lround(std::clamp(share, 0.0, 1.0) * (kWidth - 1)));
   };
   std::string line(kWidth, ' ');
   if (figure.interval) {
@@ -192,15 +199,37 @@ std::string strip(const eval::LedgerFigure& figure, double low, double high) {
   return line;
 }
 
-std::string strips(const std::vector<eval::LedgerFigure>& values,
-                   const std::vector<eval::LedgerEntry>& entries, int digits) {
+/// The ends of all values and intervals.
+std::pair<double, double> range_of(const std::vector<eval::LedgerFigure>& values) {
   double low = values.front().value, high = low;
   for (const eval::LedgerFigure& value : values) {
-    low = std::min(low, value.interval ? value.interval->low : value.value);
-    high = std::max(high, value.interval ? value.interval->high : value.value);
+    const eval::Interval range = value.interval.value_or(eval::Interval{value.value, value.value});
+    low = std::min({low, value.value, range.low});
+    high = std::max({high, value.value, range.high});
   }
-  core::Table table({"id", "recorded (UTC)", "tags", "value",
-                     fmt::format("|{:<19.{}f}{:>19.{}f}|", low, digits, high, digits)});
+  return {low, high};
+}
+
+/// Above strips: their ends.
+std::string scale(double low, double high, int digits) {
+  return fmt::format("|{:<19.{}f}{:>19.{}f}|", low, digits, high, digits);
+}
+
+void draw(const LedgerArguments& a, const eval::ChartSeries& series, const eval::FigureKind& kind,
+          const char* x_label) {
+  const eval::ChartText text{.title = a.figure,
+                             .x_label = x_label,
+                             .note = fmt::format("{}{}", kind.title,
+                                                 kind.better < 0   ? ", less is better"
+                                                 : kind.better > 0 ? ", more is better"
+                                                                   : "")};
+  give(a, eval::svg_chart({&series, 1}, text));
+}
+
+std::string strips(const std::vector<eval::LedgerFigure>& values,
+                   const std::vector<eval::LedgerEntry>& entries, int digits) {
+  const auto [low, high] = range_of(values);
+  core::Table table({"id", "recorded (UTC)", "tags", "value", scale(low, high, digits)});
   for (const eval::LedgerFigure& value : values) {
     const auto entry = std::ranges::find(entries, value.evaluation, &eval::LedgerEntry::id);
     table.add({std::to_string(value.evaluation), entry->circumstances.recorded_at,
@@ -210,7 +239,66 @@ std::string strips(const std::vector<eval::LedgerFigure>& values,
   return table.text();
 }
 
+/// "bits_per_byte.nahuatl" or "bits_per_byte" of the stages of one evaluation, in their order.
+std::vector<eval::LedgerFigure> along_stages(eval::Ledger& ledger, const LedgerArguments& a) {
+  std::string name = a.figure, suite;
+  if (eval::figure_kind(name) == nullptr) {
+    const eval::GateTerm wanted = eval::parse_figure(a.figure);
+    if (!wanted.suite.empty())
+      throw ConfigError("'{}' names a stage, and --evaluation draws all of them: write {}.{}",
+                        a.figure, wanted.figure, wanted.suite);
+    name = wanted.figure;
+    suite = wanted.stage;
+  }
+  std::vector<eval::LedgerFigure> all = ledger.figures(ledger.find(a.id));
+  std::vector<std::string> suites;
+  for (const eval::LedgerFigure& figure : all) {
+    if (figure.name == name && std::ranges::find(suites, figure.suite) == suites.end())
+      suites.push_back(figure.suite);
+  }
+  std::erase_if(all, [&](const eval::LedgerFigure& figure) {
+    return figure.name != name || !std::isfinite(figure.value) ||
+           (!suite.empty() && figure.suite != suite);
+  });
+  if (suite.empty() && suites.size() > 1)
+    throw ConfigError("'{}' was measured on several suites ({}): write {}.SUITE", a.figure,
+                      fmt::join(suites, ", "), name);
+  if (all.empty())
+    throw ConfigError("'{}' was not measured in evaluation {}, which has it of {}", a.figure, a.id,
+                      suites.empty() ? "no suite" : fmt::format("{}", fmt::join(suites, ", ")));
+  return all;
+}
+
+int plot_stages(const LedgerArguments& a) {
+  eval::Ledger ledger = open(a, eval::sqlite::Access::kRead);
+  const auto values = along_stages(ledger, a);
+  const eval::FigureKind& kind = *eval::figure_kind(values.front().name);
+  if (a.out.empty()) {
+    const auto [low, high] = range_of(values);
+    core::Table table({"stage", "value", "difference", scale(low, high, kind.digits)});
+    for (const eval::LedgerFigure& value : values) {
+      table.add({value.stage, fmt::format("{:.{}f}", value.value, kind.digits),
+                 value.difference ? fmt::format("{:+.{}f}", *value.difference, kind.digits) : "-",
+                 "|" + strip(value, low, high) + "|"});
+    }
+    fmt::print("{}", table.text());
+    return 0;
+  }
+  eval::ChartSeries series{.name = a.figure, .points = {}, .dots = true};
+  bool updates = true;
+  for (const eval::LedgerFigure& value : values) {
+    const auto update = eval::update_of(value.stage);
+    updates = updates && update;
+    const auto place = static_cast<double>(series.points.size() + 1);
+    series.points.push_back(
+        {update ? static_cast<double>(*update) : place, value.value, value.interval});
+  }
+  draw(a, series, kind, updates ? "updates" : "stage");
+  return 0;
+}
+
 int plot(const LedgerArguments& a) {
+  if (!a.id.empty()) return plot_stages(a);
   eval::Ledger ledger = open(a, eval::sqlite::Access::kRead);
   const auto values = history(ledger, a.figure);
   const eval::FigureKind* kind = eval::figure_kind(values.front().name);
@@ -221,13 +309,7 @@ int plot(const LedgerArguments& a) {
   eval::ChartSeries series{.name = a.figure, .points = {}, .dots = true};
   for (const eval::LedgerFigure& value : values)
     series.points.push_back({static_cast<double>(value.evaluation), value.value, value.interval});
-  const eval::ChartText text{.title = a.figure,
-                             .x_label = "evaluation",
-                             .note = fmt::format("{}{}", kind->title,
-                                                 kind->better < 0   ? ", less is better"
-                                                 : kind->better > 0 ? ", more is better"
-                                                                    : "")};
-  give(a, eval::svg_chart({&series, 1}, text));
+  draw(a, series, *kind, "evaluation");
   return 0;
 }
 
@@ -355,10 +437,15 @@ Run add_ledger(CLI::App& app) {
                       "gave other figures",
                       compare, a, chosen));
   two->add_option("EARLIER", a->id, kWhich)->required();
-  two->add_option("LATER", a->other, kWhich)->required();
+  two->add_option("LATER", a->other,
+                  "number, tag, or latest; without it EARLIER's last stage is compared with its "
+                  "first: what a training run has learned and forgotten");
 
   auto* drawn = subcommand(app, "plot", "one figure over all evaluations", plot, a, chosen);
   drawn->add_option("FIGURE", a->figure, "as in gates: bits_per_byte.SUITE.STAGE")->required();
+  drawn->add_option("--evaluation", a->id,
+                    "draw the stages of one evaluation, such as the updates of a training run; "
+                    "FIGURE is then bits_per_byte.SUITE");
   drawn->add_option("--out", a->out, "SVG file; without it, lines of text");
   drawn->add_flag("--force", a->force, "overwrite --out");
 

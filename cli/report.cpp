@@ -9,6 +9,7 @@
 #include "eval/card.h"
 #include "eval/ledger.h"
 #include "eval/report_page.h"
+#include "eval/training_evaluation.h"
 
 namespace weft::cli {
 
@@ -45,16 +46,27 @@ void add_evaluation(eval::Ledger& ledger, std::int64_t id, std::string name,
       parts.runs, [&](const eval::TrainingRun& known_run) { return known_run.folder == run; });
   if (!run.empty() && !known && eval::is_training_run(run))
     parts.runs.push_back(eval::read_training_run(run));
-  parts.evaluations.push_back({std::move(name), std::move(recorded)});
+  parts.evaluations.emplace_back(std::move(name), std::move(recorded));
 }
 
-/// The newest evaluation of the run's adapter.
+/// The newest evaluation of the run's adapter by weft eval.
 std::optional<std::int64_t> evaluation_of(eval::Ledger& ledger, const fs::path& run) {
   std::optional<std::int64_t> found;
   for (const eval::LedgerEntry& entry : ledger.entries()) {
-    if (entry.circumstances.run == run) found = entry.id;
+    const bool updates = std::ranges::all_of(
+        entry.stages, [](const std::string& stage) { return eval::update_of(stage).has_value(); });
+    if (entry.circumstances.run == run && !updates) found = entry.id;
   }
   return found;
+}
+
+/// The run's evaluations: of its adapter, and of its updates in training.
+void add_evaluations_of(eval::Ledger& ledger, const fs::path& run, const std::string& name,
+                        eval::ReportParts& parts) {
+  const auto id = evaluation_of(ledger, run);
+  if (id) add_evaluation(ledger, *id, name, parts);
+  if (auto updates = eval::read_training_evaluation(ledger, run.string()))
+    parts.evaluations.emplace_back(id ? name + ", in training" : name, std::move(*updates));
 }
 
 eval::ReportParts gather(const ReportArguments& a) {
@@ -68,8 +80,7 @@ eval::ReportParts gather(const ReportArguments& a) {
       const bool known = std::ranges::any_of(
           parts.runs, [&](const eval::TrainingRun& other) { return other.folder == folder; });
       if (!known) parts.runs.push_back(std::move(run));
-      const auto id = ledger ? evaluation_of(*ledger, folder) : std::nullopt;
-      if (id) add_evaluation(*ledger, *id, name, parts);
+      if (ledger) add_evaluations_of(*ledger, folder, name, parts);
     } else if (ledger) {
       add_evaluation(*ledger, ledger->find(subject), subject, parts);
     } else {
@@ -83,19 +94,20 @@ eval::ReportParts gather(const ReportArguments& a) {
 }
 
 /// The one evaluation that a model card is about.
-const eval::Recorded& only_evaluation(const eval::ReportParts& parts, const std::string& format) {
+const eval::Reported& only_evaluation(const eval::ReportParts& parts, const std::string& format) {
   if (parts.evaluations.size() != 1) {
     throw ConfigError(
         "--format {} is about one evaluation, and there are {}; name its number or tag", format,
         parts.evaluations.size());
   }
-  return parts.evaluations.front().recorded;
+  return parts.evaluations.front();
 }
 
 std::string text_of(const ReportArguments& a, const eval::ReportParts& parts) {
   if (a.format == "html") return eval::report_page(parts);
-  const eval::Recorded& recorded = only_evaluation(parts, a.format);
-  if (a.format == "markdown") return eval::to_markdown(recorded);
+  const eval::Reported& reported = only_evaluation(parts, a.format);
+  const eval::Recorded& recorded = reported.recorded;
+  if (a.format == "markdown") return eval::to_markdown(recorded, reported.analysis);
   if (recorded.evaluation.stages.empty()) throw InputError("the evaluation has no stages");
   const std::string& last = recorded.evaluation.stages.back().name;
   return eval::to_model_index(recorded, a.name.empty() ? recorded.circumstances.name : a.name,

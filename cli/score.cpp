@@ -85,7 +85,8 @@ int run(const ScoreArguments& arguments) {
     const double value = eval::value(statistic);
     std::optional<eval::Interval> range;
     if (answers.size() > 1)
-      range = eval::interval(eval::resample(statistic.units(), eval::figure_of(statistic)));
+      range = eval::interval(eval::resample(statistic.units(), eval::figure_of(statistic)), 0.95,
+                             statistic.units());
     const eval::FigureKind& kind = *eval::figure_kind(metric.name);
     table.add({std::string(kind.title), fmt::format("{:.{}f}", value, kind.digits),
                range ? fmt::format("{:.{}f} .. {:.{}f}", range->low, kind.digits, range->high,

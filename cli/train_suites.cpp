@@ -8,8 +8,10 @@
 #include <utility>
 
 #include "core/error.h"
-#include "eval/figures.h"
+#include "eval/analysis.h"
 #include "eval/statistics_of.h"
+#include "eval/training_evaluation.h"
+#include "eval/training_run.h"
 
 namespace weft::cli {
 namespace {
@@ -47,6 +49,17 @@ std::optional<train::ChosenFigure> chosen_figure(const std::optional<std::string
   }
   chosen.more_is_better = eval::figure_kind(chosen.name)->better > 0;
   return chosen;
+}
+
+/// Whether the run in the folder has measured its suites before `update`: it was resumed.
+bool goes_on(const std::string& folder, std::int64_t update) {
+  if (update == 0 || !eval::is_training_run(folder)) return false;
+  for (const eval::SuiteCurve& curve : eval::read_training_run(folder).suites) {
+    for (const eval::ChartPoint& point : curve.series.points) {
+      if (point.x < static_cast<double>(update)) return true;
+    }
+  }
+  return false;
 }
 
 /// What is recorded goes on quietly; what is not is told.
@@ -92,14 +105,46 @@ std::optional<std::vector<train::SuiteFigure>> TrainSuites::measure(std::int64_t
 }
 
 void TrainSuites::record(eval::Evaluation evaluation) {
+  if (record_.ledger() == nullptr || !config_.record) return;
   eval::Recorded recorded = record_.recorded(std::move(evaluation), {});
   recorded.circumstances.run = folder_;
-  (void)record_.write(recorded, log_);  // it tells of a failure
+  seconds_ += recorded.circumstances.seconds;
+  try {
+    if (!recorded_id_) begin_record(recorded);
+    if (recorded_id_) add_to_record(recorded.evaluation.stages.front(), recorded);
+  } catch (const Error& error) {
+    core::tell(log_, core::Level::kWarning, fmt::format("not recorded: {}", error.what()));
+  }
+}
+
+void TrainSuites::begin_record(const eval::Recorded& recorded) {
+  eval::Ledger& ledger = *record_.ledger();
+  const eval::StageResult& stage = recorded.evaluation.stages.front();
+  if (goes_on(folder_, *eval::update_of(stage.name)))
+    recorded_id_ = eval::training_evaluation_to_go_on(ledger, folder_, stage);
+  if (recorded_id_) {
+    eval::Recorded begun = ledger.read(*recorded_id_);
+    seconds_ += begun.circumstances.seconds;
+    first_ = std::move(begun.evaluation.stages.front());
+    return;
+  }
+  // With its only stage; add_to_record() puts the same in its place.
+  first_ = stage;
+  recorded_id_ = ledger.record(recorded, eval::analyse(recorded.evaluation, recorded.bootstrap));
+}
+
+void TrainSuites::add_to_record(eval::StageResult stage, const eval::Recorded& recorded) {
+  if (stage.name == first_.name) return;
+  eval::Evaluation pair;
+  pair.stages = {first_, std::move(stage)};
+  const eval::Analysis analysis = eval::analyse(pair, recorded.bootstrap);
+  record_.ledger()->add_stage(*recorded_id_, pair.stages.back(), analysis.figures.back(), seconds_);
 }
 
 std::map<std::string, std::string> TrainSuites::digests() const {
   std::map<std::string, std::string> digests;
-  for (const eval::SuiteInput& input : suites_.inputs()) digests[input.name] = input.digest;
+  for (const eval::SuiteInput& input : suites_.inputs())
+    digests[input.name] = input.digest + input.asked_digest;
   return digests;
 }
 

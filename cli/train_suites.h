@@ -16,7 +16,8 @@
 
 namespace weft::cli {
 
-/// Measures, and records each evaluation in the ledger. A ledger that fails is told of and ends no
+/// Measures, and records one evaluation of the run in the ledger, whose stages are the updates, so
+/// that each is compared with the first. A ledger that fails is told of and ends no
 /// training.
 class TrainSuites : public train::SuiteEvaluator {
  public:
@@ -32,6 +33,9 @@ class TrainSuites : public train::SuiteEvaluator {
 
  private:
   void record(eval::Evaluation evaluation);
+  /// The first record of this process: a new evaluation, or that of the run which it goes on with.
+  void begin_record(const eval::Recorded& recorded);
+  void add_to_record(eval::StageResult stage, const eval::Recorded& recorded);
 
   std::string folder_;  ///< Of the run.
   eval::EvalConfig config_;
@@ -39,6 +43,9 @@ class TrainSuites : public train::SuiteEvaluator {
   eval::LiveSuites suites_;
   std::optional<train::ChosenFigure> chosen_;
   EvalRecord record_;
+  std::optional<std::int64_t> recorded_id_;  ///< Of the run's evaluation in the ledger.
+  eval::StageResult first_;  ///< Its first stage, which the others are compared with.
+  double seconds_ = 0;       ///< Of its stages so far.
 };
 
 /// Nothing where the configuration has no `evaluate:`.

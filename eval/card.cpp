@@ -89,7 +89,7 @@ std::string sentences_of(const Recorded& recorded, const Analysis& analysis,
                          const std::string& suite) {
   std::string text;
   for (const Comparison& comparison : analysis.comparisons) {
-    if (comparison.suite != suite) continue;
+    if (comparison.suite != suite || !is_worth_telling(recorded.evaluation, comparison)) continue;
     text += fmt::format(
         "- {}\n", escaped_markdown(sentence(recorded.evaluation, comparison, recorded.bootstrap)));
   }
@@ -183,9 +183,8 @@ Json metrics_of(const std::vector<Measured>& figures, double confidence) {
 
 }  // namespace
 
-std::string to_markdown(const Recorded& recorded) {
+std::string to_markdown(const Recorded& recorded, const Analysis& analysis) {
   const Evaluation& evaluation = recorded.evaluation;
-  const Analysis analysis = analyse(evaluation, recorded.bootstrap);
   std::string text = "## Evaluation\n\n";
   if (evaluation.stages.empty()) return text;
   for (const SuiteResult& suite : evaluation.stages.front().suites) {
@@ -206,6 +205,9 @@ std::string to_markdown(const Recorded& recorded) {
     }
     text += "\n";
   }
+  if (!analysis.notes.empty()) text += "### How sure it is\n\n";
+  for (const std::string& note : analysis.notes) text += "- " + escaped_markdown(note) + "\n";
+  if (!analysis.notes.empty()) text += "\n";
   return text + "### How it was measured\n\n" + how(recorded);
 }
 

@@ -12,7 +12,8 @@ namespace weft::eval {
 /// The evaluation section of a model card: a table for each suite with a line for each stage,
 /// figures with their intervals, a sentence for each difference, the gates, and how it was
 /// measured. Markdown of GitHub's and Hugging Face's kind; text from outside is escaped.
-[[nodiscard]] std::string to_markdown(const Recorded& recorded);
+/// `analysis`: of the evaluation, with its bootstrap.
+[[nodiscard]] std::string to_markdown(const Recorded& recorded, const Analysis& analysis);
 
 /// Hugging Face's metadata of the same: YAML front matter with `model-index`, whose entries
 /// huggingface_hub's model_index_to_eval_results reads. `stage`: which one the card is about; its

@@ -13,15 +13,6 @@ namespace {
 
 constexpr std::size_t kColours = 4;  // s0 .. s3 of the style, told apart by their dashes, too
 
-/// A range of numbers with round ends.
-struct Axis {
-  std::vector<double> ticks;
-  [[nodiscard]] double low() const { return ticks.front(); }
-  [[nodiscard]] double high() const { return ticks.back(); }
-  /// From 0 to 1 within the axis.
-  [[nodiscard]] double place(double value) const { return (value - low()) / (high() - low()); }
-};
-
 struct Axes {
   Axis x, y;
 };
@@ -37,20 +28,12 @@ std::optional<Axes> axes_of(std::span<const ChartSeries> series) {
       const Interval range = point.interval.value_or(Interval{point.y, point.y});
       x_low = std::min(x_low, point.x);
       x_high = std::max(x_high, point.x);
-      y_low = std::min(y_low, range.low);
-      y_high = std::max(y_high, range.high);
+      y_low = std::min({y_low, range.low, point.y});
+      y_high = std::max({y_high, range.high, point.y});
     }
   }
   if (!std::isfinite(x_low) || !std::isfinite(y_low) || !std::isfinite(y_high)) return std::nullopt;
   return Axes{{axis_ticks(x_low, x_high, 6)}, {axis_ticks(y_low, y_high, 4)}};
-}
-
-/// A tick's number with as many digits as its distance from the next needs.
-std::string label(const Axis& axis, double value) {
-  const double step = axis.ticks.at(1) - axis.ticks.at(0);
-  if (std::abs(axis.high()) >= 1e6 || step < 1e-5) return fmt::format("{:.3g}", value);
-  const int digits = std::max(0, static_cast<int>(std::ceil(-std::log10(step) - 1e-9)));
-  return fmt::format("{:.{}f}", value == 0 ? 0.0 : value, digits);
 }
 
 /// Curves, dots and intervals in a box of `width` by `height`, without words.
@@ -107,6 +90,13 @@ std::string keys(std::span<const ChartSeries> series) {
 
 }  // namespace
 
+std::string Axis::label(double tick) const {
+  const double step = ticks.at(1) - ticks.at(0);
+  if (std::abs(high()) >= 1e6 || step < 1e-5) return fmt::format("{:.3g}", tick);
+  const int digits = std::max(0, static_cast<int>(std::ceil(-std::log10(step) - 1e-9)));
+  return fmt::format("{:.{}f}", tick == 0 ? 0.0 : tick, digits);
+}
+
 std::vector<double> axis_ticks(double low, double high, int count) {
   if (high - low < 1e-9 * std::max(std::abs(low), std::abs(high)) || high <= low) {
     const double room = low == 0 ? 1 : std::abs(low) * 0.01;
@@ -140,7 +130,7 @@ std::string html_chart(std::span<const ChartSeries> series, const ChartText& wor
   text += "<div class=\"plot\"><div class=\"ys\" aria-hidden=\"true\">";
   for (const double tick : axes->y.ticks) {
     text += fmt::format("<span style=\"top:{:.2f}%\">{}</span>", 100 * (1 - axes->y.place(tick)),
-                        label(axes->y, tick));
+                        axes->y.label(tick));
   }
   text += fmt::format(
       "</div><svg viewBox=\"0 0 1000 300\" preserveAspectRatio=\"none\" role=\"img\" "
@@ -148,7 +138,7 @@ std::string html_chart(std::span<const ChartSeries> series, const ChartText& wor
       escaped(description(series, words)), drawing(series, *axes, 1000, 300));
   for (const double tick : axes->x.ticks) {
     text += fmt::format("<span style=\"left:{:.2f}%\">{}</span>", 100 * axes->x.place(tick),
-                        label(axes->x, tick));
+                        axes->x.label(tick));
   }
   return text +
          fmt::format("</div><div class=\"xl\">{}</div></div></figure>\n", escaped(words.x_label));
@@ -180,12 +170,12 @@ std::string svg_chart(std::span<const ChartSeries> series, const ChartText& word
       escaped(description(series, words)), escaped(words.title), escaped(words.note));
   for (const double tick : axes->y.ticks) {
     text += fmt::format("<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>", kLeft - 8,
-                        kTop + kHeight * (1 - axes->y.place(tick)) + 4, label(axes->y, tick));
+                        kTop + kHeight * (1 - axes->y.place(tick)) + 4, axes->y.label(tick));
   }
   for (const double tick : axes->x.ticks) {
-    text += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-                        kLeft + kWidth * axes->x.place(tick), kTop + kHeight + 20,
-                        label(axes->x, tick));
+    text +=
+        fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                    kLeft + kWidth * axes->x.place(tick), kTop + kHeight + 20, axes->x.label(tick));
   }
   text += fmt::format(
       "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n<g transform=\"translate({} {})\">{}"

@@ -28,6 +28,17 @@ struct ChartText {
   std::string note{};   ///< Below the title: what is drawn, what is better.
 };
 
+/// A range of numbers with round ends.
+struct Axis {
+  std::vector<double> ticks;  ///< axis_ticks()
+  [[nodiscard]] double low() const { return ticks.front(); }
+  [[nodiscard]] double high() const { return ticks.back(); }
+  /// From 0 to 1 within the axis.
+  [[nodiscard]] double place(double value) const { return (value - low()) / (high() - low()); }
+  /// A tick's number with as many digits as its distance from the next needs.
+  [[nodiscard]] std::string label(double tick) const;
+};
+
 /// Round numbers that cover [low, high]: 1, 2 or 5 times a power of ten apart, about `count` + 1.
 [[nodiscard]] std::vector<double> axis_ticks(double low, double high, int count);
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/error.h"
 #include "core/terminal.h"
 #include "eval/sentences.h"
 #include "eval/tables.h"
@@ -125,7 +126,7 @@ std::string short_text(std::string_view text) {
 Evaluation pair_of(const Evaluation& later, const StageResult& a, const StageResult& b) {
   Evaluation pair{.sequence_len = later.sequence_len, .dtype = later.dtype};
   pair.stages = {a, b};
-  pair.stages.front().name = against_name(a.name);
+  if (a.name == b.name) pair.stages.front().name = against_name(a.name);
   return pair;
 }
 
@@ -139,6 +140,9 @@ std::string_view word(Verdict verdict) {
   return "";
 }
 
+/// `only_stages`: each has one, and these are compared whatever they are called.
+Changes compare(const Recorded& earlier, const Recorded& later, bool only_stages);
+
 /// The figure that the suite is judged by, among `figures`.
 const Measured* main_of(const std::vector<Measured>& figures) {
   const Measured* found = figure_named(figures, "acc");
@@ -147,9 +151,10 @@ const Measured* main_of(const std::vector<Measured>& figures) {
 
 }  // namespace
 
-std::optional<FirstDifference> first_difference(const SuiteResult& a, const SuiteResult& b) {
+std::optional<FirstDifference> first_difference(const SuiteResult& a, const SuiteResult& b,
+                                                bool answers) {
   if (a.items.size() != b.items.size() || a.choices.size() != b.choices.size() ||
-      a.generations.size() != b.generations.size()) {
+      (answers && a.generations.size() != b.generations.size())) {
     return FirstDifference{"number of items", 0, std::to_string(a.items.size()),
                            std::to_string(b.items.size())};
   }
@@ -162,7 +167,7 @@ std::optional<FirstDifference> first_difference(const SuiteResult& a, const Suit
       return FirstDifference{"loss", i, fmt::format("{}", x.loss), fmt::format("{}", y.loss)};
   }
   if (auto found = different_choice(a, b)) return found;
-  for (std::size_t i = 0; i < a.generations.size(); ++i) {
+  for (std::size_t i = 0; answers && i < a.generations.size(); ++i) {
     const Generation& x = a.generations[i];
     const Generation& y = b.generations[i];
     if (x.output != y.output)
@@ -172,10 +177,34 @@ std::optional<FirstDifference> first_difference(const SuiteResult& a, const Suit
 }
 
 Changes compare(const Recorded& earlier, const Recorded& later) {
+  const auto update = [](const Recorded& recorded) {
+    const auto& stages = recorded.evaluation.stages;
+    return stages.size() == 1 ? update_of(stages.front().name) : std::nullopt;
+  };
+  const bool one_run =
+      earlier.circumstances.run == later.circumstances.run && !later.circumstances.run.empty();
+  const bool pairs =
+      one_run && update(earlier) && update(later) && update(earlier) != update(later);
+  return compare(earlier, later, pairs);
+}
+
+Changes compare_ends(const Recorded& recorded) {
+  if (recorded.evaluation.stages.size() < 2)
+    throw ConfigError("the evaluation has a single stage; name another to compare it with");
+  Recorded first = recorded, last = recorded;
+  first.evaluation.stages.erase(first.evaluation.stages.begin() + 1, first.evaluation.stages.end());
+  last.evaluation.stages.erase(last.evaluation.stages.begin(), last.evaluation.stages.end() - 1);
+  return compare(first, last, /*only_stages=*/true);
+}
+
+namespace {
+
+Changes compare(const Recorded& earlier, const Recorded& later, bool only_stages) {
   Changes changes;
   changes.circumstances = changed_circumstances(earlier.circumstances, later.circumstances);
   for (const StageResult& stage : later.evaluation.stages) {
-    const StageResult* before = stage_named(earlier.evaluation, stage.name);
+    const StageResult* before = only_stages ? &earlier.evaluation.stages.front()
+                                            : stage_named(earlier.evaluation, stage.name);
     if (before == nullptr) {
       changes.only_later.push_back(stage.name);
       continue;
@@ -189,11 +218,13 @@ Changes compare(const Recorded& earlier, const Recorded& later) {
         changes.only_later.push_back(fmt::format("{}, {}", stage.name, suite.name));
         continue;
       }
-      SuiteChange& change =
-          changes.suites.emplace_back(SuiteChange{.stage = stage.name, .suite = suite.name});
+      SuiteChange& change = changes.suites.emplace_back(SuiteChange{
+          .stage = only_stages ? fmt::format("{} since {}", stage.name, before->name) : stage.name,
+          .suite = suite.name});
       change.inputs =
           changed_inputs(earlier.evaluation, later.evaluation, *before, stage, *from, suite);
-      change.first = first_difference(*from, suite);
+      change.asked_otherwise = from->asked_digest != suite.asked_digest;
+      change.first = first_difference(*from, suite, !change.asked_otherwise);
       change.later = analysis.figures[1][i];
       change.earlier = analysis.figures[0][static_cast<std::size_t>(from - before->suites.data())];
       for (const Comparison& comparison : analysis.comparisons) {
@@ -203,7 +234,8 @@ Changes compare(const Recorded& earlier, const Recorded& later) {
     }
   }
   for (const StageResult& stage : earlier.evaluation.stages) {
-    const StageResult* after = stage_named(later.evaluation, stage.name);
+    const StageResult* after =
+        only_stages ? &later.evaluation.stages.front() : stage_named(later.evaluation, stage.name);
     if (after == nullptr) changes.only_earlier.push_back(stage.name);
     for (const SuiteResult& suite : stage.suites) {
       if (after != nullptr && suite_named(*after, suite.name) == nullptr)
@@ -212,6 +244,8 @@ Changes compare(const Recorded& earlier, const Recorded& later) {
   }
   return changes;
 }
+
+}  // namespace
 
 Verdict verdict(const Changes& changes, const SuiteChange& change) {
   if (!change.inputs.empty()) return Verdict::kChanged;
@@ -261,6 +295,12 @@ std::string to_text(const Changes& changes, std::string_view earlier) {
     } else if (verdict == Verdict::kChanged && !change.sentence.empty()) {
       notes += fmt::format("  {}\n", change.sentence);
     }
+    if (change.asked_otherwise) {
+      notes += fmt::format(
+          "  {}, {}: other questions were asked, or they were answered otherwise (generate), so "
+          "that the answers are not compared\n",
+          change.stage, change.suite);
+    }
   }
   std::string text = table.text() + notes;
   if (!changes.circumstances.empty())
@@ -291,6 +331,7 @@ nlohmann::ordered_json to_json(const Changes& changes) {
                {"suite", change.suite},
                {"verdict", word(verdict(changes, change))},
                {"changed_inputs", change.inputs},
+               {"asked_otherwise", change.asked_otherwise},
                {"first_difference", nullptr},
                {"figures", figures}};
     if (change.first) {
@@ -319,7 +360,10 @@ Evaluation with_earlier(const Evaluation& later, const Evaluation& earlier) {
     for (const SuiteResult& suite : later.stages.front().suites) {
       const SuiteResult* found = suite_named(stage, suite.name);
       const bool same = found != nullptr && same_digest(found->digest, suite.digest);
-      if (same) kept.suites.push_back(*found);
+      if (!same) continue;
+      SuiteResult& of_suite = kept.suites.emplace_back(*found);
+      // Answers to other questions, or given otherwise, say nothing about these.
+      if (found->asked_digest != suite.asked_digest) of_suite.generations.clear();
     }
     both.stages.push_back(std::move(kept));
   }

@@ -11,7 +11,8 @@
 
 namespace weft::eval {
 
-/// The first place at which two results of the same items are not the same bits.
+/// The first place at which two results of the same items are not the same bits; `answers`: of the
+/// generated answers, too.
 struct FirstDifference {
   /// "loss", "tokens", "answer", "log_p", "log_p_alone", "flip", "distance", "number of items", ...
   std::string what;
@@ -19,7 +20,8 @@ struct FirstDifference {
   std::string earlier, later;
 };
 [[nodiscard]] std::optional<FirstDifference> first_difference(const SuiteResult& earlier,
-                                                              const SuiteResult& later);
+                                                              const SuiteResult& later,
+                                                              bool answers = true);
 
 /// A suite of a stage in two evaluations.
 struct SuiteChange {
@@ -28,6 +30,9 @@ struct SuiteChange {
   /// one whose contents were not recorded counts. Where there are none, the bits have to agree.
   std::vector<std::string> inputs{};
   std::optional<FirstDifference> first{};
+  /// Whether other questions were asked, or answered otherwise (max_tokens, ...): the answers are
+  /// then not held against each other, and everything else is.
+  bool asked_otherwise = false;
   std::vector<Measured> earlier{};  ///< As it was.
   std::vector<Measured> later{};    ///< As it is, with the difference from earlier.
   std::string sentence{};           ///< On the main figure.
@@ -48,8 +53,13 @@ struct Changes {
   std::vector<SuiteChange> suites;                    ///< By stages and suites of the later one.
   std::vector<std::string> only_earlier, only_later;  ///< "STAGE" or "STAGE, SUITE"
 };
-/// Stages and suites are matched by name. Intervals are made with the later evaluation's options.
+/// Stages and suites are matched by name; two evaluations of one run with a single update each are
+/// matched all the same. Intervals are made with the later evaluation's options.
 [[nodiscard]] Changes compare(const Recorded& earlier, const Recorded& later);
+
+/// The same from an evaluation's first stage to its last, as from one evaluation to another: what a
+/// run has learned and forgotten. Throws ConfigError for one of a single stage.
+[[nodiscard]] Changes compare_ends(const Recorded& recorded);
 
 /// The largest relative difference of bits per byte that other circumstances may make. Of choices
 /// too: one close question that is answered otherwise is no drift.
@@ -63,8 +73,8 @@ inline constexpr double kRoundingTolerance = 1e-3;
 [[nodiscard]] std::string to_text(const Changes& changes, std::string_view earlier);
 
 /// {"circumstances", "drift", "results": [{"stage", "suite", "verdict", "changed_inputs",
-/// "first_difference": {"what", "item", "earlier", "later"}, "figures": {NAME: {"earlier", "later",
-/// "difference", "interval", "p"}}}], "only_earlier", "only_later"}
+/// "asked_otherwise", "first_difference": {"what", "item", "earlier", "later"}, "figures": {NAME:
+/// {"earlier", "later", "difference", "interval", "p"}}}], "only_earlier", "only_later"}
 [[nodiscard]] nlohmann::ordered_json to_json(const Changes& changes);
 
 /// The later evaluation with the earlier one's stages behind its own, as "NAME@against", with those

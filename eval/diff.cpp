@@ -38,11 +38,28 @@ std::vector<std::string> units(std::string_view text) {
   return result;
 }
 
-}  // namespace
+/// Words, each with the white space behind it.
+std::vector<std::string> words(std::string_view text) {
+  std::vector<std::string> result;
+  for (std::size_t at = 0; at < text.size();) {
+    std::size_t end = std::min(text.find_first_of(" \t\r\n", at), text.size());
+    end = std::min(text.find_first_not_of(" \t\r\n", end), text.size());
+    result.emplace_back(text.substr(at, end - at));
+    at = end;
+  }
+  return result;
+}
 
-std::vector<DiffPart> character_diff(std::string_view text, std::string_view reference) {
-  const std::vector<std::string> a = units(text);
-  const std::vector<std::string> b = units(reference);
+bool same_unit(std::string_view a, std::string_view b) {
+  const auto bare = [](std::string_view unit) {
+    const std::size_t last = unit.find_last_not_of(" \t\r\n");
+    return last == std::string_view::npos ? unit : unit.substr(0, last + 1);
+  };
+  return bare(a) == bare(b);
+}
+
+std::vector<DiffPart> diff(const std::vector<std::string>& a, const std::vector<std::string>& b,
+                           std::string_view text) {
   if (a.empty()) return {};
   if (a.size() > kMostUnits || b.size() > kMostUnits) return {{std::string(text), true}};
   // longest[i][j]: of a from i on and b from j on.
@@ -51,8 +68,9 @@ std::vector<DiffPart> character_diff(std::string_view text, std::string_view ref
   for (std::size_t i = a.size(); i-- > 0;) {
     for (std::size_t j = b.size(); j-- > 0;) {
       longest[i * width + j] =
-          a[i] == b[j] ? static_cast<std::uint16_t>(longest[(i + 1) * width + j + 1] + 1)
-                       : std::max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
+          same_unit(a[i], b[j])
+              ? static_cast<std::uint16_t>(longest[(i + 1) * width + j + 1] + 1)
+              : std::max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
     }
   }
   std::vector<DiffPart> parts;
@@ -62,7 +80,7 @@ std::vector<DiffPart> character_diff(std::string_view text, std::string_view ref
   };
   std::size_t i = 0, j = 0;
   while (i < a.size()) {
-    if (j < b.size() && a[i] == b[j]) {
+    if (j < b.size() && same_unit(a[i], b[j])) {
       add(a[i++], true);
       ++j;
     } else if (j < b.size() && longest[i * width + j + 1] > longest[(i + 1) * width + j]) {
@@ -72,6 +90,26 @@ std::vector<DiffPart> character_diff(std::string_view text, std::string_view ref
     }
   }
   return parts;
+}
+
+}  // namespace
+
+std::vector<DiffPart> character_diff(std::string_view text, std::string_view reference) {
+  return diff(units(text), units(reference), text);
+}
+
+std::vector<DiffPart> word_diff(std::string_view text, std::string_view reference) {
+  return diff(words(text), words(reference), text);
+}
+
+std::vector<DiffPart> answer_diff(std::string_view text, std::string_view reference) {
+  std::vector<DiffPart> parts = character_diff(text, reference);
+  std::size_t common = 0, all = 0;
+  for (const DiffPart& part : parts) {
+    all += part.text.size();
+    common += part.common ? part.text.size() : 0;
+  }
+  return 3 * common >= 2 * all ? parts : word_diff(text, reference);
 }
 
 }  // namespace weft::eval

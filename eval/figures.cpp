@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
+#include <map>
 #include <numbers>
 
 #include "eval/quantile.h"
@@ -68,52 +70,33 @@ Sampled percentile_of(const SuiteResult& suite, double share,
           }};
 }
 
-bool same_generations(const SuiteResult& a, const SuiteResult& b) {
-  if (a.generations.size() != b.generations.size()) return false;
-  for (std::size_t i = 0; i < a.generations.size(); ++i) {
-    if (a.generations[i].reference != b.generations[i].reference) return false;
-  }
-  return true;
-}
-
-/// One item says nothing about how items vary.
-std::vector<double> draws(const Sampled& sampled, const BootstrapOptions& options) {
-  return sampled.items < 2 ? std::vector<double>{}
-                           : resample(sampled.items, sampled.figure, options);
-}
-
-Measured measure_alone(std::string_view name, const Sampled& sampled,
-                       const BootstrapOptions& options) {
+Measured alone(std::string_view name, const Estimate& figure) {
   Measured measured;
   measured.name = name;
-  measured.figure = {sampled.figure({}), interval(draws(sampled, options), options.confidence)};
+  measured.figure = figure;
   return measured;
 }
 
-/// `first`: the same figure in the stage to compare with.
-Measured measure_pair(const NamedStatistic& here, const NamedStatistic& first, bool paired,
-                      const BootstrapOptions& options) {
-  const Sampled ours{here.statistic.units(), figure_of(here.statistic)};
-  const Sampled theirs{first.statistic.units(), figure_of(first.statistic)};
-  Measured measured;
-  measured.name = here.name;
-  const std::vector<double> values = draws(ours, options);
-  measured.figure = {ours.figure({}), interval(values, options.confidence)};
-  const double first_value = theirs.figure({});
+/// `p`: left for measure().
+Measured beside(const FigureDraws& here, std::size_t place, const FigureDraws& first,
+                std::size_t other, bool paired, const BootstrapOptions& options) {
+  const Statistic& statistic = here.statistics[place].statistic;
+  const std::vector<double>& values = here.draws[place];
+  const std::int64_t units = statistic.units();
+  Measured measured = alone(here.statistics[place].name,
+                            {value(statistic), interval(values, options.confidence, units)});
+  const double first_value = value(first.statistics[other].statistic);
   std::vector<double> difference, relative;
-  if (paired) {
-    const std::vector<double> first_values = draws(theirs, options);
-    for (std::size_t i = 0; i < first_values.size(); ++i) {
-      difference.push_back(values[i] - first_values[i]);
-      relative.push_back(values[i] / first_values[i] - 1);
+  if (paired && values.size() == first.draws[other].size()) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      difference.push_back(values[i] - first.draws[other][i]);
+      relative.push_back(values[i] / first.draws[other][i] - 1);
     }
-    measured.p = permutation_test(here.statistic, first.statistic,
-                                  {.permutations = options.permutations, .seed = options.seed});
   }
   measured.difference = {measured.figure.value - first_value,
-                         interval(std::move(difference), options.confidence)};
+                         interval(std::move(difference), options.confidence, units)};
   measured.relative = {measured.figure.value / first_value - 1,
-                       interval(std::move(relative), options.confidence)};
+                       interval(std::move(relative), options.confidence, units)};
   return measured;
 }
 
@@ -123,14 +106,19 @@ bool is_distance(std::string_view name) {
          name == "delta_p_rms";
 }
 
-bool of_answers(std::string_view name) {
-  return name != "loss" && name != "perplexity" && name != "bits_per_byte" &&
-         !name.starts_with("acc");
-}
-
-/// What sentences are about.
-bool is_shown(const SuiteResult& suite, std::string_view name) {
-  return name == main_figure(suite) || name == "chrf";
+std::vector<Measured> percentiles_of(const SuiteResult& suite, const BootstrapOptions& options) {
+  std::vector<Measured> all;
+  if (suite.distances.empty() || suite.other_tokenizer) return all;
+  for (const auto& [name, share] : kPercentiles) {
+    const Sampled sampled = percentile_of(suite, share, groups_of(suite));
+    // The bootstrap tells nothing of an extreme.
+    const bool drawn = name != "kl_max" && sampled.items >= kFewestUnits;
+    std::vector<double> draws;
+    if (drawn) draws = resample(sampled.items, sampled.figure, options);
+    all.push_back(alone(
+        name, {sampled.figure({}), interval(std::move(draws), options.confidence, sampled.items)}));
+  }
+  return all;
 }
 
 }  // namespace
@@ -169,32 +157,75 @@ std::optional<Sampled> sampled_figure(const SuiteResult& suite, std::string_view
   return std::nullopt;
 }
 
-std::vector<Measured> measure(const SuiteResult& suite, const SuiteResult* first,
-                              const BootstrapOptions& options) {
-  std::vector<Measured> all;
-  const std::vector<NamedStatistic> here = statistics_of(suite);
-  const std::vector<NamedStatistic> there =
-      first == nullptr ? std::vector<NamedStatistic>{} : statistics_of(*first);
-  const bool items = first != nullptr && same_items(suite, *first);
-  const bool answers = first != nullptr && same_generations(suite, *first);
-  for (const NamedStatistic& statistic : here) {
-    const auto other = std::ranges::find(there, statistic.name, &NamedStatistic::name);
-    const bool answered = of_answers(statistic.name);
-    if (other == there.end() || is_distance(statistic.name) || (answered && !answers)) {
-      all.push_back(measure_alone(
-          statistic.name, {statistic.statistic.units(), figure_of(statistic.statistic)}, options));
-    } else {
-      all.push_back(measure_pair(statistic, *other, answered ? answers : items, options));
-    }
-    if (statistic.name != "kl") continue;
-    for (const auto& [name, share] : kPercentiles) {
-      Sampled sampled = percentile_of(suite, share, statistic.groups);
-      // The bootstrap tells nothing of an extreme.
-      if (name == "kl_max") sampled.items = 0;
-      all.push_back(measure_alone(name, sampled, options));
-    }
+std::vector<FigureDraws> draw_figures(std::span<const SuiteResult* const> suites,
+                                      const BootstrapOptions& options) {
+  std::vector<FigureDraws> all;
+  std::map<std::int64_t, std::vector<std::pair<std::size_t, std::size_t>>> by_units;
+  for (const SuiteResult* suite : suites) {
+    BootstrapOptions of_suite = options;
+    of_suite.stream = stream_of(suite->name);
+    FigureDraws& draws = all.emplace_back(FigureDraws{.suite = suite});
+    draws.statistics = statistics_of(*suite);
+    draws.draws.resize(draws.statistics.size());
+    draws.percentiles = percentiles_of(*suite, of_suite);
+    for (std::size_t i = 0; i < draws.statistics.size(); ++i)
+      by_units[draws.statistics[i].statistic.units()].emplace_back(all.size() - 1, i);
+  }
+  for (const auto& [units, places] : by_units) {
+    if (units < 2) continue;  // One unit says nothing about how units vary.
+    std::vector<const Statistic*> statistics;
+    for (const auto& [stage, i] : places) statistics.push_back(&all[stage].statistics[i].statistic);
+    BootstrapOptions of_suite = options;
+    of_suite.stream = stream_of(suites.front()->name);
+    auto values = resample(statistics, of_suite);
+    for (std::size_t k = 0; k < places.size(); ++k)
+      all[places[k].first].draws[places[k].second] = std::move(values[k]);
   }
   return all;
+}
+
+std::vector<Measured> measure(const FigureDraws& here, const FigureDraws* first,
+                              const BootstrapOptions& options, Which which) {
+  std::vector<Measured> all;
+  std::vector<StatisticPair> pairs;
+  std::vector<std::size_t> of_pairs;  // Places in `all`.
+  const bool items = first != nullptr && same_items(*here.suite, *first->suite);
+  const bool answers = first != nullptr && same_generations(*here.suite, *first->suite);
+  for (std::size_t i = 0; i < here.statistics.size(); ++i) {
+    const auto& [name, statistic, groups] = here.statistics[i];
+    if (which == Which::kTold && !is_told(*here.suite, name)) continue;
+    std::size_t other = first == nullptr ? 0 : first->statistics.size();
+    for (std::size_t k = 0; first != nullptr && k < first->statistics.size(); ++k) {
+      if (first->statistics[k].name == name) other = k;
+    }
+    const bool answered = is_answer_score(name);
+    if (first == nullptr || other == first->statistics.size() || is_distance(name) ||
+        (answered && !answers)) {
+      all.push_back(alone(name, {value(statistic),
+                                 interval(here.draws[i], options.confidence, statistic.units())}));
+    } else {
+      const bool paired = answered ? answers : items;
+      all.push_back(beside(here, i, *first, other, paired, options));
+      if (paired) {
+        pairs.push_back({&statistic, &first->statistics[other].statistic});
+        of_pairs.push_back(all.size() - 1);
+      }
+    }
+    if (name == "kl") all.insert(all.end(), here.percentiles.begin(), here.percentiles.end());
+  }
+  const auto p = permutation_tests(pairs, {.permutations = options.permutations,
+                                           .seed = options.seed,
+                                           .stream = stream_of(here.suite->name)});
+  for (std::size_t i = 0; i < p.size(); ++i) all[of_pairs[i]].p = p[i];
+  return all;
+}
+
+std::vector<Measured> measure(const SuiteResult& suite, const SuiteResult* first,
+                              const BootstrapOptions& options) {
+  std::vector<const SuiteResult*> suites{&suite};
+  if (first != nullptr) suites.push_back(first);
+  const std::vector<FigureDraws> draws = draw_figures(suites, options);
+  return measure(draws.front(), first == nullptr ? nullptr : &draws.back(), options);
 }
 
 std::string_view main_figure(const SuiteResult& suite) {
@@ -209,6 +240,24 @@ bool same_items(const SuiteResult& a, const SuiteResult& b) {
   return true;
 }
 
+bool same_generations(const SuiteResult& a, const SuiteResult& b) {
+  if (a.generations.size() != b.generations.size()) return false;
+  for (std::size_t i = 0; i < a.generations.size(); ++i) {
+    if (a.generations[i].reference != b.generations[i].reference) return false;
+  }
+  return true;
+}
+
+bool is_answer_score(std::string_view name) {
+  constexpr std::string_view kScores[] = {"chrf",        "chrf++", "chrf++_unicode", "bleu", "ter",
+                                          "exact_match", "f1"};
+  return std::ranges::find(kScores, name) != std::end(kScores);
+}
+
+bool is_told(const SuiteResult& suite, std::string_view name) {
+  return name == main_figure(suite) || is_answer_score(name);
+}
+
 const SuiteResult* suite_named(const StageResult& stage, std::string_view name) {
   const auto found = std::ranges::find(stage.suites, name, &SuiteResult::name);
   return found == stage.suites.end() ? nullptr : &*found;
@@ -217,34 +266,6 @@ const SuiteResult* suite_named(const StageResult& stage, std::string_view name) 
 const Measured* figure_named(std::span<const Measured> all, std::string_view name) {
   const auto found = std::ranges::find(all, name, &Measured::name);
   return found == all.end() ? nullptr : &*found;
-}
-
-Analysis analyse(const Evaluation& evaluation, const BootstrapOptions& options) {
-  Analysis analysis;
-  for (std::size_t i = 0; i < evaluation.stages.size(); ++i) {
-    auto& of_stage = analysis.figures.emplace_back();
-    for (const SuiteResult& suite : evaluation.stages[i].suites) {
-      const SuiteResult* first =
-          i == 0 ? nullptr : suite_named(evaluation.stages.front(), suite.name);
-      of_stage.push_back(measure(suite, first, options));
-      const auto add = [&](std::size_t other, const std::vector<Measured>& figures) {
-        for (const Measured& measured : figures) {
-          if (measured.difference && is_shown(suite, measured.name))
-            analysis.comparisons.push_back({i, other, suite.name, measured});
-        }
-      };
-      if (i > 0) add(0, of_stage.back());
-      const SuiteResult* before =
-          i < 2 ? nullptr : suite_named(evaluation.stages[i - 1], suite.name);
-      if (before != nullptr) add(i - 1, measure(suite, before, options));
-    }
-  }
-  std::vector<std::optional<double>> p;
-  for (const Comparison& comparison : analysis.comparisons) p.push_back(comparison.measured.p);
-  const auto corrected = holm(p);
-  for (std::size_t i = 0; i < corrected.size(); ++i)
-    analysis.comparisons[i].measured.p_holm = corrected[i];
-  return analysis;
 }
 
 }  // namespace weft::eval

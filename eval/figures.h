@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -8,7 +9,7 @@
 
 #include "eval/bootstrap.h"
 #include "eval/result.h"
-#include "eval/statistic.h"
+#include "eval/statistics_of.h"
 
 namespace weft::eval {
 
@@ -56,36 +57,44 @@ struct Sampled {
 [[nodiscard]] std::optional<Sampled> sampled_figure(const SuiteResult& suite,
                                                     std::string_view name);
 
+/// What the figures of one suite in one stage are made of, with their resamples.
+struct FigureDraws {
+  const SuiteResult* suite = nullptr;
+  std::vector<NamedStatistic> statistics{};
+  std::vector<std::vector<double>> draws{};  ///< Of each statistic; empty below two units.
+  std::vector<Measured> percentiles{};       ///< Of the tokens' KL.
+};
+/// One suite in several stages, whose resamples are drawn once for all of them.
+[[nodiscard]] std::vector<FigureDraws> draw_figures(std::span<const SuiteResult* const> suites,
+                                                    const BootstrapOptions& options);
+
+/// Which figures: all, or those that sentences are told of.
+enum class Which : std::uint8_t { kAll, kTold };
+
 /// A suite's figures, as many as were measured. `first`: the same suite in the stage to compare
 /// with, or null. Differences get an interval and a p only where both stages were measured on the
 /// same items (tokens may differ, bytes may not); across tokenizers bits per byte is all there is.
-/// Units are the items, or their source documents where there are at least kEnoughDocuments.
+/// Units are the items, or their source documents where there are at least kEnoughDocuments; below
+/// kFewestUnits of them there are no intervals. Draws are those of the suite's name (stream_of).
+[[nodiscard]] std::vector<Measured> measure(const FigureDraws& here, const FigureDraws* first,
+                                            const BootstrapOptions& options,
+                                            Which which = Which::kAll);
+/// The same, drawn for this alone.
 [[nodiscard]] std::vector<Measured> measure(const SuiteResult& suite, const SuiteResult* first,
                                             const BootstrapOptions& options = {});
 
 /// The figure that a suite is judged by: "acc" of multiple choice, else "bits_per_byte".
 [[nodiscard]] std::string_view main_figure(const SuiteResult& suite);
 
-/// A difference that is told in a sentence.
-struct Comparison {
-  std::size_t stage = 0;  ///< Place in Evaluation::stages.
-  std::size_t other = 0;  ///< The stage that it is compared with.
-  std::string suite;
-  Measured measured;  ///< Of `stage`, with the difference from `other`.
-};
-
-/// All figures of an evaluation.
-struct Analysis {
-  /// measure() of every suite of every stage against the first stage: [stage][suite].
-  std::vector<std::vector<std::vector<Measured>>> figures;
-  /// The main figure, and chrf where answers were written, of each later stage against the first
-  /// and against the stage before it. Their p are corrected together by Holm's method.
-  std::vector<Comparison> comparisons;
-};
-[[nodiscard]] Analysis analyse(const Evaluation& evaluation, const BootstrapOptions& options = {});
+/// Whether sentences tell of the figure: the main one, and every score of answers.
+[[nodiscard]] bool is_told(const SuiteResult& suite, std::string_view name);
+/// Whether it is a score of generated answers.
+[[nodiscard]] bool is_answer_score(std::string_view name);
 
 /// Whether two stages were measured on the same items (tokens may differ, bytes may not).
 [[nodiscard]] bool same_items(const SuiteResult& a, const SuiteResult& b);
+/// Whether two stages answered the same questions.
+[[nodiscard]] bool same_generations(const SuiteResult& a, const SuiteResult& b);
 /// Null when the stage was not measured on it.
 [[nodiscard]] const SuiteResult* suite_named(const StageResult& stage, std::string_view name);
 [[nodiscard]] const Measured* figure_named(std::span<const Measured> all, std::string_view name);

@@ -100,7 +100,9 @@ class Reader {
   bool read_factor(GateTerm& term) {
     double number = 0;
     const auto read = std::from_chars(text_.data() + at_, text_.data() + text_.size(), number);
+    if (read.ec == std::errc::result_out_of_range) fail("expected a finite number");
     if (read.ec != std::errc()) return true;
+    if (!std::isfinite(number)) fail("expected a finite number");
     at_ = static_cast<std::size_t>(read.ptr - text_.data());
     term.factor *= number;
     if (!take("*")) return false;
@@ -147,58 +149,52 @@ class Reader {
 };
 
 /// "adapter" is short for base+adapter where no stage has that name itself.
-bool is_short_for(const std::string& name, const std::string& stage) {
-  return (name == "adapter" || name == "adapter@against") && stage == "base+" + name;
+bool is_short_for(std::string_view name, std::string_view stage) {
+  return (name == "adapter" || name == "adapter@against") && stage.starts_with("base+") &&
+         stage.substr(5) == name;
 }
 
-/// A term's suite in its stage, and the place of the suite in the first stage.
-struct Found {
-  const SuiteResult* suite = nullptr;
-  std::uint64_t place = 0;
-};
-
-Found find(const Evaluation& evaluation, const GateTerm& term) {
+/// A term's suite in its stage, or null.
+const SuiteResult* find(const Evaluation& evaluation, const GateTerm& term) {
   auto stage = std::ranges::find(evaluation.stages, term.stage, &StageResult::name);
   if (stage == evaluation.stages.end()) {
     stage = std::ranges::find_if(evaluation.stages, [&](const StageResult& candidate) {
       return is_short_for(term.stage, candidate.name);
     });
   }
-  if (stage == evaluation.stages.end()) return {};
+  if (stage == evaluation.stages.end()) return nullptr;
   for (const SuiteResult& suite : stage->suites) {
     if (!term.suite.empty() && suite.name != term.suite) continue;
-    // A stage may lack suites that others have.
-    const auto& all = evaluation.stages.front().suites;
-    const auto place = std::ranges::find(all, suite.name, &SuiteResult::name) - all.begin();
-    return {&suite, static_cast<std::uint64_t>(place)};
+    return &suite;
   }
-  return {};
+  return nullptr;
 }
 
 GateResult check(const Evaluation& evaluation, const Gate& gate, std::optional<double> confidence,
                  const BootstrapOptions& options) {
   GateResult result{.text = gate.text};
   std::vector<double> draws;
+  std::int64_t units = 0;
   for (const GateTerm& term : gate.terms) {
     if (term.figure.empty()) {
       result.limit -= term.factor;
       continue;
     }
-    const Found found = find(evaluation, term);
-    const auto sampled =
-        found.suite == nullptr ? std::nullopt : sampled_figure(*found.suite, term.figure);
+    const SuiteResult* suite = find(evaluation, term);
+    const auto sampled = suite == nullptr ? std::nullopt : sampled_figure(*suite, term.figure);
     if (!sampled)
       throw ConfigError("gate '{}': {} was not measured in stage '{}'", gate.text, term.figure,
                         term.stage);
     result.left += term.factor * sampled->figure({});
     if (!confidence) continue;
-    if (sampled->items < 2)
+    if (sampled->items < kFewestUnitsForGates)
       throw ConfigError(
-          "gate '{}': suite '{}' has a single item, which shows no spread; leave "
-          "gate_confidence out, or give more items",
-          gate.text, found.suite->name);
+          "gate '{}': with gate_confidence a figure needs at least {} units to be drawn from, and "
+          "suite '{}' has {}; leave gate_confidence out, or give more items",
+          gate.text, kFewestUnitsForGates, suite->name, sampled->items);
+    units = units == 0 ? sampled->items : std::min(units, sampled->items);
     BootstrapOptions of_suite = options;
-    of_suite.seed += found.place;  // Suites vary independently; stages of one suite together.
+    of_suite.stream = stream_of(suite->name);  // As its figures' intervals.
     const std::vector<double> values = resample(sampled->items, sampled->figure, of_suite);
     draws.resize(values.size());
     for (std::size_t i = 0; i < values.size(); ++i) draws[i] += term.factor * values[i];
@@ -206,7 +202,7 @@ GateResult check(const Evaluation& evaluation, const Gate& gate, std::optional<d
   double decisive = result.left;
   if (confidence) {
     // The two-sided interval of 2c - 1 leaves 1 - c on each side.
-    const auto bounds = interval(draws, 2 * *confidence - 1);
+    const auto bounds = interval(draws, 2 * *confidence - 1, units);
     decisive = !bounds ? std::nan("") : gate.at_most ? bounds->high : bounds->low;
     result.bound = decisive;
   }
@@ -221,6 +217,10 @@ GateResult check(const Evaluation& evaluation, const Gate& gate, std::optional<d
 
 Gate parse_gate(std::string_view text) { return Reader(text).gate(); }
 GateTerm parse_figure(std::string_view text) { return Reader(text).figure(); }
+
+bool is_stage(std::string_view name, std::string_view stage) {
+  return name == stage || is_short_for(name, stage);
+}
 
 void require_names(const Gate& gate, const GateNames& names) {
   const auto require = [&](const char* what, const std::string& name,

@@ -46,6 +46,13 @@ struct GateNames {
 /// Throws ConfigError for a stage or suite that there is none of, listing those there are.
 void require_names(const Gate& gate, const GateNames& names);
 
+/// Whether a gate's `name` means the stage: "adapter" is short for base+adapter.
+[[nodiscard]] bool is_stage(std::string_view name, std::string_view stage);
+
+/// With a confidence, a figure of fewer independent units than this decides no gate: the one-sided
+/// bound of 5 units holds in 92 of 100 cases where it says 95.
+inline constexpr std::int64_t kFewestUnitsForGates = 10;
+
 /// What came of a gate.
 struct GateResult {
   std::string text{};
@@ -60,8 +67,8 @@ struct GateResult {
 /// Checks every gate. Without `confidence` the figures themselves have to satisfy a gate; with it,
 /// e.g. 0.95, so has the one-sided bound of paired resamples (eval/bootstrap.h): what a gate says
 /// is then shown, not just not refuted. Suites are resampled independently of each other. Throws
-/// ConfigError for a figure that was not measured, or with a confidence for a suite of a single
-/// item.
+/// ConfigError for a figure that was not measured, or with a confidence for a suite of fewer than
+/// kFewestUnitsForGates units.
 [[nodiscard]] std::vector<GateResult> check_gates(const Evaluation& evaluation,
                                                   std::span<const Gate> gates,
                                                   std::optional<double> confidence,

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "eval/bootstrap.h"
+#include "eval/analysis.h"
 #include "eval/gates.h"
 #include "eval/result.h"
 
@@ -23,11 +23,13 @@ struct PageOptions {
 /// figures, its source documents, and generated answers side by side. No scripts, nothing from
 /// elsewhere; light and dark, readable on a phone, in print and by screen readers. All text from
 /// outside is escaped; its direction is told from itself.
-[[nodiscard]] std::string to_html(const Evaluation& evaluation, std::span<const GateResult> gates,
+/// `analysis`: of the evaluation, with the same options.
+[[nodiscard]] std::string to_html(const Evaluation& evaluation, const Analysis& analysis,
+                                  std::span<const GateResult> gates,
                                   const PageOptions& options = {});
 
 /// The same without the page around it: sections of HTML (eval/page.h).
-[[nodiscard]] std::string to_sections(const Evaluation& evaluation,
+[[nodiscard]] std::string to_sections(const Evaluation& evaluation, const Analysis& analysis,
                                       std::span<const GateResult> gates,
                                       const PageOptions& options = {});
 
@@ -42,5 +44,11 @@ struct DiffPart {
 /// would be drawn wrongly. Beyond 4000 units in either text, all of it is one common part.
 [[nodiscard]] std::vector<DiffPart> character_diff(std::string_view text,
                                                    std::string_view reference);
+
+/// The same by words (with the white space behind them).
+[[nodiscard]] std::vector<DiffPart> word_diff(std::string_view text, std::string_view reference);
+/// By characters where at least two thirds of the text are common, else by words: between unlike
+/// texts single letters agree by chance, and marks around them say nothing.
+[[nodiscard]] std::vector<DiffPart> answer_diff(std::string_view text, std::string_view reference);
 
 }  // namespace weft::eval

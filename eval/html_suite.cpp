@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "eval/chart.h"
 #include "eval/languages.h"
 #include "eval/page.h"
 #include "eval/sentences.h"
@@ -75,33 +76,40 @@ std::string head_of(std::string_view first, std::span<const std::string> columns
   return text + "</tr></thead><tbody>\n";
 }
 
+/// A line per figure, a column per stage: the page is long, not wide. Many stages are several
+/// tables.
 std::string figures_table(const std::vector<StageFigures>& stages, std::string_view suite) {
-  const std::vector<const FigureKind*> columns = columns_of(stages);
-  std::vector<std::string> titles;
-  for (const FigureKind* kind : columns) titles.emplace_back(kind->title);
-  std::string text = head_of("stage", titles);
-  for (const StageFigures& stage : stages) {
-    text += fmt::format("<tr><th scope=\"row\">{}</th>", escaped(stage.stage));
-    for (const FigureKind* kind : columns) {
-      const Measured* measured = figure_named(*stage.figures, kind->name);
-      if (measured == nullptr) {
-        text += "<td class=\"number\">-</td>";
-        continue;
+  constexpr std::size_t kColumns = 5;
+  const std::vector<const FigureKind*> kinds = columns_of(stages);
+  std::string tables;
+  for (std::size_t begin = 0; begin < stages.size(); begin += kColumns) {
+    const auto part = std::span(stages).subspan(begin, std::min(kColumns, stages.size() - begin));
+    std::vector<std::string> names;
+    for (const StageFigures& stage : part) names.push_back(stage.stage);
+    std::string text = head_of("figure", names);
+    for (const FigureKind* kind : kinds) {
+      text += fmt::format("<tr><th scope=\"row\">{}</th>", escaped(kind->title));
+      for (const StageFigures& stage : part) {
+        const Measured* measured = figure_named(*stage.figures, kind->name);
+        text += table_cell(
+            stage.stage,
+            measured == nullptr
+                ? "-"
+                : fmt::format("{:.{}f}<br><span class=\"soft\">{}</span>", measured->figure.value,
+                              kind->digits, range_text(measured->figure.interval, kind->digits)));
       }
-      text += fmt::format("<td class=\"number\">{:.{}f}<br><span class=\"soft\">{}</span></td>",
-                          measured->figure.value, kind->digits,
-                          range_text(measured->figure.interval, kind->digits));
+      text += "</tr>\n";
     }
-    text += "</tr>\n";
+    tables += wide_table(fmt::format("figures of {}", suite), text + "</tbody>");
   }
-  return wide_table(fmt::format("figures of {}", escaped(suite)), text + "</tbody>");
+  return tables;
 }
 
 std::string sentences(const Evaluation& evaluation, const Analysis& analysis,
                       std::string_view suite, const BootstrapOptions& options) {
   std::string text;
   for (const Comparison& comparison : analysis.comparisons) {
-    if (comparison.suite == suite)
+    if (comparison.suite == suite && is_worth_telling(evaluation, comparison))
       text += fmt::format("<li>{}</li>\n", escaped(sentence(evaluation, comparison, options)));
   }
   return text.empty() ? text : "<ul class=\"said\">\n" + text + "</ul>\n";
@@ -130,8 +138,8 @@ std::string sources(const std::vector<StageFigures>& stages, const SuiteResult& 
     text +=
         fmt::format("<tr><th scope=\"row\" dir=\"auto\">{} <span class=\"soft\">({})</span></th>",
                     escaped(figures.front()[i].source), figures.front()[i].items);
-    for (const auto& stage : figures)
-      text += fmt::format("<td class=\"number\">{:.{}f}</td>", stage[i].value, kind.digits);
+    for (std::size_t k = 0; k < figures.size(); ++k)
+      text += table_cell(names[k], fmt::format("{:.{}f}", figures[k][i].value, kind.digits));
     text += "</tr>\n";
   }
   return fmt::format(
@@ -144,9 +152,31 @@ std::string sources(const std::vector<StageFigures>& stages, const SuiteResult& 
          wide_table("source documents", text + "</tbody>");
 }
 
+/// Empty lines, of which a model that has lost its way writes screenfuls, as their number.
+std::string without_empty_lines(std::string_view text) {
+  std::string result;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find_first_not_of(" \t\r\n", at), text.size());
+    const std::string_view space = text.substr(at, end - at);
+    const auto lines = std::ranges::count(space, '\n');
+    const bool at_edge = at == 0 || end == text.size();
+    if (lines > 2 || (lines > 0 && at_edge && lines + (at == 0 ? 0 : -1) > 0)) {
+      result += fmt::format("{}[{} empty lines]{}", at == 0 ? "" : "\n", lines - (at == 0 ? 0 : 1),
+                            end == text.size() ? "" : "\n");
+    } else {
+      result += space;
+    }
+    const std::size_t next = std::min(text.find_first_of(" \t\r\n", end), text.size());
+    result += text.substr(end, next - end);
+    at = next;
+  }
+  return result;
+}
+
 std::string marked(std::string_view output, std::string_view reference) {
+  if (output.empty()) return "<span class=\"soft\">[empty]</span>";
   std::string text;
-  for (const DiffPart& part : character_diff(output, reference)) {
+  for (const DiffPart& part : answer_diff(output, reference)) {
     text += part.common ? escaped(part.text) : "<mark>" + escaped(part.text) + "</mark>";
   }
   return text;
@@ -158,13 +188,14 @@ std::string answer(const std::vector<StageFigures>& stages, std::size_t index) {
     text += fmt::format("<dt>{}</dt><dd dir=\"auto\">{}</dd>\n", escaped(who), html);
   };
   const Generation& sample = stages.front().suite->generations[index];
-  line("prompt", escaped(sample.prompt));
-  line("reference", escaped(sample.reference));
+  line("prompt", escaped(without_empty_lines(sample.prompt)));
+  const std::string reference = without_empty_lines(sample.reference);
+  line("reference", escaped(reference));
   for (const StageFigures& stage : stages) {
     if (index >= stage.suite->generations.size()) continue;
     const Generation& written = stage.suite->generations[index];
     line(fmt::format("{} (chrF {:.0f})", stage.stage, chrf_score(written.chrf, kChrf)),
-         marked(written.output, sample.reference));
+         marked(without_empty_lines(written.output), reference));
   }
   return text + "</dl>\n";
 }
@@ -187,8 +218,9 @@ std::string answers(const std::vector<StageFigures>& stages, std::int64_t count)
   const std::size_t made = stages.front().suite->generations.size();
   if (made == 0 || count < 1) return {};
   std::string text =
-      "<h3>Answers</h3>\n<p class=\"soft\">Marked: characters that the reference does not have in "
-      "this order.</p>\n";
+      "<h3>Answers</h3>\n<p class=\"soft\">Marked: what the reference does not have in this order, "
+      "by "
+      "characters where the texts are alike, else by words.</p>\n";
   const std::vector<std::size_t> shown = spread(made, count);
   for (const std::size_t index : shown) text += answer(stages, index);
   const std::vector<std::size_t> worst = weakest(stages, shown);
@@ -203,18 +235,16 @@ std::string html_ladder(std::span<const Rung> rungs, const FigureKind& kind, std
   double low = std::numeric_limits<double>::infinity(), high = -low;
   for (const auto& [stage, figure] : rungs) {
     if (!std::isfinite(figure.value)) return {};
-    low = std::min(low, figure.interval ? figure.interval->low : figure.value);
-    high = std::max(high, figure.interval ? figure.interval->high : figure.value);
+    const Interval range = figure.interval.value_or(Interval{figure.value, figure.value});
+    low = std::min({low, figure.value, range.low});
+    high = std::max({high, figure.value, range.high});
   }
   if (rungs.empty()) return {};
-  const double room = std::max((high - low) * 0.05, 1e-6);
-  low -= room;
-  high += room;
-  const auto x = [&](double value) { return 100 * (value - low) / (high - low); };
+  const Axis axis{axis_ticks(low, high, 5)};
+  const auto x = [&](double value) { return 100 * axis.place(value); };
   std::string text = fmt::format(
-      "<figure><figcaption class=\"soft\">{} from {:.3f} to {:.3f}{}; the thick line is the "
-      "interval.</figcaption>\n",
-      kind.title, low, high,
+      "<figure><figcaption class=\"soft\">{}{}; the thick line is the interval.</figcaption>\n",
+      kind.title,
       kind.better == 0  ? ""
       : kind.better > 0 ? ", more is better"
                         : ", less is better");
@@ -231,7 +261,10 @@ std::string html_ladder(std::span<const Rung> rungs, const FigureKind& kind, std
         escaped(stage), escaped(of), figure.value, kind.digits, kind.title,
         range_text(figure.interval, kind.digits), x(range.low), x(range.high), x(figure.value));
   }
-  return text + "</figure>\n";
+  text += "<div class=\"rung\" aria-hidden=\"true\"><div class=\"ticks\">";
+  for (const double tick : axis.ticks)
+    text += fmt::format("<span style=\"left:{:.2f}%\">{}</span>", x(tick), axis.label(tick));
+  return text + "</div></div></figure>\n";
 }
 
 std::string suite_section(const Evaluation& evaluation, const Analysis& analysis,

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "eval/figures.h"
+#include "eval/analysis.h"
 #include "eval/html.h"
 #include "eval/result.h"
 

@@ -30,6 +30,31 @@ std::string question_text(const data::Sample& sample) {
   return {};
 }
 
+/// Whether the last answer is more than text: its reference is then what the template makes of it.
+bool has_calls(const data::Sample& sample) {
+  for (auto message = sample.messages.rbegin(); message != sample.messages.rend(); ++message) {
+    if (message->value("role", "") != "assistant") continue;
+    const auto calls = message->find("tool_calls");
+    return calls != message->end() && calls->is_array() && !calls->empty();
+  }
+  return false;
+}
+
+/// The last supervised run of an example as text: what a model that answers right writes.
+std::string answer_text(const Pass& pass, const text::Tokenizer& tokenizer) {
+  std::size_t end = pass.targets.size();
+  while (end > 0 && pass.targets[end - 1] == data::kNoTarget) --end;
+  std::size_t begin = end;
+  while (begin > 0 && pass.targets[begin - 1] != data::kNoTarget) --begin;
+  const std::vector<std::int32_t> ids(pass.targets.begin() + static_cast<std::ptrdiff_t>(begin),
+                                      pass.targets.begin() + static_cast<std::ptrdiff_t>(end));
+  return tokenizer.decode(ids, text::Tokenizer::Specials::kSkip);
+}
+
+bool is_blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
+}
+
 }  // namespace
 
 InstructionData instruction_data(const data::DatasetConfig& config,
@@ -43,6 +68,7 @@ InstructionData instruction_data(const data::DatasetConfig& config,
   data::PromptStatistics statistics;
   InstructionData result;
   const std::vector<std::size_t> chosen = spread(samples.size(), limits.limit);
+  std::vector<std::size_t> last_pass;  // Of each chosen sample.
   for (const std::size_t index : chosen) {
     const data::Sample& sample = samples[index];
     if (sample.type == data::DatasetType::kText) {
@@ -55,6 +81,7 @@ InstructionData instruction_data(const data::DatasetConfig& config,
       result.passes.push_back(pass_of(example));
       result.items.push_back({.bytes = example.answer_bytes});
     }
+    last_pass.push_back(result.passes.size());
   }
   if (result.passes.empty()) {
     throw InputError("{}: there is no example to score in it", config.path.front().string());
@@ -62,6 +89,15 @@ InstructionData instruction_data(const data::DatasetConfig& config,
   for (const std::size_t place : spread(chosen.size(), limits.generate)) {
     const data::Sample& sample = samples[chosen[place]];
     data::PromptBuilder::Question question = builder.question(sample);
+    const std::size_t passes = last_pass[place];
+    if ((question.reference.empty() || has_calls(sample)) && passes > 0)
+      question.reference = answer_text(result.passes[passes - 1], tokenizer);
+    if (is_blank(question.reference)) {
+      throw InputError(
+          "{}: the answer holds no text, so that a generated one cannot be compared with it; leave "
+          "the row out, or measure without generate (--generate)",
+          sample.origin.text());
+    }
     result.questions.push_back({.tokens = std::move(question.prompt),
                                 .text = question_text(sample),
                                 .reference = std::move(question.reference)});

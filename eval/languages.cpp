@@ -36,39 +36,33 @@ std::vector<Stratum> strata_of(const StageResult& first) {
   return strata;
 }
 
-struct Sample {
-  double value = 0;
-  std::vector<double> draws;  ///< Empty where a suite has a single item.
-};
-
 /// The mean over the suites of a stratum, and its resamples. Nothing when one was not measured.
-std::optional<Sample> sample(const StageResult& stage, const StageResult& first,
-                             const Stratum& stratum, const BootstrapOptions& options) {
-  Sample mean;
+std::optional<MainDraws> mean_of(const StageResult& stage, const std::vector<MainDraws>& main,
+                                 const StageResult& first, const Stratum& stratum) {
+  MainDraws mean;
   bool spread = true;
   const auto share = 1.0 / static_cast<double>(stratum.suites.size());
   for (const std::size_t place : stratum.suites) {
     const SuiteResult* suite = suite_named(stage, first.suites[place].name);
-    const auto sampled = suite == nullptr ? std::nullopt : sampled_figure(*suite, stratum.name);
-    if (!sampled) return std::nullopt;
-    mean.value += share * sampled->figure({});
-    if (sampled->items < 2) spread = false;
+    if (suite == nullptr) return std::nullopt;
+    const MainDraws& of_suite = main[static_cast<std::size_t>(suite - stage.suites.data())];
+    if (of_suite.units == 0) return std::nullopt;
+    mean.value += share * of_suite.value;
+    mean.units = mean.units == 0 ? of_suite.units : std::min(mean.units, of_suite.units);
+    if (of_suite.draws.empty()) spread = false;
     if (!spread) continue;
-    BootstrapOptions of_suite = options;
-    of_suite.seed += place;  // Suites vary independently.
-    const std::vector<double> values = resample(sampled->items, sampled->figure, of_suite);
-    mean.draws.resize(values.size());
-    for (std::size_t i = 0; i < values.size(); ++i) mean.draws[i] += share * values[i];
+    mean.draws.resize(of_suite.draws.size());
+    for (std::size_t i = 0; i < mean.draws.size(); ++i) mean.draws[i] += share * of_suite.draws[i];
   }
   if (!spread) mean.draws.clear();
   return mean;
 }
 
-Measured compare(const Sample& here, const Sample* first, std::string_view name, bool paired,
+Measured compare(const MainDraws& here, const MainDraws* first, std::string_view name, bool paired,
                  double confidence) {
   Measured measured;
   measured.name = name;
-  measured.figure = {here.value, interval(here.draws, confidence)};
+  measured.figure = {here.value, interval(here.draws, confidence, here.units)};
   if (first == nullptr) return measured;
   std::vector<double> difference, relative;
   if (paired && here.draws.size() == first->draws.size()) {
@@ -77,35 +71,36 @@ Measured compare(const Sample& here, const Sample* first, std::string_view name,
       relative.push_back(here.draws[i] / first->draws[i] - 1);
     }
   }
-  measured.difference = {here.value - first->value, interval(std::move(difference), confidence)};
-  measured.relative = {here.value / first->value - 1, interval(std::move(relative), confidence)};
+  measured.difference = {here.value - first->value,
+                         interval(std::move(difference), confidence, here.units)};
+  measured.relative = {here.value / first->value - 1,
+                       interval(std::move(relative), confidence, here.units)};
   return measured;
 }
 
 }  // namespace
 
-std::vector<std::vector<LanguageFigure>> language_figures(const Evaluation& evaluation,
-                                                          const BootstrapOptions& options) {
+std::vector<std::vector<LanguageFigure>> language_figures(
+    const Evaluation& evaluation, const std::vector<std::vector<MainDraws>>& main,
+    const BootstrapOptions& options) {
   std::vector<std::vector<LanguageFigure>> all;
   if (evaluation.stages.empty()) return all;
   const StageResult& first = evaluation.stages.front();
   const std::vector<Stratum> strata = strata_of(first);
-  std::vector<std::optional<Sample>> of_first;
-  for (const StageResult& stage : evaluation.stages) {
+  for (std::size_t s = 0; s < evaluation.stages.size(); ++s) {
+    const StageResult& stage = evaluation.stages[s];
     auto& row = all.emplace_back();
-    for (std::size_t i = 0; i < strata.size(); ++i) {
-      const Stratum& stratum = strata[i];
-      const auto here = sample(stage, first, stratum, options);
-      if (&stage == &first) of_first.push_back(here);
+    for (const Stratum& stratum : strata) {
+      const auto here = mean_of(stage, main[s], first, stratum);
       if (!here) continue;
-      const bool alone = &stage == &first || !of_first[i];
+      const auto base = s == 0 ? std::nullopt : mean_of(first, main[0], first, stratum);
       const bool paired = std::ranges::all_of(stratum.suites, [&](std::size_t place) {
         const SuiteResult* suite = suite_named(stage, first.suites[place].name);
         return suite != nullptr && same_items(*suite, first.suites[place]);
       });
-      row.push_back({stratum.language, stratum.suites.size(), stratum.name,
-                     compare(*here, alone ? nullptr : &*of_first[i], stratum.name, paired,
-                             options.confidence)});
+      row.push_back(
+          {stratum.language, stratum.suites.size(), stratum.name,
+           compare(*here, base ? &*base : nullptr, stratum.name, paired, options.confidence)});
     }
   }
   return all;

@@ -1,26 +1,24 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "eval/figures.h"
+#include "eval/analysis.h"
 
 namespace weft::eval {
 
-/// A figure of one language in one stage: the mean over the suites of that language.
-struct LanguageFigure {
-  std::string language;  ///< "all": every suite.
-  std::size_t suites = 0;
-  std::string_view name;  ///< bits_per_byte or acc
-  Measured measured;      ///< Against the first stage.
+/// A suite's main figure in a stage with its resamples.
+struct MainDraws {
+  double value = 0;
+  std::int64_t units = 0;     ///< 0: not measured.
+  std::vector<double> draws;  ///< Empty where a suite has a single unit.
 };
 
-/// For each stage, the languages in the order in which they first occur, then "all" where there is
-/// more than one. Suites are strata: each is resampled by itself, with the same resamples in every
-/// stage, and the means of the resamples give the intervals. A language counts in a stage only
-/// with all of its suites. Suites without a language are not in a language but in "all".
+/// Analysis::languages; `main`: [stage][suite].
 [[nodiscard]] std::vector<std::vector<LanguageFigure>> language_figures(
-    const Evaluation& evaluation, const BootstrapOptions& options = {});
+    const Evaluation& evaluation, const std::vector<std::vector<MainDraws>>& main,
+    const BootstrapOptions& options);
 
 /// What a source document has in a stage.
 struct SourceFigure {

@@ -105,8 +105,19 @@ void remove_parts(sqlite::Database& database, std::span<const std::string> keys)
 }
 
 std::filesystem::path openable(std::filesystem::path path, sqlite::Access access) {
-  if (access == sqlite::Access::kRead && !std::filesystem::exists(path))
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    throw InputError("'{}' is a folder, and a ledger is a file; name one in it: {}", path.string(),
+                     (path / "weft.db").string());
+  }
+  if (access == sqlite::Access::kWrite) return path;
+  if (!std::filesystem::exists(path, ignored))
     throw InputError("there is no ledger '{}'; weft eval makes one", path.string());
+  // SQLite takes an empty file for a new database; reading must not make a ledger of it.
+  if (std::filesystem::is_regular_file(path, ignored) &&
+      std::filesystem::file_size(path, ignored) == 0) {
+    throw InputError("'{}' is empty, no ledger; weft eval makes one", path.string());
+  }
   return path;
 }
 
@@ -125,12 +136,11 @@ Ledger::Ledger(std::filesystem::path path, sqlite::Access access)
   prepare_ledger(database_, path_);
 }
 
-std::int64_t Ledger::record(const Recorded& recorded, const std::optional<std::string>& tag,
+std::int64_t Ledger::record(const Recorded& recorded, const Analysis& analysis,
+                            const std::optional<std::string>& tag,
                             std::span<const std::string> parts) {
   if (tag) require_tag(*tag);
   const Evaluation& evaluation = recorded.evaluation;
-  // Everything is computed before the lock is taken.
-  const Analysis analysis = analyse(evaluation, recorded.bootstrap);
   const Circumstances& c = recorded.circumstances;
   sqlite::Transaction transaction(database_);
   sqlite::Statement(database_,
@@ -162,6 +172,34 @@ std::int64_t Ledger::record(const Recorded& recorded, const std::optional<std::s
   remove_parts(database_, parts);
   transaction.commit();
   return id;
+}
+
+void Ledger::add_stage(std::int64_t id, const StageResult& stage,
+                       const std::vector<std::vector<Measured>>& figures, double seconds) {
+  sqlite::Transaction transaction(database_);
+  sqlite::Statement known(database_, "SELECT 1 FROM evaluations WHERE id = ?");
+  if (!known.bind(id).step())
+    throw ConfigError("there is no evaluation {} in ledger '{}'", id, path_.string());
+  sqlite::Statement place(database_,
+                          "SELECT coalesce((SELECT min(position) FROM stages WHERE evaluation = ?1 "
+                          "AND name = ?2), (SELECT 1 + max(position) FROM stages WHERE evaluation "
+                          "= ?1), 0)");
+  place.bind(id).bind(stage.name).step();
+  const std::int64_t position = place.integer(0);
+  sqlite::Statement(database_, "DELETE FROM stages WHERE evaluation = ? AND position >= ?")
+      .bind(id)
+      .bind(position)
+      .run();
+  write_stage(id, position, stage);
+  for (std::size_t j = 0; j < stage.suites.size(); ++j) {
+    write_suite(id, position, static_cast<std::int64_t>(j), stage.suites[j]);
+    write_figures(database_, id, static_cast<std::size_t>(position), j, figures[j]);
+  }
+  sqlite::Statement(database_, "UPDATE evaluations SET seconds = ? WHERE id = ?")
+      .bind(seconds)
+      .bind(id)
+      .run();
+  transaction.commit();
 }
 
 void Ledger::write_stage(std::int64_t id, std::int64_t position, const StageResult& stage) {

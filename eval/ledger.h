@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "eval/analysis.h"
 #include "eval/bootstrap.h"
 #include "eval/circumstances.h"
 #include "eval/gates.h"
@@ -55,8 +56,17 @@ class Ledger {
 
   /// Adds an evaluation, with a tag if one is given; its number. `parts`: keys of the parts that it
   /// is made of, which are no longer needed.
-  std::int64_t record(const Recorded& recorded, const std::optional<std::string>& tag = {},
+  /// `analysis`: of the evaluation, with its bootstrap.
+  std::int64_t record(const Recorded& recorded, const Analysis& analysis,
+                      const std::optional<std::string>& tag = {},
                       std::span<const std::string> parts = {});
+
+  /// Adds a stage to an evaluation that is there, or puts it in the place of the stage of its name
+  /// and of those behind it: the next update of a training run, or one that a resumed run does
+  /// again. `figures`: of its suites, against the evaluation's first stage; `seconds`: the whole
+  /// evaluation's so far. Throws ConfigError where there is no such evaluation.
+  void add_stage(std::int64_t id, const StageResult& stage,
+                 const std::vector<std::vector<Measured>>& figures, double seconds);
 
   /// A finished part of an evaluation that is not recorded yet (eval/parts.h). One that cannot be
   /// read is not there.

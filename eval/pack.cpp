@@ -234,6 +234,7 @@ SuiteResult suite_from(const Json& json) {
   suite.distances = distances_from(json.at("distances"), suite.items.size());
   suite.other_tokenizer = json.at("other_tokenizer").get<bool>();
   suite.digest = json.at("digest").get<std::string>();
+  suite.asked_digest = json.value("asked_digest", std::string());
   return suite;
 }
 
@@ -250,7 +251,8 @@ std::vector<std::byte> pack(const SuiteResult& suite) {
                   {"choices", choices_json(suite.choices)},
                   {"distances", distances_json(suite.distances)},
                   {"other_tokenizer", suite.other_tokenizer},
-                  {"digest", suite.digest}};
+                  {"digest", suite.digest},
+                  {"asked_digest", suite.asked_digest}};
   return compress(Json::to_cbor(json));
 }
 

@@ -20,6 +20,10 @@ body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--page);
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
 .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
 .wide { overflow-x: auto; }
+nav { font-size: .9rem; } nav ul { columns: 14rem; padding-inline-start: 1.2rem; margin: .3rem 0; }
+nav a { color: inherit; }
+.headline { border: 1px solid var(--line); border-radius: .5rem; padding: .2rem 1rem .6rem; margin: 1rem 0; }
+.verdict { font-size: 1.1rem; font-weight: 600; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: start; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; vertical-align: top; }
@@ -29,9 +33,19 @@ ul.said { padding-inline-start: 1.2rem; } .lines { white-space: pre-line; }
 figure { margin: 1rem 0; }
 .rung { display: grid; grid-template-columns: 9rem 1fr 5rem; gap: .8rem; align-items: center; }
 .rung svg { width: 100%; height: 1.6rem; display: block; }
+.ticks { position: relative; height: 1.2rem; font-size: .75rem; color: var(--soft); grid-column: 2;
+  font-variant-numeric: tabular-nums; border-top: 1px solid var(--soft); }
+.ticks span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
+.ticks span:first-child { transform: none; } .ticks span:last-child { transform: translateX(-100%); }
 .rung b { text-align: end; font-variant-numeric: tabular-nums; }
 @media (max-width: 34rem) { .rung { grid-template-columns: 1fr 5rem; }
-  .rung svg { grid-column: 1 / -1; grid-row: 2; } }
+  .rung svg { grid-column: 1 / -1; grid-row: 2; } .ticks { grid-column: 1 / -1; } }
+/* On a narrow page a row is a block of its own, each cell beside the name of its column. */
+@media (max-width: 44rem) { table, tbody, tr, td, th[scope="row"] { display: block; width: 100%; }
+  thead { display: none; } tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  th, td { border: 0; padding: .1rem 0; } td.number { white-space: normal; }
+  td[data-label] { display: grid; grid-template-columns: 9rem 1fr; gap: .8rem; text-align: start; }
+  td[data-label]::before { content: attr(data-label); color: var(--soft); } }
 .plot { display: grid; grid-template-columns: auto 1fr; gap: .3rem .5rem; font-size: .8rem;
   color: var(--soft); font-variant-numeric: tabular-nums; margin-top: .9rem; white-space: nowrap; }
 .xl { grid-column: 2; text-align: end; }
@@ -81,11 +95,27 @@ std::string escaped(std::string_view text) {
 }
 
 std::string page(std::string_view title, std::string_view body) {
+  // Headings get names, and the contents of the page lead to them.
+  constexpr std::string_view kOpen = "<h2>", kClose = "</h2>";
+  std::string named, contents;
+  std::size_t at = 0, count = 0;
+  for (std::size_t found = body.find(kOpen); found != std::string_view::npos;
+       found = body.find(kOpen, at)) {
+    const std::size_t text = found + kOpen.size(), end = body.find(kClose, text);
+    named += body.substr(at, found - at);
+    named += fmt::format("<h2 id=\"s{}\">", ++count);
+    contents +=
+        fmt::format("<li><a href=\"#s{}\">{}</a></li>\n", count, body.substr(text, end - text));
+    at = text;
+  }
+  named += body.substr(at);
+  if (count > 2) contents = "<nav aria-label=\"contents\"><ul>\n" + contents + "</ul></nav>\n";
+  if (count <= 2) contents.clear();
   return fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" "
       "content=\"width=device-width, initial-scale=1\">\n<title>{0}</title>\n<style>{1}</style>"
-      "</head>\n<body><main>\n<h1>{0}</h1>\n{2}</main></body></html>\n",
-      escaped(title), kStyle, body);
+      "</head>\n<body><main>\n<h1>{0}</h1>\n{3}{2}</main></body></html>\n",
+      escaped(title), kStyle, named, contents);
 }
 
 std::string wide_table(std::string_view label, std::string_view rows) {
@@ -93,6 +123,11 @@ std::string wide_table(std::string_view label, std::string_view rows) {
       "<div class=\"wide\" tabindex=\"0\" role=\"region\" "
       "aria-label=\"{}\"><table>{}</table></div>\n",
       escaped(label), rows);
+}
+
+std::string table_cell(std::string_view column, std::string_view html) {
+  return fmt::format("<td class=\"number\" data-label=\"{}\"><span>{}</span></td>", escaped(column),
+                     html);
 }
 
 }  // namespace weft::eval

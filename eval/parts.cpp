@@ -33,6 +33,7 @@ std::string part_key(const PartInputs& inputs) {
       {"row_tokens", inputs.row_tokens},
       {"stage", contents(inputs.stage)},
       {"suite", inputs.suite_digest},
+      {"asked", inputs.asked_digest},
       {"reference",
        inputs.reference == nullptr ? nlohmann::json(nullptr) : contents(*inputs.reference)}};
   return core::sha256(all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));

@@ -22,7 +22,8 @@ struct PartInputs {
   const std::string& dtype;
   std::int64_t row_tokens = 0;             ///< Longest row that is scored at once.
   const StageResult& stage;                ///< Its files' digests, and quantise.
-  const std::string& suite_digest;         ///< Of what is scored and asked (eval/suite_digest.h).
+  const std::string& suite_digest;         ///< Of what is scored (eval/suite_digest.h).
+  const std::string& asked_digest;         ///< Of what is asked; may be empty.
   const StageResult* reference = nullptr;  ///< That it is compared with token by token.
 };
 

@@ -163,10 +163,8 @@ std::vector<std::string> table_row(const SuiteResult& suite, const std::string& 
 
 }  // namespace
 
-nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
-                               const BootstrapOptions& options) {
-  const Analysis analysis = analyse(evaluation, options);
-  const auto languages = language_figures(evaluation, options);
+nlohmann::ordered_json to_json(const Evaluation& evaluation, const Analysis& analysis,
+                               Detail detail, const BootstrapOptions& options) {
   Json stages = Json::array();
   for (std::size_t i = 0; i < evaluation.stages.size(); ++i) {
     const StageResult& stage = evaluation.stages[i];
@@ -185,7 +183,7 @@ nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
     if (!stage.quantise.empty()) entry["quantise"] = stage.quantise;
     entry["seconds"] = json_number(stage.seconds);
     entry["suites"] = suites;
-    if (!languages[i].empty()) entry["languages"] = languages_json(languages[i]);
+    if (!analysis.languages[i].empty()) entry["languages"] = languages_json(analysis.languages[i]);
     stages.push_back(entry);
   }
   Json settings{{"sequence_len", evaluation.sequence_len},
@@ -204,13 +202,14 @@ nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
   Json json{{"stages", stages}};
   if (!analysis.comparisons.empty())
     json["comparisons"] = comparisons_json(evaluation, analysis, options);
+  if (!analysis.notes.empty()) json["notes"] = analysis.notes;
   json["settings"] = settings;
   return json;
 }
 
-std::string to_table(const Evaluation& evaluation, const BootstrapOptions& options) {
+std::string to_table(const Evaluation& evaluation, const Analysis& analysis,
+                     const BootstrapOptions& options) {
   if (evaluation.stages.empty()) return {};
-  const Analysis analysis = analyse(evaluation, options);
   std::string text;
   const auto add_suite = [&](const SuiteResult& first) {
     core::Table table(header_of(first));
@@ -224,7 +223,7 @@ std::string to_table(const Evaluation& evaluation, const BootstrapOptions& optio
     if (!text.empty()) text += '\n';
     text += suite_heading(first, options) + '\n' + table.text();
     for (const Comparison& comparison : analysis.comparisons) {
-      if (comparison.suite == first.name)
+      if (comparison.suite == first.name && is_worth_telling(evaluation, comparison))
         text += "  " + sentence(evaluation, comparison, options) + '\n';
     }
     const std::string distances = distribution_table(evaluation, analysis, first.name);
@@ -238,8 +237,10 @@ std::string to_table(const Evaluation& evaluation, const BootstrapOptions& optio
       if (first.labels.must_keep == must_keep) add_suite(first);
     }
   }
-  const std::string languages = languages_table(evaluation, options);
+  const std::string languages = languages_table(evaluation, analysis);
   if (!languages.empty()) text += "\nby language (mean of its suites)\n" + languages;
+  if (!analysis.notes.empty()) text += '\n';
+  for (const std::string& note : analysis.notes) text += "note: " + note + '\n';
   return text;
 }
 

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "eval/bootstrap.h"
+#include "eval/analysis.h"
 #include "eval/result.h"
 
 namespace weft::eval {
@@ -21,11 +21,12 @@ enum class Detail {
 /// {"stages": [{"name", "model", "suites": [{"name", "kind", "tokens", "bytes", "loss",
 /// "perplexity", "bits_per_byte", ...}]}], "settings": {...}}; docs/eval.md lists the keys. Numbers
 /// that do not exist (no bytes, division by zero) are null. Strings are valid UTF-8.
-[[nodiscard]] nlohmann::ordered_json to_json(const Evaluation& evaluation, Detail detail,
-                                             const BootstrapOptions& options = {});
+/// `analysis`: of the evaluation, with the same options.
+[[nodiscard]] nlohmann::ordered_json to_json(const Evaluation& evaluation, const Analysis& analysis,
+                                             Detail detail, const BootstrapOptions& options = {});
 
 /// One table per suite, a line per stage, for people.
-[[nodiscard]] std::string to_table(const Evaluation& evaluation,
+[[nodiscard]] std::string to_table(const Evaluation& evaluation, const Analysis& analysis,
                                    const BootstrapOptions& options = {});
 
 /// Up to `count` generated answers of each suite, spread evenly: the prompt, what it should have

@@ -14,6 +14,10 @@ namespace weft::eval {
 struct Reported {
   std::string name;
   Recorded recorded;
+  Analysis analysis;  ///< Of `recorded`.
+
+  /// Analyses it.
+  Reported(std::string name, Recorded recorded);
 };
 
 /// What a report is about: any number of each.

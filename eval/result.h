@@ -74,8 +74,10 @@ struct SuiteResult {
   /// Whether the items are tokens of another tokenizer than the first stage's: only bits per byte
   /// can be compared.
   bool other_tokenizer = false;
-  /// Of what was scored and asked, to the token (eval/suite_digest.h); empty: not computed.
+  /// Of what was scored, to the token (eval/suite_digest.h); empty: not computed.
   std::string digest{};
+  /// Of what was asked and how it was answered; empty: nothing was, or not computed.
+  std::string asked_digest{};
 };
 
 /// One state of a model on its way to users: "base", "base+adapter", "merged", or as named.

@@ -2,9 +2,19 @@
 
 #include <string>
 
-#include "eval/figures.h"
+#include "eval/analysis.h"
 
 namespace weft::eval {
+
+/// What a difference says.
+enum class Finding : std::uint8_t {
+  kBetter,
+  kWorse,
+  kNone,       ///< No measurable difference.
+  kUncertain,  ///< Its interval says yes, its corrected p says no.
+  kUnknown     ///< There is no interval.
+};
+[[nodiscard]] Finding finding_of(const Comparison& comparison, const BootstrapOptions& options);
 
 /// One plain sentence on a difference, e.g. "merged: no measurable difference from base+adapter on
 /// nahuatl, +0.0003 bits per byte (95 % interval -0.0002 .. +0.0008, p = 0.31)." A difference is

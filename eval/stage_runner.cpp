@@ -24,6 +24,7 @@ void StageRunner::run(StageWork& work, const text::Tokenizer& tokenizer, model::
       SuiteResult suite{.name = input.name, .labels = input.labels};
       suite.other_tokenizer = work.other_tokenizer;
       suite.digest = input.digest;
+      suite.asked_digest = input.asked_digest;
       if (input.text) text_suite(input, part.compared, *decoder, suite);
       if (input.data) instruction_suite(part, tokenizer, *decoder, suite);
       if (input.choices) choice_suite(input, part.compared, *decoder, suite);

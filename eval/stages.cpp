@@ -7,6 +7,8 @@
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "eval/answer.h"
+#include "eval/compare.h"
+#include "eval/gate_figures.h"
 #include "eval/gates.h"
 #include "eval/quantised_stage.h"
 #include "eval/stage_runner.h"
@@ -39,8 +41,12 @@ Source open_source(const std::filesystem::path& path) {
   return {std::move(checkpoint), std::move(spec), std::move(tokenizer), std::move(chat_template)};
 }
 
-void require_gate_names(const EvalConfig& config, const std::vector<std::string>& more_stages) {
-  GateNames names{.stages = more_stages, .suites = {}};
+void require_gate_names(const EvalConfig& config, const Evaluation* earlier) {
+  GateNames names;
+  if (earlier != nullptr) {
+    for (const StageResult& stage : earlier->stages)
+      names.stages.push_back(against_name(stage.name));
+  }
   for (const StagePlan& plan : stage_plans(config)) names.stages.push_back(plan.name);
   for (const SuiteSection& suite : suite_plans(config)) names.suites.push_back(suite.name);
   for (const std::string& gate : config.gates) require_names(parse_gate(gate), names);
@@ -249,6 +255,21 @@ std::vector<StageWork> all_work(const EvalConfig& config, const std::vector<Stag
   return all;
 }
 
+/// Gates on figures that will not be measured.
+void require_gates(const EvalConfig& config, const std::vector<StagePlan>& plans,
+                   const std::vector<StageWork>& all, const std::vector<SuiteInput>& inputs,
+                   const Evaluation* earlier) {
+  std::vector<ComingStage> stages;
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    const bool other = all[i].other_tokenizer;
+    stages.push_back({.name = plans[i].name,
+                      .is_reference = i == reference_stage(config),
+                      .suites = other ? all[i].own_inputs : inputs,
+                      .other_tokenizer = other});
+  }
+  require_gate_figures(config, stages, inputs, earlier);
+}
+
 /// Looks for what was finished before.
 void find_finished(std::vector<StageWork>& all, std::size_t reference, const std::string& dtype,
                    const Hooks& hooks) {
@@ -263,6 +284,7 @@ void find_finished(std::vector<StageWork>& all, std::size_t reference, const std
                            .row_tokens = part.input->row_tokens,
                            .stage = work.stage,
                            .suite_digest = part.input->digest,
+                           .asked_digest = part.input->asked_digest,
                            .reference = compared ? &all[reference].stage : nullptr});
       ++total;
       if (part.key.empty()) continue;
@@ -307,7 +329,7 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   // Everything that can be wrong with the files is found before the first long computation.
   const std::vector<StagePlan> plans = stage_plans(config);
   const std::size_t reference = reference_stage(config);
-  require_gate_names(config, hooks.more_gate_stages);
+  require_gate_names(config, hooks.earlier);
   const Opened opened = open_all(config, plans, hooks.log);
   const Source& base = opened.base;
   if (!same_tokenizer(base, opened.of(plans[reference]))) {
@@ -328,6 +350,7 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   evaluation.decoding = decoding_of(config);
   evaluation.stages.resize(plans.size());
   std::vector<StageWork> all = all_work(config, plans, opened, inputs, sequence_len, hooks);
+  require_gates(config, plans, all, inputs, hooks.earlier);
   find_finished(all, reference, evaluation.dtype, hooks);
   StageRunner runner(config, hooks);
   Loader loader(config, opened, compute, sequence_len, hooks);

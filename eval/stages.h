@@ -37,8 +37,8 @@ struct Hooks {
   FileDigest file_digest{};
   /// What was finished before, and is finished now; needs file_digest.
   Parts parts{};
-  /// Stages that gates may name beside those of the configuration.
-  std::vector<std::string> more_gate_stages{};
+  /// The evaluation whose stages gates may name as STAGE@against, or null.
+  const Evaluation* earlier = nullptr;
 };
 
 /// Measures every stage of the configuration (stage_plans()) on every suite, one after another.

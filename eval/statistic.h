@@ -30,6 +30,11 @@ struct Statistic {
 /// As the bootstrap takes it. Refers to the statistic.
 [[nodiscard]] Figure figure_of(const Statistic& statistic);
 
+/// resample() of many statistics with the same number of units: [statistic][resample]. Each
+/// resample is drawn once for all, and neighbours with equal rows are summed once.
+[[nodiscard]] std::vector<std::vector<double>> resample(
+    std::span<const Statistic* const> statistics, const BootstrapOptions& options = {});
+
 /// Units of one group become one: what comes from the same document varies together. `groups`: of
 /// each unit; empty: nothing changes.
 [[nodiscard]] Statistic clustered(Statistic statistic, std::span<const std::uint32_t> groups);
@@ -37,6 +42,7 @@ struct Statistic {
 struct PermutationOptions {
   std::int64_t permutations = 10000;
   std::uint64_t seed = 12345;
+  std::uint64_t stream = 0;  ///< As BootstrapOptions'.
 };
 
 /// The two-sided paired permutation test (Fisher; approximate randomisation, Noreen 1989) of the
@@ -49,6 +55,15 @@ struct PermutationOptions {
 /// Deterministic; does not depend on the number of threads.
 [[nodiscard]] std::optional<double> permutation_test(const Statistic& here, const Statistic& first,
                                                      const PermutationOptions& options = {});
+
+/// The same figure in two stages.
+struct StatisticPair {
+  const Statistic* here = nullptr;
+  const Statistic* first = nullptr;
+};
+/// permutation_test() of many; neighbours with equal rows are exchanged once for all.
+[[nodiscard]] std::vector<std::optional<double>> permutation_tests(
+    std::span<const StatisticPair> pairs, const PermutationOptions& options = {});
 
 /// Holm's step-down correction (Holm 1979): adjusted values in the order of `p`; what is not there
 /// does not count. Comparing them with a level keeps the chance of any false alarm below it.

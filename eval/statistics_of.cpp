@@ -19,13 +19,6 @@ double mean_of(Sums s) { return s[1] / s[0]; }
 double root_mean_of(Sums s) { return std::sqrt(s[1] / s[0]); }
 double ratio_of(Sums s) { return std::exp(s[1] / s[0]); }
 
-/// Enough source documents to be what varies; otherwise the items are.
-std::vector<std::uint32_t> groups_of(const SuiteResult& suite) {
-  const bool enough = suite.labels.source_names.size() >= kEnoughDocuments &&
-                      suite.labels.sources.size() == suite.items.size();
-  return enough ? suite.labels.sources : std::vector<std::uint32_t>{};
-}
-
 void add_losses(const SuiteResult& suite, std::vector<NamedStatistic>& all) {
   Statistic losses{.width = 3, .rows = {}, .of = loss_of};
   for (const Item& item : suite.items) {
@@ -110,6 +103,12 @@ std::vector<NamedStatistic> statistics_of(const SuiteResult& suite) {
   for (NamedStatistic& named : all)
     named.statistic = clustered(std::move(named.statistic), named.groups);
   return all;
+}
+
+std::vector<std::uint32_t> groups_of(const SuiteResult& suite) {
+  const bool enough = suite.labels.source_names.size() >= kEnoughDocuments &&
+                      suite.labels.sources.size() == suite.items.size();
+  return enough ? suite.labels.sources : std::vector<std::uint32_t>{};
 }
 
 std::int32_t choose(const ChoiceResult& question, ChoiceRule rule) {

@@ -22,6 +22,10 @@ inline constexpr std::size_t kEnoughDocuments = 10;
 /// tokens, shares of right choices, scores of answers, distances to the reference stage.
 [[nodiscard]] std::vector<NamedStatistic> statistics_of(const SuiteResult& suite);
 
+/// The source document of each item where there are enough to be what varies; otherwise nothing,
+/// and the items are.
+[[nodiscard]] std::vector<std::uint32_t> groups_of(const SuiteResult& suite);
+
 /// Which choice a rule takes, the first of equals as numpy.argmax: the largest log-probability as
 /// it is, per character, per byte, or beyond that of the choice on its own (lm-eval's acc,
 /// acc_norm, acc_bytes, acc_mutual_info).

@@ -51,20 +51,11 @@ void add_text(Digest& digest, const RollingText& text) {
   for (const std::size_t item : text.item_of_pass) digest.add(std::uint64_t{item});
 }
 
-void add_data(Digest& digest, const InstructionData& data,
-              const std::optional<Decoding>& decoding) {
+void add_data(Digest& digest, const InstructionData& data) {
   digest.add("instruction");
   add_passes(digest, data.passes);
   add_items(digest, data.items);
-  digest.add(std::uint64_t{data.questions.size()});
-  for (const Question& question : data.questions) {
-    digest.add(question.tokens);
-    digest.add(question.text);
-    digest.add(question.reference);
-  }
-  if (data.questions.empty() || !decoding) return;
-  digest.add(decoding->max_tokens);
-  digest.add(decoding->repetition_penalty);
+  digest.add(std::uint64_t{0});  // As suites that ask nothing have always had it.
 }
 
 void add_choices(Digest& digest, const ChoiceData& choices) {
@@ -85,11 +76,28 @@ void add_choices(Digest& digest, const ChoiceData& choices) {
 
 }  // namespace
 
-std::string suite_digest(const SuiteInput& suite, const std::optional<Decoding>& decoding) {
+std::string suite_digest(const SuiteInput& suite) {
   Digest digest;
   if (suite.text) add_text(digest, *suite.text);
-  if (suite.data) add_data(digest, *suite.data, decoding);
+  if (suite.data) add_data(digest, *suite.data);
   if (suite.choices) add_choices(digest, *suite.choices);
+  return digest.finish();
+}
+
+std::string asked_digest(const SuiteInput& suite, const std::optional<Decoding>& decoding) {
+  if (!suite.data || suite.data->questions.empty()) return {};
+  Digest digest;
+  digest.add("questions");
+  digest.add(std::uint64_t{suite.data->questions.size()});
+  for (const Question& question : suite.data->questions) {
+    digest.add(question.tokens);
+    digest.add(question.text);
+    digest.add(question.reference);
+  }
+  if (decoding) {
+    digest.add(decoding->max_tokens);
+    digest.add(decoding->repetition_penalty);
+  }
   return digest.finish();
 }
 

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "eval/spread.h"
 #include "eval/suite_digest.h"
 
 namespace weft::eval {
@@ -22,17 +23,28 @@ void label_sources(std::vector<std::string> of_items, SuiteLabels& labels) {
   }
 }
 
+/// Of all files together, so that a suite has as many documents as it is told.
+void limit_documents(SourcedDocuments& all, std::optional<std::int64_t> limit) {
+  SourcedDocuments chosen;
+  for (const std::size_t i : spread(all.texts.size(), limit)) {
+    chosen.texts.push_back(std::move(all.texts[i]));
+    if (!all.sources.empty()) chosen.sources.push_back(std::move(all.sources[i]));
+  }
+  all = std::move(chosen);
+}
+
 void read_text(const SuiteSection& plan, const EvalConfig& config, const text::Tokenizer& tokenizer,
                const core::Log& log, SuiteInput& suite) {
   SourcedDocuments all;
   if (plan.data) all.texts = data_documents(*plan.data, plan.limit, log);
   const bool by_file = plan.source.empty() && plan.text.size() > 1;
   for (const std::filesystem::path& path : plan.text) {
-    SourcedDocuments documents = read_sourced_documents(path, plan.limit, plan.source);
+    SourcedDocuments documents = read_sourced_documents(path, {}, plan.source);
     if (by_file) documents.sources.assign(documents.texts.size(), path.filename().string());
     std::ranges::move(documents.texts, std::back_inserter(all.texts));
     std::ranges::move(documents.sources, std::back_inserter(all.sources));
   }
+  if (!plan.text.empty()) limit_documents(all, plan.limit);
   if (plan.windows == Windows::kLlama) {
     suite.row_tokens = plan.window_tokens.value_or(std::min(kLlamaChunk, suite.row_tokens));
     suite.text = chunked_text(all.texts, tokenizer, suite.row_tokens);
@@ -79,7 +91,8 @@ std::vector<SuiteInput> read_suites(const EvalConfig& config, const text::Tokeni
       suite.choices = choice_data(plan, tokenizer, sequence_len, log);
       label_sources(std::move(suite.choices->sources), suite.labels);
     }
-    suite.digest = suite_digest(suite, decoding_of(config));
+    suite.digest = suite_digest(suite);
+    suite.asked_digest = asked_digest(suite, decoding_of(config));
   }
   return suites;
 }

@@ -25,7 +25,8 @@ struct SuiteInput {
   std::optional<RollingText> text;
   std::optional<InstructionData> data;
   std::optional<ChoiceData> choices;
-  std::string digest;  ///< suite_digest()
+  std::string digest;        ///< suite_digest()
+  std::string asked_digest;  ///< asked_digest()
 };
 
 /// Which suites: all, or those that a model with another tokenizer can be compared on.

@@ -150,8 +150,8 @@ std::string distribution_table(const Evaluation& evaluation, const Analysis& ana
   return table_of(evaluation, analysis, suite, kNames, "kl");
 }
 
-std::string languages_table(const Evaluation& evaluation, const BootstrapOptions& options) {
-  const auto all = language_figures(evaluation, options);
+std::string languages_table(const Evaluation& evaluation, const Analysis& analysis) {
+  const auto& all = analysis.languages;
   if (all.empty() || all.front().empty()) return {};
   core::Table table({"language", "suites", "figure", "stage", "mean", "interval", "change",
                      "interval of the change"});

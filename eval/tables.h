@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "eval/figures.h"
+#include "eval/analysis.h"
 #include "eval/languages.h"
 
 // What the terminal and the JSON show beyond the main table of a suite (eval/report.h).
@@ -25,8 +25,7 @@ namespace weft::eval {
                                              std::string_view suite);
 /// The mean of each language's suites, a line per stage and language; empty where that says
 /// nothing new.
-[[nodiscard]] std::string languages_table(const Evaluation& evaluation,
-                                          const BootstrapOptions& options);
+[[nodiscard]] std::string languages_table(const Evaluation& evaluation, const Analysis& analysis);
 
 /// {"language", "must_keep", "sources": [{"source", "items", FIGURE}], "distribution": {...},
 /// "other_tokenizer"}: what is there.

@@ -7,8 +7,10 @@
 
 #include <cmath>
 #include <csignal>
+#include <functional>
 #include <nlohmann/json.hpp>
 
+#include "tests/eval/sample_evaluation.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_model.h"
 
@@ -87,13 +89,52 @@ TEST_F(LedgerCommand, DriftIsToldWithItsFirstItemAndTheExitStatus) {
     eval::Recorded recorded = ledger.read(1);
     double& loss = recorded.evaluation.stages[0].suites[0].items[2].loss;
     loss = std::nextafter(loss, 0.0);
-    ledger.record(recorded, "spoilt");
+    weft::tests::record(ledger, recorded, "spoilt");
   }
   const Finished drifted = eval({"--against", "spoilt"});
   EXPECT_EQ(drifted.status, 3) << drifted.err;
   EXPECT_THAT(drifted.out, AllOf(HasSubstr("DRIFT"), HasSubstr("first loss of item 2")));
   EXPECT_EQ(ledger({"compare", "1", "spoilt"}).status, 3);
   EXPECT_EQ(ledger({"compare", "1", "3"}).status, 0);
+}
+
+TEST_F(LedgerCommand, AValueOutsideItsIntervalIsPlottedAndNoCrash) {
+  ASSERT_EQ(eval().status, 0);
+  {
+    eval::Ledger ledger(ledger_, eval::sqlite::Access::kWrite);
+    const eval::Recorded recorded = ledger.read(1);
+    eval::Analysis analysis = eval::analyse(recorded.evaluation, recorded.bootstrap);
+    for (eval::Measured& measured : analysis.figures[0][0])
+      measured.figure.interval =
+          eval::Interval{measured.figure.value + 5, measured.figure.value + 9};
+    ledger.record(recorded, analysis);
+    for (eval::Measured& measured : analysis.figures[0][0])
+      measured.figure.interval = eval::Interval{-1e300, -1e299};
+    ledger.record(recorded, analysis);
+  }
+  const Finished plot = ledger({"plot", "loss.base"});
+  EXPECT_EQ(plot.status, 0) << plot.status << plot.err;
+  EXPECT_EQ(std::count(plot.out.begin(), plot.out.end(), '\n'), 5) << plot.out;
+  const std::string svg = (folder_ / "plot.svg").string();
+  EXPECT_EQ(ledger({"plot", "loss.base", "--out", svg}).status, 0);
+}
+
+TEST_F(LedgerCommand, AFolderOrAnEmptyFileIsNoLedgerAndIsNotMadeOne) {
+  const Finished folder = run_weft({"ledger", "list", "--ledger", folder_.path().string()});
+  EXPECT_EQ(folder.status, 2);
+  EXPECT_THAT(folder.err, AllOf(HasSubstr("is a folder"), HasSubstr("weft.db")));
+  const fs::path empty = folder_.write("empty.db", "");
+  const Finished read = run_weft({"ledger", "list", "--ledger", empty.string()});
+  EXPECT_EQ(read.status, 2);
+  EXPECT_THAT(read.err, HasSubstr("is empty, no ledger"));
+  EXPECT_EQ(fs::file_size(empty), 0U);
+}
+
+TEST_F(LedgerCommand, AGateOnAFigureThatIsNotMeasuredIsRefusedAtOnce) {
+  const Finished refused = eval({"--gate", "chrf.base >= 20"});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_THAT(refused.err, HasSubstr("chrf will not be measured in stage 'base'"));
+  EXPECT_THAT(refused.err, Not(HasSubstr("scored")));
 }
 
 TEST_F(LedgerCommand, OtherInputsAreNamedAndGatesReachBack) {
@@ -122,8 +163,10 @@ nlohmann::json figures_of(const std::string& out) {
   return json;
 }
 
-/// Starts the command and kills it when its ledger holds so many finished parts; whether it lived.
-bool kill_with_parts(const Strings& command, const fs::path& file, int parts) {
+/// Starts the command and calls `act` with its process once its ledger holds so many finished parts
+/// (not at all when it ends before); its status as waitpid() gives it.
+int run_and(const Strings& command, const fs::path& file, int parts,
+            const std::function<void(pid_t)>& act) {
   const pid_t child = ::fork();
   if (child == 0) {
     const int null = ::open("/dev/null", O_WRONLY);
@@ -137,11 +180,43 @@ bool kill_with_parts(const Strings& command, const fs::path& file, int parts) {
   }
   eval::sqlite::Database database(file, eval::sqlite::Access::kRead, "test");
   int status = 0;
+  bool acted = false;
   while (::waitpid(child, &status, WNOHANG) == 0) {
-    if (database.number("SELECT count(*) FROM parts") >= parts) ::kill(child, SIGKILL);
+    if (!acted && database.number("SELECT count(*) FROM parts") >= parts) {
+      acted = true;
+      act(child);
+    }
     ::usleep(500);
   }
-  return WIFSIGNALED(status);
+  return status;
+}
+
+/// Kills it at that moment; whether it lived until then.
+bool kill_with_parts(const Strings& command, const fs::path& file, int parts) {
+  return WIFSIGNALED(run_and(command, file, parts, [](pid_t child) { ::kill(child, SIGKILL); }));
+}
+
+TEST_F(LedgerCommand, ATagThatWasTakenMeanwhileLosesNoEvaluation) {
+  ASSERT_EQ(eval().status, 0);
+  std::string pairs;
+  for (int i = 0; i < 12; ++i)
+    pairs += fmt::format("{{\"prompt\": \"agua {}\", \"completion\": \"atl {}\"}}\n", i, i * i);
+  folder_.write("pairs.jsonl", pairs);
+  const std::string config =
+      folder_
+          .write("eval.yaml",
+                 "base_model: base\ngenerate: {examples: 12, max_tokens: 60}\nledger: weft.db\n"
+                 "text: [corpus.txt]\ndata: [{path: pairs.jsonl}]\ntag: v1\n")
+          .string();
+  const int status = run_and({weft_program(), "eval", config}, ledger_, 1, [&](pid_t) {
+    eval::Ledger(ledger_, eval::sqlite::Access::kWrite).tag(1, "v1", false);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 1) << "the tag could not be given, and that is told";
+  const auto entries = nlohmann::json::parse(ledger({"list", "--json"}).out);
+  ASSERT_EQ(entries.size(), 2U);
+  EXPECT_EQ(entries[0]["tags"][0], "v1");
+  EXPECT_TRUE(entries[1]["tags"].empty());
 }
 
 TEST_F(LedgerCommand, KilledAtAnyMomentAndRunAgainGivesTheSameFigures) {

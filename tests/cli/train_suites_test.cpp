@@ -29,7 +29,7 @@ class TrainSuites : public tests::TrainCommand {
  protected:
   void SetUp() override {
     std::string book, quiz;
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 6; ++i) {
       book += nlohmann::json{{"text", "in xochitl in cuicatl " + std::to_string(i)}}.dump() + "\n";
       quiz += nlohmann::json{{"context", "say " + std::to_string(i) + ":"},
                              {"choices", {"atl", "tonatiuh", "zzz"}},
@@ -148,7 +148,9 @@ TEST_F(TrainSuites, OfAKilledAndResumedRunEqualThoseOfTheUninterruptedOneBitForB
   const auto metrics = job_.metrics();
   const std::string adapter = job_.adapter_bytes();
   const auto total = metrics.back().at("update").get<std::int64_t>();
-  std::mt19937 random(7);
+  constexpr unsigned kSeed = 20261123;
+  SCOPED_TRACE(fmt::format("seed {}", kSeed));
+  std::mt19937 random(kSeed);
   int killed = 0;
   for (int trial = 0; trial < 4; ++trial) {
     const auto update = std::uniform_int_distribution<std::int64_t>(1, total / 2)(random);
@@ -174,7 +176,8 @@ TEST_F(TrainSuites, AreRecordedInTheLedgerAndShownInTheReport) {
   const Finished list = tests::run_weft({"ledger", "list", "--ledger", ledger, "--json"});
   ASSERT_EQ(list.status, 0) << list.err;
   const nlohmann::json entries = nlohmann::json::parse(list.out);
-  EXPECT_EQ(entries.size(), evaluations().size()) << list.out;
+  ASSERT_EQ(entries.size(), 1U) << list.out;
+  EXPECT_EQ(entries[0].at("stages").size(), evaluations().size()) << list.out;
   EXPECT_THAT(list.out, AllOf(HasSubstr("update 0"), HasSubstr("update 4")));
   const Finished report = tests::run_weft({"report", (job_ / "run").string(), "--ledger", ledger,
                                            "--out", (job_ / "page.html").string()});
@@ -184,6 +187,53 @@ TEST_F(TrainSuites, AreRecordedInTheLedgerAndShownInTheReport) {
       AllOf(HasSubstr("Suites: bits/byte"), HasSubstr("run, quiz"), HasSubstr("run, book")));
   const Finished inspect = tests::run_weft({"inspect", (job_ / "run").string()});
   EXPECT_EQ(inspect.status, 0) << inspect.err;
+}
+
+TEST_F(TrainSuites, AreComparedWithUpdateZeroByLedgerAndReport) {
+  write_suites("  every: 4u\n");
+  ASSERT_EQ(train().status, 0);
+  const std::string ledger = (job_ / "weft.db").string();
+  const auto weft = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--ledger", ledger});
+    const Finished done = tests::run_weft(arguments);
+    EXPECT_EQ(done.status, 0) << done.err;
+    return done.out;
+  };
+  const std::int64_t last = evaluations().back().at("update");
+  const std::string since = fmt::format("update {} since update 0", last);
+  EXPECT_THAT(weft({"ledger", "compare", "1"}), AllOf(HasSubstr(since), HasSubstr("quiz")));
+  EXPECT_THAT(weft({"ledger", "show", "1"}), HasSubstr(fmt::format("update {}: ", last)));
+  const std::string plot = weft({"ledger", "plot", "bits_per_byte.book", "--evaluation", "1"});
+  EXPECT_EQ(static_cast<std::size_t>(std::count(plot.begin(), plot.end(), '\n')),
+            2 + evaluations().size())
+      << plot;
+  (void)weft({"report", (job_ / "run").string(), "--out", (job_ / "page.html").string()});
+  const std::string page = tests::slurp(job_ / "page.html");
+  EXPECT_THAT(page, AllOf(HasSubstr("In short"), HasSubstr("What had to be kept"),
+                          HasSubstr(fmt::format("update {}", last)),
+                          HasSubstr("class=\"spread s")));  // intervals in the curves
+  EXPECT_THAT(page, AllOf(HasSubstr("train.jsonl"), HasSubstr("learning rate"),
+                          HasSubstr("weights of the base")));
+}
+
+TEST_F(TrainSuites, OfAKilledAndResumedRunAreOneEvaluation) {
+  write_suites("  every: 3u\n", "log_every: 1\n");
+  const int status = train_and(7, [&](pid_t child) { ::kill(child, SIGKILL); });
+  ASSERT_EQ(status, 128 + SIGKILL);
+  ASSERT_EQ(train({"--resume"}).status, 0);
+  const Finished list =
+      tests::run_weft({"ledger", "list", "--ledger", (job_ / "weft.db").string(), "--json"});
+  const nlohmann::json entries = nlohmann::json::parse(list.out);
+  ASSERT_EQ(entries.size(), 1U) << list.out;
+  std::vector<std::string> expected;
+  for (const nlohmann::json& line : evaluations())
+    expected.push_back(fmt::format("update {}", line.at("update").get<int>()));
+  EXPECT_EQ(entries[0].at("stages").get<std::vector<std::string>>(), expected);
+  // A run that is begun again is another evaluation.
+  ASSERT_EQ(train({"--force"}).status, 0);
+  const Finished again =
+      tests::run_weft({"ledger", "list", "--ledger", (job_ / "weft.db").string(), "--json"});
+  EXPECT_EQ(nlohmann::json::parse(again.out).size(), 2U);
 }
 
 TEST_F(TrainSuites, ThatCannotBeMeantAreOneClearLine) {

@@ -21,7 +21,7 @@ using tests::sample_evaluation;
 TEST(Card, TellsEveryStageOfEverySuite) {
   Recorded recorded = sample_evaluation();
   recorded.evaluation.stages[1].name = "a|b*c";
-  const std::string text = to_markdown(recorded);
+  const std::string text = to_markdown(recorded, analyse(recorded.evaluation, recorded.bootstrap));
   EXPECT_THAT(text, AllOf(HasSubstr("### corpus (nah): what must be kept"),
                           HasSubstr("| stage | loss | perplexity | bits/byte |"),
                           HasSubstr("| a\\|b\\*c |"), HasSubstr("- a\\|b\\*c"),
@@ -61,18 +61,29 @@ TEST(ReportPage, ComparesEvaluationsAndDrawsTraining) {
   folder.write("run/preflight.json",
                "{\"training\":{\"examples\":200,\"rows\":201,\"duplicates\":7,\"faults\":[\"<b>\"],"
                "\"sample\":\"atl\"}}");
+  folder.write("run/config.yaml",
+               "base_model: /models/tiny\ndatasets:\n  - path: [pairs.jsonl]\n"
+               "adapter: {r: 16, lora_alpha: 32}\nlearning_rate: 1e-3\n");
+  folder.write(
+      "run/provenance.json",
+      "{\"program\":\"weft 1\",\"base\":{\"weights\":\"aaaa1111\"},\"data\":{\"datasets\":["
+      "{\"path\":\"/d/pairs.jsonl\",\"sha256\":\"bbbb2222\"}]},\"config\":\"cccc3333\"}");
   Recorded later = sample_evaluation();
   later.circumstances.threads = 8;
   later.evaluation.stages[1].model_digest = "another";
   const std::string page =
       report_page({.runs = {read_training_run(folder / "run")},
                    .evaluations = {{"v1", sample_evaluation()}, {"v<2>", later}}});
-  EXPECT_THAT(page,
-              AllOf(HasSubstr("v&lt;2&gt; since v1"), HasSubstr("8 threads, were 2"),
-                    HasSubstr("run, training: from 3.5 at 1 to 2.5 at 2"),
-                    HasSubstr("run, validation: from 2.25 at 2"),
-                    HasSubstr("200 examples of 201 rows"), HasSubstr("7 duplicates"),
-                    HasSubstr("&lt;b&gt;"), Not(HasSubstr("<b>\n")), Not(HasSubstr("<script"))));
+  EXPECT_THAT(
+      page,
+      AllOf(HasSubstr("v&lt;2&gt; since v1"), HasSubstr("8 threads, were 2"),
+            HasSubstr("run, training: from 3.5 at 1 to 2.5 at 2"),
+            HasSubstr("run, validation: from 2.25 at 2"),
+            HasSubstr("<dt>base</dt><dd dir=\"auto\">/models/tiny</dd>"),
+            HasSubstr("[pairs.jsonl]"), HasSubstr("<dt>rank</dt><dd dir=\"auto\">16</dd>"),
+            HasSubstr("1e-3"), HasSubstr("aaaa1111"), HasSubstr("bbbb2222"), HasSubstr("cccc3333"),
+            HasSubstr("200 examples of 201 rows"), HasSubstr("7 duplicates"),
+            HasSubstr("&lt;b&gt;"), Not(HasSubstr("<b>\n")), Not(HasSubstr("<script"))));
   EXPECT_THROWS_WITH((void)read_training_run(folder.path()), InputError, "no metrics.jsonl");
   folder.write("bad/metrics.jsonl", "{\"loss\":1}\n");
   EXPECT_THROWS_WITH((void)read_training_run(folder / "bad"), InputError, "metrics.jsonl:1",

@@ -113,5 +113,58 @@ TEST(Compare, GatesCanNameTheEarlierStages) {
               1e-12);
 }
 
+TEST(Compare, OtherMaxTokensLeaveTheLossesComparable) {
+  Recorded later = sample_evaluation();
+  SuiteResult& suite = later.evaluation.stages[1].suites[1];
+  for (StageResult& stage : later.evaluation.stages)
+    stage.suites[1].asked_digest = "asked with other max_tokens";
+  suite.generations[0].output = "a longer answer";
+  Changes changes = compare(sample_evaluation(), later);
+  const SuiteChange& change = change_of(changes, "q8", "pairs");
+  EXPECT_TRUE(change.asked_otherwise);
+  EXPECT_EQ(verdict(changes, change), Verdict::kSame);
+  EXPECT_THAT(to_text(changes, "v1"), HasSubstr("the answers are not compared"));
+  EXPECT_EQ(to_json(changes)["results"][4]["asked_otherwise"], true);
+  // Drift of the losses is still found.
+  suite.items[0].loss *= 1.5;
+  changes = compare(sample_evaluation(), later);
+  EXPECT_EQ(verdict(changes, change_of(changes, "q8", "pairs")), Verdict::kDrift);
+  // Gates reach the earlier losses, and not the earlier answers.
+  const Evaluation both = with_earlier(later.evaluation, sample_evaluation().evaluation);
+  const Gate loss = parse_gate("loss.pairs.q8@against <= 99");
+  EXPECT_TRUE(check_gates(both, std::span(&loss, 1), std::nullopt).at(0).passed);
+  EXPECT_TRUE(both.stages[3].suites[1].generations.empty());
+}
+
+/// A recorded update of a training run, as older programs wrote them: an evaluation each.
+Recorded update(int number, int seed) {
+  Recorded recorded = sample_evaluation(seed);
+  recorded.evaluation.stages.resize(1);
+  recorded.evaluation.stages[0].name = "update " + std::to_string(number);
+  return recorded;
+}
+
+TEST(Compare, UpdatesOfOneRunArePairedThoughEachIsAnEvaluation) {
+  const Changes changes = compare(update(0, 0), update(30, 1));
+  ASSERT_EQ(changes.suites.size(), 3U);
+  EXPECT_THAT(changes.only_later, ::testing::IsEmpty());
+  EXPECT_EQ(changes.suites[0].stage, "update 30 since update 0");
+  EXPECT_TRUE(figure_named(changes.suites[0].later, "loss")->difference->interval);
+  Recorded other = update(30, 1);
+  other.circumstances.run = "/runs/another";
+  EXPECT_THAT(compare(update(0, 0), other).only_later, ElementsAre("update 30"));
+}
+
+TEST(Compare, TheEndsOfOneEvaluationAreComparedLikeTwo) {
+  Recorded run = update(0, 0);
+  run.evaluation.stages.push_back(update(10, 2).evaluation.stages[0]);
+  run.evaluation.stages.push_back(update(20, 1).evaluation.stages[0]);
+  const Changes changes = compare_ends(run);
+  ASSERT_EQ(changes.suites.size(), 3U);
+  EXPECT_EQ(changes.suites[0].stage, "update 20 since update 0");
+  EXPECT_THAT(to_text(changes, "update 0"), HasSubstr("update 20"));
+  EXPECT_FALSE(changes.suites[0].sentence.empty());
+}
+
 }  // namespace
 }  // namespace weft::eval

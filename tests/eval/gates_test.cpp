@@ -89,5 +89,20 @@ TEST(Gates, MistakesAreNamedWithTheirPlace) {
   EXPECT_THROWS_WITH((void)check("chrf++.base >= 1"), ConfigError, "was not measured");
 }
 
+TEST(Gates, ConfidenceIsRefusedWhereTooFewItemsCouldShowIt) {
+  Evaluation few = evaluation();
+  for (StageResult& stage : few.stages) stage.suites.front().items.resize(9);
+  const Gate gate = parse_gate("loss.base <= 9");
+  EXPECT_THROWS_WITH((void)check_gates(few, std::span(&gate, 1), 0.95), ConfigError,
+                     "at least 10 units", "'nahuatl' has 9");
+  EXPECT_TRUE(check_gates(few, std::span(&gate, 1), std::nullopt).at(0).passed);
+}
+
+TEST(Gates, AnInfiniteLimitIsNoLimit) {
+  for (const char* text : {"loss.base <= inf", "loss.base >= -inf", "loss.base <= nan",
+                           "loss.base <= 1e999", "inf * loss.base <= 1"})
+    EXPECT_THROWS_WITH((void)parse_gate(text), ConfigError, "finite number");
+}
+
 }  // namespace
 }  // namespace weft::eval

@@ -11,9 +11,9 @@
 
 #include "core/error.h"
 #include "eval/compare.h"
-#include "eval/figures.h"
 #include "eval/ledger_schema.h"
 #include "eval/pack.h"
+#include "eval/training_evaluation.h"
 #include "tests/eval/sample_evaluation.h"
 #include "tests/support/process.h"
 #include "tests/support/source_dir.h"
@@ -38,12 +38,80 @@ class LedgerTest : public ::testing::Test {
   }
 };
 
+/// A training run's evaluation after these updates.
+Recorded updates_of_a_run(std::initializer_list<int> updates) {
+  Recorded recorded = sample_evaluation();
+  recorded.gates.clear();
+  const StageResult like = recorded.evaluation.stages[0];
+  recorded.evaluation.stages.clear();
+  for (const int update : updates) {
+    StageResult& stage = recorded.evaluation.stages.emplace_back(like);
+    stage.name = "update " + std::to_string(update);
+    for (Item& item : stage.suites[0].items) item.loss /= 1 + update;
+  }
+  return recorded;
+}
+
+std::vector<std::string> names_of(const Recorded& recorded) {
+  std::vector<std::string> names;
+  for (const StageResult& stage : recorded.evaluation.stages) names.push_back(stage.name);
+  return names;
+}
+
+TEST_F(LedgerTest, UpdatesOfARunAreAddedToOneEvaluationAndReplacedWhenARunIsResumed) {
+  Ledger ledger(file_, Access::kWrite);
+  const Recorded whole = updates_of_a_run({0, 5, 10, 15});
+  const Analysis analysis = analyse(whole.evaluation, whole.bootstrap);
+  const std::int64_t id = weft::tests::record(ledger, updates_of_a_run({0}));
+  const auto add = [&](std::size_t stage) {
+    ledger.add_stage(id, whole.evaluation.stages[stage], analysis.figures[stage], 7.0);
+  };
+  add(1);
+  add(2);
+  add(3);
+  using ::testing::ElementsAre;
+  EXPECT_THAT(names_of(ledger.read(id)),
+              ElementsAre("update 0", "update 5", "update 10", "update 15"));
+  EXPECT_EQ(ledger.read(id).circumstances.seconds, 7.0);
+  // A run that was killed goes on from update 7.
+  add(2);
+  EXPECT_THAT(names_of(ledger.read(id)), ElementsAre("update 0", "update 5", "update 10"));
+  add(3);
+  EXPECT_EQ(ledger.entries().size(), 1U);
+  int with_difference = 0;
+  for (const LedgerFigure& figure : ledger.figures(id)) {
+    if (figure.stage == "update 15" && figure.suite == "corpus" && figure.name == "loss") {
+      ++with_difference;
+      EXPECT_TRUE(figure.difference_interval && figure.p);
+    }
+  }
+  EXPECT_EQ(with_difference, 1);
+  EXPECT_THROWS_WITH(ledger.add_stage(99, whole.evaluation.stages[1], analysis.figures[1], 1),
+                     ConfigError, "no evaluation 99");
+  EXPECT_EQ(training_evaluation_to_go_on(ledger, "/runs/nahuatl", whole.evaluation.stages[2]), id);
+  EXPECT_FALSE(training_evaluation_to_go_on(ledger, "/runs/other", whole.evaluation.stages[2]));
+  StageResult other_items = whole.evaluation.stages[2];
+  other_items.suites[0].digest = "other";
+  EXPECT_FALSE(training_evaluation_to_go_on(ledger, "/runs/nahuatl", other_items));
+}
+
+TEST_F(LedgerTest, UpdatesThatAreAnEvaluationEachArePutTogetherBackToUpdateZero) {
+  Ledger ledger(file_, Access::kWrite);
+  for (const int update : {0, 9, 0, 5, 10}) weft::tests::record(ledger, updates_of_a_run({update}));
+  weft::tests::record(ledger, sample_evaluation());  // By weft eval.
+  const auto run = read_training_evaluation(ledger, "/runs/nahuatl");
+  ASSERT_TRUE(run);
+  EXPECT_THAT(names_of(*run), ::testing::ElementsAre("update 0", "update 5", "update 10"));
+  EXPECT_EQ(run->evaluation.reference, "update 0");
+  EXPECT_FALSE(read_training_evaluation(ledger, "/runs/other"));
+}
+
 TEST_F(LedgerTest, GivesBackEveryBit) {
   const Recorded written = sample_evaluation(1);
   std::int64_t id = 0;
   {
     Ledger ledger(file_, Access::kWrite);
-    id = ledger.record(written, "v1");
+    id = weft::tests::record(ledger, written, "v1");
   }
   Ledger ledger(file_, Access::kRead);
   const Recorded read = ledger.read(id);
@@ -79,7 +147,7 @@ TEST_F(LedgerTest, GivesBackEveryBit) {
 TEST_F(LedgerTest, FiguresAreThoseOfTheEvaluation) {
   const Recorded written = sample_evaluation();
   Ledger ledger(file_, Access::kWrite);
-  const std::int64_t id = ledger.record(written);
+  const std::int64_t id = weft::tests::record(ledger, written);
   const Analysis analysis = analyse(written.evaluation, written.bootstrap);
   std::size_t expected = 0;
   for (const auto& stage : analysis.figures) {
@@ -106,13 +174,13 @@ TEST_F(LedgerTest, FiguresAreThoseOfTheEvaluation) {
 TEST_F(LedgerTest, EvaluationsAreFoundByNumberTagAndLatest) {
   Ledger ledger(file_, Access::kWrite);
   EXPECT_THROWS_WITH((void)ledger.find("latest"), ConfigError, "it has 0 evaluations");
-  EXPECT_EQ(ledger.record(sample_evaluation(), "v1"), 1);
-  EXPECT_EQ(ledger.record(sample_evaluation()), 2);
+  EXPECT_EQ(weft::tests::record(ledger, sample_evaluation(), "v1"), 1);
+  EXPECT_EQ(weft::tests::record(ledger, sample_evaluation()), 2);
   EXPECT_EQ(ledger.find("1"), 1);
   EXPECT_EQ(ledger.find("v1"), 1);
   EXPECT_EQ(ledger.find("latest"), 2);
   EXPECT_THROWS_WITH((void)ledger.find("v2"), ConfigError, "'v2'", "2 evaluations", "tags v1");
-  EXPECT_THROWS_WITH((void)ledger.record(sample_evaluation(), "v1"), ConfigError,
+  EXPECT_THROWS_WITH((void)weft::tests::record(ledger, sample_evaluation(), "v1"), ConfigError,
                      "is on evaluation 1");
   EXPECT_EQ(ledger.entries().size(), 2U) << "nothing is kept of an evaluation that was refused";
   ledger.tag(2, "v1", /*replace=*/true);
@@ -137,7 +205,10 @@ TEST_F(LedgerTest, WhatIsNoLedgerIsRefused) {
   EXPECT_THROWS_WITH(Ledger(file_, Access::kWrite), InputError, "another program");
   EXPECT_THROWS_WITH(Ledger(folder_ / "missing/weft.db", Access::kWrite), IoError, "weft.db");
   fs::remove(file_);
-  Ledger(file_, Access::kWrite).record(sample_evaluation());
+  {
+    Ledger ledger(file_, Access::kWrite);
+    weft::tests::record(ledger, sample_evaluation());
+  }
   sql("PRAGMA user_version = 1000");
   EXPECT_THROWS_WITH(Ledger(file_, Access::kWrite), InputError, "newer weft", "version 1000",
                      "use the newer program");
@@ -156,7 +227,7 @@ TEST_F(LedgerTest, OlderLedgersAreBroughtToTheNewestVersion) {
     }
   }
   ledger.keep_part("part", tests::sample_text(1));
-  EXPECT_EQ(ledger.record(sample_evaluation(1)), 2);
+  EXPECT_EQ(weft::tests::record(ledger, sample_evaluation(1)), 2);
   sqlite::Database database(file_, Access::kRead, "test");
   EXPECT_EQ(database.number("PRAGMA user_version"),
             static_cast<std::int64_t>(ledger_migrations().size()));
@@ -175,14 +246,17 @@ TEST_F(LedgerTest, PartsAreKeptUntilTheEvaluationIsRecorded) {
   EXPECT_FALSE(first_difference(*ledger.find_part("a"), tests::sample_text(1)));
   EXPECT_FALSE(ledger.find_part("bad")) << "it is measured again";
   const std::vector<std::string> keys{"a"};
-  ledger.record(sample_evaluation(), {}, keys);
+  weft::tests::record(ledger, sample_evaluation(), {}, keys);
   EXPECT_FALSE(ledger.find_part("a"));
   EXPECT_TRUE(ledger.find_part("b"));
   EXPECT_FALSE(ledger.find_part("old")) << "nobody came back for it";
 }
 
 TEST_F(LedgerTest, DamagedResultsAreToldAndNeverRead) {
-  Ledger(file_, Access::kWrite).record(sample_evaluation());
+  {
+    Ledger ledger(file_, Access::kWrite);
+    weft::tests::record(ledger, sample_evaluation());
+  }
   sql("UPDATE suites SET results = zeroblob(40) WHERE stage = 1 AND position = 2");
   Ledger ledger(file_, Access::kRead);
   EXPECT_THROWS_WITH((void)ledger.read(1), InputError, "evaluation 1", "'q8'", "'quiz'");
@@ -295,7 +369,7 @@ TEST_F(LedgerTest, SurvivesBeingKilledWhileItIsMade) {
     killed += kill_writer(child) ? 1 : 0;
     Ledger ledger(file, Access::kWrite);
     const std::size_t before = ledger.entries().size();
-    ledger.record(sample_evaluation());
+    weft::tests::record(ledger, sample_evaluation());
     EXPECT_EQ(ledger.entries().size(), before + 1);
   }
   EXPECT_EQ(killed, 30);

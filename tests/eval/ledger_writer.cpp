@@ -12,8 +12,8 @@ int main(int argc, char** argv) {
     weft::eval::Ledger ledger(argv[1], weft::eval::sqlite::Access::kWrite);
     const int count = std::atoi(argv[2]);
     for (int i = 0; i < count; ++i) {
-      std::printf("%lld\n",
-                  static_cast<long long>(ledger.record(weft::tests::sample_evaluation(1 + i % 3))));
+      std::printf("%lld\n", static_cast<long long>(weft::tests::record(
+                                ledger, weft::tests::sample_evaluation(1 + i % 3))));
       std::fflush(stdout);
     }
   } catch (const std::exception& error) {

@@ -87,4 +87,11 @@ inline eval::Recorded sample_evaluation(int seed = 0) {
   return recorded;
 }
 
+inline std::int64_t record(eval::Ledger& ledger, const eval::Recorded& recorded,
+                           const std::optional<std::string>& tag = {},
+                           std::span<const std::string> parts = {}) {
+  return ledger.record(recorded, eval::analyse(recorded.evaluation, recorded.bootstrap), tag,
+                       parts);
+}
+
 }  // namespace weft::tests

@@ -454,6 +454,101 @@ TEST_F(Stages, BrokenWeightsAreNotAResult) {
   EXPECT_THROWS_WITH((void)evaluate(config, {}), NumericError, "nan");
 }
 
+TEST_F(Stages, LimitIsOfTheSuiteAndNotOfEachFile) {
+  std::string rows;
+  for (int i = 0; i < 20; ++i) rows += "{\"text\": \"atl " + std::to_string(i) + "\"}\n";
+  EvalConfig config;
+  config.base_model = base_;
+  SuiteSection& suite = config.suites.emplace_back();
+  suite.name = "both";
+  suite.text = {folder_.write("a.jsonl", rows), folder_.write("b.jsonl", rows)};
+  suite.limit = 10;
+  const Evaluation evaluation = evaluate(config, {});
+  const SuiteResult& measured = evaluation.stages[0].suites.at(0);
+  EXPECT_EQ(measured.items.size(), 10U);
+  EXPECT_EQ(measured.labels.source_names.size(), 2U) << "spread over both files";
+}
+
+TEST_F(Stages, OtherMaxTokensScoreTheSameItems) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.data.emplace_back().path = {
+      folder_.write("pairs.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n")};
+  config.generate = GenerateSection{.examples = 1, .max_tokens = 2};
+  const auto suite = [&] { return evaluate(config, {}).stages[0].suites.at(0); };
+  const SuiteResult two = suite();
+  config.generate->max_tokens = 3;
+  const SuiteResult three = suite();
+  config.generate.reset();
+  const SuiteResult none = suite();
+  EXPECT_EQ(two.digest, three.digest);
+  EXPECT_EQ(two.digest, none.digest);
+  EXPECT_NE(two.asked_digest, three.asked_digest);
+  EXPECT_TRUE(none.asked_digest.empty());
+}
+
+TEST_F(Stages, AGateOnAFigureThatIsNotMeasuredIsRefusedBeforeTheWork) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.adapter = write_adapter(strong_adapter(base_), folder_ / "adapter");
+  config.text = {text_};
+  bool loaded = false;
+  const Hooks hooks{.before_load = [&](const auto&, auto, auto) { loaded = true; }};
+  const auto refused = [&](const std::string& gate, const std::string& why) {
+    config.gates = {gate};
+    EXPECT_THROWS_WITH((void)evaluate(config, hooks), ConfigError, gate.c_str(), why.c_str());
+    EXPECT_FALSE(loaded) << gate;
+  };
+  refused("chrf.base >= 20", "scores of answers need instruction data, and generate");
+  refused("acc.adapter >= 0.5", "accuracy needs a suite with choices");
+  refused("kl.adapter <= 0.1", "distances need distribution");
+  config.gate_confidence = core::Share{.value = 0.95, .relative = true};
+  refused("loss.adapter <= 9", "at least 10 units");
+  config.gate_confidence.reset();
+  config.distribution.emplace();
+  refused("kl.base <= 0.1", "not the reference");
+  config.gates = {"kl.adapter <= 99", "loss.base <= 99"};
+  EXPECT_EQ(evaluate(config, hooks).stages.size(), 2U);
+  EXPECT_TRUE(loaded);
+}
+
+TEST_F(Stages, AGateOnEarlierItemsThatAreOthersNowIsRefusedBeforeTheWork) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  Evaluation earlier = evaluate(config, {});
+  config.gates = {"loss.base - loss.base@against <= 0"};
+  EXPECT_EQ(evaluate(config, {.earlier = &earlier}).stages.size(), 1U);
+  earlier.stages[0].suites[0].digest = "other";
+  EXPECT_THROWS_WITH((void)evaluate(config, {.earlier = &earlier}), ConfigError,
+                     "had other items then");
+}
+
+/// Calls are written as text.
+constexpr const char* kCallTemplate =
+    "{% for message in messages %}{% if message.role == 'assistant' %}{% generation %}"
+    "{% if message.content %}{{ message.content }}{% endif %}"
+    "{% for call in message.tool_calls or [] %}<{{ call.function.name }}>{% endfor %}</s>"
+    "{% endgeneration %}{% else %}{{ message.content }}{% endif %}{% endfor %}";
+
+TEST_F(Stages, AToolCallIsComparedWithWhatTheTemplateWritesAndNotWithNothing) {
+  folder_.write("base/chat_template.jinja", kCallTemplate);
+  EvalConfig config;
+  config.base_model = base_;
+  config.data.emplace_back().path = {
+      folder_.write("calls.jsonl",
+                    "{\"messages\": [{\"role\": \"user\", \"content\": \"hot?\"}, {\"role\": "
+                    "\"assistant\", \"content\": \"\", \"tool_calls\": [{\"type\": \"function\", "
+                    "\"function\": {\"name\": \"get_temp\", \"arguments\": {}}}]}]}\n")};
+  config.generate = GenerateSection{.examples = 1, .max_tokens = 3};
+  config.generate->metrics = {"exact_match"};
+  const Evaluation evaluation = evaluate(config, {});
+  const Generation& generation = evaluation.stages[0].suites.at(0).generations.at(0);
+  EXPECT_EQ(generation.reference, "<get_temp>");
+  const std::vector<Measured> figures = measure(evaluation.stages[0].suites[0], nullptr);
+  EXPECT_EQ(figure_named(figures, "exact_match")->figure.value, 0);
+}
+
 TEST_F(Stages, NothingToMeasureIsSaid) {
   EvalConfig config;
   EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "--model");
