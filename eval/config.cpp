@@ -100,7 +100,11 @@ void describe(core::Schema<EvalConfig>& s) {
   s.field("allow_other_base", &EvalConfig::allow_other_base,
           "measure an adapter on a base with other weights or another tokenizer than it was "
           "trained with");
-  s.field("threads", &EvalConfig::threads, "threads; 0: all cores").at_least(0);
+  s.field("threads", &EvalConfig::threads, "threads; 0: the cores that the process may use")
+      .at_least(0);
+  s.field("date", &EvalConfig::date,
+          "the day that chat templates print as today's, as 2026-11-29; by default that of "
+          "SOURCE_DATE_EPOCH, or today: to compare with an evaluation of another day, give its");
 }
 
 std::vector<StagePlan> stage_plans(const EvalConfig& config) {

@@ -67,6 +67,7 @@ struct EvalConfig {
   std::optional<std::string> against;
   bool allow_other_base = false;
   std::int64_t threads = 0;
+  std::string date;  ///< "2026-11-29": what chat templates print as today's; empty: to be taken.
 };
 
 void describe(core::Schema<StageSection>& schema);

@@ -33,11 +33,12 @@ struct Source {
   std::optional<text::ChatTemplate> chat_template;
 };
 
-Source open_source(const std::filesystem::path& path) {
+Source open_source(const std::filesystem::path& path, const std::string& date) {
   checkpoint::Checkpoint checkpoint = checkpoint::Checkpoint::open(path);
   model::Spec spec = model::read_spec(checkpoint);
   text::Tokenizer tokenizer = text::Tokenizer::load(checkpoint);
   auto chat_template = text::ChatTemplate::load(checkpoint);
+  if (chat_template && !date.empty()) chat_template->set_date(date);
   return {std::move(checkpoint), std::move(spec), std::move(tokenizer), std::move(chat_template)};
 }
 
@@ -155,10 +156,11 @@ struct Opened {
 
 Opened open_all(const EvalConfig& config, const std::vector<StagePlan>& plans,
                 const core::Log& log) {
-  Opened opened{open_source(config.base_model), {}, {}};
+  Opened opened{open_source(config.base_model, config.date), {}, {}};
   for (const StagePlan& plan : plans) {
     if (plan.model == config.base_model || opened.others.contains(plan.model)) continue;
-    const Source& other = opened.others.emplace(plan.model, open_source(plan.model)).first->second;
+    const Source& other =
+        opened.others.emplace(plan.model, open_source(plan.model, config.date)).first->second;
     require_same_prompts(opened.base, other, config, log);
   }
   for (const StagePlan& plan : plans) {
@@ -340,6 +342,12 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   }
   const std::int64_t sequence_len = choose_sequence_len(config, base.spec, hooks);
   const text::ChatTemplate* chat_template = base.chat_template ? &*base.chat_template : nullptr;
+  if (chat_template != nullptr && chat_template->prints_date() && uses_template(config)) {
+    core::tell(hooks.log, core::Level::kInfo,
+               fmt::format("the chat template prints {} as today's date; figures of another day "
+                           "compare with these under the same `date`",
+                           chat_template->date()));
+  }
   const std::vector<SuiteInput> inputs =
       read_suites(config, base.tokenizer, chat_template, sequence_len, Suites::kAll, hooks.log);
 

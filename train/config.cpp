@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "core/error.h"
+#include "text/date.h"
 #include "train/foreign_words.h"
 
 namespace weft::train {
@@ -271,6 +272,9 @@ void describe(core::Schema<TrainConfig>& s) {
           "leave out examples in which nothing is learned; otherwise they are an error");
   s.field("chat_template", &C::chat_template,
           "file with a Jinja template to use instead of the model's");
+  s.field("date", &C::date,
+          "the day that the chat template prints as today's, as 2026-11-29; by default that of "
+          "SOURCE_DATE_EPOCH, or the day of the start, which a resumed run keeps");
   s.field(
       "token_cache", &C::token_cache,
       "keep the tokens in a file that later runs on the same data map; true: in the user's cache "
@@ -327,6 +331,9 @@ void describe(core::Schema<TrainConfig>& s) {
       report.problem(
           "tokens_per_update",
           "examples_per_update says how much an update learns from; keep one of the two");
+    }
+    if (!c.date.empty() && !text::is_date(c.date)) {
+      report.problem("date", fmt::format("expected a day, as 2026-11-29, found '{}'", c.date));
     }
     if (c.datasets.empty()) report.problem("datasets", "expected at least one dataset");
     const bool chooses_by_suite = c.evaluate && c.evaluate->keep_best_by;
@@ -467,7 +474,8 @@ const std::vector<std::string>& resumable_keys() {
                                               "evaluate.at_start",
                                               "evaluate.ledger",
                                               "evaluate.record",
-                                              "runs_on"};
+                                              "runs_on",
+                                              "date"};
   return kKeys;
 }
 

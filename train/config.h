@@ -88,6 +88,7 @@ struct TrainConfig {
   data::Turns train_on_turns = data::Turns::kAll;
   bool allow_answerless = false;
   std::filesystem::path chat_template;
+  std::string date;  ///< "2026-11-29": what the template prints as today's; empty: to be taken.
   core::FolderSwitch token_cache;
   data::PreflightLimits preflight;
   AdapterSection adapter;

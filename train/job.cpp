@@ -54,6 +54,9 @@ Fingerprint fingerprint_of(const Prepared& prepared, const lora::Provenance& pro
   Fingerprint all = flatten(prepared.config);
   all["program"] = core::kVersion;
   all["kernels"] = model::kernel_names();
+  if (prepared.chat_template && prepared.chat_template->prints_date()) {
+    all[kTemplateDate] = prepared.chat_template->date();
+  }
   all["dtype"] = provenance.compute_dtype;  // what `auto` meant
   all["threads"] = std::to_string(core::thread_count());
   all["base weights"] = provenance.base_weights;
@@ -80,6 +83,7 @@ nlohmann::ordered_json provenance_json(const Prepared& prepared,
             {"quantization", provenance.base_quantization}}},
           {"tokenizer", provenance.tokenizer},
           {"chat_template", provenance.chat_template},
+          {"date", prepared.config.date},
           {"data", prepared.data.files},
           {"config", provenance.more.at("config")}};
 }
@@ -103,13 +107,13 @@ nlohmann::ordered_json preflight_json(const Prepared& prepared) {
 }
 
 /// Ingredients that a checkpoint of an earlier version does not name.
-constexpr const char* kLaterIngredients[] = {"program", "kernels"};
+constexpr const char* kLaterIngredients[] = {"program", "kernels", kTemplateDate};
 
 /// Refuses a checkpoint that is of another run.
 void require_same_run(const RunFolder& folder, Fingerprint then, const Fingerprint& now,
                       const text::Tokenizer& tokenizer, std::int64_t update, const core::Log& log) {
   for (const char* key : kLaterIngredients) {
-    if (!then.contains(key)) then[key] = now.at(key);
+    if (!then.contains(key) && now.contains(key)) then[key] = now.at(key);
   }
   if (const auto recorded = then.find("tokenizer");
       recorded != then.end() && tokenizer.matches(recorded->second)) {

@@ -113,6 +113,25 @@ std::optional<text::ChatTemplate> load_template(const TrainConfig& config,
                             config.chat_template.string());
 }
 
+/// One day for the whole run, where the template prints it: the one that is given, that of the
+/// checkpoint, or today's. The configuration says which it was.
+void set_date(TrainConfig& config, std::optional<text::ChatTemplate>& chat_template,
+              const std::optional<TrainState>& resumed, const core::Log& log) {
+  if (!chat_template || !chat_template->prints_date()) {
+    if (!config.date.empty()) {
+      core::tell(log, core::Level::kWarning,
+                 "date has no effect: the chat template prints no date");
+    }
+    return;
+  }
+  if (config.date.empty() && resumed) {
+    const auto then = resumed->fingerprint.find(kTemplateDate);
+    if (then != resumed->fingerprint.end()) config.date = then->second;
+  }
+  if (!config.date.empty()) chat_template->set_date(config.date);
+  config.date = chat_template->date();
+}
+
 /// Files with their hashes, and the same as the run's record has them.
 std::vector<data::SourceFile> list_files(const data::DatasetConfig& dataset,
                                          const std::string& place, nlohmann::ordered_json& record) {
@@ -269,6 +288,7 @@ Prepared read_run(core::Variant<TrainConfig> run, std::shared_ptr<const Base> ba
   Prepared prepared;
   prepared.resumed = std::move(resumed);
   prepared.chat_template = load_template(config, base->checkpoint, base->tokenizer);
+  set_date(config, prepared.chat_template, prepared.resumed, log);
   const text::ChatTemplate* chat_template =
       prepared.chat_template ? &*prepared.chat_template : nullptr;
   const lora::PromptDigests prompts{

@@ -16,6 +16,8 @@ namespace weft::train {
 /// What a run is made of; a run resumes only with the same. Path of the key (`learning_rate`) or of
 /// the ingredient (`base weights`, `data /path/train.csv`) -> value or digest.
 using Fingerprint = std::map<std::string, std::string>;
+/// The ingredient that is the day a chat template prints; absent where it prints none.
+inline constexpr const char* kTemplateDate = "date of the chat template";
 
 /// Work that is done now and then.
 struct Due {

@@ -1,6 +1,7 @@
-"""Writes tests/eval/data/chrf.json: chrF and chrF++ by sacrebleu on hard strings.
+"""Writes chrf.json and word_metrics.json into tests/eval/data: chrF, chrF++, BLEU and TER by
+sacrebleu on hard strings. Segment n of the second file is that of the first.
 
-Run with the oracles' Python (script/setup --tests): python tests/oracles/make_chrf_reference.py
+Run with the oracles' Python (script/setup --tests): python tests/oracles/make_metrics_reference.py
 """
 
 import json
@@ -8,7 +9,7 @@ import pathlib
 import random
 from importlib.metadata import version
 
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF, TER
 
 SENTENCES = [
     "Auh in ye yuhqui in on tlenamacac niman ye ic teixpan on motlalia.",
@@ -83,11 +84,38 @@ streams = [[s["references"][i] if i < len(s["references"]) else None for s in se
 corpus = [CHRF(**v).corpus_score([s["hypothesis"] for s in segments], streams).score
           for v in variants]
 
-target = pathlib.Path(__file__).parent.parent / "eval" / "data" / "chrf.json"
-target.parent.mkdir(parents=True, exist_ok=True)
-lines = ",\n".join(json.dumps(s, ensure_ascii=False) for s in segments)
-target.write_text(
-    '{"made_by": "tests/oracles/make_chrf_reference.py, sacrebleu %s",\n"variants": %s,\n'
-    '"corpus": %s,\n"segments": [\n%s\n]}\n'
-    % (version("sacrebleu"), json.dumps(variants), json.dumps(corpus), lines), encoding="utf-8")
+
+
+def write(name, **parts):
+    """One line a segment, so that a change of the strings can be read."""
+    parts["made_by"] = f"tests/oracles/make_metrics_reference.py, sacrebleu {version('sacrebleu')}"
+    lines = ",\n".join(json.dumps(s, ensure_ascii=False) for s in parts.pop("segments"))
+    head = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in sorted(parts.items()))
+    folder = pathlib.Path(__file__).parent.parent / "eval" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("{" + head + '"segments": [\n' + lines + "\n]}\n", encoding="utf-8")
+
+
+def of_words(hypotheses, streams):
+    """Statistics as eval/bleu.h and eval/ter.h define them, then the score."""
+    found = {"bleu": [], "ter": []}
+    for options in bleu_variants:
+        score = BLEU(**options).corpus_score(hypotheses, streams)
+        found["bleu"].append([score.sys_len, score.ref_len, *score.counts, *score.totals, score.score])
+    for options in ter_variants:
+        score = TER(**options).corpus_score(hypotheses, streams)
+        found["ter"].append([score.num_edits, score.ref_length, score.score])
+    return found
+
+
+bleu_variants = [{"tokenize": name} for name in ("13a", "none", "char", "intl", "zh")]
+bleu_variants.append({"tokenize": "13a", "lowercase": True})
+ter_variants = [{}, {"normalized": True}, {"no_punct": True}, {"case_sensitive": True},
+                {"normalized": True, "asian_support": True},
+                {"normalized": True, "no_punct": True, "asian_support": True}]
+
+write("chrf.json", variants=variants, corpus=corpus, segments=segments)
+write("word_metrics.json", bleu=bleu_variants, ter=ter_variants,
+      corpus=of_words([s["hypothesis"] for s in segments], streams),
+      segments=[of_words([s["hypothesis"]], [[r] for r in s["references"]]) for s in segments])
 print(len(segments), "segments", corpus)
