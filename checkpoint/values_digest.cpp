@@ -9,9 +9,12 @@
 #include "checkpoint/stored_rows.h"
 #include "core/hash.h"
 #include "core/parallel.h"
+#include "core/stop.h"
 
 namespace weft::checkpoint {
 namespace {
+
+constexpr const char* kDoing = "reading the weights for their digest";
 
 using core::Sha256Lanes;
 
@@ -38,6 +41,7 @@ std::string digest_alone(const StoredTensor& tensor, const BytesRead& read) {
   if (is_plain(tensor, Storage::kF32) || info.storage == Storage::kOther) {
     constexpr std::size_t kBytes = kChunk * sizeof(float);
     for (std::size_t at = 0; at < tensor.bytes.size(); at += kBytes) {
+      core::leave_if_stopped(kDoing);
       const auto part = tensor.bytes.subspan(at, std::min(kBytes, tensor.bytes.size() - at));
       hash.update(part);
       read(tensor, part);
@@ -48,6 +52,7 @@ std::string digest_alone(const StoredTensor& tensor, const BytesRead& read) {
   const std::int64_t step = std::max<std::int64_t>(1, kChunk / width);
   std::vector<float> values;
   for (std::int64_t begin = 0; begin < info.rows(); begin += step) {
+    core::leave_if_stopped(kDoing);
     const std::int64_t end = std::min(info.rows(), begin + step);
     values.resize(static_cast<std::size_t>((end - begin) * info.row_elements()));
     read_stored_rows(tensor, begin, end, values);
@@ -144,7 +149,10 @@ class SideBySide {
 
   void run() {
     for (std::size_t lane = 0; lane < readers_.size(); ++lane) take(lane);
-    while (std::ranges::any_of(readers_, &Reader::is_open)) step();
+    while (std::ranges::any_of(readers_, &Reader::is_open)) {
+      core::leave_if_stopped(kDoing);
+      step();
+    }
   }
 
  private:

@@ -9,6 +9,7 @@
 #include "cli/config_question.h"
 #include "cli/eval_ledger.h"
 #include "cli/interrupt.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/terminal.h"
@@ -143,11 +144,10 @@ class ProgressLine {
  public:
   void operator()(const eval::Progress& p) {
     if (core::stderr_is_terminal()) {
-      fmt::print(stderr, "\r\033[K{}: {} {} {}/{}", p.stage, p.suite, p.what, p.done, p.total);
-      if (p.done == p.total) fmt::print(stderr, "\r\033[K");
-      std::fflush(stderr);
+      tell("\r\033[K{}: {} {} {}/{}", p.stage, p.suite, p.what, p.done, p.total);
+      if (p.done == p.total) tell("\r\033[K");
     } else if (p.done == p.total) {
-      fmt::print(stderr, "weft eval: {}: {} {} {}\n", p.stage, p.suite, p.total, p.what);
+      tell("weft eval: {}: {} {} {}\n", p.stage, p.suite, p.total, p.what);
     }
   }
 };
@@ -218,24 +218,24 @@ Outcome conclude(const eval::EvalConfig& config, const EvalRecord& record,
   return outcome;
 }
 
-void print(const Outcome& outcome, const eval::EvalConfig& config, bool json) {
+void print_outcome(const Outcome& outcome, const eval::EvalConfig& config, bool json) {
   const eval::Recorded& recorded = outcome.recorded;
   const std::string gates = eval::gates_table(recorded.gates);
   if (json) {
-    fmt::print("{}", json_text(outcome, eval::Detail::kFigures));
-    if (outcome.status() == ExitCode::kRefused) fmt::print(stderr, "{}", gates);
+    print("{}", json_text(outcome, eval::Detail::kFigures));
+    if (outcome.status() == ExitCode::kRefused) tell("{}", gates);
     return;
   }
-  fmt::print("{}", eval::to_table(recorded.evaluation, outcome.analysis, recorded.bootstrap));
+  print("{}", eval::to_table(recorded.evaluation, outcome.analysis, recorded.bootstrap));
   if (config.generate && config.generate->show > 0) {
     const std::string samples = eval::to_samples(recorded.evaluation, config.generate->show);
-    if (!samples.empty()) fmt::print("\n{}", samples);
+    if (!samples.empty()) print("\n{}", samples);
   }
   if (outcome.changes)
-    fmt::print("\ncompared with {}\n{}", *config.against,
-               eval::to_text(*outcome.changes, *config.against));
-  if (!gates.empty()) fmt::print("\n{}", gates);
-  if (config.report) fmt::print(stderr, "weft eval: report {}\n", config.report->string());
+    print("\ncompared with {}\n{}", *config.against,
+          eval::to_text(*outcome.changes, *config.against));
+  if (!gates.empty()) print("\n{}", gates);
+  if (config.report) tell("weft eval: report {}\n", config.report->string());
 }
 
 int run(const EvalArguments& arguments) {
@@ -267,7 +267,7 @@ int run(const EvalArguments& arguments) {
   hooks.parts = record.parts(arguments.fresh, log);
   record.begin();
   const Outcome outcome = conclude(config, record, eval::evaluate(config, hooks), log);
-  print(outcome, config, arguments.json);
+  print_outcome(outcome, config, arguments.json);
   if (!outcome.gate_problem.empty()) throw ConfigError("{}", outcome.gate_problem);
   return static_cast<int>(outcome.status());
 }

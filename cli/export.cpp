@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/model_output.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/output_claim.h"
 #include "core/parallel.h"
@@ -73,20 +74,20 @@ int run_gguf(const Options& options) {
   const exporting::GgufReport report =
       exporting::write_gguf(request, {progress_line(), &catch_interrupts()}, stderr_log("export"));
   if (options.json) {
-    fmt::print("{}\n", exporting::report_json(report).dump(
-                           2, ' ', false, nlohmann::json::error_handler_t::replace));
+    print("{}\n", exporting::report_json(report).dump(2, ' ', false,
+                                                      nlohmann::json::error_handler_t::replace));
   } else {
-    fmt::print("{}output    {}\n", exporting::report_table(report), options.out);
+    print("{}output    {}\n", exporting::report_table(report), options.out);
   }
   return static_cast<int>(ExitCode::kDone);
 }
 
 int print_adapter(const Options& options, const exporting::AdapterReport& report) {
   if (options.json) {
-    fmt::print("{}\n", exporting::report_json(report).dump(
-                           2, ' ', false, nlohmann::json::error_handler_t::replace));
+    print("{}\n", exporting::report_json(report).dump(2, ' ', false,
+                                                      nlohmann::json::error_handler_t::replace));
   } else {
-    fmt::print("{}output    {}\n", exporting::report_table(report), options.out);
+    print("{}output    {}\n", exporting::report_table(report), options.out);
   }
   return static_cast<int>(ExitCode::kDone);
 }
@@ -143,10 +144,10 @@ int run_ollama(const Options& options) {
   if (options.json) {
     nlohmann::json json = {{"weights", report.weights}, {"chat_template", report.chat_template}};
     if (report.verification) json["verification"] = merge::verification_json(*report.verification);
-    fmt::print("{}\n", json.dump(2));
+    print("{}\n", json.dump(2));
   } else {
-    if (report.verification) fmt::print("{}", merge::verification_line(*report.verification));
-    fmt::print("output    {} ({}, Modelfile)\n", options.out, report.weights);
+    if (report.verification) print("{}", merge::verification_line(*report.verification));
+    print("output    {} ({}, Modelfile)\n", options.out, report.weights);
   }
   return static_cast<int>(ExitCode::kDone);
 }
@@ -163,9 +164,9 @@ int run_check(const Options& options) {
     all = all && reports.back().verdict == exporting::Verdict::kReads;
   }
   if (options.json) {
-    fmt::print("{}\n", exporting::report_json(reports).dump(2));
+    print("{}\n", exporting::report_json(reports).dump(2));
   } else {
-    fmt::print("{}", exporting::report_table(reports));
+    print("{}", exporting::report_table(reports));
   }
   return static_cast<int>(all ? ExitCode::kDone : ExitCode::kRefused);
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/parallel.h"
 
@@ -33,10 +34,10 @@ int run(const Options& options) {
   request.overwrite = options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse;
   const merge::AdapterReport report = merge::extract_adapter(request, stderr_log("extract"));
   if (options.json) {
-    fmt::print("{}\n", merge::report_json(report).dump(2, ' ', false,
-                                                       nlohmann::json::error_handler_t::replace));
+    print("{}\n",
+          merge::report_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
-    fmt::print("{}output    {}\n", merge::report_table(report), options.out);
+    print("{}output    {}\n", merge::report_table(report), options.out);
   }
   return static_cast<int>(ExitCode::kDone);
 }

@@ -98,7 +98,7 @@ class Session {
         model_.decoder, tokenizer_, all.subspan(shared), options_, cache_,
         [&](std::string_view piece) {
           if (!arguments_.json) {
-            std::fwrite(piece.data(), 1, piece.size(), stdout);
+            write_output(piece);
             flush_output();
           }
           return !interrupted.load();

@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/computing_model.h"
 #include "cli/interrupt.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/output_claim.h"
@@ -36,7 +37,7 @@ std::function<void()> progress_of(std::size_t chunks) {
     if (stop.load()) throw Interrupted("stopped; nothing was written");
     ++done;
     if (!core::stderr_is_terminal()) return;
-    fmt::print(stderr, "\rchunk {} of {}{}", done, chunks, done == chunks ? "\r\x1b[K" : "");
+    tell("\rchunk {} of {}{}", done, chunks, done == chunks ? "\r\x1b[K" : "");
   };
 }
 
@@ -58,8 +59,8 @@ int run_imatrix(const ImatrixArguments& arguments) {
       eval::sum_importance(model.decoder, type, chunks, progress_of(chunks.size()));
   sums.dataset = std::filesystem::path(arguments.text).filename().string();
   exporting::write_importance(sums, arguments.out, overwrite);
-  fmt::print("output    {} ({} matrices, {} chunks of {} tokens)\n", arguments.out,
-             sums.matrices.size(), sums.chunks, sums.chunk_tokens);
+  print("output    {} ({} matrices, {} chunks of {} tokens)\n", arguments.out, sums.matrices.size(),
+        sums.chunks, sums.chunk_tokens);
   return static_cast<int>(ExitCode::kDone);
 }
 

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/terminal.h"
 
@@ -141,9 +142,9 @@ Run add_inspect(CLI::App& app) {
                                      : inspect(arguments->path, arguments->options);
     if (arguments->json) {
       // Names and metadata come from files: malformed bytes must not end the output.
-      fmt::print("{}\n", report.json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+      print("{}\n", report.json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
     } else {
-      fmt::print("{}", report.text());
+      print("{}", report.text());
     }
     return 0;
   };

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/terminal.h"
@@ -43,7 +44,7 @@ std::string dump(const Json& json) {
 /// Prints, or writes to --out.
 void give(const LedgerArguments& a, const std::string& text) {
   if (a.out.empty()) {
-    fmt::print("{}", text);
+    print("{}", text);
     return;
   }
   core::require_writable(a.out, core::OutputKind::kFile,
@@ -80,7 +81,7 @@ int list(const LedgerArguments& a) {
   if (a.json) {
     Json all = Json::array();
     for (const eval::LedgerEntry& entry : entries) all.push_back(to_json(entry));
-    fmt::print("{}", dump(all));
+    print("{}", dump(all));
     return 0;
   }
   core::Table table({"id", "recorded (UTC)", "name", "tags", "stages", "suites", "gates", "time"});
@@ -92,7 +93,7 @@ int list(const LedgerArguments& a) {
                fmt::format("{}", fmt::join(entry.suites, " ")), gates_cell(entry),
                core::human_duration(c.seconds)});
   }
-  fmt::print("{}", table.text());
+  print("{}", table.text());
   return 0;
 }
 
@@ -127,15 +128,14 @@ int show(const LedgerArguments& a) {
     json.update(
         eval::to_json(recorded.evaluation, analysis, eval::Detail::kFigures, recorded.bootstrap));
     json["gates"] = eval::to_json(recorded.gates);
-    fmt::print("{}", dump(json));
+    print("{}", dump(json));
     return 0;
   }
-  fmt::print(
-      "{} {}, recorded {}{}\n", id, c.name, c.recorded_at,
-      entry.tags.empty() ? std::string() : fmt::format(", tags {}", fmt::join(entry.tags, " ")));
-  fmt::print("{}, {} threads, {}; took {}\n", c.program, c.threads, c.machine,
-             core::human_duration(c.seconds));
-  if (!c.run.empty()) fmt::print("run {}\n", c.run);
+  print("{} {}, recorded {}{}\n", id, c.name, c.recorded_at,
+        entry.tags.empty() ? std::string() : fmt::format(", tags {}", fmt::join(entry.tags, " ")));
+  print("{}, {} threads, {}; took {}\n", c.program, c.threads, c.machine,
+        core::human_duration(c.seconds));
+  if (!c.run.empty()) print("run {}\n", c.run);
   core::Table contents({"stage", "holds", "SHA-256"});
   for (const eval::StageResult& stage : recorded.evaluation.stages) {
     contents.add({stage.name, stage.model.string(), stage.model_digest.substr(0, 16)});
@@ -143,9 +143,9 @@ int show(const LedgerArguments& a) {
       contents.add(
           {"", "with " + stage.adapters[i].string(), stage.adapter_digests.at(i).substr(0, 16)});
   }
-  fmt::print("{}\n{}", contents.text(),
-             eval::to_table(recorded.evaluation, analysis, recorded.bootstrap));
-  if (!recorded.gates.empty()) fmt::print("\n{}", eval::gates_table(recorded.gates));
+  print("{}\n{}", contents.text(),
+        eval::to_table(recorded.evaluation, analysis, recorded.bootstrap));
+  if (!recorded.gates.empty()) print("\n{}", eval::gates_table(recorded.gates));
   return 0;
 }
 
@@ -156,7 +156,7 @@ int compare(const LedgerArguments& a) {
                                     ? eval::compare_ends(earlier)
                                     : eval::compare(earlier, ledger.read(ledger.find(a.other)));
   const std::string name = a.other.empty() ? earlier.evaluation.stages.front().name : a.id;
-  fmt::print("{}", a.json ? dump(eval::to_json(changes)) : eval::to_text(changes, name));
+  print("{}", a.json ? dump(eval::to_json(changes)) : eval::to_text(changes, name));
   return static_cast<int>(eval::has_drifted(changes) ? ExitCode::kRefused : ExitCode::kDone);
 }
 
@@ -281,7 +281,7 @@ int plot_stages(const LedgerArguments& a) {
                  value.difference ? fmt::format("{:+.{}f}", *value.difference, kind.digits) : "-",
                  "|" + strip(value, low, high) + "|"});
     }
-    fmt::print("{}", table.text());
+    print("{}", table.text());
     return 0;
   }
   eval::ChartSeries series{.name = a.figure, .points = {}, .dots = true};
@@ -303,7 +303,7 @@ int plot(const LedgerArguments& a) {
   const auto values = history(ledger, a.figure);
   const eval::FigureKind* kind = eval::figure_kind(values.front().name);
   if (a.out.empty()) {
-    fmt::print("{}", strips(values, ledger.entries(), kind->digits));
+    print("{}", strips(values, ledger.entries(), kind->digits));
     return 0;
   }
   eval::ChartSeries series{.name = a.figure, .points = {}, .dots = true};

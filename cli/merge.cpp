@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/model_output.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/schema_node.h"
@@ -244,10 +245,10 @@ merge::AdapterRequest adapter_request_of(const Options& options) {
 template <typename Report>
 int show(const Report& report, const Options& options) {
   if (options.json) {
-    fmt::print("{}\n", merge::report_json(report).dump(2, ' ', false,
-                                                       nlohmann::json::error_handler_t::replace));
+    print("{}\n",
+          merge::report_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
-    fmt::print("{}output    {}\n", merge::report_table(report), options.out);
+    print("{}output    {}\n", merge::report_table(report), options.out);
   }
   return static_cast<int>(ExitCode::kDone);
 }

@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
+#include "cli/output.h"
 #include "core/terminal.h"
 
 namespace weft::cli {
@@ -50,8 +51,8 @@ std::function<void(merge::FoldProgress)> progress_line() {
         static_cast<int>(100 * progress.done / std::max<std::uint64_t>(1, progress.total));
     if (percent == last) return;
     last = percent;
-    fmt::print(stderr, "\rwriting {} of {} ({} %){}", core::human_bytes(progress.done),
-               core::human_bytes(progress.total), percent, percent == 100 ? "\r\x1b[K" : "");
+    tell("\rwriting {} of {} ({} %){}", core::human_bytes(progress.done),
+         core::human_bytes(progress.total), percent, percent == 100 ? "\r\x1b[K" : "");
   };
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "eval/card.h"
@@ -123,10 +124,10 @@ int run(const ReportArguments& a) {
   }
   const std::string text = text_of(a, gather(a));
   if (!to_file) {
-    fmt::print("{}", text);
+    print("{}", text);
   } else {
     core::write_text(out, text);
-    fmt::print(stderr, "weft report: {}\n", out);
+    tell("weft report: {}\n", out);
   }
   return static_cast<int>(ExitCode::kDone);
 }

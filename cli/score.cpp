@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/terminal.h"
@@ -100,9 +101,9 @@ int run(const ScoreArguments& arguments) {
                       {"signature", metric.signature}});
   }
   if (arguments.json) {
-    fmt::print("{}\n", Json{{"answers", answers.size()}, {"scores", scores}}.dump(2));
+    print("{}\n", Json{{"answers", answers.size()}, {"scores", scores}}.dump(2));
   } else {
-    fmt::print("{}", table.text());
+    print("{}", table.text());
   }
   return 0;
 }

@@ -12,6 +12,7 @@
 
 #include "checkpoint/json_file.h"
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "text/chat_template.h"
 #include "text/fertility.h"
@@ -65,7 +66,7 @@ void encode_lines(const text::Tokenizer& tokenizer, text::AddSpecial special, bo
     for (const std::int32_t id : tokenizer.encode(text, special)) {
       fmt::format_to(std::back_inserter(out), "{}{}", out.empty() ? "" : ",", id);
     }
-    fmt::print("[{}]\n", out);
+    print("[{}]\n", out);
   });
 }
 
@@ -86,7 +87,7 @@ void decode_lines(const text::Tokenizer& tokenizer, bool skip_special, bool json
     }
     const std::string text = tokenizer.decode(
         ids, skip_special ? text::Tokenizer::Specials::kSkip : text::Tokenizer::Specials::kKeep);
-    fmt::print("{}\n", json ? line_of(text) : text);
+    print("{}\n", json ? line_of(text) : text);
   });
 }
 
@@ -94,34 +95,33 @@ void report(const text::Tokenizer& tokenizer, bool json) {
   text::Fertility fertility;
   each_line([&](const std::string& line, std::size_t) { fertility.add(tokenizer, line); });
   if (json) {
-    fmt::print("{}\n", line_of({{"tokenizer", tokenizer.description()},
-                                {"vocabulary", tokenizer.vocabulary_size()},
-                                {"lines", fertility.lines},
-                                {"bytes", fertility.bytes},
-                                {"characters", fertility.characters},
-                                {"words", fertility.words},
-                                {"tokens", fertility.tokens},
-                                {"tokens_per_word", fertility.tokens_per_word()},
-                                {"tokens_per_character", fertility.tokens_per_character()},
-                                {"bytes_per_token", fertility.bytes_per_token()},
-                                {"byte_share", fertility.byte_share()},
-                                {"unknown_share", fertility.unknown_share()},
-                                {"longest_line_tokens", fertility.longest_line},
-                                {"longest_token", fertility.longest_token}}));
+    print("{}\n", line_of({{"tokenizer", tokenizer.description()},
+                           {"vocabulary", tokenizer.vocabulary_size()},
+                           {"lines", fertility.lines},
+                           {"bytes", fertility.bytes},
+                           {"characters", fertility.characters},
+                           {"words", fertility.words},
+                           {"tokens", fertility.tokens},
+                           {"tokens_per_word", fertility.tokens_per_word()},
+                           {"tokens_per_character", fertility.tokens_per_character()},
+                           {"bytes_per_token", fertility.bytes_per_token()},
+                           {"byte_share", fertility.byte_share()},
+                           {"unknown_share", fertility.unknown_share()},
+                           {"longest_line_tokens", fertility.longest_line},
+                           {"longest_token", fertility.longest_token}}));
     return;
   }
-  fmt::print("tokenizer         {}, {} tokens\n", tokenizer.description(),
-             tokenizer.vocabulary_size());
-  fmt::print("text              {} lines, {} words, {} characters, {} bytes\n", fertility.lines,
-             fertility.words, fertility.characters, fertility.bytes);
-  fmt::print("tokens            {}\n", fertility.tokens);
-  fmt::print("tokens per word   {:.3f}\n", fertility.tokens_per_word());
-  fmt::print("tokens per char   {:.3f}\n", fertility.tokens_per_character());
-  fmt::print("bytes per token   {:.3f}\n", fertility.bytes_per_token());
-  fmt::print("parts of chars    {:.2f} % of the tokens\n", 100 * fertility.byte_share());
-  fmt::print("unknown           {:.2f} % of the tokens\n", 100 * fertility.unknown_share());
-  fmt::print("longest line      {} tokens\n", fertility.longest_line);
-  fmt::print("longest token     {}\n", line_of(fertility.longest_token));
+  print("tokenizer         {}, {} tokens\n", tokenizer.description(), tokenizer.vocabulary_size());
+  print("text              {} lines, {} words, {} characters, {} bytes\n", fertility.lines,
+        fertility.words, fertility.characters, fertility.bytes);
+  print("tokens            {}\n", fertility.tokens);
+  print("tokens per word   {:.3f}\n", fertility.tokens_per_word());
+  print("tokens per char   {:.3f}\n", fertility.tokens_per_character());
+  print("bytes per token   {:.3f}\n", fertility.bytes_per_token());
+  print("parts of chars    {:.2f} % of the tokens\n", 100 * fertility.byte_share());
+  print("unknown           {:.2f} % of the tokens\n", 100 * fertility.unknown_share());
+  print("longest line      {} tokens\n", fertility.longest_line);
+  print("longest token     {}\n", line_of(fertility.longest_token));
 }
 
 /// Lines of {"messages": [...], "add_generation_prompt": bool, and other variables}: what the
@@ -139,7 +139,7 @@ void render_lines(const std::string& model) {
     variables.erase("messages");
     variables.erase("add_generation_prompt");
     try {
-      fmt::print("{}\n", line_of(chat->render(messages, prompt, variables).text));
+      print("{}\n", line_of(chat->render(messages, prompt, variables).text));
     } catch (const InputError& error) {
       throw InputError("standard input:{}: {}", number, error.what());
     }

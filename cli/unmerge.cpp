@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/terminal.h"
 #include "merge/undo.h"
@@ -23,12 +24,12 @@ int run(const Options& options) {
       merge::unmerge(options.merged, options.undo, options.out,
                      options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
   if (options.json) {
-    fmt::print(R"({{"files": {}, "bytes": {}, "undo_bytes": {}}})"
-               "\n",
-               report.files, report.base_bytes, report.undo_bytes);
+    print(R"({{"files": {}, "bytes": {}, "undo_bytes": {}}})"
+          "\n",
+          report.files, report.base_bytes, report.undo_bytes);
   } else {
-    fmt::print("restored  {} files, {}, each with the SHA-256 it had\noutput    {}\n", report.files,
-               core::human_bytes(report.base_bytes), options.out);
+    print("restored  {} files, {}, each with the SHA-256 it had\noutput    {}\n", report.files,
+          core::human_bytes(report.base_bytes), options.out);
   }
   return static_cast<int>(ExitCode::kDone);
 }

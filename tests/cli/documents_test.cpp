@@ -50,5 +50,24 @@ TEST(Documents, EveryTestThatTheFaultsAreHeldByExists) {
   EXPECT_GT(names, 40) << "the table was not found";
 }
 
+TEST(Sources, OnlyOneFileWritesToStandardOutputAndStandardError) {
+  // What writes past cli/output.h is not checked at the end, stands out of order, or throws.
+  static const std::regex kDirect(
+      R"(fmt::print\(|std::(cout|cerr|clog|printf|puts|putchar|fputs)\b|\bstd(out|err)\b[^_"\w])");
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(source_dir() / "cli")) {
+    const fs::path& file = entry.path();
+    if (file.extension() != ".cpp" && file.extension() != ".h") continue;
+    ++files;
+    if (file.stem() == "output") continue;
+    std::istringstream lines(text_of(file));
+    for (std::string line; std::getline(lines, line);) {
+      const std::string code = line.substr(0, line.find("//"));
+      EXPECT_FALSE(std::regex_search(code, kDirect)) << file.filename() << ": " << line;
+    }
+  }
+  EXPECT_GT(files, 30);
+}
+
 }  // namespace
 }  // namespace weft::tests
