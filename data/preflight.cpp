@@ -268,7 +268,7 @@ std::string to_text(const Preflight& p) {
     out += fmt::format("not used    columns {} (rows that fill them)\n", count_list(p.unused));
   }
   if (!p.prompts.unnamed.empty()) {
-    out += fmt::format("            not named by the chat template, so without effect: {}\n",
+    out += fmt::format("no effect   {} (rows; the chat template does not name them)\n",
                        count_list(p.prompts.unnamed));
   }
   if (!p.template_date.empty()) {

@@ -67,9 +67,9 @@ InstructionData instruction_data(const data::DatasetConfig& config,
       {.sequence_len = limits.max_tokens, .over_length = data::OverLength::kRaise});
   data::PromptStatistics statistics;
   InstructionData result;
-  const std::vector<std::size_t> chosen = spread(samples.size(), limits.limit);
+  std::vector<std::size_t> chosen;     // Those that examples could be made of.
   std::vector<std::size_t> last_pass;  // Of each chosen sample.
-  for (const std::size_t index : chosen) {
+  for (const std::size_t index : spread(samples.size(), limits.limit)) {
     const data::Sample& sample = samples[index];
     if (sample.type == data::DatasetType::kText) {
       throw InputError(
@@ -77,7 +77,16 @@ InstructionData instruction_data(const data::DatasetConfig& config,
           "under `text` (--text)",
           sample.origin.text());
     }
-    for (const data::Example& example : builder.build(sample, statistics)) {
+    std::vector<data::Example> built;
+    try {
+      built = builder.build(sample, statistics);
+    } catch (const data::BadRow& row) {
+      if (config.on_bad_row != data::OnBadRow::kSkip) throw;
+      core::tell(log, core::Level::kWarning, std::string("left out: ") + row.what());
+      continue;
+    }
+    chosen.push_back(index);
+    for (const data::Example& example : built) {
       result.passes.push_back(pass_of(example));
       result.items.push_back({.bytes = example.answer_bytes});
     }

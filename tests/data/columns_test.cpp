@@ -193,7 +193,7 @@ TEST(Tools, OfARowReachTheTemplateAndCallsAreLearned) {
   EXPECT_THROWS_WITH((void)unread.load(), InputError, "message 1 calls a tool",
                      "no place for tool_calls", "chat_template: FILE.jinja");
   Rows unnamed(chat(user("q") + "," + answer("a"), ", \"tools\": [" + tool + "]"));
-  EXPECT_THAT(unnamed.plan(), HasSubstr("without effect: tools (1)"));
+  EXPECT_THAT(unnamed.plan(), HasSubstr("no effect   tools (1)"));
 }
 
 TEST(Tools, TheReferenceOfAQuestionIsTheCallAndNotAnEmptyText) {
@@ -314,11 +314,11 @@ TEST(Columns, ThoseWithoutAPartAreListedOnce) {
 TEST(Columns, KeysOfMessagesThatTheTemplateDoesNotNameAreListed) {
   Rows rows(
       chat(user("q") + "," + answer("a", R"(, "reasoning_content": "because", "name": null)")));
-  EXPECT_THAT(rows.plan(), HasSubstr("without effect: messages.reasoning_content (1)"));
+  EXPECT_THAT(rows.plan(), HasSubstr("no effect   messages.reasoning_content (1)"));
   Rows named(chat(user("q") + "," + answer("a", R"(, "reasoning_content": "because")")),
              "{% for m in messages %}<|{{ m.role }}|>{{ m.thinking or '' }}{{ m.content }}<|end|>"
              "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}");
-  EXPECT_EQ(named.plan().find("without effect"), std::string::npos);
+  EXPECT_EQ(named.plan().find("no effect"), std::string::npos);
 }
 
 TEST(Columns, ANullColumnOfMessagesDoesNotHideTheConversation) {
