@@ -17,6 +17,8 @@ struct CatalogEntry {
 /// Every command, in the order of `weft --help`. Known to the program without loading LibTorch.
 inline constexpr std::array kCatalog{
     CatalogEntry{"train", "train an adapter as a YAML file describes", Home::kTorchLibrary},
+    CatalogEntry{"import", "read a configuration of axolotl or LLaMA-Factory",
+                 Home::kTorchLibrary},
     CatalogEntry{"generate", "answer a prompt, or chat", Home::kTorchLibrary},
     CatalogEntry{"merge", "fold adapters, combine models or adapters; convert GGUF",
                  Home::kProgram},

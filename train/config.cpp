@@ -268,6 +268,9 @@ void describe(core::Schema<TrainConfig>& s) {
           "leave out examples in which nothing is learned; otherwise they are an error");
   s.field("chat_template", &C::chat_template,
           "file with a Jinja template to use instead of the model's");
+  s.field("special_tokens", &C::special_tokens,
+          "tokens that the model has to have as its own, as {eos_token: \"</s>\"}; a model with "
+          "others is refused");
   s.field(
       "token_cache", &C::token_cache,
       "keep the tokens in a file that later runs on the same data map; true: in the user's cache "

@@ -88,6 +88,7 @@ struct TrainConfig {
   data::Turns train_on_turns = data::Turns::kAll;
   bool allow_answerless = false;
   std::filesystem::path chat_template;
+  std::map<std::string, std::string> special_tokens;  ///< That the model has to have as its own.
   core::FolderSwitch token_cache;
   data::PreflightLimits preflight;
   AdapterSection adapter;
