@@ -19,6 +19,8 @@ struct CatalogEntry {
 inline constexpr std::array kCatalog{
     CatalogEntry{"train", "train an adapter as a YAML file describes", Home::kTorchLibrary,
                  "weft train nahuatl.yaml"},
+    CatalogEntry{"import", "read a configuration of axolotl or LLaMA-Factory", Home::kTorchLibrary,
+                 "weft import qlora.yml --out nahuatl.yaml"},
     CatalogEntry{
         "generate", "answer a prompt, or chat", Home::kTorchLibrary,
         "weft generate --model SmolLM2-135M-Instruct --adapter runs/nahuatl/adapter --chat"},

@@ -275,6 +275,9 @@ void describe(core::Schema<TrainConfig>& s) {
   s.field("date", &C::date,
           "the day that the chat template prints as today's, as 2026-11-29; by default that of "
           "SOURCE_DATE_EPOCH, or the day of the start, which a resumed run keeps");
+  s.field("special_tokens", &C::special_tokens,
+          "tokens that the model has to have as its own, as {eos_token: \"</s>\"}; a model with "
+          "others is refused");
   s.field(
       "token_cache", &C::token_cache,
       "keep the tokens in a file that later runs on the same data map; true: in the user's cache "

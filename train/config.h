@@ -89,6 +89,7 @@ struct TrainConfig {
   bool allow_answerless = false;
   std::filesystem::path chat_template;
   std::string date;  ///< "2026-11-29": what the template prints as today's; empty: to be taken.
+  std::map<std::string, std::string> special_tokens;  ///< That the model has to have as its own.
   core::FolderSwitch token_cache;
   data::PreflightLimits preflight;
   AdapterSection adapter;

@@ -18,6 +18,7 @@ namespace {
 using core::ConfigNode;
 using core::ForeignReading;
 using core::ForeignWord;
+using core::left_out_word;
 using core::only_word;
 using core::refused_word;
 using Read = std::function<ForeignReading(const ConfigNode& value, const ConfigNode& section)>;
@@ -267,15 +268,20 @@ ForeignReading read_chat_template(const ConfigNode& value, const ConfigNode&) {
       "others as a file, or remove the key to use the model's own template");
 }
 
+/// Tokens that bear on what is learned stay, and have to be the model's own.
 ForeignReading read_special_tokens(const ConfigNode& value, const ConfigNode&) {
+  if (value.kind != ConfigNode::Kind::kMap || value.entries.empty()) return ForeignReading::own();
+  ConfigNode kept = ConfigNode::map();
   for (const core::ConfigEntry& entry : value.entries) {
     if (entry.key == "pad_token" || entry.key == "unk_token" || core::is_off(entry.value)) continue;
-    return ForeignReading::refused(
-        fmt::format("{} would be another token than the model's own; write it into the model's "
-                    "tokenizer_config.json where it differs, and remove it here",
-                    entry.key));
+    kept.add(entry.key, entry.value, entry.place);
   }
-  return ForeignReading::left_out("rows are not padded, and the model's own tokens are used");
+  if (kept.entries.size() == value.entries.size()) return ForeignReading::own();
+  if (kept.entries.empty()) {
+    return ForeignReading::left_out("rows are not padded, and the model's own tokens are used");
+  }
+  kept.place = value.place;
+  return ForeignReading::means("special_tokens", std::move(kept));
 }
 
 ForeignReading read_plugins(const ConfigNode& value, const ConfigNode&) {
@@ -451,7 +457,8 @@ void add_data_words(std::vector<ForeignWord>& words) {
       refused_word("eval_dataset", kFactory,
                    "a name of LLaMA-Factory's registry; write validation: {path: FILE}"),
       refused_word("pretraining_dataset", kAxolotl, "write datasets: [{path: FILE, type: text}]"),
-      word("special_tokens", kAxolotl, "left out where it is only pad_token or unk_token",
+      word("special_tokens", kAxolotl,
+           "the same key, which the model has to agree with; pad_token and unk_token are left out",
            read_special_tokens),
       refused_word("tokens", kAxolotl, "tokens are not added to a vocabulary here"),
       refused_word("add_tokens", kFactory, "tokens are not added to a vocabulary here"),
@@ -469,7 +476,8 @@ void add_data_words(std::vector<ForeignWord>& words) {
       only_word("mix_strategy", kFactory, {"concat"}, "datasets are learned whole",
                 "datasets are learned one with another, whole; repeat or limit them"),
       refused_word("resume_from_checkpoint", kBoth, "run weft train with --resume"),
-      refused_word("auto_resume_from_checkpoints", kAxolotl, "run weft train with --resume"),
+      left_out_word("auto_resume_from_checkpoints", kAxolotl,
+                    "weft train --resume goes on from the last checkpoint"),
   };
   std::ranges::move(more, std::back_inserter(words));
 }

@@ -280,6 +280,23 @@ void require_positions(const TrainConfig& config, const model::Spec& spec,
       spec.max_positions, config.base_model.string());
 }
 
+/// The model's own tokens are used; a file that asks for others would be learned differently.
+void require_special_tokens(const TrainConfig& config, const text::Tokenizer& tokenizer,
+                            const core::Origins& given) {
+  const nlohmann::json own = tokenizer.special_tokens();
+  for (const auto& [name, token] : config.special_tokens) {
+    const auto found = own.find(name);
+    const bool is_text = found != own.end() && found->is_string();
+    if (is_text && found->get<std::string>() == token) continue;
+    const std::string key = "special_tokens";
+    throw ConfigError(
+        "{}special_tokens: the {} of {} is {}, and '{}' is asked for; remove it here to use the "
+        "model's own, or write it into the model's tokenizer_config.json",
+        given.contains(key) ? given.at(key) + ": " : "", name, config.base_model.string(),
+        is_text ? fmt::format("'{}'", found->get<std::string>()) : "not set", token);
+  }
+}
+
 /// Everything but plan and stream.
 Prepared read_run(core::Variant<TrainConfig> run, std::shared_ptr<const Base> base,
                   data::TokenCache& cache, std::optional<TrainState> resumed,
@@ -325,7 +342,10 @@ std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs, cons
                               std::vector<std::optional<TrainState>> resumed) {
   resumed.resize(runs.size());
   const std::shared_ptr<const Base> base = open_base(runs.front().config);
-  for (const auto& run : runs) require_positions(run.config, base->spec, run.origins);
+  for (const auto& run : runs) {
+    require_positions(run.config, base->spec, run.origins);
+    require_special_tokens(run.config, base->tokenizer, run.origins);
+  }
   const std::string note = dtype_note(runs.front().config.dtype, model::best_compute());
   if (!note.empty()) core::tell(log, core::Level::kWarning, note);
   data::TokenCache cache = open_cache(runs.front().config.token_cache);

@@ -109,32 +109,30 @@ TEST(WordsOfOtherTrainers, WithoutValueCountAsNotGiven) {
 }
 
 TEST(WordsOfOtherTrainers, ThatWouldChangeTheNumbersAreRefusedByName) {
-  for (const char* line : {"lora_modules_to_save: [embed_tokens]",
-                           "unfrozen_parameters: ['^lm_head']",
-                           "relora: true",
-                           "loraplus_lr_ratio: 16",
-                           "neftune_noise_alpha: 5",
-                           "rl: dpo",
-                           "special_tokens: {eos_token: '<|im_end|>'}",
-                           "optimizer: lion_8bit",
-                           "fp16: true",
-                           "peft_use_dora: true",
-                           "pissa_init: true",
-                           "stage: dpo",
-                           "finetuning_type: full",
-                           "double_quantization: false",
-                           "plugins: [axolotl.integrations.kd.KDPlugin]",
-                           "cosine_min_lr_ratio: 0.1",
-                           "tokens: ['<new>']",
-                           "chat_template: chatml",
-                           "s2_attention: true",
-                           "warmup_ratio: two"}) {
+  for (const char* line :
+       {"lora_modules_to_save: [embed_tokens]", "unfrozen_parameters: ['^lm_head']", "relora: true",
+        "loraplus_lr_ratio: 16", "neftune_noise_alpha: 5", "rl: dpo", "optimizer: lion_8bit",
+        "fp16: true", "peft_use_dora: true", "pissa_init: true", "stage: dpo",
+        "finetuning_type: full", "double_quantization: false",
+        "plugins: [axolotl.integrations.kd.KDPlugin]", "cosine_min_lr_ratio: 0.1",
+        "tokens: ['<new>']", "chat_template: chatml", "s2_attention: true", "warmup_ratio: two"}) {
     const std::string key = std::string(line).substr(0, std::string(line).find(':'));
     EXPECT_THAT(refusal(line), HasSubstr("c.yaml:4:1: " + key)) << line;
   }
   // The same words that ask for nothing.
   EXPECT_THAT(read("relora: false\nneftune_noise_alpha: 0\nrl: null\nfp16: false\n").said,
               HasSubstr("'neftune_noise_alpha: 0' is left out: it asks for nothing"));
+}
+
+TEST(WordsOfOtherTrainers, SpecialTokensStayForTheModelToAgreeWith) {
+  using Tokens = std::map<std::string, std::string>;
+  EXPECT_EQ(read("special_tokens: {bos_token: '<s>', eos_token: '</s>', unk_token: '<unk>'}\n")
+                .config.special_tokens,
+            (Tokens{{"bos_token", "<s>"}, {"eos_token", "</s>"}}));
+  EXPECT_EQ(read("special_tokens: {pad_token: '</s>'}\n").config.special_tokens, Tokens{});
+  EXPECT_EQ(read("special_tokens:\n").config.special_tokens, Tokens{});
+  EXPECT_EQ(read("", {"special_tokens.eos_token=</s>"}).config.special_tokens,
+            (Tokens{{"eos_token", "</s>"}}));
 }
 
 TEST(WordsOfOtherTrainers, BatchesAreRefusedWithOurKeyAndItsNumber) {
