@@ -339,7 +339,7 @@ AdapterConfig parse_config(std::string_view text, std::string_view where) {
   if (type == json.end()) {
     const bool mlx = json.contains("fine_tune_type") || json.contains("lora_parameters");
     throw InputError("{}: has no 'peft_type'; {}", where,
-                     mlx ? "it is an adapter of mlx-lm, which has to be converted to PEFT first"
+                     mlx ? "it is an adapter of mlx-lm; convert the adapter to PEFT first"
                          : "is it the configuration of a PEFT adapter?");
   }
   if (*type != "LORA") {

@@ -451,7 +451,7 @@ TEST_F(Stages, BrokenWeightsAreNotAResult) {
   EvalConfig config;
   config.base_model = base_;
   config.text = {text_};
-  EXPECT_THROWS_WITH((void)evaluate(config, {}), NumericError, "nan");
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "'model.norm.weight' holds nan");
 }
 
 TEST_F(Stages, LimitIsOfTheSuiteAndNotOfEachFile) {

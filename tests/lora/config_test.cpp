@@ -124,14 +124,18 @@ TEST(AdapterConfig, WhatTrainersLeaveUnsetIsRead) {
   EXPECT_FALSE(config.use_rslora);
   EXPECT_EQ(config.lora_dropout, 0);
   for (const char* task : {"FEATURE_EXTRACTION", "SEQ_2_SEQ_LM", "SEQ_CLS"}) {
-    EXPECT_NO_THROW(parse(std::string(R"("task_type": ")") + task + '"')) << task;
+    EXPECT_NO_THROW(parse_config(
+        fmt::format(R"({{"peft_type": "LORA", "target_modules": ["q_proj"], "task_type": "{}"}})",
+                    task),
+        "adapter"))
+        << task;
   }
   EXPECT_NO_THROW(parse(R"("init_lora_weights": "mica")"));
 }
 
 TEST(AdapterConfig, AnAdapterOfMlxIsCalledByItsName) {
   EXPECT_THROWS_WITH((void)parse_config(R"({"fine_tune_type": "lora", "num_layers": 8})", "f"),
-                     InputError, "mlx-lm", "converted to PEFT");
+                     InputError, "mlx-lm", "convert the adapter to PEFT");
 }
 
 TEST(AdapterConfig, OtherPeftTypesAreRefused) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/philox.h"
 #include "model/ops.h"
 #include "tests/model/tiny.h"
 
@@ -87,10 +88,11 @@ class Reference {
   static at::Tensor drop(const at::Tensor& x, const model::Dropout& dropout, std::uint32_t module) {
     at::Tensor scale = at::empty({x.numel()}, at::kDouble);
     for (std::int64_t i = 0; i < x.numel(); ++i) {
-      const model::Philox words = model::philox4x32(
-          {{static_cast<std::uint32_t>(16 * (i / 64) + i % 16), 0, module, 0}}, dropout.seed);
-      const bool dropped =
-          words.words[i % 64 / 16] < static_cast<std::uint32_t>(dropout.p * 4294967296.0);
+      const core::PhiloxWords words =
+          core::philox(core::philox_key(dropout.seed),
+                       {static_cast<std::uint32_t>(16 * (i / 64) + i % 16), 0, module, 0});
+      const bool dropped = words[static_cast<std::size_t>(i % 64 / 16)] <
+                           static_cast<std::uint32_t>(dropout.p * 4294967296.0);
       scale[i] = dropped ? 0 : 1 / (1 - dropout.p);
     }
     return x * scale.view_as(x);

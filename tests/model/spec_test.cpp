@@ -204,8 +204,8 @@ TEST(Decoder, ANumberThatIsNoneInTheBaseIsNamedWhenItIsRead) {
   for (const auto format :
        {model::BaseFormat::kDense, model::BaseFormat::kInt8, model::BaseFormat::kNf4}) {
     for (const auto compute : {model::Compute::kF32, model::Compute::kBF16}) {
-      EXPECT_THROWS_WITH((void)model::Decoder::load(base, compute, format), InputError, name, "nan",
-                         "row 2, column 5");
+      EXPECT_THROWS_WITH((void)model::Decoder::load(base, compute, format), InputError,
+                         name.c_str(), "nan", "row 2, column 5");
     }
   }
 }
