@@ -89,8 +89,8 @@ Run add_import(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   app.description(
       "Writes a configuration of axolotl or LLaMA-Factory as one of weft train, with a comment for "
-      "every line that has no counterpart (docs/import.md).\n"
-      "Example: weft import lora.yml --out lora-weft.yaml && weft train lora-weft.yaml --check");
+      "every line that has no counterpart (docs/import.md). weft train --check shows what comes of "
+      "it.");
   app.add_option("FILE", options->file, "Configuration of axolotl or LLaMA-Factory");
   app.add_option("--out", options->out,
                  "File to write, and beside it the chat templates that it names; default: the "

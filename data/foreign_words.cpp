@@ -93,9 +93,9 @@ ForeignReading read_mappings(const ConfigNode& value, const ConfigNode&) {
 ForeignReading read_roles(const ConfigNode& value, const ConfigNode&) {
   static const std::vector<std::pair<std::string, std::vector<std::string>>> kKnown{
       {"user", {"user", "human"}},
-      {"assistant", {"assistant", "gpt"}},
+      {"assistant", {"assistant", "gpt", "chatgpt", "bot", "model"}},
       {"system", {"system"}},
-      {"tool", {"tool"}}};
+      {"tool", {"tool", "observation", "tool_response", "function_response"}}};
   const auto is_known = [](const std::string& role, const std::string& name) {
     const auto found = std::ranges::find(kKnown, role, &decltype(kKnown)::value_type::first);
     return found != kKnown.end() && std::ranges::find(found->second, name) != found->second.end();
@@ -136,10 +136,11 @@ std::vector<ForeignWord> dataset_words() {
                 "a message has role or from here; rename the key in the data"),
       only_word("message_field_content", kAxolotl, {"content", "value"}, "both names are read",
                 "a message has content or value here; rename the key in the data"),
-      refused_word(
-          "message_field_training", kAxolotl,
-          "docs/data.md says which keys of a message keep it from being learned; rename the key "
-          "in the data"),
+      only_word("message_field_training", kAxolotl,
+                {"weight", "train", "trainable", "training", "loss"},
+                "a message marked so is not learned",
+                "a message says by train or weight that it is not learned; rename the key in the "
+                "data"),
       refused_word("message_field_training_detail", kAxolotl,
                    "parts of a message cannot be left unlearned by offsets; split the message"),
       only_word(

@@ -96,6 +96,9 @@ void PromptBuilder::note_unnamed(const Sample& sample, PromptStatistics& statist
       if (value.is_null() || std::ranges::find(kQuietKeys, key) != kQuietKeys.end() ||
           names(key.c_str()))
         continue;
+      // An instruction's parts are in `content` as well.
+      const bool is_part = key == "instruction" || key == "input";
+      if (is_part && sample.type == DatasetType::kInstruction) continue;
       const bool reasoning = std::ranges::find(kReasoning, key) != kReasoning.end();
       if (!reasoning || std::ranges::none_of(kReasoning, names)) unnamed.insert("messages." + key);
     }

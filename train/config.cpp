@@ -453,7 +453,10 @@ Fingerprint flatten(const TrainConfig& config) {
            entry.first == "adapter.allow_other_base" || entry.first == "chat_template" ||
            is_suite_text(entry.first) || entry.first.ends_with(".path") ||
            // Unknown to runs of version 0.1, where an empty list means the same.
-           (entry.first.ends_with(".ignore") && entry.second == "[]");
+           (entry.first.ends_with(".ignore") && entry.second == "[]") ||
+           (entry.first == "special_tokens" && entry.second == "{}") ||
+           ((entry.first == "validation_share" || entry.first == "examples_per_update") &&
+            entry.second == "(not set)");
   });
   return flat;
 }

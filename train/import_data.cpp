@@ -340,10 +340,16 @@ void ImportData::registered_dataset(const std::string& name, const nlohmann::jso
   for (const char* part : {"images", "videos", "audios"}) {
     if (columns.contains(part)) refuse("has images or sound");
   }
-  for (const char* part : {"chosen", "rejected", "kto_tag", "history", "tools"}) {
+  for (const char* part : {"chosen", "rejected", "kto_tag"}) {
     if (columns.contains(part)) {
-      refuse(fmt::format("has a column of {}; write its rows as messages", part));
+      refuse(fmt::format("has a column of {}, which weft does not learn from", part));
     }
+  }
+  for (const char* part : {"history", "tools"}) {
+    const std::string column = text_of(columns, part);
+    if (column.empty() || column == part) continue;
+    refuse(
+        fmt::format("has its {} in the column '{}'; name it {} in the data", part, column, part));
   }
   const auto field = [&](const char* part, const char* key) {
     if (const std::string column = text_of(columns, key); !column.empty()) {

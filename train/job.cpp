@@ -115,6 +115,12 @@ void require_same_run(const RunFolder& folder, Fingerprint then, const Fingerpri
   for (const char* key : kLaterIngredients) {
     if (!then.contains(key) && now.contains(key)) then[key] = now.at(key);
   }
+  // Version 0.1 wrote 10% as 1e+01%.
+  if (const auto warmup = then.find("warmup");
+      warmup != then.end() &&
+      core::parse_share(warmup->second) == core::parse_share(now.at("warmup"))) {
+    warmup->second = now.at("warmup");
+  }
   if (const auto recorded = then.find("tokenizer");
       recorded != then.end() && tokenizer.matches(recorded->second)) {
     recorded->second = tokenizer.digest();  // format 1 recorded another digest of it

@@ -321,6 +321,12 @@ TEST(Columns, KeysOfMessagesThatTheTemplateDoesNotNameAreListed) {
   EXPECT_EQ(named.plan().find("no effect"), std::string::npos);
 }
 
+TEST(Columns, TheInputOfAnInstructionIsInTheContentAndNotToldAsWithoutEffect) {
+  Rows rows(R"({"instruction": "q", "input": "x", "output": "a"})");
+  EXPECT_THAT(rows.shown(), ElementsAre("<|user|>q\nx<|end|>\n<|assistant|>[a<|end|>]"));
+  EXPECT_EQ(rows.plan().find("no effect"), std::string::npos) << rows.plan();
+}
+
 TEST(Columns, ANullColumnOfMessagesDoesNotHideTheConversation) {
   Rows rows(R"({"messages": null, "conversations": [{"from": "human", "value": "a"}, )"
             R"({"from": "gpt", "value": "b"}]})");
