@@ -80,20 +80,21 @@ class JsonlReader : public JsonReader {
       const std::int64_t line = input_.cursor.line_number();
       if (!input_.cursor.line(text, kMaxRowBytes)) return std::nullopt;
       if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
-      if (std::exchange(first_, false)) require_lines(text);
+      if (std::exchange(first_, false)) require_lines(text, line);
       if (auto record = finish(text, line)) return record;
     }
   }
 
  private:
   /// A file of another shape fails here with a word on what it is, and not row by row.
-  void require_lines(const std::string& first) const {
+  void require_lines(const std::string& first, std::int64_t line) const {
     const std::size_t begin = first.find_first_not_of(" \t\r");
     const std::size_t end = first.find_last_not_of(" \t\r");
     const std::size_t next = first.find_first_not_of(" \t\r", begin + 1);
     if (first[begin] == '[' && (next == std::string::npos || first[next] == '{')) {
-      throw InputError("{}: the file is one JSON list of rows; name it .json, or set format: json",
-                       *input_.name);
+      throw InputError(
+          "{}:{}: the file is one JSON list of rows; name it .json, or set format: json",
+          *input_.name, line);
     }
     const auto opened = std::ranges::count_if(first, [](char c) { return c == '{' || c == '['; });
     constexpr auto kOpened = 3;  // more is a broken row, and not the beginning of a file
@@ -102,10 +103,11 @@ class JsonlReader : public JsonReader {
       return;
     }
     throw InputError(
-        "{}: its first line is no whole JSON object. weft reads one object a line, or one list of "
+        "{}:{}: the first line is no whole JSON object. weft reads one object a line, or one list "
+        "of "
         "objects ([...]) in a .json file; from an object that holds the rows, take the list out "
         "(jq '.data' FILE > ROWS.json)",
-        *input_.name);
+        *input_.name, line);
   }
 
   bool first_ = true;
