@@ -54,7 +54,8 @@ void check_config(const DatasetConfig& config, core::CheckReport& report) {
 /// Reads the files of one dataset.
 class Loader {
  public:
-  Loader(const DatasetConfig& config, const core::Log& log) : config_(config), log_(log) {}
+  Loader(const DatasetConfig& config, const core::Log& log, Rows rows)
+      : config_(config), log_(log), rows_(rows) {}
 
   /// Every sample with its place, in the order of the files.
   void stream(const TakeSample& take) {
@@ -194,16 +195,13 @@ class Loader {
   }
 
   void require_rows() const {
-    if (statistics_.rows > 0) return;
-    const std::size_t more = config_.path.size() - 1;
-    throw InputError("{}{}: {}", config_.path.front().string(),
-                     more > 0 ? fmt::format(" and {} more", more) : "",
-                     statistics_.bad_rows > 0 ? "no row in it can be used; see the warnings above"
-                                              : "there are no rows in it");
+    if (statistics_.rows > 0 || rows_ == Rows::kMayLack) return;
+    throw_no_rows(config_, statistics_.bad_rows);
   }
 
   const DatasetConfig& config_;
   const core::Log& log_;
+  Rows rows_;
   bool told_ = false;  // A second pass says nothing.
   ReadStatistics statistics_;
 };
@@ -286,9 +284,17 @@ std::vector<std::filesystem::path> resolve_files(const std::vector<std::filesyst
   return files;
 }
 
+void throw_no_rows(const DatasetConfig& config, std::int64_t bad_rows) {
+  const std::size_t more = config.path.size() - 1;
+  throw InputError("{}{}: {}", config.path.front().string(),
+                   more > 0 ? fmt::format(" and {} more", more) : "",
+                   bad_rows > 0 ? "no row in it can be used; see the warnings above"
+                                : "there are no rows in it");
+}
+
 ReadStatistics stream_samples(const DatasetConfig& config, const core::Log& log,
-                              const TakeSample& take) {
-  Loader loader(config, log);
+                              const TakeSample& take, Rows rows) {
+  Loader loader(config, log, rows);
   loader.stream(take);
   return loader.statistics();
 }

@@ -107,9 +107,12 @@ struct ReadStatistics {
 /// The same, one at a time as they are read, with the place of each in that order (in the order of
 /// shuffle_seed they do not come by place). Rows that cannot be used are reported at the end; with
 /// on_bad_row: raise no sample comes after the first.
+enum class Rows : std::uint8_t { kNeeded, kMayLack };  ///< Whether no row at all is an error.
 using TakeSample = std::function<void(Sample&& sample, std::int64_t place)>;
 [[nodiscard]] ReadStatistics stream_samples(const DatasetConfig& config, const core::Log& log,
-                                            const TakeSample& take);
+                                            const TakeSample& take, Rows rows = Rows::kNeeded);
+/// The error for a dataset without a row that can be used.
+[[noreturn]] void throw_no_rows(const DatasetConfig& config, std::int64_t bad_rows);
 
 /// The files that `path` names: patterns expanded and sorted. InputError when one matches nothing.
 [[nodiscard]] std::vector<std::filesystem::path> resolve_files(

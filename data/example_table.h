@@ -24,15 +24,15 @@ struct ExampleView {
   ExampleView(const Example& example) : tokens(example.tokens), supervised(example.supervised) {}
 };
 
-/// Examples by number: those of a vector, which must outlive the table, or those of a mapped file,
-/// which the table keeps open. Copies are cheap. Thread-safe.
+/// Examples by number: those of a vector, which must outlive the table, or those of mapped files,
+/// one after another, which the table keeps open. Copies are cheap. Thread-safe.
 class ExampleTable {
  public:
   ExampleTable() = default;
   // The two ways to keep examples are used alike.
   ExampleTable(std::span<const Example> examples) : examples_(examples) {}
   ExampleTable(const std::vector<Example>& examples) : examples_(examples) {}
-  explicit ExampleTable(std::shared_ptr<const TokenFile> file) : file_(std::move(file)) {}
+  explicit ExampleTable(std::vector<std::shared_ptr<const TokenFile>> files);
 
   [[nodiscard]] std::size_t size() const;
   [[nodiscard]] bool empty() const { return size() == 0; }
@@ -42,16 +42,21 @@ class ExampleTable {
   /// Those of `numbers`, in that order; what the table keeps stays shared.
   [[nodiscard]] ExampleTable select(std::vector<std::uint32_t> numbers) const;
 
-  /// Bytes of the file, all of which may be in memory; 0 for a vector's.
+  /// Bytes of the files, all of which may be in memory; 0 for a vector's.
   [[nodiscard]] std::uint64_t mapped_bytes() const;
 
-  /// Gives the pages of a mapped file back; the next look reads them again. For after a pass over
+  /// Gives the pages of mapped files back; the next look reads them again. For after a pass over
   /// everything.
   void release() const;
 
  private:
+  struct Files {
+    std::vector<std::shared_ptr<const TokenFile>> all;
+    std::vector<std::size_t> ends;  ///< Number of examples up to and with each file
+  };
+
   std::span<const Example> examples_;
-  std::shared_ptr<const TokenFile> file_;
+  std::shared_ptr<const Files> files_;
   std::shared_ptr<const std::vector<std::uint32_t>> chosen_;  ///< Null: all
 };
 

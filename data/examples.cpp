@@ -16,22 +16,6 @@
 namespace weft::data {
 namespace {
 
-void add(PromptStatistics& sum, const PromptStatistics& part) {
-  sum.samples += part.samples;
-  sum.examples += part.examples;
-  sum.dropped += part.dropped;
-  sum.truncated += part.truncated;
-  sum.truncated_texts += part.truncated_texts;
-  sum.split += part.split;
-  sum.pieces += part.pieces;
-  sum.answerless += part.answerless;
-  sum.unmerged += part.unmerged;
-  sum.straddled += part.straddled;
-  sum.appended_end += part.appended_end;
-  sum.longest = std::max(sum.longest, part.longest);
-  for (const auto& [name, samples] : part.unnamed) sum.unnamed[name] += samples;
-}
-
 /// Builds a batch of samples at a time on all threads. Examples keep the order of their samples,
 /// and of several errors the one of the first sample is kept, however the threads ran. Rows that
 /// cannot become examples are left out where the dataset says so.
@@ -121,8 +105,7 @@ class BatchBuilder {
 };
 
 /// Counts the rows that could be read and not be used, and tells of the first.
-void leave_out(const std::vector<Fault>& faults, const DatasetConfig& dataset, ReadStatistics& rows,
-               const core::Log& log) {
+void leave_out(const std::vector<Fault>& faults, ReadStatistics& rows, const core::Log& log) {
   if (faults.empty()) return;
   const std::int64_t all = rows.rows + rows.bad_rows;
   rows.rows -= std::ssize(faults);
@@ -136,10 +119,24 @@ void leave_out(const std::vector<Fault>& faults, const DatasetConfig& dataset, R
   core::tell(log, core::Level::kWarning,
              fmt::format("{} of {} rows were left out, because no example can be made of them",
                          faults.size(), all));
-  if (rows.rows == 0) {
-    throw InputError("{}: no row in it can be used; see the warnings above",
-                     dataset.path.front().string());
-  }
+}
+
+}  // namespace
+
+void add(PromptStatistics& sum, const PromptStatistics& part) {
+  sum.samples += part.samples;
+  sum.examples += part.examples;
+  sum.dropped += part.dropped;
+  sum.truncated += part.truncated;
+  sum.truncated_texts += part.truncated_texts;
+  sum.split += part.split;
+  sum.pieces += part.pieces;
+  sum.answerless += part.answerless;
+  sum.unmerged += part.unmerged;
+  sum.straddled += part.straddled;
+  sum.appended_end += part.appended_end;
+  sum.longest = std::max(sum.longest, part.longest);
+  for (const auto& [name, samples] : part.unnamed) sum.unnamed[name] += samples;
 }
 
 void tell_losses(const PromptStatistics& p, const core::Log& log) {
@@ -160,29 +157,30 @@ void tell_losses(const PromptStatistics& p, const core::Log& log) {
   }
 }
 
-}  // namespace
-
 BuildStatistics stream_examples(const std::vector<DatasetConfig>& datasets,
                                 const PromptBuilder& builder, const core::Log& log,
-                                const TakeExample& take) {
+                                const TakeExample& take, Rows needed) {
   BuildStatistics all;
   std::int64_t before = 0;  // samples of earlier datasets
   for (const DatasetConfig& dataset : datasets) {
     std::int64_t samples = 0;
     BatchBuilder batches(builder, dataset.on_bad_row, all.prompts, take);
-    ReadStatistics rows = stream_samples(dataset, log, [&](Sample&& sample, std::int64_t place) {
-      ++samples;
-      batches.add(std::move(sample), before + place);
-    });
+    ReadStatistics rows = stream_samples(
+        dataset, log,
+        [&](Sample&& sample, std::int64_t place) {
+          ++samples;
+          batches.add(std::move(sample), before + place);
+        },
+        needed);
     batches.finish();
-    leave_out(batches.faults(), dataset, rows, log);
+    leave_out(batches.faults(), rows, log);
+    if (rows.rows == 0 && needed == Rows::kNeeded) throw_no_rows(dataset, rows.bad_rows);
     before += samples;
     all.rows.rows += rows.rows;
     all.rows.bad_rows += rows.bad_rows;
     for (const auto& [name, filled] : rows.unused) all.rows.unused[name] += filled;
     std::move(rows.faults.begin(), rows.faults.end(), std::back_inserter(all.rows.faults));
   }
-  tell_losses(all.prompts, log);
   return all;
 }
 
@@ -193,6 +191,7 @@ Examples load_examples(const std::vector<DatasetConfig>& datasets, const PromptB
       stream_examples(datasets, builder, log, [&](Example&& example, std::int64_t place) {
         placed.emplace_back(place, std::move(example));
       });
+  tell_losses(statistics.prompts, log);
   std::ranges::stable_sort(placed, {}, [](const auto& one) { return one.first; });
   Examples all{.examples = {}, .prompts = statistics.prompts, .rows = std::move(statistics.rows)};
   all.examples.reserve(placed.size());

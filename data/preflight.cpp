@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/parallel.h"
 
 namespace weft::data {
 namespace {
@@ -159,6 +160,41 @@ Preflight Inspector::finish(const PromptStatistics& prompts, const ReadStatistic
   p.duplicates = std::ssize(repeats);
   if (counted_ > 0) p.mean_length = static_cast<double>(p.tokens) / static_cast<double>(counted_);
   return p;
+}
+
+void add(Preflight& sum, Preflight&& part) {
+  add(sum.prompts, part.prompts);
+  sum.rows += part.rows;
+  sum.bad_rows += part.bad_rows;
+  for (std::string& fault : part.faults) {
+    if (sum.faults.size() < kFaultsKept) sum.faults.push_back(std::move(fault));
+  }
+  sum.tokens += part.tokens;
+  sum.supervised += part.supervised;
+  sum.longest = std::max(sum.longest, part.longest);
+  sum.mean_length = share(sum.tokens, sum.prompts.examples);
+  sum.ends += part.ends;
+  sum.doubled_bos += part.doubled_bos;
+  for (const auto& [name, rows] : part.unused) sum.unused[name] += rows;
+  if (sum.template_date.empty()) sum.template_date = std::move(part.template_date);
+  if (sum.sample.empty()) {
+    sum.sample = std::move(part.sample);
+    sum.sample_origin = std::move(part.sample_origin);
+  }
+}
+
+std::int64_t count_repeats(const ExampleTable& examples) {
+  std::vector<std::array<std::uint64_t, 2>> digests(examples.size());
+  constexpr std::int64_t kGrain = 4096;
+  core::parallel_for(std::ssize(digests), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+      core::Sha256 hash;
+      hash.update(std::as_bytes(examples[i].tokens));
+      digests[i] = half_of(hash.finish());
+    }
+  });
+  std::ranges::sort(digests);
+  return std::ssize(std::ranges::unique(digests));
 }
 
 Preflight inspect_examples(const Examples& data, const text::Tokenizer& tokenizer,

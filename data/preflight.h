@@ -68,6 +68,13 @@ class Inspector {
   std::vector<std::array<std::uint64_t, 2>> digests_;  ///< Half a SHA-256 of the tokens
 };
 
+/// Adds a part's findings to those of the parts before it, but for `duplicates`, which parts have
+/// among each other (count_repeats).
+void add(Preflight& sum, Preflight&& part);
+
+/// Examples that repeat an earlier one.
+[[nodiscard]] std::int64_t count_repeats(const ExampleTable& examples);
+
 /// Fills in `violations`.
 void judge(Preflight& preflight, const PreflightLimits& limits);
 

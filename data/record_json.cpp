@@ -92,8 +92,9 @@ class JsonlReader : public JsonReader {
     const std::size_t end = first.find_last_not_of(" \t\r");
     const std::size_t next = first.find_first_not_of(" \t\r", begin + 1);
     if (first[begin] == '[' && (next == std::string::npos || first[next] == '{')) {
-      throw InputError("{}: the file is one JSON list of rows; name it .json, or set format: json",
-                       *input_.name);
+      throw InputError(
+          "{}:{}: the file is one JSON list of rows; name it .json, or set format: json",
+          *input_.name, line);
     }
     const auto opened = std::ranges::count_if(first, [](char c) { return c == '{' || c == '['; });
     constexpr auto kOpened = 3;  // more is a broken row, and not the beginning of a file

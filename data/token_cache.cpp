@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -97,8 +98,9 @@ void write_tokens(const TokenSource& source, const std::string& key, TokenFileWr
   Inspector inspector(source.tokenizer);
   std::int32_t largest = -1;
   std::string origin;
-  const BuildStatistics built =
-      stream_examples(source.datasets, builder, record, [&](Example&& example, std::int64_t place) {
+  const BuildStatistics built = stream_examples(
+      source.datasets, builder, record,
+      [&](Example&& example, std::int64_t place) {
         inspector.add(example, example.origin, place);
         const auto most = std::ranges::max_element(example.tokens);
         if (most != example.tokens.end() && *most > largest) {
@@ -106,7 +108,8 @@ void write_tokens(const TokenSource& source, const std::string& key, TokenFileWr
           origin = example.origin.text();
         }
         writer.add(example, place);
-      });
+      },
+      Rows::kMayLack);
   require_unchanged(source);
   Preflight found = inspector.finish(built.prompts, built.rows);
   found.template_date = date_of(source);
@@ -159,7 +162,7 @@ TokenisedData data_of(std::shared_ptr<const TokenFile> file, const TokenSource& 
       core::tell(log, static_cast<core::Level>(line.at(0).get<int>()),
                  retold(line.at(1).get<std::string>()));
     }
-    data.examples = ExampleTable(std::move(file));
+    data.examples = ExampleTable({std::move(file)});
     return data;
   } catch (const nlohmann::json::exception& error) {
     throw InputError("its facts are incomplete: {}", error.what());
@@ -229,7 +232,7 @@ bool is_part(const std::string& name) {
 }
 
 /// Removes what is too old or too much, but `keep`. Returns the bytes of what stays.
-std::uint64_t tidy(const fs::path& folder, const fs::path& keep) {
+std::uint64_t tidy(const fs::path& folder, const std::set<fs::path>& keep) {
   struct Kept {
     fs::file_time_type used;
     std::uint64_t bytes;
@@ -247,7 +250,7 @@ std::uint64_t tidy(const fs::path& folder, const fs::path& keep) {
     const auto used = entry.last_write_time(gone);
     const std::uint64_t bytes = entry.file_size(gone);
     if (gone) continue;
-    if (now - used > (whole ? kUnused : kLeftBehind) && entry.path() != keep) {
+    if (now - used > (whole ? kUnused : kLeftBehind) && !keep.contains(entry.path())) {
       fs::remove(entry.path(), gone);
     } else if (whole) {
       total += bytes;
@@ -257,7 +260,7 @@ std::uint64_t tidy(const fs::path& folder, const fs::path& keep) {
   std::ranges::sort(kept, {}, &Kept::used);
   for (const Kept& oldest : kept) {
     if (total <= kMostTokenBytes) break;
-    if (oldest.path == keep || !fs::remove(oldest.path, error)) continue;
+    if (keep.contains(oldest.path) || !fs::remove(oldest.path, error)) continue;
     total -= oldest.bytes;
   }
   return total;
@@ -272,14 +275,85 @@ std::shared_ptr<const TokenFile> write_file(const fs::path& path, const TokenSou
         source, key, [&](std::span<const std::byte> bytes) { file.write(bytes); }, log);
     file.commit();
   }
-  auto written = find(path, key, log);
-  if (!written) return nullptr;
-  const std::uint64_t total = tidy(path.parent_path(), path);
-  core::tell(log, core::Level::kInfo,
-             fmt::format("tokens kept in {} ({}; this folder holds {}, at most {})", path.string(),
-                         core::human_bytes(written->bytes()), core::human_bytes(total),
-                         core::human_bytes(kMostTokenBytes)));
-  return written;
+  return find(path, key, log);
+}
+
+/// What one token file holds: a dataset, or one of its files where no row depends on the others.
+struct Piece {
+  std::vector<DatasetConfig> datasets;
+  std::vector<std::vector<SourceFile>> files;
+};
+
+/// Each file has its own tokens, so that adding one leaves the others' in use. `limit` and
+/// `shuffle_seed` choose among the rows of all files of a dataset.
+std::vector<Piece> pieces_of(const TokenSource& source) {
+  std::vector<Piece> pieces;
+  for (std::size_t i = 0; i < source.datasets.size(); ++i) {
+    const DatasetConfig& dataset = source.datasets[i];
+    if (dataset.limit || dataset.shuffle_seed) {
+      pieces.push_back({{dataset}, {source.files[i]}});
+      continue;
+    }
+    for (const SourceFile& file : source.files[i]) {
+      Piece& piece = pieces.emplace_back(Piece{{dataset}, {{file}}});
+      piece.datasets.front().path = {file.path};
+    }
+  }
+  return pieces;
+}
+
+/// Files and their bytes.
+struct Tally {
+  std::size_t files = 0;
+  std::uint64_t bytes = 0;
+
+  void add(std::uint64_t more) {
+    ++files;
+    bytes += more;
+  }
+  [[nodiscard]] std::string text() const {
+    return files == 1 ? core::human_bytes(bytes)
+                      : fmt::format("{} files, {}", files, core::human_bytes(bytes));
+  }
+};
+
+/// The one file, or the folder of several.
+std::string places(const std::set<fs::path>& used, bool all, const fs::path& folder) {
+  return used.size() == 1 && all ? used.begin()->string() : folder.string();
+}
+
+/// A file may be empty, a dataset may not.
+void require_rows(const TokenSource& source, const std::vector<TokenisedData>& parts) {
+  std::size_t part = 0;
+  for (std::size_t i = 0; i < source.datasets.size(); ++i) {
+    const DatasetConfig& dataset = source.datasets[i];
+    const std::size_t count = dataset.limit || dataset.shuffle_seed ? 1 : source.files[i].size();
+    std::int64_t rows = 0;
+    std::int64_t bad = 0;
+    for (std::size_t end = part + count; part < end; ++part) {
+      rows += parts[part].preflight.rows;
+      bad += parts[part].preflight.bad_rows;
+    }
+    if (rows == 0) throw_no_rows(dataset, bad);
+  }
+}
+
+/// Several pieces as one. Repeats are looked for among all examples.
+TokenisedData together(std::vector<TokenisedData> parts,
+                       std::vector<std::shared_ptr<const TokenFile>> files) {
+  if (parts.size() == 1) return std::move(parts.front());
+  TokenisedData all;
+  for (TokenisedData& part : parts) {
+    add(all.preflight, std::move(part.preflight));
+    if (part.largest_id > all.largest_id) {
+      all.largest_id = part.largest_id;
+      all.largest_origin = std::move(part.largest_origin);
+    }
+  }
+  all.examples = ExampleTable(std::move(files));
+  all.preflight.duplicates = count_repeats(all.examples);
+  all.examples.release();
+  return all;
 }
 
 }  // namespace
@@ -318,29 +392,58 @@ fs::path TokenCache::path_of(const std::string& key) const {
   return *folder_ / (key.substr(0, kNameDigits) + kEnding);
 }
 
-TokenisedData TokenCache::tokenise(const TokenSource& source, const core::Log& log) {
-  const std::string key = key_of(source);
-  std::shared_ptr<const TokenFile>& file = open_[key];
-  if (!file && folder_) {
-    file = find(path_of(key), key, log);
-    if (file) {
-      core::tell(log, core::Level::kInfo,
-                 fmt::format("tokens taken from {} ({})", path_of(key).string(),
-                             core::human_bytes(file->bytes())));
-    }
-  }
-  if (file) return data_of(file, source, log);
+std::shared_ptr<const TokenFile> TokenCache::make(const TokenSource& source, const std::string& key,
+                                                  const core::Log& log) {
   if (folder_) {
     try {
-      file = write_file(path_of(key), source, key, log);
+      if (auto written = write_file(path_of(key), source, key, log)) return written;
     } catch (const IoError& problem) {
       core::tell(log, core::Level::kWarning,
                  fmt::format("tokens are not kept for the next run: {}", problem.what()));
       folder_.reset();
     }
   }
-  if (!file) file = write_in_memory(source, key, log);
-  return data_of(file, source, {});
+  return write_in_memory(source, key, log);
+}
+
+TokenisedData TokenCache::tokenise(const TokenSource& source, const core::Log& log) {
+  std::vector<TokenisedData> parts;
+  std::vector<std::shared_ptr<const TokenFile>> files;
+  std::set<fs::path> used;
+  Tally taken;
+  Tally made;
+  for (const Piece& piece : pieces_of(source)) {
+    const TokenSource own{piece.datasets, piece.files, source.tokenizer, source.chat_template,
+                          source.options};
+    const std::string key = key_of(own);
+    std::shared_ptr<const TokenFile>& file = open_[key];
+    const bool known = file != nullptr;
+    if (!known && folder_) file = find(path_of(key), key, log);
+    const bool found = file != nullptr;
+    if (!found) file = make(own, key, log);
+    if (!known && folder_) {
+      used.insert(path_of(key));
+      (found ? taken : made).add(file->bytes());
+    }
+    parts.push_back(data_of(file, own, found ? log : core::Log()));
+    files.push_back(file);
+  }
+  require_rows(source, parts);
+  if (taken.files > 0) {
+    core::tell(log, core::Level::kInfo,
+               fmt::format("tokens taken from {} ({})", places(used, made.files == 0, *folder_),
+                           taken.text()));
+  }
+  if (made.files > 0 && folder_) {
+    const std::uint64_t total = tidy(*folder_, used);
+    core::tell(log, core::Level::kInfo,
+               fmt::format("tokens kept in {} ({}; this folder holds {}, at most {})",
+                           places(used, taken.files == 0, *folder_), made.text(),
+                           core::human_bytes(total), core::human_bytes(kMostTokenBytes)));
+  }
+  TokenisedData data = together(std::move(parts), std::move(files));
+  tell_losses(data.preflight.prompts, log);
+  return data;
 }
 
 }  // namespace weft::data

@@ -56,13 +56,16 @@ inline constexpr std::uint64_t kMostTokenBytes = std::uint64_t{4} << 30;
 
 /// Data as tokens, kept in files that later runs on the same data map (data/token_file.h).
 ///
-/// A file is named by the SHA-256 of everything its tokens depend on: the contents of the sources
-/// and their names, the keys of the datasets, tokenizer, template, options, and the source code
-/// that made them. It also holds what was found and said while it was made, so that a later run
-/// reports the same. A file that does not verify is made again, with one warning. Where the folder
-/// cannot be written one warning says so, and tokens live in memory for this run, as they do
-/// without a folder. After a file is written the folder is tidied: out go files that were not used
-/// for 30 days, the longest unused beyond kMostTokenBytes, and what killed processes left.
+/// Each source file has a token file of its own, so that adding one leaves the others in use; only
+/// a dataset with `limit` or `shuffle_seed`, which choose among the rows of all its files, has one
+/// for them together. A token file is named by the SHA-256 of everything its tokens depend on: the
+/// contents of the sources and their names, the keys of the datasets, tokenizer, template, options,
+/// and the source code that made them. It also holds what was found and said while it was made, so
+/// that a later run reports the same. A file that does not verify is made again, with one warning.
+/// Where the folder cannot be written one warning says so, and tokens live in memory for this run,
+/// as they do without a folder. After a file is written the folder is tidied: out go files that
+/// were not used for 30 days, the longest unused beyond kMostTokenBytes, and what killed processes
+/// left.
 ///
 /// Several processes may use a folder at once: files appear whole, and one that is removed stays
 /// readable where it is mapped. An object is for one thread.
@@ -76,6 +79,8 @@ class TokenCache {
 
  private:
   [[nodiscard]] std::filesystem::path path_of(const std::string& key) const;
+  [[nodiscard]] std::shared_ptr<const TokenFile> make(const TokenSource& source,
+                                                      const std::string& key, const core::Log& log);
 
   std::optional<std::filesystem::path> folder_;  ///< Given up once it refuses a file
   std::map<std::string, std::shared_ptr<const TokenFile>> open_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <unordered_map>
@@ -28,8 +29,16 @@ constexpr std::string_view kWithoutPrefix{"\x1A\x02\x18\x00", 4};
 void load(sentencepiece::SentencePieceProcessor& processor, std::string_view model,
           std::string_view prefix, const std::string& where) {
   const std::string bytes = std::string(model).append(prefix);
-  if (const auto status = processor.LoadFromSerializedProto(bytes); !status.ok()) {
-    throw InputError("{}: SentencePiece cannot read the model: {}", where, status.ToString());
+  std::string problem;
+  try {
+    if (const auto status = processor.LoadFromSerializedProto(bytes); !status.ok()) {
+      problem = status.ToString();
+    }
+  } catch (const std::exception& error) {  // of the library's own tables
+    problem = error.what();
+  }
+  if (!problem.empty()) {
+    throw InputError("{}: SentencePiece cannot read the model: {}", where, problem);
   }
 }
 

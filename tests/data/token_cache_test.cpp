@@ -213,6 +213,46 @@ TEST_F(TokenCacheTest, AFolderWhoseNameIsNoUtf8IsReadAndKept) {
   expect_equal(first.examples, second.examples);
 }
 
+TEST_F(TokenCacheTest, AddingAFileTokenisesOnlyThatOne) {
+  const auto rows = [](int from, int to) {
+    std::string text;
+    for (int i = from; i < to; ++i) {
+      text +=
+          nlohmann::json{{"prompt", fmt::format("p{}:", i % 40)}, {"completion", "a"}, {"id", i}}
+              .dump() +
+          "\n";
+    }
+    return text;
+  };
+  config_.path = {folder_.write("one.jsonl", rows(0, 30)), folder_.write("two.jsonl", rows(30, 70)),
+                  folder_.write("empty.jsonl", "\n")};
+  (void)tokenise(cache());
+  EXPECT_EQ(entries().size(), 3U);
+  config_.path.push_back(folder_.write("three.jsonl", rows(70, 90) + std::string(90, 'x')));
+  config_.on_bad_row = OnBadRow::kSkip;
+  (void)tokenise(cache());
+  EXPECT_EQ(entries().size(), 7U) << "on_bad_row bears on what is kept";
+  config_.path.insert(config_.path.begin(), folder_.write("zero.jsonl", rows(5, 12)));
+  const TokenisedData data = tokenise(cache());
+  EXPECT_EQ(entries().size(), 8U);
+  EXPECT_THAT(said(), HasSubstr("tokens taken from " + cache().string() + " (4 files"));
+  EXPECT_THAT(said(), HasSubstr("tokens kept in " + cache().string()));
+
+  // The same as reading everything at once, whatever the pieces.
+  const PromptBuilder builder(tiny_.tokenizer, nullptr, options_);
+  const Examples loaded = load_examples({config_}, builder);
+  expect_equal(data.examples, loaded.examples);
+  EXPECT_EQ(to_json(data.preflight).dump(),
+            to_json(inspect_examples(loaded, tiny_.tokenizer, {.max_duplicate_share = 1})).dump());
+  EXPECT_GT(data.preflight.duplicates, 20) << "repeats across files are found";
+  EXPECT_EQ(data.preflight.unused.at("id"), 97);
+  const TokenisedData uncached = tokenise(std::nullopt);
+  expect_equal(uncached.examples, data.examples);
+
+  config_.path = {folder_ / "empty.jsonl"};
+  EXPECT_THROWS_WITH((void)tokenise(cache()), InputError, "empty.jsonl: there are no rows in it");
+}
+
 TEST_F(TokenCacheTest, ADamagedOrCutFileIsMadeAgainWithOneLine) {
   const TokenisedData good = tokenise(cache());
   const fs::path file = entries().front();

@@ -2,6 +2,8 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
+#include <set>
+
 #include "core/error.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
@@ -119,6 +121,16 @@ TEST_F(SentencePiece, DigestHoldsTheFlagsOfTheConfiguration) {
   }
   EXPECT_EQ(digests.size(), 7U);
   EXPECT_EQ(open("{}").digest(), open(R"({"legacy": false})").digest());
+}
+
+TEST_F(SentencePiece, APieceThatItsLibraryThrowsAtIsAnErrorThatNamesTheFolder) {
+  // pieces { piece: "\\0l" } and trainer_spec { model_type: UNIGRAM }: a key of no length in the
+  // library's table.
+  const std::string piece("\x0A\x04\x0A\x02\x00l\x12\x02\x18\x01", 10);
+  const TempDir dir;
+  dir.write("tokenizer.model", tests::slurp(*dir_ / "tokenizer.model") + piece);
+  EXPECT_THROWS_WITH((void)Tokenizer::open(dir.path()), InputError, dir.path().c_str(),
+                     "SentencePiece cannot read the model");
 }
 
 TEST_F(SentencePiece, OffsetsCoverTheTextInOrder) {
