@@ -30,7 +30,7 @@ inline constexpr std::array kCatalog{
     CatalogEntry{"eval", "measure loss, bits per byte and chrF of a model and its stages",
                  Home::kTorchLibrary},
     CatalogEntry{"score", "score answers of any program: chrF, BLEU, TER, exact match, F1",
-                 Home::kTorchLibrary},
+                 Home::kProgram},
     CatalogEntry{"ledger", "list, compare and plot the evaluations that were recorded",
                  Home::kProgram},
     CatalogEntry{"report", "one page on training runs and evaluations, or a model card's section",

@@ -9,14 +9,13 @@ Run add_eval(CLI::App& app);      // eval.cpp
 Run add_generate(CLI::App& app);  // generate.cpp
 Run add_imatrix(CLI::App& app);   // imatrix.cpp
 Run add_logits(CLI::App& app);    // logits.cpp
-Run add_score(CLI::App& app);     // score.cpp
 Run add_train(CLI::App& app);     // train.cpp
 
 namespace {
 constexpr std::array kCommands{
     Command{"eval", add_eval},       Command{"generate", add_generate},
     Command{"imatrix", add_imatrix}, Command{"logits", add_logits},
-    Command{"score", add_score},     Command{"train", add_train},
+    Command{"train", add_train},
 };
 }  // namespace
 
