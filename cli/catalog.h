@@ -44,7 +44,7 @@ inline constexpr std::array kCatalog{
                  "weft eval --model SmolLM2-135M-Instruct --adapter runs/nahuatl/adapter --text "
                  "nahuatl.txt"},
     CatalogEntry{"score", "score answers of any program: chrF, BLEU, TER, exact match, F1",
-                 Home::kTorchLibrary,
+                 Home::kProgram,
                  "weft score answers.txt --reference references.txt --metric chrf++ bleu"},
     CatalogEntry{"ledger", "list, compare and plot the evaluations that were recorded",
                  Home::kProgram, "weft ledger compare 1 2"},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 
@@ -143,13 +144,30 @@ void declare(CLI::App& app, EvalArguments& a) {
 class ProgressLine {
  public:
   void operator()(const eval::Progress& p) {
-    if (core::stderr_is_terminal()) {
-      tell("\r\033[K{}: {} {} {}/{}", p.stage, p.suite, p.what, p.done, p.total);
-      if (p.done == p.total) tell("\r\033[K");
-    } else if (p.done == p.total) {
-      tell("weft eval: {}: {} {} {}\n", p.stage, p.suite, p.total, p.what);
+    const Clock::time_point now = Clock::now();
+    std::string work = fmt::format("{}\n{}\n{}", p.stage, p.suite, p.what);
+    if (work != work_) {
+      work_ = std::move(work);
+      begun_ = now;
     }
+    const double seconds = std::chrono::duration<double>(now - begun_).count();
+    const bool is_done = p.done == p.total;
+    if (!core::stderr_is_terminal()) {
+      if (is_done)
+        tell("weft eval: {}\n", eval::progress_text(p, seconds, kLongestLine));
+      return;
+    }
+    if (!is_done && now - drawn_ < std::chrono::milliseconds(100)) return;
+    drawn_ = now;
+    tell("\r\033[K{}",
+               is_done ? "" : eval::progress_text(p, seconds, core::terminal_columns() - 1));
   }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr int kLongestLine = 200;
+  std::string work_;
+  Clock::time_point begun_{}, drawn_{};
 };
 
 std::vector<eval::GateResult> gate_results(const eval::EvalConfig& config,
@@ -254,7 +272,7 @@ int run(const EvalArguments& arguments) {
   model::prepare_runtime(static_cast<int>(config.threads));
   eval::Hooks hooks{
       .log = log,
-      .progress = arguments.json ? eval::ProgressFunction{} : ProgressLine{},
+      .progress = ProgressLine{},
       .stop = &catch_interrupts(),
       .before_load = [](const std::string& what, std::uint64_t weights, std::uint64_t work) {
         train::require_memory(

@@ -10,14 +10,13 @@ Run add_generate(CLI::App& app);  // generate.cpp
 Run add_imatrix(CLI::App& app);   // imatrix.cpp
 Run add_import(CLI::App& app);    // import.cpp
 Run add_logits(CLI::App& app);    // logits.cpp
-Run add_score(CLI::App& app);     // score.cpp
 Run add_train(CLI::App& app);     // train.cpp
 
 namespace {
 constexpr std::array kCommands{
     Command{"eval", add_eval},       Command{"generate", add_generate},
     Command{"imatrix", add_imatrix}, Command{"import", add_import},
-    Command{"logits", add_logits},   Command{"score", add_score},
+    Command{"logits", add_logits},
     Command{"train", add_train},
 };
 }  // namespace

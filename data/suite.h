@@ -18,6 +18,7 @@ struct GenerateSection {
   std::int64_t examples = 50;
   std::int64_t max_tokens = 128;
   double repetition_penalty = 1;
+  std::vector<std::string> stop{};  ///< Texts before which an answer ends.
   std::int64_t show = 5;
   std::int64_t batch = 64;
   std::vector<std::string> metrics{"chrf", "chrf++"};  ///< eval/answer_metric.h
@@ -27,8 +28,11 @@ struct GenerateSection {
 struct ChoiceSection {
   std::vector<std::filesystem::path> path;
   std::string context = "{context}";  ///< Template over the row's columns.
-  std::string choices = "choices";    ///< The column with the list of choices.
+  /// The column with the list of choices; or a template for each choice.
+  std::vector<std::string> choices{"choices"};
   std::string answer = "answer";      ///< The column with the right one.
+  std::optional<std::string> labels;  ///< The column with the choices' labels.
+  std::int64_t answer_from = 0;       ///< The number of the first choice.
   std::string delimiter = " ";        ///< Between context and choice.
 };
 
@@ -46,8 +50,10 @@ struct SuiteSection {
   std::string source;  ///< Column that names a row's source document.
   Windows windows = Windows::kRolling;
   std::optional<std::int64_t> window_tokens;
+  std::optional<std::int64_t> stride;
   std::optional<std::int64_t> limit;
   std::vector<std::string> metrics;  ///< Of answers; empty: those of generate.
+  std::string references{};          ///< Column with more references beside the answer.
 
   /// Whether plain text is scored: files of `text`, or `data` of type text.
   [[nodiscard]] bool plain_text() const {

@@ -8,7 +8,6 @@
 #include <tuple>
 
 #include "eval/languages.h"
-#include "eval/tables.h"
 
 namespace weft::eval {
 namespace {

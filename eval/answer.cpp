@@ -4,10 +4,19 @@
 
 namespace weft::eval {
 
-Generation compare_answer(std::string prompt, std::string reference, std::string output) {
-  Generation generation{
-      .prompt = std::move(prompt), .reference = std::move(reference), .output = std::move(output)};
-  const std::vector<std::string> references{generation.reference};
+std::vector<std::string> references_of(const Generation& generation) {
+  std::vector<std::string> all{generation.reference};
+  all.insert(all.end(), generation.more_references.begin(), generation.more_references.end());
+  return all;
+}
+
+Generation compare_answer(std::string prompt, std::string reference, std::string output,
+                          std::vector<std::string> more_references) {
+  Generation generation{.prompt = std::move(prompt),
+                        .reference = std::move(reference),
+                        .output = std::move(output),
+                        .more_references = std::move(more_references)};
+  const std::vector<std::string> references = references_of(generation);
   generation.chrf = chrf_statistics(generation.output, references, kChrf);
   generation.chrf_plus_plus = chrf_statistics(generation.output, references, kChrfPlusPlus);
   return generation;
@@ -16,7 +25,7 @@ Generation compare_answer(std::string prompt, std::string reference, std::string
 std::vector<AnswerMetric> metrics_of(const SuiteLabels& labels) {
   std::vector<AnswerMetric> metrics;
   for (const std::string& spec : labels.metrics.empty() ? default_answer_metrics() : labels.metrics)
-    metrics.push_back(answer_metric(spec));
+    metrics.push_back(answer_metric(spec, labels.references));
   return metrics;
 }
 
@@ -34,7 +43,7 @@ void score_answers(SuiteResult& suite) {
 std::vector<double> answer_sums(const Generation& generation, const AnswerMetric& metric,
                                 std::size_t place) {
   if (place < generation.scores.size()) return generation.scores[place];
-  return metric.statistics(generation.output, std::span(&generation.reference, 1));
+  return metric.statistics(generation.output, references_of(generation));
 }
 
 }  // namespace weft::eval

@@ -10,7 +10,10 @@ namespace weft::eval {
 
 /// A generated answer with all that its scores are made of.
 [[nodiscard]] Generation compare_answer(std::string prompt, std::string reference,
-                                        std::string output);
+                                        std::string output,
+                                        std::vector<std::string> more_references = {});
+/// The reference and those beside it.
+[[nodiscard]] std::vector<std::string> references_of(const Generation& generation);
 
 /// What a suite's answers are scored by: its labels' metrics, or the default.
 [[nodiscard]] std::vector<AnswerMetric> metrics_of(const SuiteLabels& labels);

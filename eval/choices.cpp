@@ -1,6 +1,7 @@
 #include "eval/choices.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "core/error.h"
 #include "core/utf8.h"
@@ -21,58 +22,131 @@ struct Row {
   std::string source;
 };
 
-std::int32_t answer_of(const nlohmann::ordered_json& value, const std::vector<std::string>& choices,
-                       const data::Origin& origin) {
-  const auto count = static_cast<std::int64_t>(choices.size());
-  if (value.is_number_integer()) {
-    const auto place = value.get<std::int64_t>();
-    if (place >= 0 && place < count) return static_cast<std::int32_t>(place);
-    throw InputError("{}: the answer is choice {}, and there are {}, counted from 0", origin.text(),
-                     place, count);
+using Json = nlohmann::ordered_json;
+
+/// The column of the name, or with dots the one within others: "choices.text".
+const Json& column_of(const data::Record& record, const std::string& name) {
+  const Json* values = &record.values;
+  std::string_view left = name;
+  for (;;) {
+    // A column may have a dot in its own name.
+    if (const auto whole = values->find(std::string(left)); whole != values->end()) return *whole;
+    const std::size_t dot = left.find('.');
+    const auto found = dot == std::string_view::npos
+                           ? values->end()
+                           : values->find(std::string(left.substr(0, dot)));
+    if (found == values->end() || !found->is_object())
+      throw InputError("{}: there is no column '{}'", record.origin.text(), name);
+    values = &*found;
+    left.remove_prefix(dot + 1);
   }
-  if (!value.is_string())
-    throw InputError("{}: the answer must be a number or text", origin.text());
-  const auto text = value.get<std::string>();
-  const auto found = std::ranges::find(choices, text);
-  if (found != choices.end()) return static_cast<std::int32_t>(found - choices.begin());
-  if (text.size() == 1 && text[0] >= 'A' && text[0] < 'A' + count) return text[0] - 'A';
-  throw InputError("{}: the answer '{}' is none of the choices", origin.text(), text);
 }
 
-Row row_of(const data::Record& record, const SuiteSection& suite,
-           const data::FieldTemplate& context) {
-  const ChoiceSection& section = *suite.choices;
-  const auto column = [&](const std::string& name) -> const nlohmann::ordered_json& {
-    const auto found = record.values.find(name);
-    if (found == record.values.end())
-      throw InputError("{}: there is no column '{}'", record.origin.text(), name);
-    return *found;
-  };
-  Row row;
-  try {
-    row.context = context.fill(record.values, data::FieldTemplate::Empty::kAllow);
-  } catch (const Error& error) {
-    throw InputError("{}: {}", record.origin.text(), error.what());
-  }
-  const nlohmann::ordered_json& choices = column(section.choices);
-  const bool is_list =
-      choices.is_array() && choices.size() >= 2 &&
-      std::ranges::all_of(choices, [](const auto& choice) { return choice.is_string(); });
-  if (!is_list) {
-    throw InputError("{}: '{}' must be a list of two or more texts", record.origin.text(),
-                     section.choices);
-  }
-  row.choices = choices.get<std::vector<std::string>>();
-  for (const std::string& choice : row.choices) {
-    if (choice.empty()) throw InputError("{}: a choice is empty", record.origin.text());
-  }
-  row.answer = answer_of(column(section.answer), row.choices, record.origin);
-  if (!suite.source.empty()) row.source = source_text(column(suite.source));
-  return row;
+std::vector<std::string> texts_of(const Json& value, const std::string& name,
+                                  const data::Origin& origin) {
+  const bool is_list = value.is_array() && value.size() >= 2 &&
+                       std::ranges::all_of(value, [](const Json& one) { return one.is_string(); });
+  if (!is_list)
+    throw InputError("{}: '{}' must be a list of two or more texts", origin.text(), name);
+  return value.get<std::vector<std::string>>();
 }
+
+/// How a suite's rows are read.
+class RowReader {
+ public:
+  explicit RowReader(const SuiteSection& suite)
+      : suite_(suite), section_(*suite.choices), context_(section_.context, "choices.context") {
+    if (section_.choices.size() == 1) return;
+    for (const std::string& text : section_.choices)
+      templates_.emplace_back(text, "choices.choices");
+  }
+
+  [[nodiscard]] Row read(const data::Record& record) const {
+    Row row;
+    try {
+      row.context = context_.fill(record.values, data::FieldTemplate::Empty::kAllow);
+      row.choices = choices(record);
+    } catch (const Error& error) {
+      const std::string where = record.origin.text();
+      const std::string what = error.what();
+      throw InputError("{}", what.starts_with(where) ? what : where + ": " + what);
+    }
+    for (const std::string& choice : row.choices) {
+      if (choice.empty()) throw InputError("{}: a choice is empty", record.origin.text());
+    }
+    row.answer = answer(record, row.choices);
+    if (!suite_.source.empty()) row.source = source_text(column_of(record, suite_.source));
+    return row;
+  }
+
+ private:
+  [[nodiscard]] std::vector<std::string> choices(const data::Record& record) const {
+    if (templates_.empty()) {
+      const std::string& name = section_.choices.front();
+      return texts_of(column_of(record, name), name, record.origin);
+    }
+    std::vector<std::string> all;
+    for (std::size_t i = 0; i < templates_.size(); ++i) {
+      const std::string& text = section_.choices[i];
+      // As it stands, "mc_answer1" would be scored as those ten letters.
+      if (templates_[i].names().empty() && record.values.contains(text)) {
+        throw InputError(
+            "{}: the choice '{}' is the name of a column; write \"{{{}}}\" for its text",
+            record.origin.text(), text, text);
+      }
+      all.push_back(templates_[i].fill(record.values, data::FieldTemplate::Empty::kRefuse));
+    }
+    return all;
+  }
+
+  [[nodiscard]] std::int32_t answer(const data::Record& record,
+                                    const std::vector<std::string>& choices) const {
+    const Json& value = column_of(record, section_.answer);
+    const auto place_of = [](const std::vector<std::string>& all, const std::string& text) {
+      const auto found = std::ranges::find(all, text);
+      return found == all.end() ? -1 : static_cast<std::int32_t>(found - all.begin());
+    };
+    if (value.is_number_integer()) return numbered(value.get<std::int64_t>(), choices, record);
+    if (!value.is_string())
+      throw InputError("{}: the answer must be a number or text", record.origin.text());
+    const auto text = value.get<std::string>();
+    if (section_.labels) {
+      const auto labels =
+          texts_of(column_of(record, *section_.labels), *section_.labels, record.origin);
+      if (labels.size() != choices.size()) {
+        throw InputError("{}: there are {} labels and {} choices", record.origin.text(),
+                         labels.size(), choices.size());
+      }
+      if (const std::int32_t place = place_of(labels, text); place >= 0) return place;
+      throw InputError("{}: the answer '{}' is none of the labels", record.origin.text(), text);
+    }
+    if (const std::int32_t place = place_of(choices, text); place >= 0) return place;
+    const auto count = static_cast<std::int64_t>(choices.size());
+    if (text.size() == 1 && text[0] >= 'A' && text[0] < 'A' + count) return text[0] - 'A';
+    std::int64_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error == std::errc() && end == text.data() + text.size())
+      return numbered(number, choices, record);
+    throw InputError("{}: the answer '{}' is none of the choices", record.origin.text(), text);
+  }
+
+  [[nodiscard]] std::int32_t numbered(std::int64_t number, const std::vector<std::string>& choices,
+                                      const data::Record& record) const {
+    const std::int64_t place = number - section_.answer_from;
+    if (place >= 0 && place < static_cast<std::int64_t>(choices.size()))
+      return static_cast<std::int32_t>(place);
+    throw InputError("{}: the answer is choice {}, and there are {}, counted from {} (answer_from)",
+                     record.origin.text(), number, choices.size(), section_.answer_from);
+  }
+
+  const SuiteSection& suite_;
+  const ChoiceSection& section_;
+  data::FieldTemplate context_;
+  std::vector<data::FieldTemplate> templates_;  ///< Empty: a column holds the list.
+};
 
 std::vector<Row> read_rows(const SuiteSection& suite) {
-  const data::FieldTemplate context(suite.choices->context, "choices.context");
+  const RowReader row_reader(suite);
   std::vector<Row> rows;
   for (const std::filesystem::path& path : data::resolve_files(suite.choices->path)) {
     data::RecordOptions options;
@@ -80,7 +154,7 @@ std::vector<Row> read_rows(const SuiteSection& suite) {
     const auto reader = data::open_records(path, options, [](const data::Fault& fault) {
       throw InputError("{}: {}", fault.origin.text(), fault.what);
     });
-    while (const auto record = reader->next()) rows.push_back(row_of(*record, suite, context));
+    while (const auto record = reader->next()) rows.push_back(row_reader.read(*record));
   }
   if (rows.empty()) {
     throw InputError("suite '{}': there is no question in {}", suite.name,

@@ -119,11 +119,19 @@ std::vector<StagePlan> stage_plans(const EvalConfig& config) {
   return plans;
 }
 
+namespace {
+std::string plain_name(std::string name) {
+  std::ranges::replace_if(
+      name, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }, '_');
+  return name;
+}
+}  // namespace
+
 std::vector<SuiteSection> suite_plans(const EvalConfig& config) {
   std::set<std::string> taken;
   for (const SuiteSection& suite : config.suites) taken.insert(suite.name);
   const auto name_of = [&](const std::filesystem::path& path) {
-    const std::string file = path.filename().string();
+    const std::string file = plain_name(path.filename().string());
     const std::string stem = file.substr(0, file.find('.', 1));
     std::string name = stem;
     for (int number = 2; !taken.insert(name).second; ++number)
@@ -164,9 +172,17 @@ std::size_t reference_stage(const EvalConfig& config) {
 }
 
 namespace {
+/// Names are printed on terminals.
+void require_plain_name(std::string_view what, const std::string& name) {
+  if (plain_name(name) == name) return;
+  throw ConfigError("{} '{}' has a control character in its name (shown as _); leave it out", what,
+                    plain_name(name));
+}
+
 void validate_suites(const EvalConfig& config) {
   std::set<std::string> names;
   for (const SuiteSection& suite : config.suites) {
+    require_plain_name("suite", suite.name);
     if (!names.insert(suite.name).second)
       throw ConfigError("two suites are called '{}': give each a name of its own", suite.name);
     const int kinds = (suite.text.empty() ? 0 : 1) + (suite.data ? 1 : 0) + (suite.choices ? 1 : 0);
@@ -178,10 +194,21 @@ void validate_suites(const EvalConfig& config) {
     if (!suite.metrics.empty() && (!suite.data || suite.plain_text() || !config.generate))
       throw ConfigError("{}: only answers have them: give it data, and generate", where);
     require_answer_metrics(suite.metrics, where);
+    if (!suite.references.empty() && (!suite.data || suite.plain_text() || !config.generate))
+      throw ConfigError(
+          "references of suite '{}': only answers have them: give it data, and generate",
+          suite.name);
     if (suite.data && !suite.source.empty())
       throw ConfigError("suite '{}': source is for text and choices", suite.name);
-    if (!suite.plain_text() && (suite.windows != Windows::kRolling || suite.window_tokens))
-      throw ConfigError("suite '{}': windows and window_tokens are for text", suite.name);
+    if (!suite.plain_text() &&
+        (suite.windows != Windows::kRolling || suite.window_tokens || suite.stride))
+      throw ConfigError("suite '{}': windows, window_tokens and stride are for text", suite.name);
+    if (suite.stride && suite.windows == Windows::kLlama)
+      throw ConfigError("suite '{}': windows: llama has a stride of its own; leave stride out",
+                        suite.name);
+    if (suite.stride && suite.window_tokens && *suite.stride > *suite.window_tokens)
+      throw ConfigError("suite '{}': stride {} is more than window_tokens {}", suite.name,
+                        *suite.stride, *suite.window_tokens);
   }
   if (!config.distribution) return;
   for (const SuiteSection& suite : suite_plans(config)) names.insert(suite.name);
@@ -201,6 +228,7 @@ void validate_stages(const EvalConfig& config) {
   std::set<std::string> names;
   for (const StageSection& stage : config.stages) {
     if (stage.quantise) (void)exporting::find_file_type(*stage.quantise);
+    require_plain_name("stage", stage.name);
     if (!names.insert(stage.name).second)
       throw ConfigError("two stages are called '{}': give each a name of its own", stage.name);
   }
@@ -223,7 +251,11 @@ void validate(const EvalConfig& config) {
         "generate (--generate) needs instruction data: give data (--data FILE), or "
         "leave it out");
   }
-  if (config.generate) require_answer_metrics(config.generate->metrics, "generate.metrics");
+  if (config.generate) {
+    require_answer_metrics(config.generate->metrics, "generate.metrics");
+    if (std::ranges::any_of(config.generate->stop, &std::string::empty))
+      throw ConfigError("generate.stop: an empty text would end every answer at once");
+  }
   validate_stages(config);
   validate_suites(config);
   (void)reference_stage(config);
@@ -244,7 +276,8 @@ BootstrapOptions bootstrap_options(const EvalConfig& config) {
 
 std::optional<Decoding> decoding_of(const EvalConfig& config) {
   if (!config.generate) return std::nullopt;
-  return Decoding{config.generate->max_tokens, config.generate->repetition_penalty};
+  return Decoding{config.generate->max_tokens, config.generate->repetition_penalty,
+                  config.generate->stop};
 }
 
 }  // namespace weft::eval

@@ -243,7 +243,9 @@ bool same_items(const SuiteResult& a, const SuiteResult& b) {
 bool same_generations(const SuiteResult& a, const SuiteResult& b) {
   if (a.generations.size() != b.generations.size()) return false;
   for (std::size_t i = 0; i < a.generations.size(); ++i) {
-    if (a.generations[i].reference != b.generations[i].reference) return false;
+    if (a.generations[i].reference != b.generations[i].reference ||
+        a.generations[i].more_references != b.generations[i].more_references)
+      return false;
   }
   return true;
 }

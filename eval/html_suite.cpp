@@ -191,6 +191,8 @@ std::string answer(const std::vector<StageFigures>& stages, std::size_t index) {
   line("prompt", escaped(without_empty_lines(sample.prompt)));
   const std::string reference = without_empty_lines(sample.reference);
   line("reference", escaped(reference));
+  for (const std::string& more : sample.more_references)
+    line("or", escaped(without_empty_lines(more)));
   for (const StageFigures& stage : stages) {
     if (index >= stage.suite->generations.size()) continue;
     const Generation& written = stage.suite->generations[index];

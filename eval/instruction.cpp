@@ -1,7 +1,11 @@
 #include "eval/instruction.h"
 
+#include <algorithm>
+#include <map>
+
 #include "core/error.h"
 #include "data/prompt.h"
+#include "data/record.h"
 #include "eval/spread.h"
 
 namespace weft::eval {
@@ -55,6 +59,50 @@ bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
+/// A text, or a list of texts.
+std::vector<std::string> references_in(const data::Record& record, const std::string& column) {
+  const auto found = record.values.find(column);
+  if (found == record.values.end())
+    throw InputError("{}: there is no column '{}' (references)", record.origin.text(), column);
+  if (found->is_string()) return {found->get<std::string>()};
+  const bool is_list = found->is_array() &&
+                       std::ranges::all_of(*found, [](const auto& one) { return one.is_string(); });
+  if (!is_list) {
+    throw InputError("{}: '{}' (references) must be a text or a list of texts",
+                     record.origin.text(), column);
+  }
+  return found->get<std::vector<std::string>>();
+}
+
+/// Fills the references that stand in a column of the questions' rows.
+void add_references(const data::DatasetConfig& config, const std::string& column,
+                    const std::vector<std::string>& origins, std::vector<Question>& questions) {
+  std::map<std::string, std::size_t> places;
+  for (std::size_t i = 0; i < origins.size(); ++i) places.emplace(origins[i], i);
+  const data::RecordOptions options{.format = config.format,
+                                    .columns = config.columns,
+                                    .header = config.header,
+                                    .delimiter = config.delimiter,
+                                    .quotes = config.quotes,
+                                    .documents = config.documents};
+  std::optional<std::size_t> count;
+  for (const std::filesystem::path& file : data::resolve_files(config.path)) {
+    const auto reader = data::open_records(file, options, [](const data::Fault&) {});
+    while (const auto record = reader->next()) {
+      const auto place = places.find(record->origin.text());
+      if (place == places.end()) continue;
+      auto found = references_in(*record, column);
+      if (!count) count = found.size();
+      if (found.size() != *count) {
+        throw InputError(
+            "{}: there are {} references in '{}', and {} in the first row; give each as many",
+            record->origin.text(), found.size(), column, *count);
+      }
+      questions[place->second].more_references = std::move(found);
+    }
+  }
+}
+
 }  // namespace
 
 InstructionData instruction_data(const data::DatasetConfig& config,
@@ -64,8 +112,7 @@ InstructionData instruction_data(const data::DatasetConfig& config,
   const std::vector<data::Sample> samples = data::load_samples(config, log);
   const data::PromptBuilder builder(
       tokenizer, chat_template,
-      {.sequence_len = limits.max_tokens, .over_length = data::OverLength::kRaise});
-  data::PromptStatistics statistics;
+      {.sequence_len = limits.max_tokens, .over_length = data::OverLength::kDrop});
   InstructionData result;
   std::vector<std::size_t> chosen;     // Those that examples could be made of.
   std::vector<std::size_t> last_pass;  // Of each chosen sample.
@@ -77,6 +124,7 @@ InstructionData instruction_data(const data::DatasetConfig& config,
           "under `text` (--text)",
           sample.origin.text());
     }
+    data::PromptStatistics statistics;
     std::vector<data::Example> built;
     try {
       built = builder.build(sample, statistics);
@@ -84,6 +132,13 @@ InstructionData instruction_data(const data::DatasetConfig& config,
       if (config.on_bad_row != data::OnBadRow::kSkip) throw;
       core::tell(log, core::Level::kWarning, std::string("left out: ") + row.what());
       continue;
+    }
+    if (statistics.dropped > 0) {
+      throw InputError(
+          "{}: the example has {} tokens, more than sequence_len {}; raise sequence_len "
+          "(--sequence-len) or leave the row out of the file: a test set without its longest rows "
+          "would be another one",
+          sample.origin.text(), statistics.longest, limits.max_tokens);
     }
     chosen.push_back(index);
     for (const data::Example& example : built) {
@@ -95,7 +150,9 @@ InstructionData instruction_data(const data::DatasetConfig& config,
   if (result.passes.empty()) {
     throw InputError("{}: there is no example to score in it", config.path.front().string());
   }
+  std::vector<std::string> origins;
   for (const std::size_t place : spread(chosen.size(), limits.generate)) {
+    origins.push_back(samples[chosen[place]].origin.text());
     const data::Sample& sample = samples[chosen[place]];
     data::PromptBuilder::Question question = builder.question(sample);
     const std::size_t passes = last_pass[place];
@@ -111,6 +168,8 @@ InstructionData instruction_data(const data::DatasetConfig& config,
                                 .text = question_text(sample),
                                 .reference = std::move(question.reference)});
   }
+  if (!limits.references.empty())
+    add_references(config, limits.references, origins, result.questions);
   return result;
 }
 

@@ -19,6 +19,7 @@ struct Question {
   std::vector<std::int32_t> tokens;  ///< With everything that the template puts before an answer.
   std::string text;                  ///< What the user wrote.
   std::string reference;             ///< The answer of the data.
+  std::vector<std::string> more_references{};
 };
 
 /// Instruction data prepared for one tokenizer and chat template.
@@ -33,11 +34,13 @@ struct InstructionLimits {
   std::int64_t max_tokens = 0;        ///< Longest example.
   std::optional<std::int64_t> limit;  ///< Examples, spread evenly over the data; all without it.
   std::int64_t generate = 0;          ///< Questions, spread evenly over the examples.
+  std::string references{};           ///< Column with more references; empty: none.
 };
 
 /// Reads and lays out examples as training does (data/prompt.h). Throws InputError for malformed
 /// rows (file:line, unless the data set says skip), for plain text, and for an example longer than
-/// max_tokens: a shorter test set than the one named would not be comparable.
+/// max_tokens: a shorter test set than the one named would not be comparable; also for rows whose
+/// numbers of references differ.
 [[nodiscard]] InstructionData instruction_data(const data::DatasetConfig& config,
                                                const text::Tokenizer& tokenizer,
                                                const text::ChatTemplate* chat_template,

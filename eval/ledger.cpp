@@ -14,7 +14,6 @@
 #include "eval/figures.h"
 #include "eval/ledger_schema.h"
 #include "eval/pack.h"
-#include "eval/report.h"
 
 namespace weft::eval {
 namespace {
@@ -38,7 +37,8 @@ std::string settings_text(const Recorded& recorded) {
                   {"confidence", bootstrap.confidence}}}};
   if (const auto& decoding = evaluation.decoding) {
     settings["generate"] = {{"max_tokens", decoding->max_tokens},
-                            {"repetition_penalty", decoding->repetition_penalty}};
+                            {"repetition_penalty", decoding->repetition_penalty},
+                            {"stop", decoding->stop}};
   }
   return dump(settings);
 }

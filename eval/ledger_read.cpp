@@ -25,7 +25,8 @@ void read_settings(const Json& settings, Recorded& recorded) {
   if (!settings.contains("generate")) return;
   const Json& generate = settings.at("generate");
   evaluation.decoding = {generate.at("max_tokens").get<std::int64_t>(),
-                         generate.at("repetition_penalty").get<double>()};
+                         generate.at("repetition_penalty").get<double>(),
+                         generate.value("stop", std::vector<std::string>{})};
 }
 
 /// Columns of `evaluations` from recorded_at to seconds.

@@ -74,15 +74,19 @@ std::vector<Item> items_from(const Json& json) {
 
 Json generations_json(const std::vector<Generation>& generations) {
   Json all = Json::array();
-  for (const Generation& g : generations) all.push_back({g.prompt, g.reference, g.output});
+  for (const Generation& g : generations) {
+    all.push_back({g.prompt, g.reference, g.output});
+    if (!g.more_references.empty()) all.back().push_back(g.more_references);
+  }
   return all;
 }
 
 std::vector<Generation> generations_from(const Json& json) {
   std::vector<Generation> generations;
   for (const Json& g : json) {
-    generations.push_back(compare_answer(g.at(0).get<std::string>(), g.at(1).get<std::string>(),
-                                         g.at(2).get<std::string>()));
+    generations.push_back(compare_answer(
+        g.at(0).get<std::string>(), g.at(1).get<std::string>(), g.at(2).get<std::string>(),
+        g.size() > 3 ? g.at(3).get<std::vector<std::string>>() : std::vector<std::string>{}));
   }
   return generations;
 }
@@ -148,7 +152,8 @@ Json labels_json(const SuiteLabels& labels) {
           {"must_keep", labels.must_keep},
           {"sources", column(labels.sources, [](std::uint32_t source) { return source; })},
           {"source_names", labels.source_names},
-          {"metrics", labels.metrics}};
+          {"metrics", labels.metrics},
+          {"references", labels.references}};
 }
 
 SuiteLabels labels_from(const Json& json, std::size_t items) {
@@ -156,7 +161,8 @@ SuiteLabels labels_from(const Json& json, std::size_t items) {
                      .must_keep = json.at("must_keep").get<bool>(),
                      .sources = values<std::uint32_t>(json.at("sources")),
                      .source_names = json.at("source_names").get<std::vector<std::string>>(),
-                     .metrics = json.value("metrics", std::vector<std::string>{})};
+                     .metrics = json.value("metrics", std::vector<std::string>{}),
+                     .references = json.value("references", std::size_t{1})};
   if (!labels.sources.empty() && labels.sources.size() != items)
     throw std::invalid_argument("columns differ in length");
   for (const std::uint32_t source : labels.sources) {

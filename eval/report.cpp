@@ -16,15 +16,6 @@
 
 namespace weft::eval {
 
-const char* word(SuiteKind kind) {
-  switch (kind) {
-    case SuiteKind::kText: return "text";
-    case SuiteKind::kInstruction: return "instruction";
-    case SuiteKind::kChoice: return "choice";
-  }
-  return "";
-}
-
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -54,6 +45,8 @@ Json generations_json(const SuiteResult& suite) {
     all.push_back({{"prompt", generation.prompt},
                    {"reference", generation.reference},
                    {"output", generation.output}});
+    if (!generation.more_references.empty())
+      all.back()["more_references"] = generation.more_references;
     for (std::size_t i = 0; i < metrics.size(); ++i) {
       // BLEU of one answer is 0 wherever no four words in a row are right.
       if (metrics[i].name == "bleu") continue;
@@ -198,6 +191,8 @@ nlohmann::ordered_json to_json(const Evaluation& evaluation, const Analysis& ana
   if (evaluation.decoding) {
     settings["generate"] = {{"max_tokens", evaluation.decoding->max_tokens},
                             {"repetition_penalty", evaluation.decoding->repetition_penalty}};
+    if (!evaluation.decoding->stop.empty())
+      settings["generate"]["stop"] = evaluation.decoding->stop;
   }
   Json json{{"stages", stages}};
   if (!analysis.comparisons.empty())
@@ -257,7 +252,7 @@ std::string to_samples(const Evaluation& evaluation, std::int64_t count) {
       const Generation& sample = first.generations[index];
       if (!text.empty()) text += '\n';
       line("prompt", sample.prompt);
-      line("reference", sample.reference);
+      for (const std::string& reference : references_of(sample)) line("reference", reference);
       for (const StageResult& stage : evaluation.stages) {
         const SuiteResult* suite = suite_named(stage, first.name);
         if (suite == nullptr || index >= suite->generations.size()) continue;

@@ -9,9 +9,6 @@
 
 namespace weft::eval {
 
-/// "text", "instruction" or "choice", as JSON and the ledger have it.
-[[nodiscard]] const char* word(SuiteKind kind);
-
 /// How much of the evaluation goes into its JSON.
 enum class Detail {
   kFigures,  ///< Figures, intervals and differences.

@@ -22,6 +22,7 @@ struct Generation {
   std::string prompt{};  ///< As the user wrote it: the last turn before the answer.
   std::string reference{};
   std::string output{};
+  std::vector<std::string> more_references{};  ///< Any of them fits as well.
   ChrfStatistics chrf{};
   ChrfStatistics chrf_plus_plus{};
   /// The sums of each of the suite's metrics (SuiteLabels::metrics); empty: not computed yet.
@@ -50,6 +51,10 @@ struct TokenDistance {
 
 enum class SuiteKind : std::uint8_t { kText, kInstruction, kChoice };
 enum class Unit : std::uint8_t { kDocument, kWindow, kExample, kQuestion };
+/// "text", "instruction" or "choice", as JSON and the ledger have it.
+[[nodiscard]] const char* word(SuiteKind kind);
+/// "document", "window", "example" or "question"
+[[nodiscard]] const char* word(Unit unit);
 
 /// What a suite is about, the same in every stage.
 struct SuiteLabels {
@@ -59,6 +64,7 @@ struct SuiteLabels {
   std::vector<std::uint32_t> sources{};
   std::vector<std::string> source_names{};
   std::vector<std::string> metrics{};  ///< Of answers (eval/answer_metric.h); empty: the default.
+  std::size_t references = 1;          ///< Of each answer.
 };
 
 /// What one stage did on one suite.
@@ -96,6 +102,7 @@ struct StageResult {
 struct Decoding {
   std::int64_t max_tokens = 0;
   double repetition_penalty = 1;
+  std::vector<std::string> stop{};  ///< Texts before which an answer ends.
 };
 
 /// Everything that was measured; the suites of all stages hold the same items in the same order.

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "eval/statistics_of.h"
-#include "eval/tables.h"
 
 namespace weft::eval {
 namespace {

@@ -9,6 +9,16 @@
 
 namespace weft::eval {
 
+namespace {
+
+/// What stands before the first of the texts.
+std::string_view until_stop(std::string_view text, const std::vector<std::string>& stop) {
+  for (const std::string& one : stop) text = text.substr(0, text.find(one));
+  return text;
+}
+
+}  // namespace
+
 bool StageWork::is_finished() const {
   return std::ranges::all_of(
       suites, [](const SuiteWork& part) { return part.finished && !part.states_needed; });
@@ -145,14 +155,27 @@ void StageRunner::answer(const std::vector<Question>& questions, const text::Tok
   options.stop_ids = tokenizer.stop_ids();
   std::vector<std::vector<std::int32_t>> prompts;
   for (const Question& question : questions) prompts.push_back(question.tokens);
-  const model::BatchOptions batch{.sequences = config_.generate ? config_.generate->batch : 1,
-                                  .progress = [&](std::int64_t done) {
-                                    report(suite.name, "answered", done, questions.size());
-                                  }};
+  model::BatchOptions batch{.sequences = config_.generate ? config_.generate->batch : 1,
+                            .progress = [&](std::int64_t done) {
+                              report(suite.name, "answered", done, questions.size());
+                            }};
+  const std::vector<std::string> stop =
+      config_.generate ? config_.generate->stop : std::vector<std::string>{};
+  const auto text_of = [&](std::span<const std::int32_t> ids) {
+    return tokenizer.decode(ids, text::Tokenizer::Specials::kSkip);
+  };
+  if (!stop.empty()) {
+    batch.is_over = [&](std::span<const std::int32_t> ids) {
+      const std::string text = text_of(ids);
+      return until_stop(text, stop).size() < text.size();
+    };
+  }
   const auto answers = model::generate_batch(decoder, prompts, options, batch);
   for (std::size_t i = 0; i < questions.size(); ++i) {
-    const std::string output = tokenizer.decode(answers[i].ids, text::Tokenizer::Specials::kSkip);
-    suite.generations.push_back(compare_answer(questions[i].text, questions[i].reference, output));
+    const std::string whole = text_of(answers[i].ids);
+    suite.generations.push_back(compare_answer(questions[i].text, questions[i].reference,
+                                               std::string(until_stop(whole, stop)),
+                                               questions[i].more_references));
   }
   score_answers(suite);
 }

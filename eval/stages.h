@@ -10,20 +10,10 @@
 #include "eval/config.h"
 #include "eval/content_digest.h"
 #include "eval/parts.h"
+#include "eval/progress.h"
 #include "eval/result.h"
 
 namespace weft::eval {
-
-/// How far a suite of a stage is.
-struct Progress {
-  std::string_view stage;
-  std::string_view suite;
-  std::string_view what;  ///< "scored" or "answered"
-  std::int64_t done = 0;
-  std::int64_t total = 0;
-};
-
-using ProgressFunction = std::function<void(const Progress&)>;
 
 /// What evaluate() tells its caller, and asks. Empty functions are not called.
 struct Hooks {

@@ -93,10 +93,12 @@ std::string asked_digest(const SuiteInput& suite, const std::optional<Decoding>&
     digest.add(question.tokens);
     digest.add(question.text);
     digest.add(question.reference);
+    for (const std::string& more : question.more_references) digest.add(more);
   }
   if (decoding) {
     digest.add(decoding->max_tokens);
     digest.add(decoding->repetition_penalty);
+    for (const std::string& stop : decoding->stop) digest.add(stop);
   }
   return digest.finish();
 }

@@ -51,7 +51,7 @@ void read_text(const SuiteSection& plan, const EvalConfig& config, const text::T
   } else {
     suite.row_tokens = plan.window_tokens.value_or(suite.row_tokens);
     const auto special = config.special_tokens ? text::AddSpecial::kYes : text::AddSpecial::kNo;
-    suite.text = rolling_text(all.texts, tokenizer, suite.row_tokens, special);
+    suite.text = rolling_text(all.texts, tokenizer, suite.row_tokens, special, plan.stride);
   }
   if (suite.text->passes.empty())
     throw InputError("suite '{}': there is no token to score in it", plan.name);
@@ -85,8 +85,11 @@ std::vector<SuiteInput> read_suites(const EvalConfig& config, const text::Tokeni
     } else if (plan.data) {
       const InstructionLimits limits{.max_tokens = sequence_len,
                                      .limit = plan.limit,
-                                     .generate = config.generate ? config.generate->examples : 0};
+                                     .generate = config.generate ? config.generate->examples : 0,
+                                     .references = plan.references};
       suite.data = instruction_data(*plan.data, tokenizer, chat_template, limits, log);
+      if (!suite.data->questions.empty())
+        suite.labels.references = 1 + suite.data->questions.front().more_references.size();
     } else {
       suite.choices = choice_data(plan, tokenizer, sequence_len, log);
       label_sources(std::move(suite.choices->sources), suite.labels);

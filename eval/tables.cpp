@@ -102,16 +102,6 @@ Json distribution_json(const SuiteResult& suite, std::string_view reference) {
 
 }  // namespace
 
-const char* word(Unit unit) {
-  switch (unit) {
-    case Unit::kDocument: return "document";
-    case Unit::kWindow: return "window";
-    case Unit::kExample: return "example";
-    case Unit::kQuestion: return "question";
-  }
-  return "";
-}
-
 std::int64_t total(const SuiteResult& suite, std::int64_t Item::*member) {
   std::int64_t sum = 0;
   for (const Item& item : suite.items) sum += item.*member;

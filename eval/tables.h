@@ -10,8 +10,6 @@
 
 namespace weft::eval {
 
-/// "document", "window", "example", "question"
-[[nodiscard]] const char* word(Unit unit);
 /// Sum of a number of the suite's items.
 [[nodiscard]] std::int64_t total(const SuiteResult& suite, std::int64_t Item::*member);
 

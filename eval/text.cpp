@@ -110,7 +110,8 @@ Pass window_pass(std::span<const std::int32_t> tokens, std::int32_t prefix, cons
 }
 
 RollingText rolling_text(std::span<const std::string> documents, const text::Tokenizer& tokenizer,
-                         std::int64_t max_tokens, text::AddSpecial special) {
+                         std::int64_t max_tokens, text::AddSpecial special,
+                         std::optional<std::int64_t> stride) {
   const std::int32_t prefix = prefix_token(tokenizer);
   const bool by_window = documents.size() < kEnoughDocuments;
   RollingText result;
@@ -121,7 +122,7 @@ RollingText rolling_text(std::span<const std::string> documents, const text::Tok
     if (!by_window) result.items.push_back({.bytes = length});
     std::int64_t counted = 0;  // bytes that earlier windows stand for
     for (const Window& window :
-         rolling_windows(static_cast<std::int64_t>(encoding.ids.size()), max_tokens)) {
+         rolling_windows(static_cast<std::int64_t>(encoding.ids.size()), max_tokens, stride)) {
       if (by_window) {
         const auto last = static_cast<std::size_t>(window.end - 1);
         const bool is_last = last + 1 == encoding.ids.size();

@@ -60,14 +60,16 @@ struct RollingText {
 };
 
 /// Prepares documents as lm-eval's loglikelihood_rolling does (eval/windows.h): the first token is
-/// predicted from BOS, or EOS where the tokenizer has no BOS; no pass reads more than max_tokens.
+/// predicted from BOS, or EOS where the tokenizer has no BOS; no pass reads more than max_tokens;
+/// `stride`: as of rolling_windows().
 /// `special`: whether the tokenizer's own rule adds BOS/EOS to the text itself, so that they are
 /// predicted too. lm-eval does that by default, and not with add_bos_token=False; as there, a text
 /// that starts with the prefix token's text gets none.
 /// Throws InputError when the tokenizer has neither BOS nor EOS.
 [[nodiscard]] RollingText rolling_text(std::span<const std::string> documents,
                                        const text::Tokenizer& tokenizer, std::int64_t max_tokens,
-                                       text::AddSpecial special = text::AddSpecial::kNo);
+                                       text::AddSpecial special = text::AddSpecial::kNo,
+                                       std::optional<std::int64_t> stride = {});
 
 /// Prepares documents as llama-perplexity does (llama_windows()), each by itself: a chunk is an
 /// item; of tokenizers that begin a text with BOS the first token of every chunk is BOS.

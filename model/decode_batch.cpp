@@ -106,6 +106,10 @@ class Batch {
     }
     answer.ids.push_back(id);
     sequence.seen.push_back(id);
+    if (batch_.is_over && batch_.is_over(answer.ids)) {
+      answer.finish = Finish::kStopString;
+      return false;
+    }
     return std::ssize(answer.ids) < options_.max_tokens;
   }
 

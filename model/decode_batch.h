@@ -14,6 +14,8 @@ struct BatchOptions {
   std::int64_t sequences = 64;  ///< Answers written at the same time, at least 1.
   /// Told after each step how many answers are finished; may throw to stop.
   std::function<void(std::int64_t)> progress{};
+  /// Asked after each token, on any thread: whether the answer is finished with it. May be empty.
+  std::function<bool(std::span<const std::int32_t>)> is_over{};
 };
 
 /// An answer to each prompt: for each what generate_ids() would choose, with a sampler of its own.

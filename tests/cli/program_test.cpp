@@ -101,6 +101,17 @@ TEST(Program, AnswersHelpWithoutLoadingLibTorch) {
   EXPECT_THAT(done.err, Not(HasSubstr("libtorch_cpu")));
 }
 
+TEST(Program, ScoreNeedsNoLibTorch) {
+  const TempDir folder;
+  const std::string answers = folder.write("answers.txt", "in atl\nin tetl\n").string();
+  const std::string references = folder.write("references.txt", "in atl\nin tepetl\n").string();
+  const Finished done = run_process({"env", "LD_DEBUG=files", weft_program(), "score", answers,
+                                     "--reference", references, "--metric", "exact_match"});
+  EXPECT_EQ(done.status, 0) << done.err.substr(0, 2000);
+  EXPECT_THAT(done.out, HasSubstr("0.5000"));
+  EXPECT_THAT(done.err, Not(HasSubstr("libtorch_cpu")));
+}
+
 #ifdef WEFT_WITH_TORCH
 TEST(Program, LoadsOneOpenMpRuntimeAndNoCudaKernels) {
   const Finished done = run_process({"env", "LD_DEBUG=files", weft_program(), "logits", "--help"});

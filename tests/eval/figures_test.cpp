@@ -7,6 +7,7 @@
 #include <limits>
 #include <numbers>
 
+#include "eval/progress.h"
 #include "eval/report.h"
 
 namespace weft::eval {
@@ -135,6 +136,17 @@ TEST(Report, TableNamesStagesAndChange) {
   EXPECT_THAT(table, HasSubstr("nahuatl: 20 documents, 390 tokens, 980 bytes"));
   EXPECT_THAT(table, HasSubstr("merged"));
   EXPECT_THAT(table, HasSubstr("-40.0 % (-40.0 % .. -40.0 %)"));
+}
+
+TEST(Progress, HasARateAndTheTimeLeftAndFitsTheTerminal) {
+  const Progress progress{"merged", "nahuatl", "scored", 120, 500};
+  EXPECT_EQ(progress_text(progress, 60, 200),
+            "merged: nahuatl scored 120/500, 2.0/s, 3 min 10 s left");
+  EXPECT_EQ(progress_text(progress, 60, 20), "merged: nahuatl scor");
+  EXPECT_EQ(progress_text({"merged", "nahuatl", "scored", 500, 500}, 10, 200),
+            "merged: nahuatl scored 500/500, 50/s");
+  EXPECT_EQ(progress_text({"a\x1b[2J", "\u6f22\u5b57", "scored", 0, 5}, 0, 12),
+            "a [2J: \u6f22\u5b57 ");
 }
 
 }  // namespace

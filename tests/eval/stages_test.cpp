@@ -236,7 +236,14 @@ TEST_F(Stages, ExampleLongerThanTheModelReadsIsRefused) {
   config.base_model = base_;
   config.data.emplace_back().path = {data};
   config.sequence_len = 32;
-  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "pairs.jsonl:2");
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "pairs.jsonl:2",
+                     "raise sequence_len (--sequence-len) or leave the row out");
+  try {
+    (void)evaluate(config, {});
+  } catch (const InputError& error) {
+    EXPECT_EQ(std::string_view(error.what()).find("over_length"), std::string_view::npos)
+        << "weft eval has no such key";
+  }
 }
 
 TEST_F(Stages, DataOfTypeTextIsScoredAsTheSameTextInAFile) {
@@ -547,6 +554,140 @@ TEST_F(Stages, AToolCallIsComparedWithWhatTheTemplateWritesAndNotWithNothing) {
   EXPECT_EQ(generation.reference, "<get_temp>");
   const std::vector<Measured> figures = measure(evaluation.stages[0].suites[0], nullptr);
   EXPECT_EQ(figure_named(figures, "exact_match")->figure.value, 0);
+}
+
+/// A suite of one question in the file.
+SuiteResult asked(const fs::path& base, const data::ChoiceSection& choices) {
+  EvalConfig config;
+  config.base_model = base;
+  SuiteSection& suite = config.suites.emplace_back();
+  suite.name = "quiz";
+  suite.choices = choices;
+  return evaluate(config, {}).stages[0].suites.at(0);
+}
+
+TEST_F(Stages, LayoutsOfBelebeleHellaSwagAndArcAreReadByTheirColumns) {
+  data::ChoiceSection plain;
+  plain.path = {
+      folder_.write("plain.jsonl",
+                    "{\"context\": \"agua?\", \"choices\": [\"atl\", \"tetl\"], \"answer\": 1}\n")};
+  const ChoiceResult expected = asked(base_, plain).choices.at(0);
+  const auto equals = [&](const data::ChoiceSection& choices) {
+    const ChoiceResult found = asked(base_, choices).choices.at(0);
+    EXPECT_EQ(found.log_p, expected.log_p);
+    EXPECT_EQ(found.answer, 1);
+  };
+  data::ChoiceSection belebele;
+  belebele.path = {folder_.write("belebele.jsonl",
+                                 "{\"question\": \"agua?\", \"mc_answer1\": \"atl\", "
+                                 "\"mc_answer2\": \"tetl\", \"correct_answer_num\": \"2\"}\n")};
+  belebele.context = "{question}";
+  belebele.choices = {"{mc_answer1}", "{mc_answer2}"};
+  belebele.answer = "correct_answer_num";
+  belebele.answer_from = 1;
+  equals(belebele);
+  belebele.choices = {"mc_answer1", "mc_answer2"};
+  EXPECT_THROWS_WITH((void)asked(base_, belebele), InputError, "is the name of a column",
+                     "{mc_answer1}");
+  belebele.choices = {"A", "B"};  // lm-eval scores the letters
+  EXPECT_EQ(asked(base_, belebele).choices.at(0).bytes, (std::vector<std::int64_t>{1, 1}));
+  belebele.answer_from = 0;
+  EXPECT_THROWS_WITH((void)asked(base_, belebele), InputError, "counted from 0 (answer_from)");
+
+  data::ChoiceSection hellaswag;
+  hellaswag.path = {
+      folder_.write("hellaswag.jsonl",
+                    "{\"ctx\": \"agua?\", \"endings\": [\"atl\", \"tetl\"], \"label\": \"1\"}\n")};
+  hellaswag.context = "{ctx}";
+  hellaswag.choices = {"endings"};
+  hellaswag.answer = "label";
+  equals(hellaswag);
+
+  data::ChoiceSection arc;
+  arc.path = {
+      folder_.write("arc.jsonl",
+                    "{\"question\": \"agua?\", \"choices\": {\"text\": [\"atl\", \"tetl\"], "
+                    "\"label\": [\"1\", \"2\"]}, \"answerKey\": \"2\"}\n")};
+  arc.context = "{question}";
+  arc.choices = {"choices.text"};
+  arc.labels = "choices.label";
+  arc.answer = "answerKey";
+  equals(arc);
+  arc.labels = "choices.lable";
+  EXPECT_THROWS_WITH((void)asked(base_, arc), InputError, "there is no column 'choices.lable'");
+}
+
+TEST_F(Stages, StrideGivesEveryTokenContextAndScoresEachOnce) {
+  EvalConfig config;
+  config.base_model = base_;
+  SuiteSection& suite = config.suites.emplace_back();
+  suite.name = "text";
+  suite.text = {text_};
+  suite.window_tokens = 16;
+  suite.stride = 4;
+  const SuiteResult measured = evaluate(config, {}).stages[0].suites.at(0);
+  ASSERT_EQ(measured.items.size(), 1 + (kText.size() - 16 + 3) / 4);
+  std::int64_t tokens = 0, bytes = 0;
+  for (const Item& item : measured.items) {
+    tokens += item.tokens;
+    bytes += item.bytes;
+  }
+  EXPECT_EQ(tokens, static_cast<std::int64_t>(kText.size()));
+  EXPECT_EQ(bytes, static_cast<std::int64_t>(kText.size()));
+  config.suites[0].stride = 17;
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "stride 17 is more than");
+  config.suites[0].stride = 4;
+  config.suites[0].windows = data::Windows::kLlama;
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "stride of its own");
+}
+
+TEST_F(Stages, AnswersEndBeforeAStopText) {
+  EvalConfig config;
+  config.base_model = base_;
+  config.data.emplace_back().path = {
+      folder_.write("pairs.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n")};
+  config.generate = GenerateSection{.examples = 1, .max_tokens = 24};
+  const auto answered = [&] {
+    return evaluate(config, {}).stages[0].suites.at(0).generations.at(0).output;
+  };
+  const std::string whole = answered();
+  ASSERT_GE(whole.size(), 8U);
+  const std::string stop = whole.substr(4, 2);
+  config.generate->stop = {"never", stop};
+  EXPECT_EQ(answered(), whole.substr(0, whole.find(stop)));
+  const std::string asked = evaluate(config, {}).stages[0].suites.at(0).asked_digest;
+  config.generate->stop = {"never"};
+  EXPECT_EQ(answered(), whole);
+  EXPECT_NE(evaluate(config, {}).stages[0].suites.at(0).asked_digest, asked);
+  config.generate->stop = {""};
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "generate.stop");
+}
+
+TEST_F(Stages, SeveralReferencesOfAnAnswerCount) {
+  EvalConfig config;
+  config.base_model = base_;
+  SuiteSection& suite = config.suites.emplace_back();
+  suite.name = "pairs";
+  suite.data.emplace().path = {folder_.write(
+      "pairs.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\", \"others\": [\"c\", \"d\"]}\n")};
+  suite.references = "others";
+  config.generate = GenerateSection{.examples = 1, .max_tokens = 6};
+  config.generate->metrics = {"exact_match", "chrf"};
+  const std::string output = evaluate(config, {}).stages[0].suites.at(0).generations.at(0).output;
+  const nlohmann::json row{{"prompt", "a"}, {"completion", "b"}, {"others", {"c", output + " "}}};
+  folder_.write("pairs.jsonl", row.dump() + "\n");
+  const SuiteResult measured = evaluate(config, {}).stages[0].suites.at(0);
+  EXPECT_EQ(measured.generations.at(0).more_references.size(), 2U);
+  EXPECT_EQ(figure_named(measure(measured, nullptr), "exact_match")->figure.value, 1);
+  folder_.write("pairs.jsonl", row.dump() +
+                                   "\n{\"prompt\": \"e\", \"completion\": \"f\", "
+                                   "\"others\": [\"g\"]}\n");
+  config.generate->examples = 2;
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "pairs.jsonl:2", "give each as many");
+  config.suites[0].references = "other";
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), InputError, "no column 'other'");
+  config.generate.reset();
+  EXPECT_THROWS_WITH((void)evaluate(config, {}), ConfigError, "references of suite 'pairs'");
 }
 
 TEST_F(Stages, NothingToMeasureIsSaid) {

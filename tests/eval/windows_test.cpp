@@ -27,8 +27,12 @@ TEST(RollingWindows, EqualThoseOfLmEval) {
     for (const auto& window : item["windows"]) {
       expected.push_back({window[0], window[1], window[2]});
     }
-    EXPECT_EQ(rolling_windows(item["tokens"], item["max_tokens"]), expected)
-        << item["tokens"] << " tokens, at most " << item["max_tokens"];
+    EXPECT_EQ(rolling_windows(item["tokens"], item["max_tokens"], item["stride"]), expected)
+        << item["tokens"] << " tokens, at most " << item["max_tokens"] << ", stride "
+        << item["stride"];
+    if (item["stride"] == item["max_tokens"]) {
+      EXPECT_EQ(rolling_windows(item["tokens"], item["max_tokens"]), expected);
+    }
   }
 }
 
@@ -50,6 +54,7 @@ TEST(RollingWindows, PredictEachTokenOnceAndNeverReadTooMuch) {
 
 TEST(RollingWindows, RefuseAnEmptyWindow) {
   EXPECT_THROWS_WITH((void)rolling_windows(5, 0), ConfigError, "sequence_len 0");
+  EXPECT_THROWS_WITH((void)rolling_windows(5, 3, 4), ConfigError, "stride is 4");
 }
 
 }  // namespace

@@ -4,13 +4,18 @@ import math
 import shutil
 import subprocess
 from html import escape as html_escape, unescape as html_unescape
+from pathlib import Path
 
+import lm_eval
 import pytest
 import torch
+import yaml
 from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from peft import LoraConfig, PeftModel, get_peft_model
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 NAHUATL = [
@@ -316,6 +321,112 @@ suites: [{{name: quiz, choices: {{path: {quiz}}}}}]
             right[name] += values.index(max(values)) == answer
     for name, count in right.items():
         assert suite[name] == pytest.approx(count / len(QUESTIONS))
+
+
+def lm_eval_task(name, rows, folder):
+    """lm-eval's own task of the name, on these rows."""
+    root = Path(lm_eval.__file__).parent / "tasks"
+    text = (root / name).read_text().replace("!function ", "")
+    keys = ("doc_to_text", "doc_to_target", "doc_to_choice", "metric_list")
+    written = {key: value for key, value in yaml.safe_load(text).items() if key in keys}
+    file = jsonl(folder / "rows.jsonl", rows)
+    return file, ConfigurableTask(config={
+        "task": "rows", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test", "output_type": "multiple_choice", **written})
+
+
+LAYOUTS = {
+    "belebele/_default_template_yaml": (
+        [{"flores_passage": f"{c} {ch[i % 2]}.", "question": f" {c}? ",
+          **{f"mc_answer{j + 1}": choice for j, choice in enumerate([*ch, "tlaxcalli", "atl"][:4])},
+          "correct_answer_num": str(a + 1)} for i, (c, ch, a) in enumerate(QUESTIONS)],
+        {"context": "P: {flores_passage}\nQ: {question}\nA: {mc_answer1}\nB: {mc_answer2}\n"
+                    "C: {mc_answer3}\nD: {mc_answer4}\nAnswer:",
+         "choices": ["A", "B", "C", "D"], "answer": "correct_answer_num", "answer_from": 1}),
+    "arc/arc_easy.yaml": (
+        [{"question": c, "choices": {"text": ch, "label": list("ABC" if i % 2 else "123")[:len(ch)]},
+          "answerKey": ("ABC" if i % 2 else "123")[a]} for i, (c, ch, a) in enumerate(QUESTIONS)],
+        {"context": "Question: {question}\nAnswer:", "choices": "choices.text",
+         "labels": "choices.label", "answer": "answerKey"}),
+    # As lm-eval's process_docs leaves the rows; its label is a text.
+    "hellaswag/hellaswag.yaml": (
+        [{"query": c, "choices": [*ch, "atl", "in cuicatl"][:3], "label": str(a)}
+         for c, ch, a in QUESTIONS],
+        {"context": "{query}", "choices": "choices", "answer": "label"}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_benchmarks_equal_lm_evals_own_tasks(weft, smollm2, smollm2_dir, tmp_path, layout):
+    rows, section = LAYOUTS[layout]
+    if "belebele" in layout:
+        for row in rows:  # lm-eval strips the question; a template has no functions
+            row["question"] = row["question"].strip()
+    file, task = lm_eval_task(layout, rows, tmp_path)
+    (tmp_path / "eval.yaml").write_text(json.dumps({
+        "base_model": str(smollm2_dir), "record": False,
+        "suites": [{"name": "quiz", "choices": {"path": str(file), **section}}]}))
+    out = tmp_path / "out.json"
+    weft("eval", tmp_path / "eval.yaml", "--out", out)
+    suite = suites(json.loads(out.read_text()))["quiz"]
+    model, tokenizer = smollm2
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device="cpu")
+    task.build_all_requests(rank=0, world_size=1)
+    scores = lm.loglikelihood(task.instances, disable_tqdm=True)
+    found = [score for question in suite["choices"] for score in question["log_p"]]
+    assert found == pytest.approx([score for score, _ in scores], rel=1e-4)
+    results, at = [], 0
+    for doc in task.dataset["test"]:
+        count = len(task.doc_to_choice(doc))
+        results.append(task.process_results(doc, scores[at:at + count]))
+        at += count
+    assert suite["acc"] == pytest.approx(sum(r["acc"] for r in results) / len(results))
+    assert suite["acc_norm"] == pytest.approx(sum(r["acc_norm"] for r in results) / len(results))
+
+
+def test_stride_equals_lm_evals_windows_with_context(weft, smollm2, smollm2_dir, tmp_path):
+    """lm-eval fixes context_len to 1; its own functions with another one are what a stride is."""
+    document = "\n".join(NAHUATL * 2)
+    (tmp_path / "corpus.txt").write_text(document, encoding="utf-8")
+    (tmp_path / "eval.yaml").write_text(json.dumps({
+        "base_model": str(smollm2_dir), "record": False, "suites": [
+            {"name": "corpus", "text": [str(tmp_path / "corpus.txt")], "window_tokens": 24,
+             "stride": 8}]}))
+    suite = suites(weft.json("eval", tmp_path / "eval.yaml"))["corpus"]
+    model, tokenizer = smollm2
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, max_length=24, batch_size=1, device="cpu")
+    windows = map(make_disjoint_window, get_rolling_token_windows(
+        lm.tok_encode(document), lm.prefix_token_id, 24, 24 - 8 + 1))
+    requests = [(("", ""), context, predicted) for context, predicted in windows]
+    scores = lm._loglikelihood_tokens(requests, disable_tqdm=True)
+    check_rolling(suite, [document], [sum(score for score, _ in scores)], lm)
+
+
+def test_stop_texts_and_references_equal_lm_eval_and_sacrebleu(weft, smollm2, smollm2_dir, tmp_path):
+    prompts = ["In the beginning", "Two plus two", "Nahuatl is"]
+    rows = [{"prompt": p, "completion": " the word.", "others": [" a word, the word.", " it."]}
+            for p in prompts]
+    data = jsonl(tmp_path / "pairs.jsonl", rows)
+    (tmp_path / "eval.yaml").write_text(json.dumps({
+        "base_model": str(smollm2_dir), "record": False,
+        "generate": {"examples": 3, "max_tokens": 24, "stop": [".", "\n\n"], "metrics": ["chrf", "bleu"]},
+        "suites": [{"name": "pairs", "data": {"path": str(data)}, "references": "others"}]}))
+    out = tmp_path / "out.json"
+    weft("eval", tmp_path / "eval.yaml", "--out", out)
+    suite = suites(json.loads(out.read_text()))["pairs"]
+    model, tokenizer = smollm2
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device="cpu")
+    requests = [Instance("generate_until", {}, (p, {"until": [".", "\n\n"], "max_gen_toks": 24,
+                                                    "do_sample": False}), i)
+                for i, p in enumerate(prompts)]
+    expected = lm.generate_until(requests, disable_tqdm=True)
+    outputs = [generation["output"] for generation in suite["generations"]]
+    assert outputs == expected
+    references = [[row["completion"] for row in rows]] + [[row["others"][i] for row in rows]
+                                                          for i in range(2)]
+    assert suite["chrf"] == pytest.approx(CHRF().corpus_score(outputs, references).score, abs=1e-9)
+    assert suite["bleu"] == pytest.approx(BLEU().corpus_score(outputs, references).score, abs=1e-9)
+    assert "nrefs:3" in suite["signatures"]["chrf"]
 
 
 def test_simulated_quantisation_equals_the_exported_file(weft, smollm2_gguf, tmp_path):

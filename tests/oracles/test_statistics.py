@@ -127,6 +127,6 @@ def test_too_few_documents_show_no_interval_and_few_are_told(measured):
     first, _ = measured[0]["four"]
     assert first["intervals"]["loss"] is None
     notes = " ".join(measured[1]["notes"])
-    assert "four: 4 documents are too few for an interval" in notes
-    assert "few: 9 documents are few" in notes
+    assert "four: 4 windows are too few for an interval" in notes
+    assert "few: 9 windows are few" in notes
     assert "many" not in notes
