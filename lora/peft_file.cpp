@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/dequantize.h"
@@ -270,6 +271,42 @@ std::vector<float> PeftFile::numbers(const std::string& key) const {
 
 Factors PeftFile::load(std::size_t index) const {
   return {targets_.at(index), numbers(names_[index].a), numbers(names_[index].b)};
+}
+
+Factors PeftFile::load_expert(std::size_t index, std::int64_t expert, std::int64_t first,
+                              std::int64_t rows) const {
+  Factors own;
+  own.target = targets_.at(index);
+  const std::int64_t experts = std::exchange(own.target.experts, 1);
+  own.target.kind = TargetKind::kLinear;
+  own.target.module.out = rows;
+  const std::int64_t rank = own.target.rank;
+  const std::int64_t in = own.target.module.in;
+  const auto read = [&](const std::string& key, std::int64_t count, const auto& place_of) {
+    const checkpoint::SafetensorsEntry& entry = *weights_.find(key);
+    const std::span<const std::byte> bytes = weights_.bytes(entry);
+    const auto storage = checkpoint::storage_of(entry.dtype);
+    const auto width = static_cast<std::size_t>(core::size_of(*core::parse_dtype(entry.dtype)));
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(place_of(i)) * width;
+      checkpoint::dequantize(storage, bytes.subspan(at, width),
+                             std::span(values).subspan(static_cast<std::size_t>(i), 1));
+    }
+    if (!all_finite(values)) {
+      throw InputError(
+          "{}: '{}' holds numbers that are not finite; the training diverged or the file is "
+          "damaged",
+          weights_.path().string(), key);
+    }
+    return values;
+  };
+  // A holds the experts one after the other, B has them fastest (TargetKind::kExperts).
+  own.a = read(names_[index].a, rank * in, [&](std::int64_t i) { return expert * rank * in + i; });
+  own.b = read(names_[index].b, rows * rank, [&](std::int64_t i) {
+    return (first + i / rank) * rank * experts + i % rank * experts + expert;
+  });
+  return own;
 }
 
 std::vector<float> PeftFile::magnitude(std::size_t index) const {

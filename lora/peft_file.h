@@ -71,6 +71,11 @@ class PeftFile {
   /// infinite.
   [[nodiscard]] Factors load(std::size_t index) const;
 
+  /// Of targets()[index], a stack of experts: the factors of one of them, with rows [first, first +
+  /// rows) of its B alone, as of a linear layer. Reads no more than these. Throws as load().
+  [[nodiscard]] Factors load_expert(std::size_t index, std::int64_t expert, std::int64_t first,
+                                    std::int64_t rows) const;
+
   /// DoRA's magnitudes [out] of targets()[index]; empty without.
   [[nodiscard]] std::vector<float> magnitude(std::size_t index) const;
   /// The bias [out] of B of targets()[index], without its scale; empty without.

@@ -345,6 +345,12 @@ std::unique_ptr<const RowDeltas> make_deltas(const Checkpoint& base,
         used->push_back({adapter.file->directory().string(), key});
       }
     }
+    if (use.part == Part::kExpert) {
+      terms.push_back(
+          {adapter.file->load_expert(use.target, use.expert, use.first_row, change.info->rows()),
+           adapter.weight});
+      continue;
+    }
     if (use.part == Part::kPair && change.info->shape.size() == 3) {
       lora::Factors factors = adapter.file->load(use.target);
       const bool transposed =

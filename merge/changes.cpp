@@ -1,6 +1,7 @@
 #include "merge/changes.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
 
@@ -82,6 +83,8 @@ class Matcher {
     };
     for (std::size_t t = 0; t < file.targets().size(); ++t) {
       const lora::Target& target = file.targets()[t];
+      if (target.kind == lora::TargetKind::kExperts && add_split_experts(index, t, target))
+        continue;
       add(lora::weight_name(target), t, Part::kPair);
       if (file.config().extras.lora_bias) add(lora::bias_name(target), t, Part::kBias);
     }
@@ -128,6 +131,45 @@ class Matcher {
     for (const std::string& key : keys_of(file, use)) {
       changes_.without_effect.push_back({file.directory().string(), key, why});
     }
+  }
+
+  /// transformers 5 stacks the experts of some families, which their files hold one by one
+  /// (conversion_mapping.py): gate and up above each other in gate_up_proj. False where the base
+  /// has the stack, or has no such experts.
+  bool add_split_experts(std::size_t index, std::size_t t, const lora::Target& target) {
+    const std::string& path = target.module.path;
+    constexpr std::string_view kExperts = "mlp.experts.";
+    const std::size_t at = path.rfind(kExperts);
+    if (base_.find(path) != nullptr || at == std::string::npos) return false;
+    const std::string parameter = path.substr(at + kExperts.size());
+    struct Layout {
+      std::string_view folder;
+      std::array<std::string_view, 3> names;  // gate, up, down
+    };
+    constexpr std::array<Layout, 2> kLayouts{
+        {{"mlp.experts.", {"gate_proj", "up_proj", "down_proj"}},
+         {"block_sparse_moe.experts.", {"w1", "w3", "w2"}}}};
+    for (const Layout& layout : kLayouts) {
+      const std::string folder = path.substr(0, at) + std::string(layout.folder);
+      const auto name_of = [&](std::int64_t expert, std::size_t part) {
+        return fmt::format("{}{}.{}.weight", folder, expert, layout.names[part]);
+      };
+      if (base_.find(name_of(0, 2)) == nullptr) continue;
+      if (parameter != "gate_up_proj" && parameter != "down_proj") return false;
+      const bool both = parameter == "gate_up_proj";
+      for (std::int64_t expert = 0; expert < target.experts; ++expert) {
+        const std::int64_t half = both ? target.module.out / 2 : 0;
+        for (std::size_t part = both ? 0 : 2; part < (both ? 2U : 3U); ++part) {
+          changes_.tensors[name_of(expert, part)].uses.push_back(
+              {index, t, Part::kExpert, expert, part == 1 ? half : 0});
+        }
+      }
+      if (base_.find(name_of(target.experts, 2)) == nullptr) return true;
+      throw InputError("adapter '{}' fits a stack of {} experts, the base '{}' has more: '{}'",
+                       adapters_[index].file->directory().string(), target.experts,
+                       base_.path().string(), name_of(target.experts, 2));
+    }
+    return false;
   }
 
   /// Every layer of the base that the configuration chooses has factors.
@@ -297,7 +339,9 @@ class Matcher {
   void check_shapes(const std::string& name, const Change& change) const {
     for (const Use& use : change.uses) {
       const lora::PeftFile& file = file_of(use);
-      if (use.part == Part::kPair) {
+      if (use.part == Part::kExpert) {
+        check_expert(file.targets()[use.target], file, *change.info);
+      } else if (use.part == Part::kPair) {
         const lora::Target& target = file.targets()[use.target];
         if (change.info->shape.size() == 3 && target.kind == lora::TargetKind::kExperts) {
           check_experts(target, file, *change.info);
@@ -318,6 +362,21 @@ class Matcher {
                      change.info->name, fmt::join(change.info->shape, ", "), base_.path().string(),
                      info == nullptr ? "lacks this tensor"
                                      : fmt::format("has [{}]", fmt::join(info->shape, ", ")));
+  }
+
+  /// [out, in] of one expert, half of the rows where it is a part of gate_up_proj.
+  static void check_expert(const lora::Target& target, const lora::PeftFile& file,
+                           const TensorInfo& info) {
+    const bool both = target.module.path.ends_with("gate_up_proj");
+    const std::int64_t rows = both ? target.module.out / 2 : target.module.out;
+    if (info.shape == std::vector<std::int64_t>{rows, target.module.in} &&
+        (!both || target.module.out % 2 == 0)) {
+      return;
+    }
+    throw InputError(
+        "adapter '{}' fits experts with {} inputs and {} outputs, '{}' has shape [{}]; is it the "
+        "adapter's base?",
+        file.directory().string(), target.module.in, rows, info.name, fmt::join(info.shape, ", "));
   }
 
   /// [experts, out, in] or [experts, in, out].

@@ -24,10 +24,14 @@ struct Use {
     kBias,   ///< The bias of B of targets()[target].
     kRows,   ///< rows()[target]: rows that replace the base's.
     kSaved,  ///< saved()[target]: a tensor that replaces the base's.
+    /// targets()[target]: rows of one expert of a stack, whose experts the base stores one by one.
+    kExpert,
   };
   std::size_t adapter = 0;  ///< Index into the adapters.
   std::size_t target = 0;   ///< Index into that adapter's targets(), rows() or saved().
   Part part = Part::kPair;
+  std::int64_t expert = 0;     ///< Of kExpert: which,
+  std::int64_t first_row = 0;  ///< and the first of the rows of the stack that the tensor holds.
 };
 
 /// What becomes of one tensor: the numbers it starts from, and what is added to them.

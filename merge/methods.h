@@ -14,6 +14,11 @@ namespace weft::merge {
 [[nodiscard]] const Method& nuslerp_method();                        // method_slerp.cpp
 [[nodiscard]] std::span<const Method* const> task_vector_methods();  // method_task_vector.cpp
 [[nodiscard]] const Method& model_stock_method();                    // method_model_stock.cpp
+[[nodiscard]] const Method& multislerp_method();                     // method_span.cpp
+[[nodiscard]] const Method& karcher_method();                        // method_span.cpp
+[[nodiscard]] const Method& nearswap_method();                       // method_near.cpp
+[[nodiscard]] const Method& ram_method();                            // method_near.cpp
+[[nodiscard]] const Method& ramplus_method();                        // method_near.cpp
 [[nodiscard]] const Method& sce_method();                            // method_sce.cpp
 
 }  // namespace weft::merge

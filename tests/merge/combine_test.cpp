@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "core/error.h"
 #include "tests/merge/models.h"
 #include "tests/support/throws.h"
@@ -181,6 +183,45 @@ TEST_F(Combine, AParameterOfAnotherMethodIsToldAndAnUnknownOneRefused) {
       (void)run("merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\n"
                 "parameters: {t: 0.5, densitty: 0.3}\n"),
       ConfigError, "densitty");
+}
+
+TEST_F(Combine, AKarcherMeanOfTwoDirectionsLiesBetweenThem) {
+  tests::ModelTensor x{"model.layers.0.w.weight", {1, 2}, kF32, {2, 0}};
+  tests::ModelTensor y{"model.layers.0.w.weight", {1, 2}, kF32, {0, 4}};
+  tests::write_model(dir / "a", {x}, kLlama);
+  tests::write_model(dir / "b", {y}, kLlama);
+  const float side = 3 / std::sqrt(2.0F);  // Mean length, mean direction.
+  for (const char* recipe :
+       {"merge_method: karcher\nmodels: [{model: a}, {model: b}]\n",
+        "merge_method: multislerp\nmodels:\n  - {model: a, parameters: {weight: 1}}\n"
+        "  - {model: b, parameters: {weight: 1}}\n"}) {
+    (void)run(recipe);
+    const Checkpoint out = Checkpoint::open(dir / "out");
+    const std::vector<float> found = out.read(out.tensors().front());
+    EXPECT_NEAR(found[0], side, 1e-5) << recipe;
+    EXPECT_NEAR(found[1], side, 1e-5) << recipe;
+  }
+}
+
+TEST_F(Combine, ElementsThatOneModelChangesAreTakenWholeByRam) {
+  const auto model = [&](const char* name, std::vector<float> values) {
+    tests::write_model(dir / name, {{"model.layers.0.w.weight", {1, 4}, kF32, std::move(values)}},
+                       kLlama);
+  };
+  model("base", {1, 1, 1, 1});
+  model("a", {3, 1, 2, 1});
+  model("b", {1, 2, 4, 1.000001F});
+  const auto result = [&](const std::string& recipe) {
+    (void)run(recipe + "base_model: base\nmodels: [{model: a}, {model: b}]\n");
+    const Checkpoint out = Checkpoint::open(dir / "out");
+    return out.read(out.tensors().front());
+  };
+  EXPECT_EQ(result("merge_method: ram\n"), (std::vector<float>{3, 2, 3, 1}));
+  // Each shares one element and has one of its own: 1 + 0.1 min(1 / 1, 0.2).
+  EXPECT_EQ(result("merge_method: ramplus_tl\n"), (std::vector<float>{3.04F, 2.02F, 3, 1}));
+  (void)run("merge_method: nearswap\nbase_model: base\nmodels: [{model: a}]\nparameters: {t: 1}\n");
+  const Checkpoint out = Checkpoint::open(dir / "out");
+  EXPECT_EQ(out.read(out.tensors().front()), (std::vector<float>{2, 1, 2, 1}));
 }
 
 TEST_F(Combine, NumbersTooSmallForF16AreNotLostByAuto) {

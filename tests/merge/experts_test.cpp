@@ -61,6 +61,79 @@ TEST(Experts, EveryExpertOfAStackGetsItsOwnUpdate) {
   }
 }
 
+/// An adapter of a stack [experts, out, in] with the numbers of its factors.
+struct StackAdapter {
+  ModelTensor a;
+  ModelTensor b;
+
+  StackAdapter(const TempDir& dir, const std::string& parameter, std::int64_t out)
+      : a(noisy("base_model.model.model.layers.0.mlp.experts.lora_A.weight",
+                {static_cast<std::int64_t>(kRank * kExperts), kIn}, core::DType::kF32, 2)),
+        b(noisy("base_model.model.model.layers.0.mlp.experts.lora_B.weight",
+                {out, static_cast<std::int64_t>(kRank * kExperts)}, core::DType::kF32, 3)) {
+    dir.write("adapter/adapter_config.json",
+              R"({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": [],)"
+              R"("target_parameters": ["mlp.experts.)" +
+                  parameter + R"("]})");
+    checkpoint::SafetensorsWriter writer(dir / "adapter/adapter_model.safetensors",
+                                         {{a.name, "F32", a.shape}, {b.name, "F32", b.shape}});
+    writer.write(std::span<const float>(a.values));
+    writer.write(std::span<const float>(b.values));
+    writer.finish();
+  }
+  [[nodiscard]] double update(std::size_t expert, std::size_t row, std::size_t column) const {
+    double sum = 0;
+    for (std::size_t k = 0; k < kRank; ++k) {
+      sum += static_cast<double>(b.values[row * kRank * kExperts + k * kExperts + expert]) *
+             static_cast<double>(a.values[(expert * kRank + k) * kIn + column]);
+    }
+    return 3 * sum;
+  }
+};
+
+TEST(Experts, AStackedAdapterIsFoldedIntoExpertsThatAreStoredOneByOne) {
+  struct Case {
+    const char* model_type;
+    const char* folder;
+    std::vector<const char*> names;  // gate, up
+  };
+  for (const Case& family : {Case{"qwen3_moe", "mlp.experts.", {"gate_proj", "up_proj"}},
+                             Case{"mixtral", "block_sparse_moe.experts.", {"w1", "w3"}}}) {
+    const TempDir dir;
+    const std::string prefix = std::string("model.layers.0.") + family.folder;
+    const bool mixtral = std::string_view(family.names[0]) == "w1";
+    std::vector<ModelTensor> tensors;
+    for (std::size_t e = 0; e < kExperts; ++e) {
+      const std::string expert = prefix + std::to_string(e) + ".";
+      for (const char* name : family.names) {
+        tensors.push_back(noisy(expert + name + ".weight", {kOut, kIn}, core::DType::kF32,
+                                static_cast<std::uint32_t>(10 + tensors.size())));
+      }
+      tensors.push_back(noisy(expert + (mixtral ? "w2" : "down_proj") + ".weight", {kIn, kOut}));
+    }
+    tests::write_model(dir / "base", tensors,
+                       std::string(R"({"model_type": ")") + family.model_type + "\"}");
+    const StackAdapter adapter(dir, "gate_up_proj", 2 * kOut);
+    MergeRequest request;
+    request.model = dir / "base";
+    request.adapters = {{dir / "adapter", 1}};
+    request.out = dir / "out";
+    EXPECT_EQ(merge_model(request).folded.size(), 2 * kExperts);
+    const Checkpoint out = Checkpoint::open(dir / "out");
+    for (std::size_t e = 0; e < kExperts; ++e) {
+      for (std::size_t part = 0; part < 2; ++part) {
+        const ModelTensor& base = tensors[e * 3 + part];
+        const std::vector<float> found = out.read(*out.find(base.name));
+        for (std::size_t at = 0; at < found.size(); ++at) {
+          const double wanted = static_cast<double>(base.values[at]) +
+                                adapter.update(e, part * kOut + at / kIn, at % kIn);
+          ASSERT_NEAR(found[at], wanted, 1e-6) << base.name;
+        }
+      }
+    }
+  }
+}
+
 TEST(Extract, RoutersAndPositionsAreNoLinearLayers) {
   const TempDir dir;
   const auto model = [&](const char* name, std::uint32_t seed) {

@@ -6,7 +6,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM, GraniteMoeConfig, GraniteMoeForCausalLM,
-                          Llama4ForCausalLM, Llama4TextConfig)
+                          Llama4ForCausalLM, Llama4TextConfig, MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM)
 
 warnings.simplefilter("ignore")
 
@@ -32,6 +33,22 @@ def granite(square):
         num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2))
 
 
+def mixtral(square):
+    """Experts that transformers stacks and stores one by one, as w1, w3 and w2."""
+    return MixtralForCausalLM(MixtralConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2))
+
+
+def qwen3_moe(square):
+    """The same, as gate_proj, up_proj and down_proj."""
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, moe_intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=5, num_experts_per_tok=2))
+
+
+SPLIT = {name: (build, ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])
+         for name, build in (("mixtral", mixtral), ("qwen3_moe", qwen3_moe))}
 RENAMED = (granite, ["experts.gate_up_proj"])
 CASES = {
     "gpt-oss": (gpt_oss, ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
@@ -41,7 +58,7 @@ CASES = {
 
 
 def make(tmp_path, name, square=False, **options):
-    build, parameters = CASES.get(name, RENAMED)
+    build, parameters = {**CASES, **SPLIT}.get(name, RENAMED)
     torch.manual_seed(3)
     build(square).save_pretrained(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
@@ -71,6 +88,18 @@ def test_the_fold_of_a_stack_of_experts_is_pefts(weft, tmp_path, name, options, 
         assert own[key].dtype == base[key].dtype
         if key not in changed:
             assert torch.equal(own[key], base[key]), key
+        assert (own[key] - peft[key]).abs().max() <= 1e-6 * peft[key].abs().max(), key
+    weft("inspect", "--verify", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_experts_that_are_stored_one_by_one_take_a_stacked_adapter(weft, tmp_path, name):
+    base, peft = make(tmp_path, name)
+    weft("merge", "--model", tmp_path / "base", "--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
+    own = load_file(tmp_path / "out/model.safetensors")
+    assert own.keys() == base.keys() == peft.keys()
+    assert sum(not torch.equal(own[key], base[key]) for key in base if ".experts." in key) == 2 * 5 * 3
+    for key in base:
         assert (own[key] - peft[key]).abs().max() <= 1e-6 * peft[key].abs().max(), key
     weft("inspect", "--verify", tmp_path / "out")
 
