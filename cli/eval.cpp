@@ -153,14 +153,13 @@ class ProgressLine {
     const double seconds = std::chrono::duration<double>(now - begun_).count();
     const bool is_done = p.done == p.total;
     if (!core::stderr_is_terminal()) {
-      if (is_done)
-        tell("weft eval: {}\n", eval::progress_text(p, seconds, kLongestLine));
+      if (is_done) tell("weft eval: {}\n", eval::progress_text(p, seconds, kLongestLine));
       return;
     }
     if (!is_done && now - drawn_ < std::chrono::milliseconds(100)) return;
     drawn_ = now;
     tell("\r\033[K{}",
-               is_done ? "" : eval::progress_text(p, seconds, core::terminal_columns() - 1));
+         is_done ? "" : eval::progress_text(p, seconds, core::terminal_columns() - 1));
   }
 
  private:

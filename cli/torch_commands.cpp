@@ -16,8 +16,7 @@ namespace {
 constexpr std::array kCommands{
     Command{"eval", add_eval},       Command{"generate", add_generate},
     Command{"imatrix", add_imatrix}, Command{"import", add_import},
-    Command{"logits", add_logits},
-    Command{"train", add_train},
+    Command{"logits", add_logits},   Command{"train", add_train},
 };
 }  // namespace
 

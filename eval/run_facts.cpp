@@ -103,7 +103,8 @@ void read_provenance(const fs::path& file, RunFacts::Lines& lines) {
     if (!files.is_array()) continue;
     for (const Json& entry : files) {
       const std::string name = fs::path(text_at(entry, "path")).filename().string();
-      add(name.empty() ? std::string_view(place) : std::string_view(name), text_at(entry, "sha256"));
+      add(name.empty() ? std::string_view(place) : std::string_view(name),
+          text_at(entry, "sha256"));
     }
   }
 }

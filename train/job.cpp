@@ -134,8 +134,8 @@ void require_same_run(const RunFolder& folder, Fingerprint then, const Fingerpri
   }
   const std::string noted =
       difference(then, now,
-                 {"output_dir", "save", "log_every", "memory_limit", "gradient_checkpointing",
-                  "preflight", "token_cache", "evaluate"});
+                 {"output_dir", "date", "save", "log_every", "memory_limit",
+                  "gradient_checkpointing", "preflight", "token_cache", "evaluate"});
   if (!noted.empty()) {
     core::tell(
         log, core::Level::kWarning,
