@@ -79,7 +79,7 @@ int parse_and_run(const Command& command, std::span<char* const> arguments) {
   app.name(fmt::format("weft {}", command.name));
   app.formatter(help_formatter());
   const auto entry = std::ranges::find(kCatalog, command.name, &CatalogEntry::name);
-  if (entry != kCatalog.end()) app.footer(fmt::format("\nExample:\n  {}", entry->example));
+  if (entry != kCatalog.end()) app.footer(fmt::format("Example:\n  {}", entry->example));
   app.failure_message(CLI::FailureMessage::simple);
   const Run run = command.add(app);
   // CLI11 consumes its vector from the back.

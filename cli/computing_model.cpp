@@ -46,7 +46,7 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
                  "keeps the layers' weights as training with the same key did: none, int8, nf4")
       ->check(CLI::IsMember({"none", "int8", "nf4"}))
       ->capture_default_str();
-  app.add_option("--threads", arguments.threads, "threads; 0: all cores")
+  app.add_option("--threads", arguments.threads, "threads; 0: the cores that the process may use")
       ->check(whole_number_from(0));
   app.add_flag("--allow-other-base", arguments.allow_other_base,
                "accept an adapter that was trained on other weights");

@@ -117,7 +117,8 @@ void declare(CLI::App& app, EvalArguments& a) {
   app.add_flag("--special", a.special, "let the tokenizer add its own BOS/EOS to --text");
   app.add_option("--dtype", a.dtype, "f32 (default) or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--threads", a.threads, "threads; 0: all cores")->check(whole_number_from(0));
+  app.add_option("--threads", a.threads, "threads; 0: the cores that the process may use")
+      ->check(whole_number_from(0));
   app.add_flag("--allow-other-base", a.allow_other_base,
                "accept an adapter that was trained on other weights");
   app.add_flag("--json", a.json, "print JSON instead of tables");

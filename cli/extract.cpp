@@ -61,7 +61,7 @@ Run add_extract(CLI::App& app) {
                "the best approximation rather than a randomised one that is nearly as good");
   app.add_flag("--force", options->force, "replace the output folder if it exists");
   app.add_flag("--json", options->json, "print the report as JSON");
-  app.add_option("--threads", options->threads, "threads; 0 means all cores")
+  app.add_option("--threads", options->threads, "threads; 0: the cores that the process may use")
       ->check(whole_number_from(0))
       ->capture_default_str();
   return [options] { return run(*options); };

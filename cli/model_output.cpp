@@ -27,7 +27,7 @@ CLI::Option* declare_model_output(CLI::App& app, ModelOutputOptions& options, co
   app.add_flag("--allow-other-base", options.allow_other_base,
                "go on even if the adapter records other base weights");
   app.add_flag("--json", options.json, "print the report as JSON");
-  app.add_option("--threads", options.threads, "threads; 0 means all cores")
+  app.add_option("--threads", options.threads, "threads; 0: the cores that the process may use")
       ->check(whole_number_from(0))
       ->capture_default_str();
   return out;

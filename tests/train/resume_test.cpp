@@ -1,5 +1,6 @@
 // A run that goes on: with what, and what it must not touch.
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -132,6 +133,31 @@ TEST(Resume, DoesNotNeedTheAdapterThatTheRunStartedFrom) {
   run("max_updates=2", Start::kReplace);
   fs::remove_all(job / "first");
   EXPECT_EQ(run("max_updates=5", Start::kResume), whole);
+}
+
+TEST(Resume, OverMidnightKeepsTheDateThatTheTemplatePrints) {
+  TinyRun job;
+  job.folder().write("date.jinja",
+                     "{{ strftime_now('%d %b %Y') }}\n{% for m in messages %}{{ m.role }}: "
+                     "{{ m.content }}{{ eos_token }}\n{% endfor %}");
+  std::string rows;
+  for (int i = 0; i < 20; ++i) {
+    rows += fmt::format(
+        R"({{"messages": [{{"role": "user", "content": "say {}"}}, {{"role": "assistant", "content": "atl {}"}}]}})"
+        "\n",
+        i, i % 7);
+  }
+  job.folder().write("train.jsonl", rows);
+  const std::string yaml = "chat_template: date.jinja\nlr_scheduler: constant\n";
+  job.run(yaml, {"max_updates=6", "date=2024-02-29"});
+  const std::string whole = job.adapter_bytes();
+  job.run(yaml, {"max_updates=3", "date=2024-02-29"});
+  job.run(yaml, {"max_updates=6"}, Start::kResume);  // on whatever day this test runs
+  EXPECT_EQ(job.adapter_bytes(), whole);
+  EXPECT_THAT(tests::slurp(job / "run/config.yaml"), HasSubstr("2024-02-29"));
+  EXPECT_THROWS_WITH(job.run(yaml, {"max_updates=7", "date=2024-03-01"}, Start::kResume),
+                     InputError, "date of the chat template was 2024-02-29 and is 2024-03-01");
+  EXPECT_THROWS_WITH((void)job.prepare(yaml, {"date=2024-02-30"}), ConfigError, "2024-02-30");
 }
 
 TEST(Trainer, FactorsThatAreNotFiniteAreNeverSavedOverGoodOnes) {
