@@ -158,8 +158,8 @@ TEST_F(Certificate, TheUsesAreThoseOfTheFold) {
   const auto json = nlohmann::json::parse(slurp(out / "merge.json"));
   EXPECT_EQ(json["adapters"][0]["keys"], json["adapters"][0]["used"].size());
   for (const auto& [key, tensor] : json["adapters"][0]["used"].items()) {
-    const bool folded =
-        std::ranges::any_of(report.folded, [&](const FoldedTensor& f) { return f.name == tensor; });
+    const bool folded = std::ranges::any_of(
+        report.folded, [&](const FoldedTensor& f) { return f.name == tensor.get<std::string>(); });
     EXPECT_TRUE(folded) << key;
   }
 }
