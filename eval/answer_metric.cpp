@@ -112,9 +112,7 @@ AnswerMetric bleu_metric(Variants& variants, std::size_t references) {
 
 AnswerMetric ter_metric(Variants& variants, std::size_t references) {
   TerOptions options;
-  options.normalized = variants.take("normalized");
   options.no_punct = variants.take("no_punct");
-  options.asian = variants.take("asian");
   options.case_sensitive = variants.take("case_sensitive");
   AnswerMetric metric{.name = "ter"};
   metric.signature =
