@@ -2,6 +2,7 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <ctime>
@@ -109,8 +110,21 @@ nlohmann::ordered_json preflight_json(const Prepared& prepared) {
 /// Ingredients that a checkpoint of an earlier version does not name.
 constexpr const char* kLaterIngredients[] = {"program", "kernels", kTemplateDate};
 
+/// "[a, b]" in order of its items: PEFT keeps target modules as a set, in any order.
+std::string in_order(const std::string& list) {
+  if (!list.starts_with('[') || !list.ends_with(']')) return list;
+  std::vector<std::string> items;
+  for (std::size_t begin = 1; begin < list.size();) {
+    const std::size_t end = std::min(list.find(", ", begin), list.size() - 1);
+    items.push_back(list.substr(begin, end - begin));
+    begin = end + 2;
+  }
+  std::ranges::sort(items);
+  return fmt::format("[{}]", fmt::join(items, ", "));
+}
+
 /// Refuses a checkpoint that is of another run.
-void require_same_run(const RunFolder& folder, Fingerprint then, const Fingerprint& now,
+void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now,
                       const text::Tokenizer& tokenizer, std::int64_t update, const core::Log& log) {
   for (const char* key : kLaterIngredients) {
     if (!then.contains(key) && now.contains(key)) then[key] = now.at(key);
@@ -124,6 +138,12 @@ void require_same_run(const RunFolder& folder, Fingerprint then, const Fingerpri
   if (const auto recorded = then.find("tokenizer");
       recorded != then.end() && tokenizer.matches(recorded->second)) {
     recorded->second = tokenizer.digest();  // format 1 recorded another digest of it
+  }
+  for (const char* key : {"adapter.target_modules", "adapter.exclude_modules"}) {
+    for (Fingerprint* one : {&then, &now}) {
+      if (const auto found = one->find(key); found != one->end())
+        found->second = in_order(found->second);
+    }
   }
   const std::string changed = difference(then, now, resumable_keys());
   if (!changed.empty()) {
