@@ -12,10 +12,6 @@ namespace weft::core {
 /// The flag behind stop_requested(), for those who raise it and for code that takes a flag.
 [[nodiscard]] std::atomic<bool>& stop_flag() noexcept;
 
-/// Makes this copy of the library look at `flag`. A library that is opened at run time has a copy
-/// of its own, and both halves of the program have to see one request. `flag` outlives all use.
-void share_stop_flag(std::atomic<bool>& flag) noexcept;
-
 /// For work that has written nothing which counts yet. Throws Interrupted when a stop was asked
 /// for: "interrupted while DOING; nothing was changed".
 void leave_if_stopped(std::string_view doing);

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <set>
 #include <system_error>
@@ -374,16 +373,6 @@ std::vector<SourceFile> source_files(const DatasetConfig& dataset) {
     files.push_back(std::move(file));
   }
   return files;
-}
-
-std::optional<fs::path> default_token_folder() {
-  const std::pair<const char*, const char*> places[] = {
-      {"WEFT_CACHE", "tokens"}, {"XDG_CACHE_HOME", "weft/tokens"}, {"HOME", ".cache/weft/tokens"}};
-  for (const auto& [variable, below] : places) {
-    const char* value = std::getenv(variable);
-    if (value != nullptr && *value != '\0') return fs::path(value) / below;
-  }
-  return std::nullopt;
 }
 
 TokenCache::TokenCache(std::optional<fs::path> folder) : folder_(std::move(folder)) {}

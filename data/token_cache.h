@@ -45,11 +45,6 @@ struct TokenisedData {
   std::int32_t largest_id = -1;
   std::string largest_origin;  ///< "file:line" of the first example with that id
 };
-
-/// Where token files are kept unless another folder is named: tokens/ below $WEFT_CACHE,
-/// $XDG_CACHE_HOME/weft or ~/.cache/weft; nothing when none of the variables is set.
-[[nodiscard]] std::optional<std::filesystem::path> default_token_folder();
-
 /// What a folder of token files holds at most: beyond it the files that were not used for longest
 /// are removed.
 inline constexpr std::uint64_t kMostTokenBytes = std::uint64_t{4} << 30;

@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "core/cache_folder.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
@@ -146,7 +147,7 @@ std::vector<data::SourceFile> list_files(const data::DatasetConfig& dataset,
 data::TokenCache open_cache(const core::FolderSwitch& choice) {
   if (!choice.on) return data::TokenCache(std::nullopt);
   if (!choice.path.empty()) return data::TokenCache(choice.path);
-  return data::TokenCache(data::default_token_folder());
+  return data::TokenCache(core::cache_folder("tokens"));
 }
 
 void require_vocabulary(const data::TokenisedData& data, std::int64_t vocabulary) {
