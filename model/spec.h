@@ -105,6 +105,24 @@ struct MlpSpec {
   std::int64_t width = 0;
 };
 
+/// Experts, of which a router chooses some for each token (model/experts.h).
+struct ExpertsSpec {
+  std::string router{};  ///< Path of [count, hidden]
+  bool router_bias = false;
+  std::int64_t count = 0;
+  std::int64_t chosen = 0;
+  bool normalised = false;  ///< The weights of the chosen ones add up to 1.
+  MlpSpec mlp;              ///< Of each
+  /// Each expert's matrices, one by one: up holds gate and up. In stacks, their rows of one tensor.
+  std::vector<LinearSpec> up, down;  ///< Two an expert and one an expert; or one stack each
+  bool stacked = false;
+  /// The expert that every token visits; without width: none.
+  MlpSpec shared{.width = 0};
+  std::vector<LinearSpec> shared_up;  ///< Gate, up
+  LinearSpec shared_down;
+  std::optional<LinearSpec> shared_gate;  ///< How much of it; absent: all
+};
+
 /// One layer of the decoder. With attend(x) = output_norm(o(attention(qkv(input_norm(x))))) and
 /// feed(x) = mlp_output_norm(down(act(up(mlp_norm(x))))), a norm that is absent changing nothing:
 ///
@@ -119,6 +137,7 @@ struct LayerSpec {
   std::vector<LinearSpec> up;  ///< Gate, up; or the two fused; or up alone
   LinearSpec down;
   MlpSpec mlp;
+  std::optional<ExpertsSpec> experts;  ///< In place of up, down and mlp
   bool parallel = false;
   double residual_scale = 1;  ///< s
 };

@@ -79,6 +79,11 @@ class Builder {
     a.shape = shape_of(spec.attention);
     a.rotary = spec.attention.rotary;
     a.exit = {linear({&spec.o, 1}), norm(spec.output_norm), spec.residual_scale};
+    layer.parallel = spec.parallel;
+    if (spec.experts) {
+      layer.experts = experts(spec);
+      return layer;
+    }
     Mlp& mlp = layer.mlp;
     // One norm for both branches is one tensor.
     const bool shared =
@@ -86,11 +91,72 @@ class Builder {
     mlp.entry = {shared ? a.entry.norm : norm(spec.mlp_norm), linear(spec.up)};
     mlp.spec = spec.mlp;
     mlp.exit = {linear({&spec.down, 1}), norm(spec.mlp_output_norm), spec.residual_scale};
-    layer.parallel = spec.parallel;
     return layer;
   }
 
+  Experts experts(const LayerSpec& layer) {
+    const ExpertsSpec& spec = *layer.experts;
+    Experts result;
+    result.norm = norm(layer.mlp_norm);
+    result.spec = spec;
+    result.scale = layer.residual_scale;
+    const std::int64_t hidden = layer.down.out;
+    result.router = tensor(spec.router + ".weight", {spec.count, hidden});
+    if (spec.router_bias) result.router_bias = tensor(spec.router + ".bias", {spec.count});
+    if (spec.shared.width > 0) {
+      Experts::Shared& shared = result.shared.emplace();
+      shared.mlp = spec.shared;
+      shared.up = linear(spec.shared_up);
+      shared.down = linear({&spec.shared_down, 1});
+      if (spec.shared_gate) shared.gate = linear({&*spec.shared_gate, 1});
+    }
+    // Their matrices are frozen and known to no adapter: they take no number among the modules.
+    const std::uint32_t next = next_module_;
+    at::Tensor up, down;
+    if (spec.stacked) {
+      up = stack(spec.up.front(), spec.count);
+      down = stack(spec.down.front(), spec.count);
+    }
+    for (std::int64_t e = 0; e < spec.count; ++e) {
+      const auto i = static_cast<std::size_t>(e);
+      if (!spec.stacked) {
+        result.experts.push_back({linear(std::span(spec.up).subspan(2 * i, 2)),
+                                  linear({&spec.down[i], 1})});
+        continue;
+      }
+      result.experts.push_back(
+          {of_stack(spec.up.front(), up.select(0, e)), of_stack(spec.down.front(), down.select(0, e))});
+    }
+    next_module_ = next;
+    return result;
+  }
+
  private:
+  /// All experts' matrices [count, out, in] at once.
+  at::Tensor stack(const LinearSpec& spec, std::int64_t count) const {
+    const auto type = format_ == BaseFormat::kDense ? type_ : at::kFloat;
+    at::Tensor result =
+        at::empty({count, spec.out, spec.in}, at::TensorOptions().dtype(type));
+    fill(spec.path, result);
+    return result;
+  }
+
+  /// One of a stack.
+  Linear of_stack(const LinearSpec& spec, const at::Tensor& matrix) const {
+    std::vector<LinearPart> parts{{spec.path, 0, 0, spec.out, {}}};
+    if (format_ == BaseFormat::kDense) return {matrix, at::Tensor(), std::move(parts)};
+    std::vector<QuantisedMatrix> matrices;
+    if (fill_) {
+      matrices.emplace_back(
+          format_,
+          std::span(matrix.const_data_ptr<float>(), static_cast<std::size_t>(matrix.numel())),
+          spec.out, spec.in);
+    } else {
+      matrices.emplace_back(format_, spec.out, spec.in);
+    }
+    return {std::move(matrices), at::Tensor(), std::move(parts), type_};
+  }
+
   void fill(const std::string& name, const at::Tensor& into) const {
     if (fill_) fill_(name, into);
   }

@@ -16,7 +16,10 @@ struct Entry {
 constexpr std::array kReaders{
     Entry{"LlamaForCausalLM", llama},       Entry{"MistralForCausalLM", mistral},
     Entry{"MinistralForCausalLM", mistral}, Entry{"Qwen2ForCausalLM", qwen2},
-    Entry{"Qwen3ForCausalLM", qwen3},       Entry{"SmolLM3ForCausalLM", smollm3},
+    Entry{"Qwen3ForCausalLM", qwen3},       Entry{"MixtralForCausalLM", mixtral},
+       Entry{"Qwen2MoeForCausalLM", qwen2_moe},
+       Entry{"Qwen3MoeForCausalLM", qwen3_moe},
+       Entry{"SmolLM3ForCausalLM", smollm3},
     Entry{"GraniteForCausalLM", granite},   Entry{"GemmaForCausalLM", gemma},
     Entry{"Gemma2ForCausalLM", gemma2},     Entry{"Gemma3ForCausalLM", gemma3},
     Entry{"Olmo2ForCausalLM", olmo2},       Entry{"InternLM2ForCausalLM", internlm2},

@@ -67,6 +67,11 @@ class Reference {
       const at::Tensor attended = attention(q, k, qkv[2], row, layer.attention);
       const at::Tensor a = norm(linears({layer.o}, attended)[0], layer.output_norm);
       const at::Tensor y = x + layer.residual_scale * a;
+      if (layer.experts) {
+        x = y + layer.residual_scale *
+                    experts(norm(y, layer.mlp_norm), *layer.experts, dropout, module);
+        continue;
+      }
       const at::Tensor up =
           at::cat(linears(layer.up, norm(layer.parallel ? x : y, layer.mlp_norm)), 1);
       const at::Tensor m =
@@ -166,6 +171,34 @@ class Reference {
     }
     return {all.narrow(1, 0, a.heads), all.narrow(1, a.heads, a.kv_heads),
             all.narrow(1, a.heads + a.kv_heads, a.kv_heads)};
+  }
+
+  /// Every expert for every token, weighted by 0 where it is not chosen.
+  at::Tensor experts(const at::Tensor& h, const model::ExpertsSpec& spec,
+                     const model::Dropout& dropout, std::uint32_t& module) {
+    const at::Tensor p =
+        at::softmax(at::matmul(h, weights_.at(spec.router + ".weight").t()), 1);
+    const at::Tensor chosen = std::get<1>(p.topk(spec.chosen, 1));
+    at::Tensor weights = p * at::zeros_like(p).scatter(1, chosen, 1.0);
+    if (spec.normalised) weights = weights / weights.sum(1, true);
+    at::Tensor sum = at::zeros_like(h);
+    for (std::int64_t e = 0; e < spec.count; ++e) {
+      const auto i = static_cast<std::size_t>(e);
+      const auto matrix = [&](const model::LinearSpec& one) {
+        return spec.stacked ? weights_.at(one.path).select(0, e) : weights_.at(one.path + ".weight");
+      };
+      at::Tensor up = spec.stacked ? matrix(spec.up[0])
+                                   : at::cat({matrix(spec.up[2 * i]), matrix(spec.up[2 * i + 1])});
+      const at::Tensor down = matrix(spec.stacked ? spec.down[0] : spec.down[i]);
+      const at::Tensor y = at::matmul(activated(at::matmul(h, up.t()), spec.mlp), down.t());
+      sum = sum + weights.select(1, e).unsqueeze(1) * y;
+    }
+    if (spec.shared.width == 0) return sum;
+    std::vector<at::Tensor> up;
+    for (const model::LinearSpec& one : spec.shared_up) up.push_back(linear(one, h, dropout, module++));
+    at::Tensor y = linear(spec.shared_down, activated(at::cat(up, 1), spec.shared), dropout, module++);
+    if (spec.shared_gate) y = y * at::sigmoid(linear(*spec.shared_gate, h, dropout, module++));
+    return sum + y;
   }
 
   static at::Tensor activated(const at::Tensor& up, const model::MlpSpec& mlp) {
