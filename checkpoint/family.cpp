@@ -199,6 +199,15 @@ constexpr std::array kQwen2Moe =
                       TensorRow{kSharedRouter, "model.layers.{}.mlp.shared_expert_gate"}});
 constexpr std::array kQwen3Moe = joined(kQwen3, kQwenExperts);
 
+constexpr std::array kGptOss =
+    joined(kLlamaEnds, kLlamaNorms, kLlamaAttention,
+           std::array{TensorRow{kSinks, "model.layers.{}.self_attn.sinks"},
+                      TensorRow{kRouter, "model.layers.{}.mlp.router"},
+                      TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj",
+                                Layout::kAlternating},
+                      TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj",
+                                Layout::kTransposed}});
+
 constexpr std::array kFamilies{
     Family{"llama", "LlamaForCausalLM", kLlama},
     Family{"mistral", "MistralForCausalLM", kLlama},
@@ -208,6 +217,7 @@ constexpr std::array kFamilies{
     Family{"mixtral", "MixtralForCausalLM", kMixtral},
     Family{"qwen2_moe", "Qwen2MoeForCausalLM", kQwen2Moe},
     Family{"qwen3_moe", "Qwen3MoeForCausalLM", kQwen3Moe},
+    Family{"gpt_oss", "GptOssForCausalLM", kGptOss},
     Family{"smollm3", "SmolLM3ForCausalLM", kLlama},
     Family{"granite", "GraniteForCausalLM", kLlama},
     Family{"gemma", "GemmaForCausalLM", kLlama},

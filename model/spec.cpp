@@ -51,7 +51,10 @@ void add_experts(const ExpertsSpec& experts, std::int64_t hidden, std::vector<We
   for (const std::vector<LinearSpec>* linears : {&experts.up, &experts.down}) {
     for (const LinearSpec& linear : *linears) {
       if (experts.stacked) {
-        shapes.push_back({linear.path, {experts.count, linear.out, linear.in}});
+        const bool turned = linear.layout != checkpoint::Layout::kPlain;
+        shapes.push_back({linear.path, turned ? std::vector{experts.count, linear.in, linear.out}
+                                              : std::vector{experts.count, linear.out, linear.in}});
+        if (experts.bias) shapes.push_back({linear.path + "_bias", {experts.count, linear.out}});
       } else {
         shapes.push_back({linear.path + ".weight", {linear.out, linear.in}});
       }

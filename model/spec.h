@@ -96,6 +96,8 @@ enum class Activation {
   kGelu,      ///< x Phi(x), by the error function
   kGeluTanh,  ///< Its approximation by tanh: "gelu_new", "gelu_pytorch_tanh"
   kRelu,
+  /// GPT-OSS: (clamp(up, -limit, limit) + 1) g sigmoid(1.702 g) with g = min(gate, limit)
+  kClampedSwish,
 };
 
 /// down(act(gate) * up), or down(act(up)).
@@ -103,6 +105,7 @@ struct MlpSpec {
   bool gated = true;
   Activation activation = Activation::kSilu;
   std::int64_t width = 0;
+  double limit = 0;  ///< kClampedSwish
 };
 
 /// Experts, of which a router chooses some for each token (model/experts.h).
@@ -116,6 +119,7 @@ struct ExpertsSpec {
   /// Each expert's matrices, one by one: up holds gate and up. In stacks, their rows of one tensor.
   std::vector<LinearSpec> up, down;  ///< Two an expert and one an expert; or one stack each
   bool stacked = false;
+  bool bias = false;  ///< Stacks: [count, out] under "<path>_bias"
   /// The expert that every token visits; without width: none.
   MlpSpec shared{.width = 0};
   std::vector<LinearSpec> shared_up;  ///< Gate, up

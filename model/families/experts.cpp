@@ -109,4 +109,47 @@ Spec qwen3_moe(const Reader& reader) {
                 window);
 }
 
+/// GPT-OSS: sinks, a window in every other layer, biases everywhere, a gate with limits.
+Spec gpt_oss(const Reader& reader) {
+  Spec spec = sizes(reader, 131072);
+  Block block;
+  block.attention = attention(reader, spec, 8);
+  if (!reader.names("head_dim")) {
+    block.attention.head_dim = 64;
+    block.attention.scale = 1 / std::sqrt(64.0);
+  }
+  block.norm = {.eps = reader.not_negative("rms_norm_eps", 1e-5), .rounds_before_weight = false};
+  block.qkv_bias = block.o_bias = reader.flag("attention_bias", true);
+  reader.require("hidden_act", "silu");
+  reader.require("swiglu_alpha", 1.702);
+  block.mlp.activation = Activation::kClampedSwish;
+  block.mlp.width = reader.size("intermediate_size", 2880);
+  block.mlp.limit = reader.number("swiglu_limit", 7);
+  const ExpertSizes experts{.count = reader.size({"num_local_experts", "num_experts"}, 128),
+                            .chosen = reader.size({"num_experts_per_tok", "experts_per_token"}, 4),
+                            .width = block.mlp.width,
+                            .normalised = true,
+                            .bias = true};
+  const std::int64_t dim = block.attention.head_dim;
+  if (reader.at("rope_scaling").is_null() && reader.at("rope_parameters").is_null()) {
+    Rope rope{.kind = RopeKind::kYarn, .theta = reader.number("rope_theta", 150000), .dim = dim};
+    rope.factor = 32;
+    rope.original_max_positions = 4096;
+    rope.truncate = false;
+    spec.rotaries = {rope};
+  } else {
+    spec.rotaries = {rope(reader, spec, dim, {.theta = 150000})};
+  }
+  const std::int64_t layers = reader.size("num_hidden_layers");
+  const std::int64_t window = reader.size("sliding_window", 128);
+  const std::vector<bool> slides =
+      sliding_layers(reader, layers, [](std::int64_t i) { return i % 2 == 0; });
+  for (const bool slide : slides) {
+    block.attention.window = slide ? window : 0;
+    add_expert_layer(reader, block, experts, spec);
+  }
+  set_ends(reader, block.norm, spec);
+  return spec;
+}
+
 }  // namespace weft::model::families

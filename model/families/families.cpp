@@ -19,6 +19,7 @@ constexpr std::array kReaders{
     Entry{"Qwen3ForCausalLM", qwen3},       Entry{"MixtralForCausalLM", mixtral},
        Entry{"Qwen2MoeForCausalLM", qwen2_moe},
        Entry{"Qwen3MoeForCausalLM", qwen3_moe},
+       Entry{"GptOssForCausalLM", gpt_oss},
        Entry{"SmolLM3ForCausalLM", smollm3},
     Entry{"GraniteForCausalLM", granite},   Entry{"GemmaForCausalLM", gemma},
     Entry{"Gemma2ForCausalLM", gemma2},     Entry{"Gemma3ForCausalLM", gemma3},

@@ -31,6 +31,7 @@ namespace weft::model::families {
 [[nodiscard]] Spec mixtral(const Reader& reader);
 [[nodiscard]] Spec qwen2_moe(const Reader& reader);
 [[nodiscard]] Spec qwen3_moe(const Reader& reader);
+[[nodiscard]] Spec gpt_oss(const Reader& reader);
 // gemma.cpp
 [[nodiscard]] Spec gemma(const Reader& reader);
 [[nodiscard]] Spec gemma2(const Reader& reader);

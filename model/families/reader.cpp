@@ -261,7 +261,10 @@ void Reader::refuse_unread() const {
       refuse(entry.key, value, fmt::format("{} for {}", entry.neutral, family_->architecture));
   }
   const json& packed = at(config_, "quantization_config");
-  if (!packed.is_null()) {
+  // Experts in MXFP4 are read as they are (checkpoint/).
+  const bool readable = packed.is_object() && packed.value("quant_method", "") == "mxfp4" &&
+                        row(Part::kExpertsGateUp) != nullptr;
+  if (!packed.is_null() && !readable) {
     throw InputError(
         "{}: 'quantization_config' says that the weights are packed by {}; take the model's "
         "plain weights (F32, F16, BF16) or a GGUF file",
@@ -461,6 +464,7 @@ LayerSpec attention_layer(const Reader& reader, const Block& block, const Spec& 
   } else {
     layer.qkv = {linear(Part::kQueryKeyValue, spec.hidden, a.qkv_width(), block.qkv_bias)};
   }
+  layer.attention.sinks = reader.path(Part::kSinks, index);
   layer.o = linear(Part::kOutput, a.q_width(), spec.hidden, block.o_bias);
   return layer;
 }
@@ -494,6 +498,7 @@ void add_expert_layer(const Reader& reader, const Block& block, const ExpertSize
   experts.count = sizes.count;
   experts.chosen = sizes.chosen;
   experts.normalised = sizes.normalised;
+  experts.bias = experts.router_bias = sizes.bias;
   experts.mlp = block.mlp;
   experts.mlp.width = sizes.width;
   // Stacks where they are stored, or where a family has nothing else.

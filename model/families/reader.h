@@ -126,6 +126,7 @@ struct ExpertSizes {
   std::int64_t width = 0;
   bool normalised = false;
   std::int64_t shared = 0;
+  bool bias = false;  ///< Of router and experts
 };
 void add_expert_layer(const Reader& reader, const Block& block, const ExpertSizes& sizes,
                       Spec& spec);

@@ -152,6 +152,11 @@ INSTANTIATE_TEST_SUITE_P(
                                                          {"moe_intermediate_size", 14},
                                                          {"norm_topk_prob", true},
                                                          {"decoder_sparse_step", 2}})},
+        Case{"gpt_oss", family("GptOssForCausalLM", {{"num_local_experts", 5},
+                                                     {"num_experts_per_tok", 2},
+                                                     {"sliding_window", 3},
+                                                     {"swiglu_limit", 0.7},
+                                                     {"rope_parameters", {{"rope_type", "default"}}}})},
         Case{"gpt2", classic("GPT2LMHeadModel"), 0.1},
         Case{"gpt_neox", classic("GPTNeoXForCausalLM", {{"rotary_pct", 0.34}}), 0.1},
         Case{"gpt_neox_in_turn", classic("GPTNeoXForCausalLM",
@@ -449,7 +454,9 @@ TEST(Decoder, BackwardEndsAtTheLowestTrainedModule) {
   const TensorMap weights = random_weights(spec, 1);
   model::Weights all = model::make_weights(
       spec, at::kDouble, model::BaseFormat::kDense,
-      [&](const std::string& name, const at::Tensor& into) { into.copy_(weights.at(name)); });
+      [&](const std::string& name, const at::Tensor& into, std::int64_t) {
+        into.copy_(weights.at(name));
+      });
   model::Layer& layer = all.layers.front();
   const at::Tensor a = at::ones({2, spec.layers[0].down.in}, at::kFloat);
   const at::Tensor b = at::ones({spec.hidden, 2}, at::kFloat);

@@ -58,6 +58,8 @@ QWEN2_MOE = family("Qwen2MoeForCausalLM", "qwen2_moe", num_experts=6, num_expert
                    shared_expert_intermediate_size=40)
 QWEN3_MOE = family("Qwen3MoeForCausalLM", "qwen3_moe", num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24,
                    head_dim=16)
+GPT_OSS = family("GptOssForCausalLM", "gpt_oss", num_local_experts=5, num_experts_per_tok=2, head_dim=16, sliding_window=7,
+                 num_hidden_layers=2)
 LONGROPE = dict(type="longrope", short_factor=[1.0, 1.5, 2.0, 2.5], long_factor=[2.0, 3.0, 5.0, 8.0])
 
 CONFIGS = {
@@ -134,19 +136,24 @@ CONFIGS = {
     "qwen3_moe": QWEN3_MOE,
     "qwen3_moe_normalised": QWEN3_MOE | dict(norm_topk_prob=True, attention_bias=True),
     "qwen3_moe_dense_layers": QWEN3_MOE | dict(mlp_only_layers=[1], use_sliding_window=True, sliding_window=5),
+    "gpt_oss": GPT_OSS,
+    "gpt_oss_low_limit": GPT_OSS | dict(swiglu_limit=0.5, num_experts_per_tok=1, attention_bias=False),
+    "gpt_oss_yarn": GPT_OSS | dict(num_experts_per_tok=4, layer_types=["full_attention", "sliding_attention"],
+                                   rope_scaling=dict(rope_type="yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0,
+                                                     truncate=False, original_max_position_embeddings=16)),
     "glm4_biased": GLM4 | dict(attention_bias=True, rms_norm_eps=1e-4),
 }
 # One configuration a family for what takes longer.
 CHOSEN = ["qwen3", "smollm3", "granite", "gemma", "gemma2_low_caps", "gemma3_older", "olmo2", "phi3_longrope_beyond",
           "phi_norms", "gpt2", "gpt_neox", "bloom", "falcon_groups", "opt", "cohere_head_norms", "cohere2", "glm", "glm4",
-          "mixtral", "qwen2_moe", "qwen3_moe_normalised"]
+          "mixtral", "qwen2_moe", "qwen3_moe_normalised", "gpt_oss_yarn"]
 TARGETS = dict(gpt2=["c_attn", "c_proj", "c_fc"], gpt_neox=["query_key_value", "dense", "dense_h_to_4h"],
                bloom=["query_key_value", "dense", "dense_4h_to_h"], falcon_groups=["query_key_value", "dense_h_to_4h"],
                opt=["k_proj", "out_proj", "fc2"], phi_norms=["q_proj", "dense", "fc1"],
                phi3_longrope_beyond=["qkv_proj", "gate_up_proj", "down_proj"], glm=["k_proj", "gate_up_proj"],
                glm4=["q_proj", "gate_up_proj", "o_proj"], mixtral=["q_proj", "v_proj", "o_proj"],
                qwen2_moe=["q_proj", "gate_proj", "down_proj", "shared_expert_gate"],
-               qwen3_moe_normalised=["k_proj", "o_proj"])
+               qwen3_moe_normalised=["k_proj", "o_proj"], gpt_oss_yarn=["q_proj", "k_proj", "v_proj", "o_proj"])
 PROMPT = "In altepetl ihuan in atoyatl: nehuatl nicnequi nimitzittas moztla, tlazohcamati."
 PLAIN = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
