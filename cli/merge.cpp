@@ -14,11 +14,11 @@
 #include "cli/output.h"
 #include "core/error.h"
 #include "core/parallel.h"
-#include "core/schema_node.h"
 #include "core/terminal.h"
 #include "merge/combine.h"
 #include "merge/combine_adapters.h"
 #include "merge/undo.h"
+#include "schema/node.h"
 
 namespace weft::cli {
 namespace {
@@ -103,7 +103,7 @@ std::string adapter_method(const std::string& name) {
 
 /// The recipe that --model, --adapter, --method and --parameter amount to.
 std::string adapter_recipe(const Options& options) {
-  using core::ConfigNode;
+  using schema::ConfigNode;
   ConfigNode recipe = ConfigNode::map();
   recipe.add("merge_method", ConfigNode::string(adapter_method(options.method)));
   recipe.add("base_model", ConfigNode::string(options.model));
@@ -130,7 +130,7 @@ std::string adapter_recipe(const Options& options) {
     parameters.add(text.substr(0, equals), ConfigNode::scalar(text.substr(equals + 1)));
   }
   if (!parameters.entries.empty()) recipe.add("parameters", std::move(parameters));
-  return core::emit_yaml(recipe);
+  return schema::emit_yaml(recipe);
 }
 
 merge::Recipe recipe_of(const Options& options) {

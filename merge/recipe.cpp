@@ -10,8 +10,8 @@
 namespace weft::merge {
 namespace {
 
-using core::ConfigEntry;
-using core::ConfigNode;
+using schema::ConfigEntry;
+using schema::ConfigNode;
 namespace fs = std::filesystem;
 
 /// True for a parameter that some method has.
@@ -278,8 +278,8 @@ std::string ModelReference::text() const {
 
 Recipe parse_recipe(std::string_view text, std::string_view where,
                     const std::filesystem::path& folder) {
-  core::Problems problems;
-  const ConfigNode root = core::parse_yaml(text, problems);
+  schema::Problems problems;
+  const ConfigNode root = schema::parse_yaml(text, problems);
   if (!problems.empty()) {
     const auto& [place, problem] = problems.front();
     throw ConfigError("{}:{}:{}: {}", where, place.line, place.column, problem);

@@ -12,7 +12,7 @@ if(WEFT_TORCH)
 endif()
 install(TARGETS ${weft_targets} EXPORT weftTargets ARCHIVE DESTINATION lib)
 install(FILES ${weft_bridge_archive} DESTINATION lib)
-foreach(folder core checkpoint text lora data merge export model train eval)
+foreach(folder core schema checkpoint text lora data merge export model train eval)
   if(TARGET weft_${folder} OR folder STREQUAL eval)
     install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION include/weft
       FILES_MATCHING PATTERN "*.h" PATTERN "bridge/target" EXCLUDE PATTERN "src" EXCLUDE)

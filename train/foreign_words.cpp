@@ -15,12 +15,12 @@
 namespace weft::train {
 namespace {
 
-using core::ConfigNode;
-using core::ForeignReading;
-using core::ForeignWord;
-using core::left_out_word;
-using core::only_word;
-using core::refused_word;
+using schema::ConfigNode;
+using schema::ForeignReading;
+using schema::ForeignWord;
+using schema::left_out_word;
+using schema::only_word;
+using schema::refused_word;
 using Read = std::function<ForeignReading(const ConfigNode& value, const ConfigNode& section)>;
 
 constexpr const char* kAxolotl = "axolotl";
@@ -49,14 +49,16 @@ ForeignWord shared(std::string key) {
               [](const ConfigNode&, const ConfigNode&) { return ForeignReading::own(); });
 }
 
-bool is_on(const ConfigNode* value) { return value != nullptr && core::as_boolean(*value) == true; }
+bool is_on(const ConfigNode* value) {
+  return value != nullptr && schema::as_boolean(*value) == true;
+}
 
 double number_at(const ConfigNode& section, std::initializer_list<const char*> keys,
                  double otherwise) {
   for (const char* key : keys) {
     const ConfigNode* value = section.find(key);
     if (value == nullptr) continue;
-    if (const auto number = core::as_number(*value)) return *number;
+    if (const auto number = schema::as_number(*value)) return *number;
   }
   return otherwise;
 }
@@ -108,7 +110,7 @@ ForeignReading read_lora_target(const ConfigNode& value, const ConfigNode&) {
 /// `load_in_4bit` and `load_in_8bit`.
 Read quantised_as(const char* format) {
   return [format](const ConfigNode& value, const ConfigNode&) {
-    if (core::is_off(value)) return ForeignReading::left_out(kNothing);
+    if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("base_quantization", plain(format));
   };
 }
@@ -121,12 +123,12 @@ ForeignReading read_quantization_bit(const ConfigNode& value, const ConfigNode&)
 
 ForeignReading read_bf16(const ConfigNode& value, const ConfigNode& section) {
   if (value.text == "auto") return ForeignReading::means("dtype", plain("auto"));
-  if (core::as_boolean(value) == true || value.text == "full") {
+  if (schema::as_boolean(value) == true || value.text == "full") {
     return ForeignReading::means("dtype", plain("bfloat16"));
   }
-  if (core::as_boolean(value) == false) {
+  if (schema::as_boolean(value) == false) {
     const ConfigNode* half = section.find("fp16");
-    if (half != nullptr && !core::is_off(*half)) return ForeignReading::left_out(kNothing);
+    if (half != nullptr && !schema::is_off(*half)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("dtype", plain("float32"));
   }
   return ForeignReading::refused("write dtype: auto, bfloat16 or float32");
@@ -142,7 +144,7 @@ ForeignReading read_dtype_name(const ConfigNode& value, const ConfigNode&) {
 }
 
 ForeignReading read_warmup_ratio(const ConfigNode& value, const ConfigNode& section) {
-  const auto share = core::as_number(value);
+  const auto share = schema::as_number(value);
   if (!share || *share < 0 || *share > 1) return refuse_number("a number from 0 to 1");
   // transformers lets the number of steps win.
   if (number_at(section, {"warmup_steps"}, 0) > 0) {
@@ -152,13 +154,13 @@ ForeignReading read_warmup_ratio(const ConfigNode& value, const ConfigNode& sect
 }
 
 ForeignReading read_evals_per_epoch(const ConfigNode& value, const ConfigNode&) {
-  const auto count = core::as_number(value);
+  const auto count = schema::as_number(value);
   if (!count || *count < 0) return refuse_number("how many evaluations an epoch has");
   return ForeignReading::means("eval.every", *count == 0 ? ConfigNode{} : epochs(1 / *count));
 }
 
 ForeignReading read_saves_per_epoch(const ConfigNode& value, const ConfigNode&) {
-  const auto count = core::as_number(value);
+  const auto count = schema::as_number(value);
   if (!count || *count < 0) return refuse_number("how many checkpoints an epoch has");
   if (*count == 0) {
     return ForeignReading::left_out("the adapter is written at the end; save.every says when else");
@@ -169,7 +171,7 @@ ForeignReading read_saves_per_epoch(const ConfigNode& value, const ConfigNode&) 
 /// `eval_steps` and `save_steps`: updates, or below 1 a share of the run.
 Read steps_of(std::string target) {
   return [target](const ConfigNode& value, const ConfigNode& section) {
-    const auto steps = core::as_number(value);
+    const auto steps = schema::as_number(value);
     if (!steps || *steps <= 0) {
       return ForeignReading::refused(
           fmt::format("write {}: 100u (updates) or 0.5e (epochs)", target));
@@ -194,7 +196,7 @@ Read strategy_of(std::string target, std::string steps) {
       return ForeignReading::left_out(fmt::format("{} says the number", steps));
     }
     // "no" is off in YAML 1.1, and text in quotes.
-    if (value.text == "no" || core::as_boolean(value) == false) {
+    if (value.text == "no" || schema::as_boolean(value) == false) {
       return target == "eval.every" ? ForeignReading::means(target, ConfigNode{})
                                     : ForeignReading::left_out(
                                           "the adapter is written at the end; save.every says "
@@ -205,7 +207,7 @@ Read strategy_of(std::string target, std::string steps) {
 }
 
 ForeignReading read_validation_size(const ConfigNode& value, const ConfigNode&) {
-  const auto size = core::as_number(value);
+  const auto size = schema::as_number(value);
   if (!size || *size < 0) return refuse_number("a share of the data, as 0.05");
   if (*size == 0) return ForeignReading::left_out("nothing is held out");
   if (*size < 1) return ForeignReading::means("validation_share", plain(percent_text(*size)));
@@ -233,7 +235,7 @@ ForeignReading read_scheduler(const ConfigNode& value, const ConfigNode& section
   }
   if (value.text == "cosine_with_restarts") {
     const ConfigNode* more = section.find("lr_scheduler_kwargs");
-    if (more == nullptr || core::is_off(*more)) {
+    if (more == nullptr || schema::is_off(*more)) {
       return ForeignReading::means("lr_scheduler", plain("cosine"));  // one cycle
     }
   }
@@ -250,7 +252,7 @@ ForeignReading read_checkpointing(const ConfigNode& value, const ConfigNode&) {
 }
 
 ForeignReading read_no_checkpointing(const ConfigNode& value, const ConfigNode&) {
-  if (core::is_off(value)) return ForeignReading::left_out("what is computed twice is chosen");
+  if (schema::is_off(value)) return ForeignReading::left_out("what is computed twice is chosen");
   return ForeignReading::means("gradient_checkpointing", plain("none"));
 }
 
@@ -272,8 +274,9 @@ ForeignReading read_chat_template(const ConfigNode& value, const ConfigNode&) {
 ForeignReading read_special_tokens(const ConfigNode& value, const ConfigNode&) {
   if (value.kind != ConfigNode::Kind::kMap || value.entries.empty()) return ForeignReading::own();
   ConfigNode kept = ConfigNode::map();
-  for (const core::ConfigEntry& entry : value.entries) {
-    if (entry.key == "pad_token" || entry.key == "unk_token" || core::is_off(entry.value)) continue;
+  for (const schema::ConfigEntry& entry : value.entries) {
+    if (entry.key == "pad_token" || entry.key == "unk_token" || schema::is_off(entry.value))
+      continue;
     kept.add(entry.key, entry.value, entry.place);
   }
   if (kept.entries.size() == value.entries.size()) return ForeignReading::own();
@@ -304,7 +307,7 @@ ForeignReading read_batch(const ConfigNode&, const ConfigNode& section) {
   const double length = number_at(section, {"sequence_len", "cutoff_len", "max_length"}, 0);
   const ConfigNode* packing = section.find("sample_packing");
   if (packing == nullptr) packing = section.find("packing");
-  const bool packed = packing == nullptr || core::as_boolean(*packing) != false;
+  const bool packed = packing == nullptr || schema::as_boolean(*packing) != false;
   if (!packed) {
     return ForeignReading::refused(
         fmt::format("write examples_per_update: {:.0f}, which is micro_batch_size x "
@@ -337,11 +340,11 @@ void add_adapter_words(std::vector<ForeignWord>& words) {
       word("adapter", kAxolotl, "`lora`; `qlora`: `base_quantization: nf4`", read_adapter));
   words.back().reads_null = true;
   const auto linear = [](const ConfigNode& value, const ConfigNode&) {
-    if (core::is_off(value)) return ForeignReading::left_out(kNothing);
+    if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("adapter.target_modules", ConfigNode::string("all-linear"));
   };
   const auto half = [](const ConfigNode& value, const ConfigNode&) {
-    return core::is_off(value)
+    return schema::is_off(value)
                ? ForeignReading::left_out(kNothing)
                : ForeignReading::refused("numbers are bfloat16 or float32 here; write dtype: auto");
   };
@@ -372,7 +375,7 @@ void add_adapter_words(std::vector<ForeignWord>& words) {
                 "nf4 is the only 4-bit type here; remove the key to take it"),
       word("double_quantization", kFactory, "true is what nf4 does; false is refused",
            [](const ConfigNode& value, const ConfigNode&) {
-             return core::as_boolean(value) == true
+             return schema::as_boolean(value) == true
                         ? ForeignReading::left_out("nf4 quantises its scales in turn")
                         : ForeignReading::refused(
                               "nf4 quantises its scales in turn, always; remove "
@@ -428,11 +431,11 @@ void add_schedule_words(std::vector<ForeignWord>& words) {
 
 void add_data_words(std::vector<ForeignWord>& words) {
   const auto history = [](const ConfigNode& value, const ConfigNode&) {
-    if (core::is_off(value)) return ForeignReading::left_out(kNothing);
+    if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("train_on_turns", plain("last"));
   };
   const auto no_shuffle = [](const ConfigNode& value, const ConfigNode&) {
-    if (core::is_off(value)) return ForeignReading::left_out(kNothing);
+    if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("shuffle", plain("false"));
   };
   const char* const kRegistry =
@@ -556,7 +559,7 @@ void add_refused_words(std::vector<ForeignWord>& words) {
       word("plugins", kAxolotl, "left out where they only make it faster", read_plugins));
   words.push_back(word("do_train", kFactory, "left out; false is refused",
                        [](const ConfigNode& value, const ConfigNode&) {
-                         return core::as_boolean(value) == true
+                         return schema::as_boolean(value) == true
                                     ? ForeignReading::left_out("weft train trains")
                                     : ForeignReading::refused(
                                           "weft train trains; weft eval and "
