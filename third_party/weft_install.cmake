@@ -13,7 +13,7 @@ endif()
 install(TARGETS ${weft_targets} EXPORT weftTargets ARCHIVE DESTINATION lib)
 install(FILES ${weft_bridge_archive} DESTINATION lib)
 foreach(folder core schema checkpoint text lora data merge export model train eval)
-  if(TARGET weft_${folder} OR folder STREQUAL eval)
+  if(TARGET weft_${folder} OR folder MATCHES "^(train|eval)$")
     install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION include/weft
       FILES_MATCHING PATTERN "*.h" PATTERN "bridge/target" EXCLUDE PATTERN "src" EXCLUDE)
   endif()
