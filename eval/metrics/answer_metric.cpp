@@ -8,11 +8,12 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "core/version.h"
 #include "eval/metrics/bleu.h"
 #include "eval/metrics/chrf.h"
 #include "eval/metrics/ter.h"
-#include "eval/metrics/utf8.h"
+#include "text/white_space.h"
 
 namespace weft::eval {
 namespace {
@@ -128,9 +129,9 @@ AnswerMetric ter_metric(Variants& variants, std::size_t references) {
 }
 
 std::u32string stripped(std::string_view utf8) {
-  std::u32string text = decode_utf8(utf8);
-  while (!text.empty() && is_python_space(text.back())) text.pop_back();
-  const auto begin = std::ranges::find_if_not(text, is_python_space);
+  std::u32string text = core::decode_utf8(utf8);
+  while (!text.empty() && text::is_python_space(text.back())) text.pop_back();
+  const auto begin = std::ranges::find_if_not(text, text::is_python_space);
   return {begin, text.end()};
 }
 

@@ -4,8 +4,9 @@
 #include <span>
 #include <utility>
 
-#include "eval/metrics/utf8.h"
+#include "core/utf8.h"
 #include "text/unicode.h"
+#include "text/white_space.h"
 
 namespace weft::eval {
 namespace {
@@ -32,7 +33,7 @@ Words split(const Text& text) {
   Words words;
   for (std::size_t begin = 0; begin < text.size();) {
     std::size_t end = begin;
-    while (end < text.size() && !is_python_space(text[end])) ++end;
+    while (end < text.size() && !text::is_python_space(text[end])) ++end;
     if (end > begin) words.push_back(text.substr(begin, end - begin));
     begin = end + 1;
   }
@@ -41,12 +42,12 @@ Words split(const Text& text) {
 
 /// Python's str.rstrip, and str.strip.
 void strip_end(Text& text) {
-  while (!text.empty() && is_python_space(text.back())) text.pop_back();
+  while (!text.empty() && text::is_python_space(text.back())) text.pop_back();
 }
 void strip(Text& text) {
   strip_end(text);
-  text.erase(
-      0, static_cast<std::size_t>(std::ranges::find_if_not(text, is_python_space) - text.begin()));
+  text.erase(0, static_cast<std::size_t>(std::ranges::find_if_not(text, text::is_python_space) -
+                                         text.begin()));
 }
 
 void replace(Text& text, std::u32string_view from, std::u32string_view to) {
@@ -162,11 +163,6 @@ void normalise_for_ter(Text& text) {
   split_stops(text);
 }
 
-bool is_ascii_punctuation(char32_t c) {
-  constexpr Range kSigns[] = {{U'!', U'/'}, {U':', U'@'}, {U'[', U'`'}, {U'{', U'~'}};
-  return in(c, kSigns);
-}
-
 /// Python's \w without the underscore, which is removed before: a combining mark is none, so that
 /// an article may stand in front of it.
 bool is_word_sign(char32_t c) { return text::letters().has(c) || text::numbers().has(c); }
@@ -191,7 +187,7 @@ void remove_articles(Text& text) {
 }  // namespace
 
 Words bleu_words(std::string_view utf8, BleuTokens tokens, bool lowercase) {
-  Text text = decode_utf8(lowercase ? text::lower(utf8) : std::string(utf8));
+  Text text = core::decode_utf8(lowercase ? text::lower(utf8) : std::string(utf8));
   strip_end(text);
   const auto is_punctuation = [](char32_t c) { return text::punctuation().has(c); };
   const auto no_number = [](char32_t c) { return !text::numbers().has(c); };
@@ -221,7 +217,7 @@ Words bleu_words(std::string_view utf8, BleuTokens tokens, bool lowercase) {
 }
 
 Words ter_words(std::string_view utf8, const TerOptions& options) {
-  Text text = decode_utf8(options.case_sensitive ? std::string(utf8) : text::lower(utf8));
+  Text text = core::decode_utf8(options.case_sensitive ? std::string(utf8) : text::lower(utf8));
   strip_end(text);
   if (text.empty()) return {};
   if (options.normalized) {
@@ -237,8 +233,8 @@ Words ter_words(std::string_view utf8, const TerOptions& options) {
 }
 
 Words squad_words(std::string_view utf8) {
-  Text text = decode_utf8(text::lower(utf8));
-  std::erase_if(text, is_ascii_punctuation);
+  Text text = core::decode_utf8(text::lower(utf8));
+  std::erase_if(text, text::is_ascii_punctuation);
   remove_articles(text);
   return split(text);
 }

@@ -7,7 +7,7 @@
 
 // How answers are cut into words before they are compared: the tokenizers of sacrebleu 2.6 that
 // need no data of their own. Texts are UTF-8; invalid bytes count as U+FFFD. White space is what
-// Python takes for it (eval/metrics/utf8.h).
+// Python takes for it (text/white_space.h).
 
 namespace weft::eval {
 

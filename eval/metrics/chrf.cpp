@@ -4,27 +4,22 @@
 #include <map>
 
 #include "core/error.h"
-#include "eval/metrics/utf8.h"
+#include "core/utf8.h"
 #include "text/unicode.h"
+#include "text/white_space.h"
 
 namespace weft::eval {
 namespace {
 
-// string.punctuation of Python: every printable ASCII character that is no letter, digit or space.
-bool is_ascii_punctuation(char32_t c) {
-  return (c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) || (c >= 0x5B && c <= 0x60) ||
-         (c >= 0x7B && c <= 0x7E);
-}
-
 std::vector<std::u32string_view> split(std::u32string_view text) {
   std::vector<std::u32string_view> words;
   for (std::size_t begin = 0; begin < text.size();) {
-    if (is_python_space(text[begin])) {
+    if (text::is_python_space(text[begin])) {
       ++begin;
       continue;
     }
     std::size_t end = begin;
-    while (end < text.size() && !is_python_space(text[end])) ++end;
+    while (end < text.size() && !text::is_python_space(text[end])) ++end;
     words.push_back(text.substr(begin, end - begin));
     begin = end;
   }
@@ -37,10 +32,10 @@ std::vector<std::u32string_view> split_punctuation(std::u32string_view text) {
   for (const std::u32string_view word : split(text)) {
     if (word.size() == 1) {
       words.push_back(word);
-    } else if (is_ascii_punctuation(word.back())) {
+    } else if (text::is_ascii_punctuation(word.back())) {
       words.push_back(word.substr(0, word.size() - 1));
       words.push_back(word.substr(word.size() - 1));
-    } else if (is_ascii_punctuation(word.front())) {
+    } else if (text::is_ascii_punctuation(word.front())) {
       words.push_back(word.substr(0, 1));
       words.push_back(word.substr(1));
     } else {
@@ -75,7 +70,7 @@ using WordNumbers = std::map<std::u32string, char32_t>;
 
 Sequences sequences(std::string_view utf8, const ChrfOptions& options, WordNumbers& numbers) {
   const std::u32string text =
-      options.unicode ? decode_utf8(text::compose(utf8)) : decode_utf8(utf8);
+      options.unicode ? core::decode_utf8(text::compose(utf8)) : core::decode_utf8(utf8);
   Sequences result;
   if (options.whitespace) {
     result.characters = text;

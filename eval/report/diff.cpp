@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "core/terminal.h"
-#include "eval/metrics/utf8.h"
+#include "core/utf8.h"
 #include "eval/report/html.h"
 
 namespace weft::eval {
@@ -22,9 +22,9 @@ bool joins(char32_t c) {
 std::vector<std::string> units(std::string_view text) {
   std::vector<std::string> result;
   char32_t before = 0;
-  for (const char32_t c : decode_utf8(text)) {
+  for (const char32_t c : core::decode_utf8(text)) {
     std::string letter;
-    append_utf8(letter, c);
+    core::append_utf8(letter, c);
     const bool is_mark = core::display_width(letter) == 0 && c >= 0x300;
     const bool goes_on =
         before != 0 && (is_mark || before == kJoiner || (joins(before) && joins(c)));

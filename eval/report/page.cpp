@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "eval/metrics/utf8.h"
+#include "core/utf8.h"
 
 namespace weft::eval {
 namespace {
@@ -78,7 +78,7 @@ mark { background: var(--new); color: inherit; border-bottom: 2px dotted current
 
 std::string escaped(std::string_view text) {
   std::string result;
-  for (const char32_t c : decode_utf8(text)) {
+  for (const char32_t c : core::decode_utf8(text)) {
     switch (c) {
       case '&': result += "&amp;"; break;
       case '<': result += "&lt;"; break;
@@ -88,7 +88,7 @@ std::string escaped(std::string_view text) {
       case '\t': result += static_cast<char>(c); break;
       default:
         // HTML has no other control characters.
-        append_utf8(result, c < 0x20 || (c >= 0x7F && c < 0xA0) ? char32_t{0xFFFD} : c);
+        core::append_utf8(result, c < 0x20 || (c >= 0x7F && c < 0xA0) ? char32_t{0xFFFD} : c);
     }
   }
   return result;

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/terminal.h"
-#include "eval/metrics/utf8.h"
+#include "core/utf8.h"
 
 namespace weft::eval {
 namespace {
@@ -11,9 +11,9 @@ namespace {
 std::string cut(std::string_view text, int columns) {
   std::string line;
   int width = 0;
-  for (const char32_t c : decode_utf8(text)) {
+  for (const char32_t c : core::decode_utf8(text)) {
     std::string character;
-    append_utf8(character, c < 0x20 || (c >= 0x7F && c < 0xA0) ? U' ' : c);
+    core::append_utf8(character, c < 0x20 || (c >= 0x7F && c < 0xA0) ? U' ' : c);
     width += core::display_width(character);
     if (width > columns) break;
     line += character;

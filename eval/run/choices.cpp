@@ -7,9 +7,9 @@
 #include "core/utf8.h"
 #include "data/dataset.h"
 #include "data/record.h"
-#include "eval/metrics/utf8.h"
 #include "eval/run/text.h"
 #include "eval/statistics/spread.h"
+#include "text/white_space.h"
 
 namespace weft::eval {
 namespace {
@@ -169,8 +169,9 @@ std::size_t stripped_size(const std::string& text) {
   while (size > 0) {
     std::size_t begin = size - 1;
     while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0U) == 0x80U) --begin;
-    const std::u32string last = decode_utf8(std::string_view(text).substr(begin, size - begin));
-    if (last.size() != 1 || !is_python_space(last[0])) break;
+    const std::u32string last =
+        core::decode_utf8(std::string_view(text).substr(begin, size - begin));
+    if (last.size() != 1 || !text::is_python_space(last[0])) break;
     size = begin;
   }
   return size;

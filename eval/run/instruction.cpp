@@ -7,6 +7,7 @@
 #include "data/prompt.h"
 #include "data/record.h"
 #include "eval/statistics/spread.h"
+#include "text/white_space.h"
 
 namespace weft::eval {
 namespace {
@@ -53,10 +54,6 @@ std::string answer_text(const Pass& pass, const text::Tokenizer& tokenizer) {
   const std::vector<std::int32_t> ids(pass.targets.begin() + static_cast<std::ptrdiff_t>(begin),
                                       pass.targets.begin() + static_cast<std::ptrdiff_t>(end));
   return tokenizer.decode(ids, text::Tokenizer::Specials::kSkip);
-}
-
-bool is_blank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
 /// A text, or a list of texts.
@@ -158,7 +155,7 @@ InstructionData instruction_data(const data::DatasetConfig& config,
     const std::size_t passes = last_pass[place];
     if ((question.reference.empty() || has_calls(sample)) && passes > 0)
       question.reference = answer_text(result.passes[passes - 1], tokenizer);
-    if (is_blank(question.reference)) {
+    if (text::is_blank(question.reference)) {
       throw InputError(
           "{}: the answer holds no text, so that a generated one cannot be compared with it; leave "
           "the row out, or measure without generate (--generate)",

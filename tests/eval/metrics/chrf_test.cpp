@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "eval/metrics/utf8.h"
+#include "core/utf8.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/throws.h"
 
@@ -102,15 +102,17 @@ TEST(Chrf, RefusesWhatHasNoMeaning) {
 
 TEST(Utf8, ReplacesMaximalSubpartsAsPythonDoes) {
   // bytes.decode("utf-8", "replace") in Python 3.11.
-  EXPECT_EQ(decode_utf8("a\xFF"
-                        "b"),
+  EXPECT_EQ(core::decode_utf8("a\xFF"
+                              "b"),
             U"a\uFFFDb");
-  EXPECT_EQ(decode_utf8("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"), U"\uFFFD\uFFFD\uFFFD\uFFFDA");
-  EXPECT_EQ(decode_utf8("\xED\xA0\x80"), U"\uFFFD\uFFFD\uFFFD");                      // a surrogate
-  EXPECT_EQ(decode_utf8("\xC0\xAF\xE0\x80\xBF"), U"\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD");  // overlong
-  EXPECT_EQ(decode_utf8("\xF4\x90\x80\x80"), U"\uFFFD\uFFFD\uFFFD\uFFFD");  // above U+10FFFF
-  EXPECT_EQ(decode_utf8("\xF4\x8F\xBF\xBF"), U"\U0010FFFF");
-  EXPECT_EQ(decode_utf8("\xE2\x82"), U"\uFFFD");
+  EXPECT_EQ(core::decode_utf8("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"),
+            U"\uFFFD\uFFFD\uFFFD\uFFFDA");
+  EXPECT_EQ(core::decode_utf8("\xED\xA0\x80"), U"\uFFFD\uFFFD\uFFFD");  // a surrogate
+  EXPECT_EQ(core::decode_utf8("\xC0\xAF\xE0\x80\xBF"),
+            U"\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD");                                   // overlong
+  EXPECT_EQ(core::decode_utf8("\xF4\x90\x80\x80"), U"\uFFFD\uFFFD\uFFFD\uFFFD");  // above U+10FFFF
+  EXPECT_EQ(core::decode_utf8("\xF4\x8F\xBF\xBF"), U"\U0010FFFF");
+  EXPECT_EQ(core::decode_utf8("\xE2\x82"), U"\uFFFD");
 }
 
 }  // namespace
