@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/utf8.h"
 #include "schema/node.h"
 
 namespace weft::schema {
@@ -16,10 +17,17 @@ bool is_word(char c) {
          static_cast<unsigned char>(c) >= 0x80;
 }
 
+/// What YAML does not print, or takes for the end of a line: C1, line and paragraph separators,
+/// BOM.
+bool is_escaped(char32_t c) {
+  return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029 || c == 0xfeff;
+}
+
 /// True when every YAML reader, old or new, takes the plain text for the same text.
 bool plain_is_safe(std::string_view text) {
-  if (text.empty() ||
-      !std::all_of(text.begin(), text.end(), [](char c) { return is_word(c) || c == ' '; })) {
+  const auto is_plain = [](char c) { return is_word(c) || c == ' '; };
+  if (text.empty() || !std::ranges::all_of(text, is_plain) ||
+      std::ranges::any_of(core::decode_utf8(text), is_escaped)) {
     return false;
   }
   const char first = text.front();
@@ -35,20 +43,25 @@ bool plain_is_safe(std::string_view text) {
 
 std::string quote(std::string_view text) {
   std::string out = "\"";
-  for (const char c : text) {
-    switch (c) {
+  while (!text.empty()) {
+    const auto [bytes, is_well_formed] = core::first_character(text);
+    const std::string_view character = text.substr(0, bytes);
+    const char32_t code = is_well_formed ? core::code_point(character) : U' ';
+    switch (code) {
       case '"': out += "\\\""; break;
       case '\\': out += "\\\\"; break;
       case '\n': out += "\\n"; break;
       case '\t': out += "\\t"; break;
       case '\r': out += "\\r"; break;
       default:
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-          out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+        if (!is_escaped(code)) {
+          out += character;
         } else {
-          out += c;
+          out += code < 0x100 ? fmt::format("\\x{:02x}", static_cast<unsigned>(code))
+                              : fmt::format("\\u{:04x}", static_cast<unsigned>(code));
         }
     }
+    text.remove_prefix(bytes);
   }
   return out + "\"";
 }

@@ -6,8 +6,10 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "eval/report/sentences.h"
 #include "eval/statistics/figures.h"
+#include "schema/value.h"
 
 namespace weft::eval {
 namespace {
@@ -136,34 +138,22 @@ const char* task_of(SuiteKind kind) {
   return kind == SuiteKind::kChoice ? "multiple-choice" : "text-generation";
 }
 
-/// A text, or a number as YAML 1.1 takes for one: not without a point before its exponent.
-std::string yaml_scalar(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  const std::size_t exponent = text.find('e');
-  if (value.is_number_float() && exponent != std::string::npos &&
-      text.find('.') == std::string::npos) {
-    text.insert(exponent, ".0");
+/// The same as YAML.
+schema::ConfigNode yaml_of(const Json& value) {
+  using schema::ConfigNode;
+  if (value.is_object()) {
+    ConfigNode map = ConfigNode::map();
+    for (const auto& [key, entry] : value.items()) map.add(key, yaml_of(entry));
+    return map;
   }
-  return text;
-}
-
-/// Block style; every line is indented by `indent` and ends.
-std::string yaml_of(const Json& value, std::size_t indent) {
-  const std::string space(indent, ' ');
-  std::string text;
-  for (const auto& [key, entry] : value.items()) {
-    if (value.is_object()) {
-      text += space + key + ":";
-      text += entry.is_structured() ? "\n" + yaml_of(entry, indent + 2)
-                                    : " " + yaml_scalar(entry) + "\n";
-    } else if (entry.is_structured()) {
-      // The dash takes the place of the first line's indentation.
-      text += space + "- " + yaml_of(entry, indent + 2).substr(indent + 2);
-    } else {
-      text += space + "- " + yaml_scalar(entry) + "\n";
-    }
+  if (value.is_array()) {
+    ConfigNode list = ConfigNode::list({});
+    for (const Json& item : value) list.items.push_back(yaml_of(item));
+    return list;
   }
-  return text;
+  if (value.is_number_float()) return schema::write_value(value.get<double>());
+  if (!value.is_string()) return ConfigNode::scalar(value.dump());
+  return ConfigNode::string(core::replace_invalid_utf8(value.get_ref<const std::string&>()));
 }
 
 Json metrics_of(const std::vector<Measured>& figures, double confidence) {
@@ -232,7 +222,7 @@ std::string to_model_index(const Recorded& recorded, const std::string& model_na
                                               recorded.bootstrap.confidence)}});
   }
   const Json index = Json::array({Json{{"name", model_name}, {"results", std::move(results)}}});
-  return "---\nmodel-index:\n" + yaml_of(index, 0) + "---\n";
+  return "---\nmodel-index:\n" + schema::emit_yaml(yaml_of(index)) + "---\n";
 }
 
 }  // namespace weft::eval

@@ -557,4 +557,13 @@ TEST(Units, DurationsSharesAndBytesRoundTrip) {
   }
 }
 
+TEST(EmitYaml, EscapesWhatOtherReadersTakeForTheEndOfALine) {
+  const std::string text = "a\xC2\x85\xE2\x80\xA8\xEF\xBB\xBF\x7F\xC3\xA9";
+  const std::string written = emit_flow(ConfigNode::string(text));
+  EXPECT_EQ(written, "\"a\\x85\\u2028\\ufeff\\x7f\xC3\xA9\"");
+  Problems problems;
+  EXPECT_EQ(parse_yaml("k: " + written, problems).find("k")->text, text);
+  EXPECT_TRUE(problems.empty());
+}
+
 }  // namespace weft::schema::schema_test
