@@ -16,15 +16,11 @@ using schema::ForeignWord;
 using schema::left_out_word;
 using schema::only_word;
 using schema::refused_word;
-using Read = std::function<ForeignReading(const ConfigNode& value, const ConfigNode& section)>;
 
 constexpr const char* kAxolotl = "axolotl";
 
-ForeignWord word(std::string key, std::string meaning, Read read) {
-  return {.key = std::move(key),
-          .from = kAxolotl,
-          .meaning = std::move(meaning),
-          .read = std::move(read)};
+ForeignWord word(std::string key, std::string meaning, schema::ReadForeign read) {
+  return schema::read_word(std::move(key), kAxolotl, std::move(meaning), std::move(read));
 }
 
 /// A word that names the column of a part.

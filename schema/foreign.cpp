@@ -24,6 +24,21 @@ ForeignReading ForeignReading::refused(std::string what_to_do) {
   return {.kind = Kind::kRefused, .keys = {}, .text = std::move(what_to_do)};
 }
 
+ForeignWord read_word(std::string key, std::string from, std::string meaning, ReadForeign read) {
+  return {.key = std::move(key),
+          .from = std::move(from),
+          .meaning = std::move(meaning),
+          .read = std::move(read)};
+}
+
+ForeignWord same_word(std::string key, std::string from, std::string ours) {
+  std::string meaning = fmt::format("`{}`", ours);
+  return read_word(std::move(key), std::move(from), std::move(meaning),
+                   [ours = std::move(ours)](const ConfigNode& value, const ConfigNode&) {
+                     return ForeignReading::means(ours, value);
+                   });
+}
+
 ForeignWord left_out_word(std::string key, std::string from, std::string why) {
   return {.key = std::move(key),
           .from = std::move(from),

@@ -39,9 +39,18 @@ struct ForeignWord {
   std::string meaning;  ///< What becomes of it, for the reference: a key of ours, or a reason.
   /// `section` holds the keys beside it as they were written. Null values never come here unless
   /// `reads_null`: such a key counts as not given.
-  std::function<ForeignReading(const ConfigNode& value, const ConfigNode& section)> read;
+  std::function<ForeignReading(const ConfigNode& value, const ConfigNode& section)> read{};
   bool reads_null = false;
 };
+
+using ReadForeign = decltype(ForeignWord::read);
+
+/// A word that `read` says the meaning of.
+[[nodiscard]] ForeignWord read_word(std::string key, std::string from, std::string meaning,
+                                    ReadForeign read);
+
+/// A word that is the key of ours at the dotted path `ours`, under another name.
+[[nodiscard]] ForeignWord same_word(std::string key, std::string from, std::string ours);
 
 /// A word that has no meaning here, whatever its value.
 [[nodiscard]] ForeignWord left_out_word(std::string key, std::string from, std::string why);
