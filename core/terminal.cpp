@@ -46,6 +46,16 @@ int display_width(std::string_view text) {
   return width;
 }
 
+std::string one_line(std::string_view text, char instead) {
+  std::string line;
+  line.reserve(text.size());
+  for (const char32_t c : decode_utf8(text)) {
+    const bool moves = c < 0x20 || (c >= 0x7f && c < 0xa0);
+    append_utf8(line, moves ? static_cast<char32_t>(instead) : c);
+  }
+  return line;
+}
+
 std::string human_bytes(std::uint64_t bytes) {
   static constexpr std::array<const char*, 5> kUnits{" B", " KiB", " MiB", " GiB", " TiB"};
   return scaled(static_cast<double>(bytes), 1024.0, kUnits);

@@ -117,9 +117,7 @@ std::string short_text(std::string_view text) {
          (static_cast<unsigned char>(text[line.size()]) & 0xC0) == 0x80) {
     line.pop_back();
   }
-  std::ranges::replace_if(
-      line, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }, ' ');
-  return line + (line.size() < text.size() ? "..." : "");
+  return core::one_line(line) + (line.size() < text.size() ? "..." : "");
 }
 
 /// Both stages as an evaluation of two, whose first is the earlier one.

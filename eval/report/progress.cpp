@@ -11,9 +11,9 @@ namespace {
 std::string cut(std::string_view text, int columns) {
   std::string line;
   int width = 0;
-  for (const char32_t c : core::decode_utf8(text)) {
+  for (const char32_t c : core::decode_utf8(core::one_line(text))) {
     std::string character;
-    core::append_utf8(character, c < 0x20 || (c >= 0x7F && c < 0xA0) ? U' ' : c);
+    core::append_utf8(character, c);
     width += core::display_width(character);
     if (width > columns) break;
     line += character;

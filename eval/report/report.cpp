@@ -92,15 +92,6 @@ Json suite_json(const SuiteResult& suite, const std::vector<Measured>& figures, 
   return json;
 }
 
-// Control characters would break the layout, or the terminal.
-std::string one_line(std::string_view text) {
-  std::string line(text);
-  for (char& c : line) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
-  }
-  return line;
-}
-
 std::string percent(double share) { return fmt::format("{:+.1f} %", 100 * share); }
 
 /// The change of a figure: relative for bits per byte, in its own unit for shares.
@@ -245,7 +236,7 @@ std::string to_samples(const Evaluation& evaluation, std::int64_t count) {
   for (const StageResult& stage : evaluation.stages) width = std::max(width, stage.name.size());
   std::string text;
   const auto line = [&](std::string_view who, std::string_view what) {
-    text += fmt::format("  {:<{}}  {}\n", who, width, one_line(what));
+    text += fmt::format("  {:<{}}  {}\n", who, width, core::one_line(what));
   };
   for (const SuiteResult& first : evaluation.stages.front().suites) {
     for (const std::size_t index : spread(first.generations.size(), count)) {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/terminal.h"
 #include "eval/metrics/answer_metric.h"
 #include "eval/statistics/gates.h"
 #include "export/file_type.h"
@@ -120,11 +121,7 @@ std::vector<StagePlan> stage_plans(const EvalConfig& config) {
 }
 
 namespace {
-std::string plain_name(std::string name) {
-  std::ranges::replace_if(
-      name, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }, '_');
-  return name;
-}
+std::string plain_name(std::string_view name) { return core::one_line(name, '_'); }
 }  // namespace
 
 std::vector<SuiteSection> suite_plans(const EvalConfig& config) {

@@ -24,6 +24,11 @@
 namespace weft::core {
 namespace {
 
+TEST(Terminal, OneLineHasNothingThatMovesTheCursor) {
+  EXPECT_EQ(one_line("a\x1b[2J\nb\xC2\x9B\x7F\xC3\xA9"), "a [2J b  \xC3\xA9");
+  EXPECT_EQ(one_line("a\tb\xFF", '?'), "a?b\xEF\xBF\xBD");
+}
+
 TEST(Stop, IsAskedOfTheFlagThatIsSharedFromThenOn) {
   std::atomic<bool>& own = stop_flag();
   std::atomic<bool> shared{false};
