@@ -88,7 +88,8 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
   }
   model::Spec spec = model::read_spec(inputs.base);
   model::round_to_gguf(spec);
-  return model::Decoder::filled(spec, compute, [&](const std::string& name, const at::Tensor& to) {
+  return model::Decoder::filled(spec, compute, [&](const std::string& name, const at::Tensor& to,
+                                                   std::int64_t) {
     const auto job = jobs.find(name);
     if (job == jobs.end())
       throw InputError("{}: tensor '{}' is missing", model.model.string(), name);
