@@ -5,6 +5,7 @@ compared with the family they are published as a variation of, its weights renam
 """
 import json
 import shutil
+import statistics
 
 import pytest
 import torch
@@ -154,6 +155,7 @@ TARGETS = dict(gpt2=["c_attn", "c_proj", "c_fc"], gpt_neox=["query_key_value", "
                glm4=["q_proj", "gate_up_proj", "o_proj"], mixtral=["q_proj", "v_proj", "o_proj"],
                qwen2_moe=["q_proj", "gate_proj", "down_proj", "shared_expert_gate"],
                qwen3_moe_normalised=["k_proj", "o_proj"], gpt_oss_yarn=["q_proj", "k_proj", "v_proj", "o_proj"])
+STACKS = ["mixtral", "qwen3_moe_normalised", "gpt_oss_yarn"]
 PROMPT = "In altepetl ihuan in atoyatl: nehuatl nicnequi nimitzittas moztla, tlazohcamati."
 PLAIN = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
@@ -203,6 +205,11 @@ def check_close(got, wanted, architecture, column="logits"):
     record(architecture, column, max(((a - b).abs().max() / (b.max() - b.min())).item() for a, b in zip(got, wanted)))
 
 
+def token_divergences(p_logits, q_logits):
+    """KL(p || q) of each token."""
+    return [divergence([p[None]], [q[None]]) for ps, qs in zip(p_logits, q_logits) for p, q in zip(ps, qs)]
+
+
 def name_of(name):
     return CONFIGS[name]["architectures"][0]
 
@@ -224,8 +231,10 @@ def test_bf16_is_as_near_as_its_rounding(weft, tmp_path, tiny, name):
     exact = fresh_logits(folder, rows())
     rounded = [reference_logits(reference(folder, torch.bfloat16), [row])[0] for row in rows()]
     ours = weft_logits(weft, tmp_path, folder, rows(), "--dtype", "bf16")
-    # The rule of the real model, on a few dozen tokens of a random one: with room for chance.
-    share = divergence(exact, ours) / divergence(exact, rounded)
+    # The rule of the real model, on a few dozen tokens of a random one: with room for chance. Where a router's
+    # choice is a near tie, rounding may turn it round and one token is far off: the middle token is compared.
+    middle = statistics.median if CONFIGS[name].keys() & {"num_experts", "num_local_experts"} else statistics.mean
+    share = middle(token_divergences(exact, ours)) / middle(token_divergences(exact, rounded))
     assert share <= 1.5
     record(name_of(name), "bf16", share)
 
@@ -292,7 +301,9 @@ def test_training_equals_peft(weft, worded, name, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager",
                                                  **{key: 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")
                                                     if name == "gpt2"}, **({"dropout": 0.0} if name == "opt" else {}))
-    adapted, config = set_up(tmp_path, model, max_updates=10)
+    # What PEFT makes of "all-linear" for stacks of experts, routers included, is more than linear layers.
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if name in STACKS else "all-linear"
+    adapted, config = set_up(tmp_path, model, targets, max_updates=10)
     weft("train", tmp_path / "config.yaml")
     losses, norms = train_with_peft(adapted, tokenizer, config)
     assert metrics(tmp_path / "run") == pytest.approx(losses, rel=1e-4)
