@@ -31,9 +31,8 @@ constexpr std::array kLlamaMlp{TensorRow{kGate, "model.layers.{}.mlp.gate_proj"}
                                TensorRow{kUp, "model.layers.{}.mlp.up_proj"},
                                TensorRow{kDown, "model.layers.{}.mlp.down_proj"}};
 constexpr std::array kInputNormRow{TensorRow{kInputNorm, "model.layers.{}.input_layernorm"}};
-constexpr std::array kLlamaNorms =
-    joined(kInputNormRow,
-           std::array{TensorRow{kMlpNorm, "model.layers.{}.post_attention_layernorm"}});
+constexpr std::array kLlamaNorms = joined(
+    kInputNormRow, std::array{TensorRow{kMlpNorm, "model.layers.{}.post_attention_layernorm"}});
 constexpr std::array kHeadNorms{TensorRow{kQueryNorm, "model.layers.{}.self_attn.q_norm"},
                                 TensorRow{kKeyNorm, "model.layers.{}.self_attn.k_norm"}};
 
@@ -175,15 +174,15 @@ constexpr std::array kChatGlm{
     TensorRow{kGateUp, "transformer.encoder.layers.{}.mlp.dense_h_to_4h"},
     TensorRow{kDown, "transformer.encoder.layers.{}.mlp.dense_4h_to_h"}};
 
-constexpr std::array kMixtral = joined(
-    kLlamaEnds, kLlamaNorms, kLlamaAttention,
-    std::array{TensorRow{kRouter, "model.layers.{}.block_sparse_moe.gate"},
-               TensorRow{kExpertGate, "model.layers.{}.block_sparse_moe.experts.{}.w1"},
-               TensorRow{kExpertUp, "model.layers.{}.block_sparse_moe.experts.{}.w3"},
-               TensorRow{kExpertDown, "model.layers.{}.block_sparse_moe.experts.{}.w2"},
-               TensorRow{kRouter, "model.layers.{}.mlp.gate"},
-               TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj"},
-               TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj"}});
+constexpr std::array kMixtral =
+    joined(kLlamaEnds, kLlamaNorms, kLlamaAttention,
+           std::array{TensorRow{kRouter, "model.layers.{}.block_sparse_moe.gate"},
+                      TensorRow{kExpertGate, "model.layers.{}.block_sparse_moe.experts.{}.w1"},
+                      TensorRow{kExpertUp, "model.layers.{}.block_sparse_moe.experts.{}.w3"},
+                      TensorRow{kExpertDown, "model.layers.{}.block_sparse_moe.experts.{}.w2"},
+                      TensorRow{kRouter, "model.layers.{}.mlp.gate"},
+                      TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj"},
+                      TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj"}});
 constexpr std::array kQwenExperts{
     TensorRow{kRouter, "model.layers.{}.mlp.gate"},
     TensorRow{kExpertGate, "model.layers.{}.mlp.experts.{}.gate_proj"},
@@ -199,14 +198,13 @@ constexpr std::array kQwen2Moe =
                       TensorRow{kSharedRouter, "model.layers.{}.mlp.shared_expert_gate"}});
 constexpr std::array kQwen3Moe = joined(kQwen3, kQwenExperts);
 
-constexpr std::array kGptOss =
-    joined(kLlamaEnds, kLlamaNorms, kLlamaAttention,
-           std::array{TensorRow{kSinks, "model.layers.{}.self_attn.sinks"},
-                      TensorRow{kRouter, "model.layers.{}.mlp.router"},
-                      TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj",
-                                Layout::kAlternating},
-                      TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj",
-                                Layout::kTransposed}});
+constexpr std::array kGptOss = joined(
+    kLlamaEnds, kLlamaNorms, kLlamaAttention,
+    std::array{
+        TensorRow{kSinks, "model.layers.{}.self_attn.sinks"},
+        TensorRow{kRouter, "model.layers.{}.mlp.router"},
+        TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj", Layout::kAlternating},
+        TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj", Layout::kTransposed}});
 
 constexpr std::array kFamilies{
     Family{"llama", "LlamaForCausalLM", kLlama},
@@ -303,8 +301,8 @@ std::string numbered(std::string_view name, std::int64_t layer, std::int64_t exp
   return result;
 }
 
-std::vector<std::int64_t> stored_row_order(Layout layout, std::int64_t heads,
-                                           std::int64_t kv_heads, std::int64_t head_dim) {
+std::vector<std::int64_t> stored_row_order(Layout layout, std::int64_t heads, std::int64_t kv_heads,
+                                           std::int64_t head_dim) {
   const std::int64_t group = layout == Layout::kPerHead ? 1 : heads / kv_heads;
   if (layout != Layout::kPerHead && layout != Layout::kGrouped) return {};
   std::vector<std::int64_t> order;

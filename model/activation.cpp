@@ -152,8 +152,8 @@ WEFT_INLINE void clamped_rows_of(const T* in, T* y, std::int64_t width, Wide<T> 
 }
 
 template <typename T>
-WEFT_INLINE void clamped_backward_rows_of(T* in_out, const T* dy, std::int64_t width,
-                                          Wide<T> limit, std::int64_t begin, std::int64_t end) {
+WEFT_INLINE void clamped_backward_rows_of(T* in_out, const T* dy, std::int64_t width, Wide<T> limit,
+                                          std::int64_t begin, std::int64_t end) {
   using W = Wide<T>;
   for (std::int64_t row = begin; row < end; ++row) {
     T* const gate = in_out + row * 2 * width;
@@ -174,14 +174,14 @@ WEFT_INLINE void clamped_backward_rows_of(T* in_out, const T* dy, std::int64_t w
   }
 }
 
-#define WEFT_CLAMPED_KERNELS(T)                                                                \
-  WEFT_CLONES void clamped_rows(const T* in, T* y, std::int64_t width, Wide<T> limit,          \
-                                std::int64_t begin, std::int64_t end) {                        \
-    clamped_rows_of(in, y, width, limit, begin, end);                                          \
-  }                                                                                            \
-  WEFT_CLONES void clamped_backward_rows(T* in_out, const T* dy, std::int64_t width,           \
+#define WEFT_CLAMPED_KERNELS(T)                                                                 \
+  WEFT_CLONES void clamped_rows(const T* in, T* y, std::int64_t width, Wide<T> limit,           \
+                                std::int64_t begin, std::int64_t end) {                         \
+    clamped_rows_of(in, y, width, limit, begin, end);                                           \
+  }                                                                                             \
+  WEFT_CLONES void clamped_backward_rows(T* in_out, const T* dy, std::int64_t width,            \
                                          Wide<T> limit, std::int64_t begin, std::int64_t end) { \
-    clamped_backward_rows_of(in_out, dy, width, limit, begin, end);                            \
+    clamped_backward_rows_of(in_out, dy, width, limit, begin, end);                             \
   }
 WEFT_CLAMPED_KERNELS(float)
 WEFT_CLAMPED_KERNELS(double)
@@ -225,11 +225,10 @@ at::Tensor activate(const at::Tensor& up, const MlpSpec& mlp) {
     const T* const in = kernel::data<T>(up);
     T* const out = kernel::mutable_data<T>(y);
     if (mlp.activation == Activation::kClampedSwish) {
-      return kernel::parallel_for(up.size(0), kernel::grain(width),
-                                  [&](std::int64_t begin, std::int64_t end) {
-                                    clamped_rows(in, out, width, static_cast<Wide<T>>(mlp.limit),
-                                                 begin, end);
-                                  });
+      return kernel::parallel_for(
+          up.size(0), kernel::grain(width), [&](std::int64_t begin, std::int64_t end) {
+            clamped_rows(in, out, width, static_cast<Wide<T>>(mlp.limit), begin, end);
+          });
     }
     for_activation(mlp.activation, [&](auto f) {
       kernel::parallel_for(up.size(0), kernel::grain(width),

@@ -290,8 +290,9 @@ Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::
   auto state = std::make_unique<State>();
   state->spec = spec;
   state->type = type;
-  state->weights =
-      make_weights(spec, type, format, [&](const std::string& name, const at::Tensor& into, std::int64_t first_row) {
+  state->weights = make_weights(
+      spec, type, format,
+      [&](const std::string& name, const at::Tensor& into, std::int64_t first_row) {
         const auto found = weights.find(name);
         if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
         if (found->second.dim() == 3) {  // one of a stack of matrices

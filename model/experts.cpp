@@ -24,19 +24,19 @@ at::TensorOptions wide_options(const at::Tensor& like) {
   return like.options().dtype(c10::CppTypeToScalarType<Wide<T>>::value);
 }
 
-#define WEFT_EXPERT_KERNELS(T)                                                                   \
-  /* sum[token] += weight * row; the product is rounded first, as transformers does. */          \
-  WEFT_CLONES void add_row(T* sum, const T* row, Wide<T> weight, std::int64_t width) {           \
-    for (std::int64_t i = 0; i < width; ++i)                                                     \
-      sum[i] = narrow<T>(widen(sum[i]) + rounded<T>(widen(row[i]) * weight));                    \
-  }                                                                                              \
-  WEFT_CLONES void scale_row(T* row, Wide<T> weight, std::int64_t width) {                       \
-    for (std::int64_t i = 0; i < width; ++i) row[i] = narrow<T>(widen(row[i]) * weight);         \
-  }                                                                                              \
-  WEFT_CLONES Wide<T> dot_rows(const T* a, const T* b, std::int64_t width) {                     \
-    Wide<T> sum = 0;                                                                             \
-    for (std::int64_t i = 0; i < width; ++i) sum += widen(a[i]) * widen(b[i]);                   \
-    return sum;                                                                                  \
+#define WEFT_EXPERT_KERNELS(T)                                                           \
+  /* sum[token] += weight * row; the product is rounded first, as transformers does. */  \
+  WEFT_CLONES void add_row(T* sum, const T* row, Wide<T> weight, std::int64_t width) {   \
+    for (std::int64_t i = 0; i < width; ++i)                                             \
+      sum[i] = narrow<T>(widen(sum[i]) + rounded<T>(widen(row[i]) * weight));            \
+  }                                                                                      \
+  WEFT_CLONES void scale_row(T* row, Wide<T> weight, std::int64_t width) {               \
+    for (std::int64_t i = 0; i < width; ++i) row[i] = narrow<T>(widen(row[i]) * weight); \
+  }                                                                                      \
+  WEFT_CLONES Wide<T> dot_rows(const T* a, const T* b, std::int64_t width) {             \
+    Wide<T> sum = 0;                                                                     \
+    for (std::int64_t i = 0; i < width; ++i) sum += widen(a[i]) * widen(b[i]);           \
+    return sum;                                                                          \
   }
 WEFT_EXPERT_KERNELS(float)
 WEFT_EXPERT_KERNELS(double)
@@ -96,9 +96,8 @@ at::Tensor gate_values(const at::Tensor& logits) {
     result = at::empty({logits.size(0)}, wide_options<T>(logits));
     Wide<T>* const out = kernel::mutable_data<Wide<T>>(result);
     const T* const in = kernel::data<T>(logits);
-    for_rows(logits.size(0), 1, [&](std::int64_t i) {
-      out[i] = rounded<T>(kernel::sigmoid(widen(in[i])));
-    });
+    for_rows(logits.size(0), 1,
+             [&](std::int64_t i) { out[i] = rounded<T>(kernel::sigmoid(widen(in[i]))); });
   });
   return result;
 }

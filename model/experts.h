@@ -22,8 +22,8 @@ struct RowContext;
 struct Routing {
   std::vector<std::int64_t> tokens;  ///< [T chosen]: of each visit
   std::vector<std::int64_t> begins;  ///< [E + 1]: first visit of each expert
-  at::Tensor weights;                ///< [T chosen]: of each visit's output, in the arithmetic's type
-  at::Tensor probabilities;          ///< [T, E]: softmax over all experts, likewise
+  at::Tensor weights;        ///< [T chosen]: of each visit's output, in the arithmetic's type
+  at::Tensor probabilities;  ///< [T, E]: softmax over all experts, likewise
 };
 
 /// A layer's MLP as experts of which a router chooses some for each token, and perhaps one that all
@@ -54,9 +54,9 @@ struct Experts {
     at::Tensor x;
     Norm::Statistics statistics;
     Routing routing;
-    std::vector<at::Tensor> up;                           ///< Of each expert's visits
-    at::Tensor shared_up, shared_out, shared_gate;        ///< Gate before the sigmoid
-    at::Tensor middle_up, middle_down, middle_gate;       ///< Of the shared expert's adapters
+    std::vector<at::Tensor> up;                      ///< Of each expert's visits
+    at::Tensor shared_up, shared_out, shared_gate;   ///< Gate before the sigmoid
+    at::Tensor middle_up, middle_down, middle_gate;  ///< Of the shared expert's adapters
   };
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const at::Tensor& residual,
                                    const RowContext& row, State& state, bool keep) const;

@@ -45,7 +45,8 @@ void for_linears(const Spec& spec, const Body& body) {
   }
 }
 
-void add_experts(const ExpertsSpec& experts, std::int64_t hidden, std::vector<WeightShape>& shapes) {
+void add_experts(const ExpertsSpec& experts, std::int64_t hidden,
+                 std::vector<WeightShape>& shapes) {
   shapes.push_back({experts.router + ".weight", {experts.count, hidden}});
   if (experts.router_bias) shapes.push_back({experts.router + ".bias", {experts.count}});
   for (const std::vector<LinearSpec>* linears : {&experts.up, &experts.down}) {

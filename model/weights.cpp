@@ -115,8 +115,8 @@ class Builder {
     for (std::int64_t e = 0; e < spec.count; ++e) {
       const auto i = static_cast<std::size_t>(e);
       if (!spec.stacked) {
-        result.experts.push_back({linear(std::span(spec.up).subspan(2 * i, 2)),
-                                  linear({&spec.down[i], 1})});
+        result.experts.push_back(
+            {linear(std::span(spec.up).subspan(2 * i, 2)), linear({&spec.down[i], 1})});
         continue;
       }
       result.experts.push_back(

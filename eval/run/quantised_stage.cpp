@@ -88,19 +88,19 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
   }
   model::Spec spec = model::read_spec(inputs.base);
   model::round_to_gguf(spec);
-  return model::Decoder::filled(spec, compute, [&](const std::string& name, const at::Tensor& to,
-                                                   std::int64_t) {
-    const auto job = jobs.find(name);
-    if (job == jobs.end())
-      throw InputError("{}: tensor '{}' is missing", model.model.string(), name);
-    if (job->second.info->elements() != to.numel())
-      throw InputError("{}: tensor '{}' has another shape than config.json says",
-                       model.model.string(), name);
-    TensorReader reader(job->second, to);
-    exporting::write_tensor(inputs, job->second,
-                            [&](std::span<const std::byte> bytes) { reader.take(bytes); });
-    inputs.base.release(*job->second.info);
-  });
+  return model::Decoder::filled(
+      spec, compute, [&](const std::string& name, const at::Tensor& to, std::int64_t) {
+        const auto job = jobs.find(name);
+        if (job == jobs.end())
+          throw InputError("{}: tensor '{}' is missing", model.model.string(), name);
+        if (job->second.info->elements() != to.numel())
+          throw InputError("{}: tensor '{}' has another shape than config.json says",
+                           model.model.string(), name);
+        TensorReader reader(job->second, to);
+        exporting::write_tensor(inputs, job->second,
+                                [&](std::span<const std::byte> bytes) { reader.take(bytes); });
+        inputs.base.release(*job->second.info);
+      });
 }
 
 }  // namespace weft::eval

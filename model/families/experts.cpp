@@ -100,9 +100,8 @@ Spec qwen3_moe(const Reader& reader) {
                             .chosen = reader.size("num_experts_per_tok", 8),
                             .width = reader.size("moe_intermediate_size", 768),
                             .normalised = reader.flag("norm_topk_prob", false)};
-  const std::int64_t window = reader.flag("use_sliding_window", false)
-                                  ? reader.size("sliding_window", 4096)
-                                  : 0;
+  const std::int64_t window =
+      reader.flag("use_sliding_window", false) ? reader.size("sliding_window", 4096) : 0;
   const std::vector<bool> sparse = sparse_layers(reader, s.layers);
   const auto count = static_cast<std::size_t>(s.layers);
   return finish(reader, std::move(s), experts, sparse, std::vector<bool>(count, window > 0),

@@ -77,9 +77,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"middle_o", {}, 0, "layers.1.self_attn.o_proj"}),
     [](const testing::TestParamInfo<Case>& tested) { return tested.param.name; });
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, AgainstAutograd, testing::ValuesIn(cases_of_families()),
-    [](const testing::TestParamInfo<Case>& tested) { return tested.param.name; });
+INSTANTIATE_TEST_SUITE_P(Families, AgainstAutograd, testing::ValuesIn(cases_of_families()),
+                         [](const testing::TestParamInfo<Case>& tested) {
+                           return tested.param.name;
+                         });
 
 TEST(Decoder, ScaledGradientsAccumulateOverRows) {
   const Spec spec = tiny_spec();
@@ -350,11 +351,9 @@ TEST(Decoder, BackwardEndsAtTheLowestTrainedModule) {
   // Only `down` is trained: in the lowest layer nothing is added to the gradient that comes from
   // above.
   const TensorMap weights = random_weights(spec, 1);
-  model::Weights all = model::make_weights(
-      spec, at::kDouble, model::BaseFormat::kDense,
-      [&](const std::string& name, const at::Tensor& into, std::int64_t) {
-        into.copy_(weights.at(name));
-      });
+  model::Weights all = model::make_weights(spec, at::kDouble, model::BaseFormat::kDense,
+                                           [&](const std::string& name, const at::Tensor& into,
+                                               std::int64_t) { into.copy_(weights.at(name)); });
   model::Layer& layer = all.layers.front();
   const at::Tensor a = at::ones({2, spec.layers[0].down.in}, at::kFloat);
   const at::Tensor b = at::ones({spec.hidden, 2}, at::kFloat);

@@ -76,8 +76,7 @@ TEST_P(Families, ABeginningInCommonIsComputedOnce) {
   for (int i = 0; i < 11; ++i) beginning.push_back(static_cast<std::int32_t>(random() % 37));
   for (data::Example& example : examples) {
     example.tokens = beginning;
-    for (int i = 0; i < 6; ++i)
-      example.tokens.push_back(static_cast<std::int32_t>(random() % 37));
+    for (int i = 0; i < 6; ++i) example.tokens.push_back(static_cast<std::int32_t>(random() % 37));
     example.supervised.assign(12, 0);
     example.supervised.resize(example.tokens.size(), 1);
   }
@@ -157,13 +156,15 @@ TEST_P(Families, TheFactorsComeBackAsTheyWentIn) {
 TEST_P(Families, MemoryIsPlannedAsItIsUsed) {
   // Rows long enough that their tensors are in the arena.
   constexpr std::int64_t kTokens = 3000;
-  nlohmann::json changes = GetParam().changes.is_null() ? nlohmann::json::object() : GetParam().changes;
-  for (const char* key : {"max_position_embeddings", "n_positions", "seq_length"}) changes[key] = 4096;
+  nlohmann::json changes =
+      GetParam().changes.is_null() ? nlohmann::json::object() : GetParam().changes;
+  for (const char* key : {"max_position_embeddings", "n_positions", "seq_length"})
+    changes[key] = 4096;
   const Spec spec = tiny_spec(changes);
   std::vector<lora::Target> targets;
   for (const lora::Factors& factors : adapter_.factors) targets.push_back(factors.target);
-  const model::MemoryNeed need = model::memory_need(
-      spec, targets, {.row_tokens = kTokens, .training = true, .dropout = true});
+  const model::MemoryNeed need =
+      model::memory_need(spec, targets, {.row_tokens = kTokens, .training = true, .dropout = true});
   model::Arena& arena = model::install_arena();
   const std::uint64_t before = arena.usage().now;
   arena.reset_most();
@@ -181,16 +182,17 @@ TEST_P(Families, MemoryIsPlannedAsItIsUsed) {
   EXPECT_LE(static_cast<double>(need.activations), (experts ? 1.6 : 1.05) * used);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Decoder, Families, testing::ValuesIn([] {
-      // The cases without a choice of modules: one a family or more.
-      std::vector<Case> result;
-      for (const Case& one : cases_of_families()) {
-        if (*one.only == 0) result.push_back(one);
-      }
-      return result;
-    }()),
-    [](const testing::TestParamInfo<Case>& tested) { return tested.param.name; });
+INSTANTIATE_TEST_SUITE_P(Decoder, Families, testing::ValuesIn([] {
+                           // The cases without a choice of modules: one a family or more.
+                           std::vector<Case> result;
+                           for (const Case& one : cases_of_families()) {
+                             if (*one.only == 0) result.push_back(one);
+                           }
+                           return result;
+                         }()),
+                         [](const testing::TestParamInfo<Case>& tested) {
+                           return tested.param.name;
+                         });
 
 }  // namespace
 }  // namespace weft::tests

@@ -191,7 +191,8 @@ class Reference {
         return one.layout == checkpoint::Layout::kPlain ? stored : stored.t();
       };
       const auto bias = [&](const model::LinearSpec& one) {
-        return spec.bias ? weights_.at(one.path + "_bias").select(0, e) : at::zeros({one.out}, at::kDouble);
+        return spec.bias ? weights_.at(one.path + "_bias").select(0, e)
+                         : at::zeros({one.out}, at::kDouble);
       };
       at::Tensor up = spec.stacked ? matrix(spec.up[0])
                                    : at::cat({matrix(spec.up[2 * i]), matrix(spec.up[2 * i + 1])});
@@ -208,8 +209,10 @@ class Reference {
     }
     if (spec.shared.width == 0) return sum;
     std::vector<at::Tensor> up;
-    for (const model::LinearSpec& one : spec.shared_up) up.push_back(linear(one, h, dropout, module++));
-    at::Tensor y = linear(spec.shared_down, activated(at::cat(up, 1), spec.shared), dropout, module++);
+    for (const model::LinearSpec& one : spec.shared_up)
+      up.push_back(linear(one, h, dropout, module++));
+    at::Tensor y =
+        linear(spec.shared_down, activated(at::cat(up, 1), spec.shared), dropout, module++);
     if (spec.shared_gate) y = y * at::sigmoid(linear(*spec.shared_gate, h, dropout, module++));
     return sum + y;
   }
