@@ -147,12 +147,13 @@ std::span<const std::byte> Checkpoint::raw(const TensorInfo& tensor) const {
   const bool plain =
       storage == Storage::kF32 || storage == Storage::kF16 || storage == Storage::kBF16;
   if (storage == Storage::kOther && !state_->model.gguf) return stored.bytes;
-  return plain && stored.interleaved_head == 0 ? stored.bytes : std::span<const std::byte>{};
+  return plain && !stored.arrangement ? stored.bytes : std::span<const std::byte>{};
 }
 
 void Checkpoint::release(const TensorInfo& tensor) const {
   const StoredTensor& stored = state_->stored(tensor);
-  state_->release(stored, stored.bytes);
+  if (!stored.arrangement) return state_->release(stored, stored.bytes);
+  for (const auto& piece : stored.arrangement->pieces) state_->release(stored, piece.bytes);
 }
 
 void Checkpoint::release(const TensorInfo& tensor, std::int64_t begin, std::int64_t end) const {

@@ -5,6 +5,8 @@
 #include <charconv>
 #include <cstddef>
 
+#include "checkpoint/gguf_form.h"
+
 namespace weft::checkpoint {
 namespace {
 
@@ -131,11 +133,11 @@ constexpr std::array kFalcon{
     TensorRow{kFinalNorm, "transformer.ln_f"},
     TensorRow{kHead, "lm_head"},
     TensorRow{kInputNorm, "transformer.h.{}.input_layernorm"},
-    TensorRow{kInputNorm, "transformer.h.{}.ln_attn"},
+    TensorRow{kInputNorm, "transformer.h.{}.ln_attn", Layout::kPlain, "blk.{}.attn_norm_2"},
     TensorRow{kQueryKeyValue, "transformer.h.{}.self_attention.query_key_value", Layout::kGrouped},
     TensorRow{kOutput, "transformer.h.{}.self_attention.dense"},
     TensorRow{kMlpNorm, "transformer.h.{}.post_attention_layernorm"},
-    TensorRow{kMlpNorm, "transformer.h.{}.ln_mlp"},
+    TensorRow{kMlpNorm, "transformer.h.{}.ln_mlp", Layout::kPlain, "blk.{}.attn_norm"},
     TensorRow{kUp, "transformer.h.{}.mlp.dense_h_to_4h"},
     TensorRow{kDown, "transformer.h.{}.mlp.dense_4h_to_h"}};
 
@@ -207,37 +209,37 @@ constexpr std::array kGptOss = joined(
         TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj", Layout::kTransposed}});
 
 constexpr std::array kFamilies{
-    Family{"llama", "LlamaForCausalLM", kLlama},
-    Family{"mistral", "MistralForCausalLM", kLlama},
+    Family{"llama", "LlamaForCausalLM", kLlama, &gguf::kLlama},
+    Family{"mistral", "MistralForCausalLM", kLlama, &gguf::kLlama},
     Family{"ministral", "MinistralForCausalLM", kLlama},
-    Family{"qwen2", "Qwen2ForCausalLM", kLlama},
-    Family{"qwen3", "Qwen3ForCausalLM", kQwen3},
+    Family{"qwen2", "Qwen2ForCausalLM", kLlama, &gguf::kQwen2},
+    Family{"qwen3", "Qwen3ForCausalLM", kQwen3, &gguf::kQwen3},
     Family{"mixtral", "MixtralForCausalLM", kMixtral},
     Family{"qwen2_moe", "Qwen2MoeForCausalLM", kQwen2Moe},
     Family{"qwen3_moe", "Qwen3MoeForCausalLM", kQwen3Moe},
     Family{"gpt_oss", "GptOssForCausalLM", kGptOss},
-    Family{"smollm3", "SmolLM3ForCausalLM", kLlama},
-    Family{"granite", "GraniteForCausalLM", kLlama},
-    Family{"gemma", "GemmaForCausalLM", kLlama},
-    Family{"gemma2", "Gemma2ForCausalLM", kGemma2},
-    Family{"gemma3_text", "Gemma3ForCausalLM", kGemma3},
-    Family{"olmo2", "Olmo2ForCausalLM", kOlmo2},
-    Family{"internlm2", "InternLM2ForCausalLM", kInternLm2},
-    Family{"orion", "OrionForCausalLM", kLlama},
+    Family{"smollm3", "SmolLM3ForCausalLM", kLlama, &gguf::kSmolLm3},
+    Family{"granite", "GraniteForCausalLM", kLlama, &gguf::kGranite},
+    Family{"gemma", "GemmaForCausalLM", kLlama, &gguf::kGemma},
+    Family{"gemma2", "Gemma2ForCausalLM", kGemma2, &gguf::kGemma2},
+    Family{"gemma3_text", "Gemma3ForCausalLM", kGemma3, &gguf::kGemma3},
+    Family{"olmo2", "Olmo2ForCausalLM", kOlmo2, &gguf::kOlmo2},
+    Family{"internlm2", "InternLM2ForCausalLM", kInternLm2, &gguf::kInternLm2},
+    Family{"orion", "OrionForCausalLM", kLlama, &gguf::kOrion},
     Family{"yayi", "YayiForCausalLM", kYayi},
-    Family{"baichuan", "BaichuanForCausalLM", kBaichuan},
-    Family{"phi3", "Phi3ForCausalLM", kPhi3},
-    Family{"phi", "PhiForCausalLM", kPhi},
-    Family{"gpt2", "GPT2LMHeadModel", kGpt2},
-    Family{"gpt_neox", "GPTNeoXForCausalLM", kGptNeox},
-    Family{"bloom", "BloomForCausalLM", kBloom},
-    Family{"falcon", "FalconForCausalLM", kFalcon},
+    Family{"baichuan", "BaichuanForCausalLM", kBaichuan, &gguf::kBaichuan},
+    Family{"phi3", "Phi3ForCausalLM", kPhi3, &gguf::kPhi3},
+    Family{"phi", "PhiForCausalLM", kPhi, &gguf::kPhi2},
+    Family{"gpt2", "GPT2LMHeadModel", kGpt2, &gguf::kGpt2},
+    Family{"gpt_neox", "GPTNeoXForCausalLM", kGptNeox, &gguf::kGptNeox},
+    Family{"bloom", "BloomForCausalLM", kBloom, &gguf::kBloom},
+    Family{"falcon", "FalconForCausalLM", kFalcon, &gguf::kFalcon},
     Family{"opt", "OPTForCausalLM", kOpt},
-    Family{"cohere", "CohereForCausalLM", kCohere},
-    Family{"cohere2", "Cohere2ForCausalLM", kCohere2},
-    Family{"glm", "GlmForCausalLM", kGlm},
-    Family{"glm4", "Glm4ForCausalLM", kGlm4},
-    Family{"chatglm", "ChatGLMModel", kChatGlm},
+    Family{"cohere", "CohereForCausalLM", kCohere, &gguf::kCohere},
+    Family{"cohere2", "Cohere2ForCausalLM", kCohere2, &gguf::kCohere2},
+    Family{"glm", "GlmForCausalLM", kGlm, &gguf::kGlm},
+    Family{"glm4", "Glm4ForCausalLM", kGlm4, &gguf::kGlm4},
+    Family{"chatglm", "ChatGLMModel", kChatGlm, &gguf::kChatGlm},
 };
 
 /// Whether `text` is `pattern` with whole numbers in place of its "{}".
@@ -268,8 +270,11 @@ const Family* find_family(const nlohmann::json& config) noexcept {
   }
   const auto type = config.find("model_type");
   if (type == config.end() || !type->is_string()) return nullptr;
-  const auto found =
-      std::ranges::find(kFamilies, type->get_ref<const std::string&>(), &Family::model_type);
+  return find_family_of(type->get_ref<const std::string&>());
+}
+
+const Family* find_family_of(std::string_view model_type) noexcept {
+  const auto found = std::ranges::find(kFamilies, model_type, &Family::model_type);
   return found == kFamilies.end() ? nullptr : &*found;
 }
 

@@ -66,18 +66,25 @@ struct TensorRow {
   Part part;
   std::string_view name;  ///< Without ".weight" and ".bias"; "{}": the layer's number.
   Layout layout = Layout::kPlain;
+  std::string_view gguf = {};  ///< What GGUF calls it, where that is not gguf_name(part).
 };
+
+struct GgufForm;  // checkpoint/gguf_form.h
 
 struct Family {
   std::string_view model_type;    ///< config.json
   std::string_view architecture;  ///< config.json: architectures
   std::span<const TensorRow> tensors;
+  const GgufForm* gguf = nullptr;  ///< How llama.cpp stores it; null: llama.cpp lacks the family.
 };
 
 [[nodiscard]] std::span<const Family> families() noexcept;
 
 /// By architectures[0], else by model_type; null for a family that weft does not know.
 [[nodiscard]] const Family* find_family(const nlohmann::json& config) noexcept;
+
+/// By model_type alone: also for a model with another head, and the parts of larger ones.
+[[nodiscard]] const Family* find_family_of(std::string_view model_type) noexcept;
 
 /// The row of a part; null where the family has none. Where a family has several spellings of one
 /// part, the first whose name in layer 0 `has` knows, else the first.

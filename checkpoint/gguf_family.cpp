@@ -1,12 +1,9 @@
 #include "checkpoint/gguf_family.h"
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <cmath>
-#include <cstring>
 #include <numbers>
-#include <vector>
+#include <numeric>
 
 #include "checkpoint/printable.h"
 #include "core/error.h"
@@ -15,276 +12,339 @@ namespace weft::checkpoint {
 namespace {
 
 using nlohmann::json;
+using Absent = GgufKey::Absent;
 
-// ggml-org/llama.cpp, gguf-py/gguf/tensor_mapping.py, conversion/llama.py and conversion/qwen.py.
-constexpr std::array kLlamaTensors{
-    TensorRule{"token_embd", "model.embed_tokens"}, TensorRule{"output_norm", "model.norm"},
-    TensorRule{"output", "lm_head", RowOrder::kSame, false},
-    TensorRule{"blk.{}.attn_norm", "model.layers.{}.input_layernorm"},
-    TensorRule{"blk.{}.attn_q", "model.layers.{}.self_attn.q_proj", RowOrder::kInterleavedQuery},
-    TensorRule{"blk.{}.attn_k", "model.layers.{}.self_attn.k_proj", RowOrder::kInterleavedKey},
-    TensorRule{"blk.{}.attn_v", "model.layers.{}.self_attn.v_proj"},
-    TensorRule{"blk.{}.attn_output", "model.layers.{}.self_attn.o_proj"},
-    TensorRule{"blk.{}.ffn_norm", "model.layers.{}.post_attention_layernorm"},
-    TensorRule{"blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj"},
-    TensorRule{"blk.{}.ffn_up", "model.layers.{}.mlp.up_proj"},
-    TensorRule{"blk.{}.ffn_down", "model.layers.{}.mlp.down_proj"},
-    // Rotary factors become the configuration's rope_scaling; the buffers of old converters follow
-    // from it. Neither is a tensor of the Hugging Face model.
-    TensorRule{"rope_freqs", "", RowOrder::kSame, false},
-    TensorRule{"blk.{}.attn_rot_embd", "", RowOrder::kSame, false}};
-
-/// Rotary positions pair a head's two halves, as in Hugging Face's files: nothing is interleaved.
-constexpr std::array kQwen2Tensors{
-    TensorRule{"token_embd", "model.embed_tokens"},
-    TensorRule{"output_norm", "model.norm"},
-    TensorRule{"output", "lm_head", RowOrder::kSame, false},
-    TensorRule{"blk.{}.attn_norm", "model.layers.{}.input_layernorm"},
-    TensorRule{"blk.{}.attn_q", "model.layers.{}.self_attn.q_proj"},
-    TensorRule{"blk.{}.attn_k", "model.layers.{}.self_attn.k_proj"},
-    TensorRule{"blk.{}.attn_v", "model.layers.{}.self_attn.v_proj"},
-    TensorRule{"blk.{}.attn_output", "model.layers.{}.self_attn.o_proj"},
-    TensorRule{"blk.{}.ffn_norm", "model.layers.{}.post_attention_layernorm"},
-    TensorRule{"blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj"},
-    TensorRule{"blk.{}.ffn_up", "model.layers.{}.mlp.up_proj"},
-    TensorRule{"blk.{}.ffn_down", "model.layers.{}.mlp.down_proj"}};
-
-/// Qwen2's, and a norm of each head's queries and keys.
-constexpr auto kQwen3Tensors = [] {
-  std::array<TensorRule, kQwen2Tensors.size() + 2> rules{};
-  std::copy(kQwen2Tensors.begin(), kQwen2Tensors.end(), rules.begin());
-  rules[kQwen2Tensors.size()] = {"blk.{}.attn_q_norm", "model.layers.{}.self_attn.q_norm"};
-  rules[kQwen2Tensors.size() + 1] = {"blk.{}.attn_k_norm", "model.layers.{}.self_attn.k_norm"};
-  return rules;
-}();
-
-constexpr std::array kConfig{
-    ConfigRule{"embedding_length", "hidden_size"},
-    ConfigRule{"feed_forward_length", "intermediate_size"},
-    ConfigRule{"block_count", "num_hidden_layers"},
-    ConfigRule{"attention.head_count", "num_attention_heads"},
-    ConfigRule{"context_length", "max_position_embeddings"},
-    ConfigRule{"attention.layer_norm_rms_epsilon", "rms_norm_eps", ConfigRule::Kind::kReal}};
-
-constexpr std::array kLlamaBiases{BiasRule{".attn_q.", "attention_bias"},
-                                  BiasRule{".ffn_up.", "mlp_bias"}};
-constexpr std::array kQwen3Biases{BiasRule{".attn_q.", "attention_bias"}};
-
-constexpr std::array kFamilies{
-    GgufFamily{"llama", "llama", "LlamaForCausalLM", kLlamaTensors, kConfig, kLlamaBiases, true},
-    GgufFamily{"qwen2", "qwen2", "Qwen2ForCausalLM", kQwen2Tensors, kConfig, {}, false},
-    GgufFamily{"qwen3", "qwen3", "Qwen3ForCausalLM", kQwen3Tensors, kConfig, kQwen3Biases, false}};
-
-/// The number that stands where `pattern` has "{}"; -1 for a pattern without one that equals
-/// `text`; nothing when they do not match.
-std::optional<std::int64_t> match(std::string_view pattern, std::string_view text) {
-  const auto hole = pattern.find("{}");
-  if (hole == std::string_view::npos) {
-    return pattern == text ? std::optional<std::int64_t>(-1) : std::nullopt;
+/// ggml-org/llama.cpp, gguf-py/gguf/constants.py, TENSOR_NAMES
+std::string_view usual_name(Part part) noexcept {
+  switch (part) {
+    case Part::kEmbedding: return "token_embd";
+    case Part::kPositions: return "position_embd";
+    case Part::kEmbeddingNorm: return "token_embd_norm";
+    case Part::kFinalNorm: return "output_norm";
+    case Part::kHead: return "output";
+    case Part::kInputNorm: return "blk.{}.attn_norm";
+    case Part::kQuery: return "blk.{}.attn_q";
+    case Part::kKey: return "blk.{}.attn_k";
+    case Part::kValue: return "blk.{}.attn_v";
+    case Part::kQueryKeyValue: return "blk.{}.attn_qkv";
+    case Part::kQueryNorm: return "blk.{}.attn_q_norm";
+    case Part::kKeyNorm: return "blk.{}.attn_k_norm";
+    case Part::kSinks: return "blk.{}.attn_sinks";
+    case Part::kOutput: return "blk.{}.attn_output";
+    case Part::kOutputNorm: return "blk.{}.post_attention_norm";
+    case Part::kMlpNorm: return "blk.{}.ffn_norm";
+    case Part::kGate: return "blk.{}.ffn_gate";
+    case Part::kUp:
+    case Part::kGateUp: return "blk.{}.ffn_up";
+    case Part::kDown: return "blk.{}.ffn_down";
+    case Part::kMlpOutputNorm: return "blk.{}.post_ffw_norm";
+    case Part::kRouter: return "blk.{}.ffn_gate_inp";
+    case Part::kExpertGate: return "blk.{}.ffn_gate_exps";
+    case Part::kExpertUp: return "blk.{}.ffn_up_exps";
+    case Part::kExpertDown: return "blk.{}.ffn_down_exps";
+    case Part::kExpertsGateUp: return "blk.{}.ffn_gate_up_exps";
+    case Part::kExpertsDown: return "blk.{}.ffn_down_exps";
+    case Part::kSharedGate: return "blk.{}.ffn_gate_shexp";
+    case Part::kSharedUp: return "blk.{}.ffn_up_shexp";
+    case Part::kSharedDown: return "blk.{}.ffn_down_shexp";
+    case Part::kSharedRouter: return "blk.{}.ffn_gate_inp_shexp";
   }
-  const std::string_view before = pattern.substr(0, hole);
-  const std::string_view after = pattern.substr(hole + 2);
-  if (text.size() <= before.size() + after.size() || !text.starts_with(before) ||
-      !text.ends_with(after)) {
-    return std::nullopt;
-  }
-  const std::string_view digits =
-      text.substr(before.size(), text.size() - before.size() - after.size());
-  std::int32_t number = 0;
-  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), number);
-  const bool canonical = digits == "0" || digits[0] != '0';
-  if (error != std::errc() || end != digits.end() || number < 0 || !canonical) return std::nullopt;
-  return number;
+  return {};
 }
 
-std::string fill(std::string_view pattern, std::int64_t layer) {
-  const auto hole = pattern.find("{}");
-  if (hole == std::string_view::npos) return std::string(pattern);
-  return fmt::format("{}{}{}", pattern.substr(0, hole), layer, pattern.substr(hole + 2));
+bool is_norm(Part part) noexcept {
+  return part == Part::kEmbeddingNorm || part == Part::kFinalNorm || part == Part::kInputNorm ||
+         part == Part::kQueryNorm || part == Part::kKeyNorm || part == Part::kOutputNorm ||
+         part == Part::kMlpNorm || part == Part::kMlpOutputNorm;
 }
 
-std::string key_of(const GgufFamily& family, std::string_view name) {
-  return fmt::format("{}.{}", family.architecture, name);
-}
+/// Of a Hugging Face tensor's name: the row, the layer and ".weight" or ".bias".
+struct Instance {
+  const TensorRow* row = nullptr;
+  std::int64_t layer = 0;
+  std::string_view suffix;
+};
 
-template <typename... Args>
-[[noreturn]] void fail(const Gguf& file, fmt::format_string<Args...> text, Args&&... args) {
-  throw InputError("{}: {}", file.path().string(), fmt::format(text, std::forward<Args>(args)...));
-}
-
-std::int64_t checked_count(const Gguf& file, const std::string& key, std::int64_t value) {
-  if (value < 1 || value > std::int64_t{1} << 31) {
-    fail(file, "metadata '{}' is {}, which cannot be meant", key, value);
-  }
-  return value;
-}
-
-std::int64_t required_count(const Gguf& file, const std::string& key) {
-  const auto value = file.integer(key);
-  if (!value) fail(file, "metadata '{}' is missing", key);
-  return checked_count(file, key, *value);
-}
-
-std::int64_t count_or(const Gguf& file, const std::string& key, std::int64_t otherwise) {
-  const auto value = file.integer(key);
-  return value ? checked_count(file, key, *value) : otherwise;
-}
-
-double positive_real(const Gguf& file, const std::string& key, double value) {
-  if (!std::isfinite(value) || value <= 0) {
-    fail(file, "metadata '{}' is {}, expected a positive number", key, value);
-  }
-  return value;
-}
-
-/// Llama 3's scaling is in no key: the converter bakes it into the tensor rope_freqs.weight. Its
-/// parameters are recovered and must give the stored factors back; anything else is refused rather
-/// than dropped (transformers drops it and computes other numbers).
-json scaling_from_factors(const Gguf& file, const GgufTensor& tensor, double theta,
-                          std::int64_t head_dim) {
-  static constexpr double kTolerance = 1e-4;  // The converter's powers are in single precision.
-  const std::span<const std::byte> bytes = file.bytes(tensor);
-  const auto count = static_cast<std::size_t>(head_dim / 2);
-  if (tensor.type->name != "F32" || bytes.size() != count * sizeof(float)) {
-    fail(file, "tensor 'rope_freqs.weight' must hold {} values of F32", count);
-  }
-  std::vector<float> stored(count);
-  std::memcpy(stored.data(), bytes.data(), bytes.size());
-  if (std::ranges::all_of(stored, [](float f) { return f == 1.0F; })) return nullptr;
-  const double factor = *std::ranges::max_element(stored);
-  for (const double original : {8192.0, 4096.0, 16384.0, 32768.0, 131072.0}) {
-    const std::vector<float> expected =
-        llama3_rope_factors(theta, head_dim, {.factor = factor, .original = original});
-    if (std::ranges::equal(stored, expected,
-                           [](double a, double b) { return std::abs(a - b) <= kTolerance * b; })) {
-      return {{"rope_type", "llama3"},
-              {"factor", factor},
-              {"low_freq_factor", 1.0},
-              {"high_freq_factor", 4.0},
-              {"original_max_position_embeddings", static_cast<std::int64_t>(original)}};
+std::optional<Instance> instance_of(const Family& family, std::string_view tensor) {
+  const auto dot = tensor.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const std::string_view suffix = tensor.substr(dot);
+  const std::string_view path = tensor.substr(0, dot);
+  if (suffix != ".weight" && suffix != ".bias") return std::nullopt;
+  const TensorRow* const row = find_row(family, path);
+  if (row == nullptr) return std::nullopt;
+  std::int64_t layer = 0;
+  if (const auto hole = row->name.find("{}"); hole != std::string_view::npos) {
+    for (std::size_t at = hole; at < path.size() && path[at] >= '0' && path[at] <= '9'; ++at) {
+      if (layer > 99'999'999 || (at > hole && layer == 0)) return std::nullopt;  // "007"
+      layer = 10 * layer + (path[at] - '0');
     }
   }
-  fail(file, "tensor 'rope_freqs.weight' holds rotary factors that are not Llama 3's scaling");
+  return Instance{row, layer, suffix};
 }
 
-json scaling_from_metadata(const Gguf& file, const GgufFamily& family, std::int64_t context) {
-  const auto key = [&](std::string_view name) { return key_of(family, name); };
-  const std::string type(file.string(key("rope.scaling.type")).value_or(""));
-  const auto old_linear = file.real(key("rope.scale_linear"));  // Before rope.scaling.* existed.
-  const auto given = file.real(key("rope.scaling.factor"));
-  const double factor = given.value_or(old_linear.value_or(1.0));
-  const std::string kind = !type.empty() ? type : old_linear && factor != 1.0 ? "linear" : "none";
-  if (kind == "none" || (factor == 1.0 && kind == "linear")) return nullptr;
-  positive_real(file, key("rope.scaling.factor"), factor);
-  if (kind == "linear") return {{"rope_type", "linear"}, {"factor", factor}};
-  if (kind != "yarn") {
-    fail(file, "rotary scaling {} is not supported; none, linear and yarn are", printable(kind));
+const json* find_first(const json& config, std::string_view keys) {
+  const json* null = nullptr;
+  while (!keys.empty()) {
+    const auto bar = keys.find('|');
+    const auto found = config.find(std::string(keys.substr(0, bar)));
+    if (found != config.end()) {
+      if (!found->is_null()) return &*found;
+      if (null == nullptr) null = &*found;
+    }
+    keys = bar == std::string_view::npos ? std::string_view() : keys.substr(bar + 1);
   }
-  json scaling = {{"rope_type", "yarn"},
-                  {"factor", factor},
-                  {"original_max_position_embeddings",
-                   count_or(file, key("rope.scaling.original_context_length"), context)}};
-  if (const auto beta = file.real(key("rope.scaling.yarn_beta_fast"))) scaling["beta_fast"] = *beta;
-  if (const auto beta = file.real(key("rope.scaling.yarn_beta_slow"))) scaling["beta_slow"] = *beta;
-  // llama.cpp multiplies its own 0.1 ln(factor) + 1 by this; transformers replaces it.
-  if (const auto attention = file.real(key("rope.scaling.attn_factor"))) {
-    scaling["attention_factor"] = *attention * (0.1 * std::log(factor) + 1.0);
-  }
-  return scaling;
+  return null;
 }
 
-/// The widths that say how q and k are cut into heads.
-void add_heads(const Gguf& file, const GgufFamily& family, json& config) {
-  const auto key = [&](std::string_view name) { return key_of(family, name); };
-  const auto heads = config["num_attention_heads"].get<std::int64_t>();
-  const auto hidden = config["hidden_size"].get<std::int64_t>();
-  const std::int64_t key_heads = count_or(file, key("attention.head_count_kv"), heads);
-  if (heads % key_heads != 0) {
-    fail(file, "{} attention heads cannot share {} key-value heads", heads, key_heads);
-  }
-  if (hidden % heads != 0 && !file.find(key("attention.key_length"))) {
-    fail(file, "a width of {} cannot be cut into {} heads", hidden, heads);
-  }
-  const std::int64_t head_dim = count_or(file, key("attention.key_length"), hidden / heads);
-  if (head_dim % 2 != 0) fail(file, "a head width of {} is not even", head_dim);
-  if (count_or(file, key("attention.value_length"), head_dim) != head_dim) {
-    fail(file, "key and value heads of different width are not supported");
-  }
-  if (const auto rotary = count_or(file, key("rope.dimension_count"), head_dim);
-      rotary != head_dim) {
-    fail(file, "rotary positions on {} of {} dimensions of a head are not supported", rotary,
-         head_dim);
-  }
-  config["num_key_value_heads"] = key_heads;
-  config["head_dim"] = head_dim;
+std::string spelled(std::string_view keys) {
+  std::string text;
+  for (const char letter : keys)
+    text += letter == '|' ? std::string("' or '") : std::string(1, letter);
+  return fmt::format("'{}'", text);
 }
 
-/// The type in which the model's numbers lie without loss: that of the embeddings and projections.
-std::string_view natural_dtype(const Gguf& file) {
-  bool all_f16 = true;
-  bool all_bf16 = true;
-  for (const GgufTensor& tensor : file.tensors()) {
-    if (tensor.shape.size() < 2) continue;  // Norms are F32 in every file.
-    all_f16 = all_f16 && tensor.type->name == "F16";
-    all_bf16 = all_bf16 && tensor.type->name == "BF16";
+std::optional<double> absent_value(const json& config, const GgufForm& form, const GgufKey& key,
+                                   std::string_view where) {
+  const auto other = [&](const char* name) { return gguf_value(config, form, name, where); };
+  switch (key.absent) {
+    case Absent::kOmitted: return std::nullopt;
+    case Absent::kDefault: return key.fallback;
+    case Absent::kFourfold: return 4 * other("embedding_length").value_or(0);
+    case Absent::kHeads: return other("attention.head_count");
+    case Absent::kWidth: return other("embedding_length");
+    case Absent::kQuotient:
+      if (key.fallback > 0) return key.fallback;
+      return std::floor(other("embedding_length").value_or(0) /
+                        other("attention.head_count").value_or(1));
+    case Absent::kRefused: break;
   }
-  return all_f16 ? "float16" : all_bf16 ? "bfloat16" : "float32";
+  throw InputError("{}: config.json must have a positive whole number {}", where,
+                   spelled(key.config));
 }
 
-bool has_bias(const Gguf& file, std::string_view part) {
-  return std::ranges::any_of(file.tensors(), [&](const GgufTensor& tensor) {
-    return tensor.name.ends_with(".bias") && tensor.name.find(part) != std::string::npos;
+/// Falcon's heads of keys are said by three keys (modeling_falcon.py, FalconAttention).
+std::optional<double> falcon_key_heads(const json& config, const GgufForm& form,
+                                       std::string_view where) {
+  const bool grouped = config.value("new_decoder_architecture", json(false)) == true;
+  const bool shared = config.value("multi_query", json(true)) != false;
+  if (!grouped && shared) return 1;
+  if (!grouped) return gguf_value(config, form, "attention.head_count", where);
+  return std::nullopt;
+}
+
+/// For each row of the file: the row of the model whose heads are not interleaved.
+std::int64_t not_interleaved(std::int64_t row, std::int64_t head) noexcept {
+  const std::int64_t within = row % head;
+  return row - within + within % 2 * (head / 2) + within / 2;
+}
+
+bool is_identity(const std::vector<std::int64_t>& rows) {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] != static_cast<std::int64_t>(i)) return false;
+  }
+  return true;
+}
+
+[[noreturn]] void wrong_rows(std::string_view tensor, std::int64_t wanted, std::int64_t heads,
+                             std::int64_t head_dim, const std::vector<std::int64_t>& shape) {
+  throw InputError("tensor {} must have {} rows ({} heads of {}), its shape is [{}]",
+                   printable(tensor), wanted, heads, head_dim, fmt::join(shape, ", "));
+}
+
+/// Fills in the rows of the places of q, k and v, which lie in `layout` in the model.
+void order_rows(const GgufForm& form, const GgufSizes& sizes, Part part, Layout layout,
+                std::string_view tensor, const std::vector<std::int64_t>& shape,
+                GgufPlaces& places) {
+  const std::int64_t queries = sizes.heads * sizes.head_dim;
+  const std::int64_t keys = sizes.key_heads * sizes.head_dim;
+  const bool fused = part == Part::kQueryKeyValue;
+  std::vector<std::int64_t> counts;  // Rows of q, k and v that the tensor has.
+  if (fused || part == Part::kQuery) counts.push_back(queries);
+  if (fused || part == Part::kKey) counts.push_back(keys);
+  if (fused) counts.push_back(keys);
+  if (counts.empty()) return;
+  if (!fused && !form.interleaved) return;
+  const std::int64_t wanted = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+  if (places.tensors.front().outputs != wanted || sizes.head_dim % 2 != 0) {
+    wrong_rows(tensor, wanted, fused ? sizes.heads + 2 * sizes.key_heads : wanted / sizes.head_dim,
+               sizes.head_dim, shape);
+  }
+  const std::vector<std::int64_t> order =
+      stored_row_order(layout, sizes.heads, sizes.key_heads, sizes.head_dim);
+  std::vector<std::vector<std::int64_t>> rows;
+  std::int64_t start = 0;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    std::vector<std::int64_t> part_rows;
+    for (std::int64_t row = 0; row < counts[i]; ++row) {
+      const bool turns = form.interleaved && i < 2;  // Values have no positions.
+      const std::int64_t plain = start + (turns ? not_interleaved(row, sizes.head_dim) : row);
+      part_rows.push_back(order.empty() ? plain : order[static_cast<std::size_t>(plain)]);
+    }
+    rows.push_back(std::move(part_rows));
+    start += counts[i];
+  }
+  if (places.tensors.size() == 1) {
+    std::vector<std::int64_t>& all = places.tensors.front().rows;
+    for (const auto& some : rows) all.insert(all.end(), some.begin(), some.end());
+    if (is_identity(all)) return all.clear();
+  } else {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      places.tensors[i].outputs = counts[i];
+      places.tensors[i].rows = std::move(rows[i]);
+    }
+  }
+  places.group = sizes.head_dim;
+}
+
+/// Whether the family has every tensor of the file's first layer.
+bool has_tensors(const Family& family, const Gguf& file) {
+  std::vector<std::string> names;
+  for (const TensorRow& row : family.tensors) {
+    for (std::string& name : gguf_names(family, row, 0)) names.push_back(std::move(name));
+  }
+  return std::ranges::all_of(file.tensors(), [&](const GgufTensor& tensor) {
+    if (!tensor.name.starts_with("blk.0.")) return true;
+    return std::ranges::find(names, tensor.name.substr(0, tensor.name.rfind('.'))) != names.end();
   });
 }
 
 }  // namespace
 
-const GgufFamily* find_gguf_family(std::string_view architecture) noexcept {
-  const auto found = std::ranges::find(kFamilies, architecture, &GgufFamily::architecture);
-  return found == kFamilies.end() ? nullptr : &*found;
+std::string_view gguf_name(const TensorRow& row) noexcept {
+  return row.gguf.empty() ? usual_name(row.part) : row.gguf;
 }
 
-const GgufFamily* find_gguf_family_of(std::string_view model_type) noexcept {
-  if (model_type == "mistral") model_type = "llama";
-  const auto found = std::ranges::find(kFamilies, model_type, &GgufFamily::model_type);
-  return found == kFamilies.end() ? nullptr : &*found;
+const Family* find_gguf_family(const Gguf& file) {
+  const auto architecture = file.string("general.architecture");
+  const Family* first = nullptr;
+  for (const Family& family : families()) {
+    if (family.gguf == nullptr || family.gguf->architecture != architecture) continue;
+    if (has_tensors(family, file)) return &family;
+    if (first == nullptr) first = &family;
+  }
+  return first;
+}
+
+const Family* find_gguf_family_of(std::string_view model_type) noexcept {
+  const Family* const family = find_family_of(model_type);
+  return family == nullptr || family->gguf == nullptr ? nullptr : family;
 }
 
 std::string known_gguf_families() {
-  std::string text;
-  for (const GgufFamily& family : kFamilies) {
-    text += text.empty() ? "" : ", ";
-    text += family.architecture;
+  std::vector<std::string_view> names;
+  for (const Family& family : families()) {
+    if (family.gguf == nullptr) continue;
+    const std::string_view name = family.gguf->architecture;
+    if (std::ranges::find(names, name) == names.end()) names.push_back(name);
   }
-  return text;
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
-std::optional<MappedName> hugging_face_name(const GgufFamily& family, std::string_view gguf_name) {
-  const auto dot = gguf_name.rfind('.');
-  if (dot == std::string_view::npos) return std::nullopt;
-  const std::string_view suffix = gguf_name.substr(dot);
-  if (suffix != ".weight" && suffix != ".bias") return std::nullopt;
-  for (const TensorRule& rule : family.tensors) {
-    if (const auto layer = match(rule.gguf, gguf_name.substr(0, dot))) {
-      if (rule.hugging_face.empty()) return MappedName{};
-      return MappedName{fill(rule.hugging_face, *layer) + std::string(suffix), rule.rows};
-    }
+std::optional<double> gguf_value(const json& config, const GgufForm& form, const GgufKey& key,
+                                 std::string_view where) {
+  if (form.architecture == "falcon" && key.gguf == "attention.head_count_kv") {
+    if (const auto heads = falcon_key_heads(config, form, where)) return heads;
   }
-  return std::nullopt;
+  const json* const found = find_first(config, key.config);
+  if (found == nullptr) return absent_value(config, form, key, where);
+  if (found->is_null()) {
+    if (key.absent != Absent::kDefault) return absent_value(config, form, key, where);
+    throw InputError("{}: config.json has {} = null, which the GGUF architecture '{}' cannot say",
+                     where, spelled(key.config), form.architecture);
+  }
+  const auto wrong = [&](const char* wanted) {
+    return InputError("{}: config.json must have {} {}, found {}", where, wanted,
+                      spelled(key.config), found->dump());
+  };
+  if (key.kind == GgufKey::Kind::kFlag) {
+    if (!found->is_boolean()) throw wrong("true or false as");
+    return found->get<bool>() ? 1 : 0;
+  }
+  if (key.kind == GgufKey::Kind::kReal) {
+    if (!found->is_number()) throw wrong("a number");
+    return found->get<double>();
+  }
+  if (!found->is_number_integer() || found->get<std::int64_t>() < 1) {
+    throw wrong("a positive whole number");
+  }
+  return static_cast<double>(found->get<std::int64_t>());
 }
 
-std::optional<MappedName> gguf_name(const GgufFamily& family, std::string_view name) {
-  const auto dot = name.rfind('.');
-  if (dot == std::string_view::npos) return std::nullopt;
-  const std::string_view suffix = name.substr(dot);
-  if (suffix != ".weight" && suffix != ".bias") return std::nullopt;
-  for (const TensorRule& rule : family.tensors) {
-    if (rule.hugging_face.empty()) continue;
-    if (const auto layer = match(rule.hugging_face, name.substr(0, dot))) {
-      return MappedName{fill(rule.gguf, *layer) + std::string(suffix), rule.rows};
-    }
+std::optional<double> gguf_value(const json& config, const GgufForm& form, std::string_view gguf,
+                                 std::string_view where) {
+  const auto key = std::ranges::find(form.keys, gguf, &GgufKey::gguf);
+  return key == form.keys.end() ? std::nullopt : gguf_value(config, form, *key, where);
+}
+
+GgufSizes gguf_sizes(const json& config, const GgufForm& form, std::string_view where) {
+  const auto count = [&](const char* name) {
+    const auto value = gguf_value(config, form, name, where);
+    return value ? std::optional(static_cast<std::int64_t>(*value)) : std::nullopt;
+  };
+  GgufSizes sizes;
+  sizes.hidden = count("embedding_length").value_or(0);
+  sizes.layers = count("block_count").value_or(0);
+  sizes.heads = count("attention.head_count").value_or(1);
+  sizes.key_heads = count("attention.head_count_kv").value_or(sizes.heads);
+  const std::int64_t quotient = sizes.hidden / sizes.heads;
+  sizes.head_dim = count("attention.key_length").value_or(quotient);
+  if (sizes.heads % sizes.key_heads != 0) {
+    throw InputError("{}: {} attention heads cannot share {} key-value heads", where, sizes.heads,
+                     sizes.key_heads);
   }
-  return std::nullopt;
+  const auto key = std::ranges::find(form.keys, "attention.key_length", &GgufKey::gguf);
+  const json* const stated = find_first(config, "head_dim");
+  const bool fixed = key == form.keys.end() || key->absent == Absent::kQuotient;
+  if (key == form.keys.end() && stated != nullptr && stated->is_number_integer()) {
+    sizes.head_dim = stated->get<std::int64_t>();
+  }
+  if (fixed && sizes.head_dim != quotient) {
+    throw InputError(
+        "{}: config.json says heads of {}, and the GGUF architecture '{}' cannot say another width "
+        "than hidden_size / num_attention_heads = {}",
+        where, sizes.head_dim, form.architecture, quotient);
+  }
+  return sizes;
+}
+
+std::vector<std::string> gguf_names(const Family& family, const TensorRow& row,
+                                    std::int64_t layer) {
+  if (row.part == Part::kQueryKeyValue && family.gguf != nullptr && family.gguf->split) {
+    std::vector<std::string> names;
+    for (const Part part : {Part::kQuery, Part::kKey, Part::kValue}) {
+      names.push_back(numbered(usual_name(part), layer));
+    }
+    return names;
+  }
+  return {numbered(gguf_name(row), layer)};
+}
+
+std::vector<std::string> gguf_names(const Family& family, std::string_view tensor) {
+  const auto instance = instance_of(family, tensor);
+  if (!instance) return {};
+  std::vector<std::string> names = gguf_names(family, *instance->row, instance->layer);
+  for (std::string& name : names) name += instance->suffix;
+  return names;
+}
+
+std::optional<GgufPlaces> gguf_places(const Family& family, const GgufSizes& sizes,
+                                      std::string_view tensor,
+                                      const std::vector<std::int64_t>& shape,
+                                      std::string_view shown) {
+  const auto instance = instance_of(family, tensor);
+  if (!instance || shape.empty()) return std::nullopt;
+  const TensorRow& row = *instance->row;
+  GgufPlaces places;
+  places.transposed = row.layout == Layout::kTransposed && shape.size() == 2;
+  places.shift = is_norm(row.part) && instance->suffix == ".weight" ? family.gguf->norm_shift : 0;
+  const std::int64_t outputs = places.transposed ? shape[1] : shape[0];
+  for (const std::string& name : gguf_names(family, row, instance->layer)) {
+    places.tensors.push_back({name + std::string(instance->suffix), outputs, {}});
+  }
+  order_rows(*family.gguf, sizes, row.part, row.layout, shown.empty() ? tensor : shown, shape,
+             places);
+  return places;
 }
 
 std::vector<float> llama3_rope_factors(double theta, std::int64_t head_dim,
@@ -304,63 +364,6 @@ std::vector<float> llama3_rope_factors(double theta, std::int64_t head_dim,
     factors[i] = static_cast<float>(value);
   }
   return factors;
-}
-
-nlohmann::json gguf_config(const Gguf& file, const GgufFamily& family) {
-  const auto key = [&](std::string_view name) { return key_of(family, name); };
-  if (file.integer(key("expert_count")).value_or(0) > 0) {
-    fail(file, "a mixture of experts ('{}') is not supported", key("expert_count"));
-  }
-  json config = {{"architectures", {family.class_name}},
-                 {"model_type", family.model_type},
-                 {"hidden_act", "silu"}};
-  for (const ConfigRule& rule : family.config) {
-    if (rule.kind == ConfigRule::Kind::kCount) {
-      config[rule.config] = required_count(file, key(rule.gguf));
-    } else {
-      const auto value = file.real(key(rule.gguf));
-      if (!value) fail(file, "metadata '{}' is missing", key(rule.gguf));
-      config[rule.config] = positive_real(file, key(rule.gguf), *value);
-    }
-  }
-  add_heads(file, family, config);
-
-  const GgufTensor* const embedding = file.find_tensor("token_embd.weight");
-  if (embedding == nullptr || embedding->shape.size() != 2) {
-    fail(file, "the tensor 'token_embd.weight' is missing or no matrix");
-  }
-  config["vocab_size"] = embedding->shape[0];
-  config["tie_word_embeddings"] = file.find_tensor("output.weight") == nullptr;
-
-  const double theta = positive_real(file, key("rope.freq_base"),
-                                     file.real(key("rope.freq_base")).value_or(10000.0));
-  config["rope_theta"] = theta;
-  const GgufTensor* const factors = file.find_tensor("rope_freqs.weight");
-  config["rope_scaling"] =
-      factors != nullptr
-          ? scaling_from_factors(file, *factors, theta, config["head_dim"].get<std::int64_t>())
-          : scaling_from_metadata(file, family,
-                                  config["max_position_embeddings"].get<std::int64_t>());
-
-  for (const BiasRule& rule : family.biases) config[rule.config] = has_bias(file, rule.gguf);
-  config["torch_dtype"] = natural_dtype(file);
-  for (const auto& [name, id] : {std::pair("bos_token_id", "tokenizer.ggml.bos_token_id"),
-                                 std::pair("eos_token_id", "tokenizer.ggml.eos_token_id"),
-                                 std::pair("pad_token_id", "tokenizer.ggml.padding_token_id")}) {
-    if (const auto value = file.integer(id)) config[name] = *value;
-  }
-  return config;
-}
-
-void check_gguf_layers(const Gguf& file, const GgufFamily& family, std::int64_t layers) {
-  for (const TensorRule& rule : family.tensors) {
-    if (!rule.weight_required) continue;
-    const bool in_layers = rule.gguf.find("{}") != std::string_view::npos;
-    for (std::int64_t layer = 0; layer < (in_layers ? layers : 1); ++layer) {
-      const std::string name = fill(rule.gguf, layer) + ".weight";
-      if (file.find_tensor(name) == nullptr) fail(file, "the tensor '{}' is missing", name);
-    }
-  }
 }
 
 }  // namespace weft::checkpoint

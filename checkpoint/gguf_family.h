@@ -3,80 +3,84 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "checkpoint/family.h"
 #include "checkpoint/gguf.h"
+#include "checkpoint/gguf_form.h"
 
-// What GGUF calls a model, and what Hugging Face calls it. A family is a row of a table: an
-// architecture, its tensor names, its metadata keys. Adding one is adding data (gguf_family.cpp).
+// What GGUF calls the tensors of a model, and in which order their rows lie there. Names are
+// columns of checkpoint/family.h, the rest of a family is a row of checkpoint/gguf_form.h.
 
 namespace weft::checkpoint {
 
-/// How the rows of a projection are ordered in the file. llama.cpp's converter interleaves the two
-/// halves of each head of q and k for its rotary kernel: with head width h, Hugging Face row
-/// head h + j h/2 + i (j = 0, 1) is row head h + 2 i + j of the file.
-enum class RowOrder : std::uint8_t { kSame, kInterleavedQuery, kInterleavedKey };
+/// "blk.{}.attn_q"
+[[nodiscard]] std::string_view gguf_name(const TensorRow& row) noexcept;
 
-/// One tensor, "{}" standing for the layer's number. Weight and bias have the same rule.
-struct TensorRule {
-  std::string_view gguf;          ///< "blk.{}.attn_q"
-  std::string_view hugging_face;  ///< "model.layers.{}.self_attn.q_proj"; empty: not a weight.
-  RowOrder rows = RowOrder::kSame;
-  bool weight_required = true;  ///< Whether every layer must have the weight.
-};
+/// The family of a file: by general.architecture, and where several share it, the first that has
+/// its tensors. Null when weft does not know the architecture.
+[[nodiscard]] const Family* find_gguf_family(const Gguf& file);
 
-/// One number of config.json. The GGUF key is "<architecture>.<gguf>".
-struct ConfigRule {
-  enum class Kind : std::uint8_t { kCount, kReal };
-  std::string_view gguf;
-  std::string_view config;
-  Kind kind = Kind::kCount;
-};
+/// The family of a config.json's model_type, where llama.cpp has it; else null.
+[[nodiscard]] const Family* find_gguf_family_of(std::string_view model_type) noexcept;
 
-/// A key of config.json that says whether projections have biases, and a part of the names of
-/// tensors that then exist.
-struct BiasRule {
-  std::string_view gguf;    ///< ".attn_q."
-  std::string_view config;  ///< "attention_bias"
-};
-
-struct GgufFamily {
-  std::string_view architecture;  ///< general.architecture
-  std::string_view model_type;    ///< config.json
-  std::string_view class_name;    ///< config.json: architectures
-  std::span<const TensorRule> tensors;
-  std::span<const ConfigRule> config;  ///< Required keys.
-  std::span<const BiasRule> biases;
-  /// Whether llama.cpp's converter writes vocab_size and rope.dimension_count for the family.
-  bool names_vocabulary_and_rotation = false;
-};
-
-/// Null when weft does not know the architecture.
-[[nodiscard]] const GgufFamily* find_gguf_family(std::string_view architecture) noexcept;
-
-/// The family of a config.json's model_type; a Mistral is a llama to llama.cpp. Null when weft does
-/// not know how GGUF stores it.
-[[nodiscard]] const GgufFamily* find_gguf_family_of(std::string_view model_type) noexcept;
-
-/// "llama, ..." for messages.
+/// "llama, ...": architectures, for messages.
 [[nodiscard]] std::string known_gguf_families();
 
-/// The Hugging Face name of a tensor and the order of its rows.
-struct MappedName {
-  std::string name;
-  RowOrder rows = RowOrder::kSame;
+/// The value of a key that counts or measures; nothing where neither the configuration nor the
+/// family has one. InputError, beginning with `where`, for another kind of value and for a key that
+/// must be there.
+[[nodiscard]] std::optional<double> gguf_value(const nlohmann::json& config, const GgufForm& form,
+                                               const GgufKey& key, std::string_view where);
+/// The same for the key with this name in GGUF.
+[[nodiscard]] std::optional<double> gguf_value(const nlohmann::json& config, const GgufForm& form,
+                                               std::string_view gguf, std::string_view where);
+
+/// What config.json says about sizes.
+struct GgufSizes {
+  std::int64_t hidden = 0;
+  std::int64_t layers = 0;
+  std::int64_t heads = 0;
+  std::int64_t key_heads = 0;
+  std::int64_t head_dim = 0;
 };
 
-/// Nothing when the family has no such tensor; an empty name for what is read but is no weight.
-[[nodiscard]] std::optional<MappedName> hugging_face_name(const GgufFamily& family,
-                                                          std::string_view gguf_name);
+/// InputError naming `where` and the key that is missing or no positive whole number, and for heads
+/// that do not fit each other.
+[[nodiscard]] GgufSizes gguf_sizes(const nlohmann::json& config, const GgufForm& form,
+                                   std::string_view where);
 
-/// The way back: the GGUF name of a Hugging Face tensor, and the order its rows have in the file.
-[[nodiscard]] std::optional<MappedName> gguf_name(const GgufFamily& family,
-                                                  std::string_view hugging_face_name);
+/// A tensor of the file.
+struct GgufPlace {
+  std::string name;
+  std::int64_t outputs = 0;  ///< Rows of a matrix, elements of a bias.
+  /// For each of them, the output of the Hugging Face tensor that it is; empty: the same, in order.
+  std::vector<std::int64_t> rows;
+};
+
+/// Where a Hugging Face tensor lies in the file.
+struct GgufPlaces {
+  std::vector<GgufPlace> tensors;  ///< One, or q, k and v of a matrix that the file has apart.
+  bool transposed = false;         ///< The model has [in, out], the file [out, in].
+  float shift = 0;                 ///< Added to the numbers in the file.
+  /// Rows of the file come in groups of so many neighbours of the model; 1: without groups.
+  std::int64_t group = 1;
+};
+
+/// Nothing for a tensor that the family does not have. InputError, naming `shown` (else the
+/// tensor), where its shape does not fit the sizes.
+[[nodiscard]] std::optional<GgufPlaces> gguf_places(const Family& family, const GgufSizes& sizes,
+                                                    std::string_view tensor,
+                                                    const std::vector<std::int64_t>& shape,
+                                                    std::string_view shown = {});
+
+/// The names alone: "blk.0.attn_q.weight"; empty for a tensor that the family does not have.
+[[nodiscard]] std::vector<std::string> gguf_names(const Family& family, std::string_view tensor);
+/// Those of a row in a layer, without ".weight".
+[[nodiscard]] std::vector<std::string> gguf_names(const Family& family, const TensorRow& row,
+                                                  std::int64_t layer);
 
 /// Parameters of Llama 3's rotary scaling (config.json, rope_type "llama3").
 struct Llama3Scaling {
@@ -91,14 +95,16 @@ struct Llama3Scaling {
 [[nodiscard]] std::vector<float> llama3_rope_factors(double theta, std::int64_t head_dim,
                                                      const Llama3Scaling& scaling);
 
+/// config.json's query_pre_attn_scalar that llama.cpp computes with in Gemma 2 and 3: the width of
+/// a head, but in their largest models `quotient`, hidden_size / num_attention_heads.
+[[nodiscard]] std::int64_t gemma_attention_scalar(std::int64_t layers, const GgufForm& form,
+                                                  std::int64_t quotient, std::int64_t head_dim);
+
 /// config.json of the file, with the values that transformers derives from the same metadata, plus
 /// what it leaves out: rotary scaling (from the metadata, or recovered from rope_freqs.weight),
 /// biases and the numbers' type.
 /// Throws InputError for missing or contradictory metadata and for what the family cannot express
-/// (experts, partial rotary, scaling factors of an unknown kind).
-[[nodiscard]] nlohmann::json gguf_config(const Gguf& file, const GgufFamily& family);
-
-/// Throws InputError naming the first tensor that a layer lacks.
-void check_gguf_layers(const Gguf& file, const GgufFamily& family, std::int64_t layers);
+/// (experts, scaling factors of an unknown kind).
+[[nodiscard]] nlohmann::json gguf_config(const Gguf& file, const Family& family);
 
 }  // namespace weft::checkpoint

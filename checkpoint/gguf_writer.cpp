@@ -161,6 +161,10 @@ void GgufFields::set_i32s(std::string_view key, std::span<const std::int32_t> va
 void GgufFields::set_f32s(std::string_view key, std::span<const float> values) {
   put(key, number_array(GgufType::kF32, values));
 }
+void GgufFields::set_bools(std::string_view key, const std::vector<bool>& values) {
+  const std::vector<std::uint8_t> bytes(values.begin(), values.end());
+  put(key, number_array(GgufType::kBool, std::span<const std::uint8_t>(bytes)));
+}
 
 void GgufFields::set_entry(const GgufEntry& entry) {
   if (const auto* array = std::get_if<GgufArray>(&entry.value)) {

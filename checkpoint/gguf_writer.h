@@ -25,6 +25,7 @@ class GgufFields {
   void set_strings(std::string_view key, std::span<const std::string> values);
   void set_i32s(std::string_view key, std::span<const std::int32_t> values);
   void set_f32s(std::string_view key, std::span<const float> values);
+  void set_bools(std::string_view key, const std::vector<bool>& values);
   /// A key as another file has it: same type, same value.
   void set_entry(const GgufEntry& entry);
 

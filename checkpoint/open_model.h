@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -16,6 +17,20 @@
 
 namespace weft::checkpoint {
 
+/// How a tensor of the model lies in the file, where it is not row after row. The elements of a
+/// vector are moved as rows are.
+struct Arrangement {
+  struct Piece {
+    std::span<const std::byte> bytes;
+    Storage storage = Storage::kOther;
+    std::int64_t rows = 0;
+  };
+  std::vector<Piece> pieces;       ///< One below the other.
+  std::vector<std::int64_t> rows;  ///< Of each row of the model, its row in them; empty: the same.
+  bool transposed = false;         ///< A row of the model is a column of the one piece.
+  float shift = 0;                 ///< What reading adds.
+};
+
 /// A tensor under its Hugging Face name and the bytes that hold it. `file_tensor` points into the
 /// shard's entries or the GGUF file's tensors.
 struct StoredTensor {
@@ -23,8 +38,7 @@ struct StoredTensor {
   std::span<const std::byte> bytes;
   std::size_t shard = 0;
   const void* file_tensor = nullptr;
-  std::int64_t interleaved_head =
-      0;  ///< Head width of interleaved rows (RowOrder); 0: as they are.
+  std::shared_ptr<const Arrangement> arrangement = nullptr;  ///< Null: row after row, in `bytes`.
 };
 
 struct OpenModel {

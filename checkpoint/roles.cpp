@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <span>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "checkpoint/family.h"
 #include "core/error.h"
 
 namespace weft::checkpoint {
@@ -12,8 +16,9 @@ namespace {
 using nlohmann::json;
 using Name = std::string_view;
 
-// Where a kind of model stores its embedding and its head, the usual name first. transformers
-// renames what older versions stored otherwise (conversion_mapping.py), so that there are several.
+// Families without a row in checkpoint/family.h: where a kind of model stores its embedding and its
+// head, the usual name first. transformers renames what older versions stored otherwise
+// (conversion_mapping.py), so that there are several.
 constexpr std::array<Name, 2> kPlainEmbedding{"model.embed_tokens.weight", "embed_tokens.weight"};
 constexpr std::array<Name, 1> kPlainHead{"lm_head.weight"};
 constexpr std::array<Name, 4> kNestedEmbedding{
@@ -24,27 +29,23 @@ constexpr std::array<Name, 3> kNestedHead{"lm_head.weight", "language_model.lm_h
 constexpr std::array<Name, 2> kWteEmbedding{"transformer.wte.weight", "wte.weight"};
 constexpr std::array<Name, 3> kDecoderEmbedding{
     "model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight", "model.shared.weight"};
-constexpr std::array<Name, 2> kWordEmbedding{"transformer.word_embeddings.weight",
-                                             "word_embeddings.weight"};
 constexpr std::array<Name, 2> kNeoxEmbedding{"gpt_neox.embed_in.weight", "embed_in.weight"};
 constexpr std::array<Name, 2> kNeoxHead{"embed_out.weight", "lm_head.weight"};
 constexpr std::array<Name, 2> kBackboneEmbedding{"backbone.embeddings.weight",
                                                  "backbone.embedding.weight"};
 
-struct Family {
+struct Names {
   std::span<const Name> types;
   std::span<const Name> embedding;
   std::span<const Name> head;
   Name prefix{};  ///< That published files may lack.
 };
 
-constexpr std::array<Name, 74> kPlainTypes{"afmoe",
+constexpr std::array<Name, 57> kPlainTypes{"afmoe",
                                            "apertus",
                                            "arcee",
                                            "bamba",
                                            "bitnet",
-                                           "cohere",
-                                           "cohere2",
                                            "cwm",
                                            "deepseek_v2",
                                            "deepseek_v3",
@@ -55,16 +56,10 @@ constexpr std::array<Name, 74> kPlainTypes{"afmoe",
                                            "exaone4",
                                            "falcon_h1",
                                            "flex_olmo",
-                                           "gemma",
-                                           "gemma2",
-                                           "gemma3_text",
                                            "gemma4_text",
-                                           "glm",
-                                           "glm4",
                                            "glm4_moe",
                                            "glm4_moe_lite",
                                            "gpt_oss",
-                                           "granite",
                                            "granitemoe",
                                            "granitemoehybrid",
                                            "granitemoeshared",
@@ -76,36 +71,27 @@ constexpr std::array<Name, 74> kPlainTypes{"afmoe",
                                            "jetmoe",
                                            "kimi_linear",
                                            "lfm2",
-                                           "llama",
                                            "llama4_text",
                                            "longcat_flash",
                                            "minicpm3",
                                            "minimax",
                                            "minimax_m2",
-                                           "ministral",
                                            "ministral3",
-                                           "mistral",
                                            "mixtral",
                                            "nanochat",
                                            "nemotron",
                                            "olmo",
-                                           "olmo2",
                                            "olmo3",
                                            "olmoe",
                                            "persimmon",
-                                           "phi",
-                                           "phi3",
                                            "phimoe",
-                                           "qwen2",
                                            "qwen2_moe",
-                                           "qwen3",
                                            "qwen3_5_text",
                                            "qwen3_5_moe_text",
                                            "qwen3_moe",
                                            "qwen3_next",
                                            "recurrent_gemma",
                                            "seed_oss",
-                                           "smollm3",
                                            "solar_open",
                                            "stablelm",
                                            "starcoder2",
@@ -120,20 +106,18 @@ constexpr std::array<Name, 33> kNestedTypes{
     "paligemma",  "qwen2_5_vl",       "qwen2_vl",        "qwen3_5",   "qwen3_5_moe",
     "qwen3_vl",   "qwen3_vl_moe",     "shieldgemma2",    "smolvlm",   "video_llava",
     "vipllava",   "mllama",           "lfm2_vl"};
-constexpr std::array<Name, 7> kWteTypes{"gpt2", "gpt-sw3", "gpt_bigcode", "gpt_neo",
-                                        "gptj", "codegen", "mpt"};
-constexpr std::array<Name, 4> kDecoderTypes{"opt", "bart", "mbart", "pegasus"};
-constexpr std::array<Name, 2> kWordTypes{"bloom", "falcon"};
-constexpr std::array<Name, 2> kNeoxTypes{"gpt_neox", "gpt_neox_japanese"};
+constexpr std::array<Name, 6> kWteTypes{"gpt-sw3", "gpt_bigcode", "gpt_neo",
+                                        "gptj",    "codegen",     "mpt"};
+constexpr std::array<Name, 3> kDecoderTypes{"bart", "mbart", "pegasus"};
+constexpr std::array<Name, 1> kNeoxTypes{"gpt_neox_japanese"};
 constexpr std::array<Name, 3> kBackboneTypes{"mamba", "mamba2", "falcon_mamba"};
 
-constexpr std::array kFamilies{Family{kPlainTypes, kPlainEmbedding, kPlainHead},
-                               Family{kNestedTypes, kNestedEmbedding, kNestedHead},
-                               Family{kWteTypes, kWteEmbedding, kPlainHead, "transformer."},
-                               Family{kDecoderTypes, kDecoderEmbedding, kPlainHead, "model."},
-                               Family{kWordTypes, kWordEmbedding, kPlainHead, "transformer."},
-                               Family{kNeoxTypes, kNeoxEmbedding, kNeoxHead, "gpt_neox."},
-                               Family{kBackboneTypes, kBackboneEmbedding, kPlainHead}};
+constexpr std::array kNames{Names{kPlainTypes, kPlainEmbedding, kPlainHead},
+                            Names{kNestedTypes, kNestedEmbedding, kNestedHead},
+                            Names{kWteTypes, kWteEmbedding, kPlainHead, "transformer."},
+                            Names{kDecoderTypes, kDecoderEmbedding, kPlainHead, "model."},
+                            Names{kNeoxTypes, kNeoxEmbedding, kNeoxHead, "gpt_neox."},
+                            Names{kBackboneTypes, kBackboneEmbedding, kPlainHead}};
 
 // Families whose configuration ties the head when it does not say so (configuration_*.py of
 // transformers 5.23); every other family is untied by default.
@@ -197,11 +181,36 @@ Name type_of(const json& config) {
   return type->get_ref<const std::string&>();
 }
 
-const Family* family_of(const json& config) {
+const Names* kind_of(const json& config) {
   const Name type = type_of(config);
-  const auto found = std::ranges::find_if(
-      kFamilies, [&](const Family& family) { return contains(family.types, type); });
-  return found == kFamilies.end() ? nullptr : &*found;
+  const auto found =
+      std::ranges::find_if(kNames, [&](const Names& kind) { return contains(kind.types, type); });
+  return found == kNames.end() ? nullptr : &*found;
+}
+
+/// What families with a row may lack at the beginning of their names.
+constexpr std::array kPrefixes{
+    std::pair<Name, Name>{"gpt2", "transformer."}, std::pair<Name, Name>{"bloom", "transformer."},
+    std::pair<Name, Name>{"falcon", "transformer."}, std::pair<Name, Name>{"opt", "model."},
+    std::pair<Name, Name>{"gpt_neox", "gpt_neox."}};
+
+/// "model.embed_tokens.weight", and without what files of the body alone lack.
+std::vector<std::string> spellings(const Family& family, Part part) {
+  std::vector<std::string> names;
+  for (const TensorRow& row : family.tensors) {
+    if (row.part == part) names.push_back(std::string(row.name) + ".weight");
+  }
+  if (names.empty()) return names;
+  const std::string first = names.front();
+  if (part == Part::kEmbedding) names.push_back(first.substr(first.find('.') + 1));
+  // What PEFT and older versions of transformers call it.
+  if (part == Part::kHead && first != kPlainHead.front()) names.emplace_back(kPlainHead.front());
+  return names;
+}
+
+std::string first_of(const std::vector<std::string>& names, const std::function<bool(Name)>& has) {
+  const auto found = std::ranges::find_if(names, has);
+  return found == names.end() ? std::string() : *found;
 }
 
 std::string first_of(std::span<const Name> names, const std::function<bool(Name)>& has) {
@@ -221,16 +230,31 @@ std::optional<bool> stated_tie(const json& config, Name where) {
 
 RoleNames role_names(const json& config, const std::function<bool(Name)>& has) {
   RoleNames names;
-  if (const Family* const family = family_of(config)) {
-    names.embedding = first_of(family->embedding, has);
-    names.head = first_of(family->head, has);
-    names.usual_embedding = family->embedding.front();
-    names.usual_head = family->head.front();
+  if (const Family* const family = find_family_of(type_of(config))) {
+    const auto embedding = spellings(*family, Part::kEmbedding);
+    const auto head = spellings(*family, Part::kHead);
+    names.embedding = first_of(embedding, has);
+    names.head = first_of(head, has);
+    names.usual_embedding = embedding.front();
+    names.usual_head = head.front();
     return names;
   }
-  for (const Family& family : kFamilies) {
-    if (names.embedding.empty()) names.embedding = first_of(family.embedding, has);
-    if (names.head.empty()) names.head = first_of(family.head, has);
+  if (const Names* const kind = kind_of(config)) {
+    names.embedding = first_of(kind->embedding, has);
+    names.head = first_of(kind->head, has);
+    names.usual_embedding = kind->embedding.front();
+    names.usual_head = kind->head.front();
+    return names;
+  }
+  for (const Family& family : families()) {
+    if (names.embedding.empty()) {
+      names.embedding = first_of(spellings(family, Part::kEmbedding), has);
+    }
+    if (names.head.empty()) names.head = first_of(spellings(family, Part::kHead), has);
+  }
+  for (const Names& kind : kNames) {
+    if (names.embedding.empty()) names.embedding = first_of(kind.embedding, has);
+    if (names.head.empty()) names.head = first_of(kind.head, has);
   }
   return names;
 }
@@ -245,8 +269,14 @@ bool ties_head(const json& config, Name where) {
 }
 
 bool is_head_name(Name tensor) {
-  return std::ranges::any_of(kFamilies,
-                             [&](const Family& family) { return contains(family.head, tensor); });
+  const auto is_row = [&](const Family& family) {
+    return std::ranges::any_of(family.tensors, [&](const TensorRow& row) {
+      return row.part == Part::kHead && tensor == std::string(row.name) + ".weight";
+    });
+  };
+  return std::ranges::any_of(families(), is_row) ||
+         std::ranges::any_of(kNames,
+                             [&](const Names& kind) { return contains(kind.head, tensor); });
 }
 
 Roles roles_of(const Checkpoint& model) {
@@ -262,8 +292,10 @@ Roles roles_of(const Checkpoint& model) {
 }
 
 Name optional_prefix(const json& config) {
-  const Family* const family = family_of(config);
-  return family == nullptr ? Name() : family->prefix;
+  const auto prefix = std::ranges::find(kPrefixes, type_of(config), &std::pair<Name, Name>::first);
+  if (prefix != kPrefixes.end()) return prefix->second;
+  const Names* const kind = kind_of(config);
+  return kind == nullptr ? Name() : kind->prefix;
 }
 
 }  // namespace weft::checkpoint

@@ -10,58 +10,95 @@
 namespace weft::checkpoint {
 namespace {
 
-/// The row of the file that holds row `row` of the model (RowOrder).
-constexpr std::int64_t stored_row(std::int64_t row, std::int64_t head_dim) noexcept {
-  const std::int64_t head = row / head_dim;
-  const std::int64_t within = row % head_dim;
-  const std::int64_t half = head_dim / 2;
-  return head * head_dim + 2 * (within % half) + within / half;
+std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+std::size_t row_bytes(Storage storage, std::int64_t width) {
+  const BlockSize block = block_size(storage);
+  return index(width) / block.elements * block.bytes;
 }
 
-/// A bias whose elements are interleaved: it is one row.
-void read_interleaved_vector(const StoredTensor& tensor, std::span<float> out) {
+/// All of a vector.
+void read_arranged_vector(const Arrangement& arranged, std::span<float> out) {
   std::vector<float> stored(out.size());
-  dequantize(tensor.info.storage, tensor.bytes, stored);
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    const auto from = stored_row(static_cast<std::int64_t>(i), tensor.interleaved_head);
-    out[i] = stored[static_cast<std::size_t>(from)];
+  std::size_t at = 0;
+  for (const Arrangement::Piece& piece : arranged.pieces) {
+    dequantize(piece.storage, piece.bytes,
+               std::span(stored).subspan(at, static_cast<std::size_t>(piece.rows)));
+    at += static_cast<std::size_t>(piece.rows);
   }
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = stored[arranged.rows.empty() ? i : index(arranged.rows[i])] + arranged.shift;
+  }
+}
+
+void read_arranged_rows(const Arrangement& arranged, std::int64_t width, std::int64_t begin,
+                        std::int64_t end, std::span<float> out) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    std::int64_t from = arranged.rows.empty() ? row : arranged.rows[index(row)];
+    auto piece = arranged.pieces.begin();
+    while (from >= piece->rows) from -= (piece++)->rows;
+    const std::size_t size = row_bytes(piece->storage, width);
+    dequantize(piece->storage, piece->bytes.subspan(index(from) * size, size),
+               out.subspan(index((row - begin) * width), index(width)));
+  }
+}
+
+void require_numbers(const StoredTensor& tensor) {
+  const TensorInfo& info = tensor.info;
+  if (info.storage != Storage::kOther) return;
+  throw InputError("{}: tensor {} is stored as {}, which cannot be computed with; {} can",
+                   info.file.string(), printable(info.name), info.storage_name,
+                   readable_storages());
 }
 
 }  // namespace
 
+void gather_columns(Storage storage, std::span<const std::byte> bytes, std::int64_t rows,
+                    std::int64_t width, std::int64_t begin, std::int64_t end,
+                    std::span<float> out) {
+  const BlockSize block = block_size(storage);
+  const auto elements = static_cast<std::int64_t>(block.elements);
+  const std::int64_t first = begin / elements;
+  const std::int64_t last = (end + elements - 1) / elements;
+  std::vector<float> part(index((last - first) * elements));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    dequantize(storage,
+               bytes.subspan(index(row) * row_bytes(storage, width) + index(first) * block.bytes,
+                             index(last - first) * block.bytes),
+               part);
+    for (std::int64_t column = begin; column < end; ++column) {
+      out[index((column - begin) * rows + row)] = part[index(column - first * elements)];
+    }
+  }
+}
+
 std::span<const std::byte> rows_of(const StoredTensor& tensor, std::int64_t begin,
                                    std::int64_t end) {
+  if (tensor.arrangement && tensor.arrangement->pieces.size() > 1) return {};
   const std::int64_t rows = tensor.info.rows();
-  const std::size_t row_bytes =
-      rows == 0 ? 0 : tensor.bytes.size() / static_cast<std::size_t>(rows);
-  return tensor.bytes.subspan(static_cast<std::size_t>(begin) * row_bytes,
-                              static_cast<std::size_t>(end - begin) * row_bytes);
+  const std::size_t size = rows == 0 ? 0 : tensor.bytes.size() / index(rows);
+  return tensor.bytes.subspan(index(begin) * size, index(end - begin) * size);
 }
 
 void read_stored_rows(const StoredTensor& tensor, std::int64_t begin, std::int64_t end,
                       std::span<float> out) {
   const TensorInfo& info = tensor.info;
-  if (info.storage == Storage::kOther) {
-    throw InputError("{}: tensor {} is stored as {}, which cannot be computed with; {} can",
-                     info.file.string(), printable(info.name), info.storage_name,
-                     readable_storages());
-  }
+  require_numbers(tensor);
   if (begin < 0 || end < begin || end > info.rows() ||
       out.size() != static_cast<std::size_t>((end - begin) * info.row_elements())) {
     throw std::logic_error("read_rows: rows or room do not fit the tensor " + info.name);
   }
-  if (tensor.interleaved_head == 0 || out.empty()) {
+  if (out.empty()) return;
+  const Arrangement* const arranged = tensor.arrangement.get();
+  if (arranged == nullptr) {
     dequantize(info.storage, rows_of(tensor, begin, end), out);
   } else if (info.shape.size() < 2) {
-    read_interleaved_vector(tensor, out);
+    read_arranged_vector(*arranged, out);
+  } else if (arranged->transposed) {
+    const Arrangement::Piece& piece = arranged->pieces.front();
+    gather_columns(piece.storage, piece.bytes, piece.rows, info.rows(), begin, end, out);
   } else {
-    const auto width = static_cast<std::size_t>(info.row_elements());
-    for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t from = stored_row(row, tensor.interleaved_head);
-      dequantize(info.storage, rows_of(tensor, from, from + 1),
-                 out.subspan(static_cast<std::size_t>(row - begin) * width, width));
-    }
+    read_arranged_rows(*arranged, info.row_elements(), begin, end, out);
   }
 }
 

@@ -31,7 +31,7 @@ std::uint64_t float_bytes(const StoredTensor& tensor) {
 }
 
 bool is_plain(const StoredTensor& tensor, Storage storage) {
-  return tensor.info.storage == storage && tensor.interleaved_head == 0;
+  return tensor.info.storage == storage && !tensor.arrangement;
 }
 
 /// The digest of one tensor by itself.

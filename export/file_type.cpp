@@ -59,9 +59,13 @@ Storage value_storage(const FileType& type, std::int64_t layer, const ModelShape
 
 Storage down_storage(const FileType& type, std::int64_t layer, const ModelShape& model) {
   const bool medium = type.name == "q4_k_m" || type.name == "q5_k_m";
-  if (medium && gets_more_bits(layer, model.layers)) return Storage::kQ6_K;
+  const bool more = gets_more_bits(layer, model.layers);
+  if (model.falcon && type.name == "q4_k_m") {
+    return layer < model.layers / 16 ? Storage::kQ6_K : more ? Storage::kQ5_K : Storage::kQ4_K;
+  }
+  if (medium && more) return Storage::kQ6_K;
   if (layer < model.layers / 8) {
-    if (type.name == "q4_k_s") return Storage::kQ5_K;
+    if (type.name == "q4_k_s" && !model.falcon) return Storage::kQ5_K;
     if (type.name == "q4_0" && model.importance) return Storage::kQ4_1;
     if (type.name == "q5_0" && model.importance) return Storage::kQ5_1;
   }
@@ -69,8 +73,8 @@ Storage down_storage(const FileType& type, std::int64_t layer, const ModelShape&
 }
 
 /// The head, and the embedding that is also the head.
-Storage head_storage(const FileType& type, std::int64_t columns) {
-  if (type.storage == Storage::kQ8_0 || !whole_blocks(columns, type.storage)) {
+Storage head_storage(const FileType& type, std::int64_t columns, const ModelShape& model) {
+  if (model.falcon || type.storage == Storage::kQ8_0 || !whole_blocks(columns, type.storage)) {
     return Storage::kQ8_0;
   }
   return Storage::kQ6_K;
@@ -79,10 +83,12 @@ Storage head_storage(const FileType& type, std::int64_t columns) {
 Storage mixed(const FileType& type, std::string_view name, std::int64_t columns,
               const ModelShape& model) {
   if (name == "output.weight" || (model.tied_head && name == "token_embd.weight")) {
-    return head_storage(type, columns);
+    return head_storage(type, columns, model);
   }
   const std::int64_t layer = layer_of(name);
-  if (name.find("attn_v.weight") != name.npos) return value_storage(type, layer, model);
+  if (name.find("attn_v.weight") != name.npos || name.find("attn_qkv.weight") != name.npos) {
+    return value_storage(type, layer, model);
+  }
   if (name.find("ffn_down") != name.npos) return down_storage(type, layer, model);
   return type.storage;
 }
@@ -117,7 +123,9 @@ const FileType& find_file_type(std::string_view name) {
 Storage wanted_storage(const FileType& type, std::string_view gguf_name,
                        std::span<const std::int64_t> shape, const ModelShape& model) {
   const bool matrix = shape.size() >= 2 && gguf_name.ends_with("weight") &&
-                      gguf_name.find("_norm.weight") == gguf_name.npos;
+                      gguf_name.find("_norm.weight") == gguf_name.npos &&
+                      gguf_name.find("ffn_gate_inp") == gguf_name.npos &&
+                      gguf_name != "position_embd.weight";
   if (!matrix) return Storage::kF32;
   if (is_plain(type.storage)) return type.storage;
   return mixed(type, gguf_name, shape.back(), model);

@@ -34,6 +34,7 @@ struct ModelShape {
   bool importance = false;
   /// Llama 2 70B and its kin: 80 layers whose key-value heads are shared.
   bool shared_heads_of_80_layers = false;
+  bool falcon = false;  ///< Has choices of its own.
 };
 
 /// What the mix chooses for a tensor before its rows are looked at; storage_for() differs where

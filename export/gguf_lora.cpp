@@ -16,55 +16,55 @@
 namespace weft::exporting {
 namespace {
 
-using checkpoint::RowOrder;
 using checkpoint::Storage;
 using lora::Factors;
 
-/// One module's place in the file.
-struct Place {
-  std::string tensor;     ///< "blk.0.attn_q.weight"
-  std::int64_t head = 0;  ///< Head width by which B's rows are interleaved; 0: not.
-};
-
-Place place_of(const checkpoint::GgufFamily& family, const Sizes& sizes,
-               const lora::Target& target) {
-  const std::string& path = target.module.path;
-  const auto mapped = checkpoint::gguf_name(family, path + ".weight");
-  if (!mapped) {
+/// Where a module's factors go: beside each tensor that the file has of its weight.
+checkpoint::GgufPlaces places_of(const checkpoint::Family& family,
+                                 const checkpoint::GgufSizes& sizes, const lora::Target& target) {
+  // Factors are those of [out, in], however the weight is stored.
+  const lora::Module& module = target.module;
+  const auto* const row = checkpoint::find_row(family, module.path);
+  const bool input_first = row != nullptr && row->layout == checkpoint::Layout::kTransposed;
+  std::vector<std::int64_t> shape{module.out, module.in};
+  if (input_first) std::swap(shape[0], shape[1]);
+  auto places = checkpoint::gguf_places(family, sizes, module.path + ".weight", shape);
+  if (!places) {
     throw InputError("the architecture '{}' has no tensor for the adapted layer '{}'",
-                     family.architecture, path);
+                     family.gguf->architecture, module.path);
   }
-  if (mapped->rows == RowOrder::kSame) return {mapped->name, 0};
-  const std::int64_t heads =
-      mapped->rows == RowOrder::kInterleavedQuery ? sizes.heads : sizes.key_heads;
-  if (target.module.out != heads * sizes.head_dim || sizes.head_dim % 2 != 0) {
-    throw InputError(
-        "'{}' has {} outputs, and config.json of the model says {} heads of {}: their rows cannot "
-        "be put in the order of GGUF",
-        path, target.module.out, heads, sizes.head_dim);
-  }
-  return {mapped->name, sizes.head_dim};
+  return *places;
 }
 
-/// B with its rows in the file's order, or back.
-std::vector<float> reorder(const Factors& module, std::int64_t head, bool to_file) {
-  if (head == 0) return module.b;
+/// The rows of B that belong to one tensor of the file, in its order.
+std::vector<float> rows_of(const Factors& module, const checkpoint::GgufPlace& place) {
+  if (place.rows.empty()) return module.b;
   const std::int64_t rank = module.target.rank;
-  std::vector<float> out(module.b.size());
-  for (std::int64_t row = 0; row < module.target.module.out; ++row) {
-    const std::int64_t within = row % head;
-    const std::int64_t other = row - within + within % 2 * (head / 2) + within / 2;
-    const auto [from, to] = to_file ? std::pair(other, row) : std::pair(row, other);
-    std::copy_n(module.b.data() + from * rank, rank, out.data() + to * rank);
+  std::vector<float> out(static_cast<std::size_t>(place.outputs * rank));
+  for (std::int64_t row = 0; row < place.outputs; ++row) {
+    std::copy_n(module.b.data() + place.rows[static_cast<std::size_t>(row)] * rank, rank,
+                out.data() + row * rank);
   }
   return out;
 }
 
-checkpoint::GgufFields fields_of(const GgufLoraRequest& request,
-                                 const checkpoint::GgufFamily& family,
+/// The way back: puts the rows of one tensor into B.
+void put_rows(const checkpoint::GgufPlace& place, const std::vector<float>& rows, Factors& module) {
+  if (place.rows.empty()) {
+    module.b = rows;
+    return;
+  }
+  const std::int64_t rank = module.target.rank;
+  for (std::int64_t row = 0; row < place.outputs; ++row) {
+    std::copy_n(rows.data() + row * rank, rank,
+                module.b.data() + place.rows[static_cast<std::size_t>(row)] * rank);
+  }
+}
+
+checkpoint::GgufFields fields_of(const GgufLoraRequest& request, const checkpoint::GgufForm& form,
                                  std::span<const lora::Target> targets) {
   checkpoint::GgufFields fields;
-  fields.set_string("general.architecture", family.architecture);
+  fields.set_string("general.architecture", form.architecture);
   fields.set_string("general.type", "adapter");
   fields.set_string("adapter.type", "lora");
   fields.set_string("general.name",
@@ -105,7 +105,7 @@ std::vector<float> read(const checkpoint::Gguf& file, const std::string& name) {
 
 /// Opens the file and reads each update as llama.cpp does: B A alpha / rank.
 double compare(const GgufLoraRequest& request, const std::filesystem::path& written,
-               const PlainUpdates& updates, const std::vector<Place>& places) {
+               const PlainUpdates& updates, const std::vector<checkpoint::GgufPlaces>& places) {
   const auto file = checkpoint::Gguf::open(written);
   const double alpha = file.real("adapter.lora.alpha").value_or(0);
   std::vector<double> differences(places.size());
@@ -115,9 +115,11 @@ double compare(const GgufLoraRequest& request, const std::filesystem::path& writ
       const Factors source = updates.load(i);
       Factors back;
       back.target = source.target;
-      back.a = read(file, places[i].tensor + ".lora_a");
-      back.b = read(file, places[i].tensor + ".lora_b");
-      back.b = reorder(back, places[i].head, false);
+      back.b.resize(source.b.size());
+      for (const checkpoint::GgufPlace& place : places[i].tensors) {
+        back.a = read(file, place.name + ".lora_a");
+        put_rows(place, read(file, place.name + ".lora_b"), back);
+      }
       back.target.scale = alpha != 0 ? alpha / static_cast<double>(back.target.rank) : 1;
       differences[i] = relative_difference(source, back);
     }
@@ -141,26 +143,30 @@ AdapterReport write_gguf_lora(const GgufLoraRequest& request, const core::Log& l
       static_cast<void>(lora::base_weight(inputs.base, target));
     }
   }
-  const checkpoint::GgufFamily& family = family_of(inputs.base);
-  const Sizes sizes = sizes_of(inputs.base);
+  const checkpoint::Family& family = family_of(inputs.base);
+  const checkpoint::GgufSizes sizes = sizes_of(inputs.base);
   const PlainUpdates updates(inputs.adapters);
   const std::vector<lora::Target>& targets = updates.targets();
   const Storage storage = request.half ? Storage::kF16 : Storage::kF32;
-  std::vector<Place> places;
+  std::vector<checkpoint::GgufPlaces> places;
   std::vector<checkpoint::GgufTensorPlan> plans;
   for (const lora::Target& target : targets) {
-    places.push_back(place_of(family, sizes, target));
-    plans.push_back({places.back().tensor + ".lora_a", {target.rank, target.module.in}, storage});
-    plans.push_back({places.back().tensor + ".lora_b", {target.module.out, target.rank}, storage});
+    places.push_back(places_of(family, sizes, target));
+    for (const checkpoint::GgufPlace& place : places.back().tensors) {
+      plans.push_back({place.name + ".lora_a", {target.rank, target.module.in}, storage});
+      plans.push_back({place.name + ".lora_b", {place.outputs, target.rank}, storage});
+    }
   }
   AdapterReport report{targets.size(), largest_rank(targets), !one_rank(targets), 0, 0};
   {
-    checkpoint::GgufWriter writer(file.path(), fields_of(request, family, targets),
+    checkpoint::GgufWriter writer(file.path(), fields_of(request, *family.gguf, targets),
                                   std::move(plans));
     for (std::size_t i = 0; i < targets.size(); ++i) {
       const Factors factors = updates.load(i);
-      write(writer, storage, factors.a, places[i].tensor);
-      write(writer, storage, reorder(factors, places[i].head, true), places[i].tensor);
+      for (const checkpoint::GgufPlace& place : places[i].tensors) {
+        write(writer, storage, factors.a, place.name);
+        write(writer, storage, rows_of(factors, place), place.name);
+      }
     }
     writer.finish();
     report.bytes = writer.total_bytes();

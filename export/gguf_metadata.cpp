@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "checkpoint/roles.h"
 #include "core/error.h"
 #include "export/gguf_vocabulary.h"
 
@@ -12,6 +13,9 @@ namespace {
 
 using checkpoint::Checkpoint;
 using checkpoint::GgufFields;
+using checkpoint::GgufForm;
+using checkpoint::GgufKey;
+using checkpoint::NeutralKey;
 using nlohmann::json;
 
 std::optional<std::int64_t> whole(const json& config, const char* key) {
@@ -26,22 +30,24 @@ std::optional<double> real(const json& config, const char* key) {
   return found->get<double>();
 }
 
-std::int64_t required(const Checkpoint& model, const char* key) {
-  const auto value = whole(model.config(), key);
-  if (!value || *value < 1) {
-    throw InputError("{}: config.json must have a positive whole number '{}'",
-                     model.path().string(), key);
-  }
-  return *value;
-}
-
-/// The rotary parameters: rope_parameters of transformers 5, rope_scaling before.
+/// The rotary parameters: rope_parameters of transformers 5, rope_scaling before. Of layers that
+/// attend to everything, where those that slide have their own.
 json rope_of(const json& config) {
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     const auto found = config.find(key);
-    if (found != config.end() && found->is_object()) return *found;
+    if (found == config.end() || !found->is_object()) continue;
+    const auto full = found->find("full_attention");
+    return full != found->end() && full->is_object() ? *full : *found;
   }
   return json::object();
+}
+
+double local_theta(const json& config, const GgufForm& form) {
+  const json sliding = config.value("rope_parameters", json::object());
+  if (sliding.is_object() && sliding.value("sliding_attention", json()).is_object()) {
+    if (const auto theta = real(sliding["sliding_attention"], "rope_theta")) return *theta;
+  }
+  return real(config, "rope_local_base_freq").value_or(form.rotation.local_theta);
 }
 
 std::string rope_type(const json& rope) {
@@ -52,16 +58,61 @@ std::string rope_type(const json& rope) {
   return "default";
 }
 
-void add_rope(const Checkpoint& model, const std::string& prefix, GgufFields& fields) {
-  const json rope = rope_of(model.config());
+bool is_longrope(const std::string& type) { return type == "longrope" || type == "su"; }
+
+/// The part of each head that turns.
+double rotary_part(const json& config, const GgufForm& form) {
+  if (const auto part = real(rope_of(config), "partial_rotary_factor")) return *part;
+  for (const char* key : {"partial_rotary_factor", "rotary_pct"}) {
+    if (const auto part = real(config, key)) return *part;
+  }
+  return form.rotation.part;
+}
+
+std::int64_t rotary_width(const json& config, const GgufForm& form,
+                          const checkpoint::GgufSizes& sizes) {
+  if (form.rotation.partial.empty()) return sizes.head_dim;
+  return static_cast<std::int64_t>(rotary_part(config, form) * static_cast<double>(sizes.head_dim));
+}
+
+void add_longrope(const Checkpoint& model, const json& rope, const std::string& prefix,
+                  GgufFields& fields) {
+  const GgufForm& form = *family_of(model).gguf;
+  const auto number = [&](const char* key) {
+    return checkpoint::gguf_value(model.config(), form, key, model.path().string()).value();
+  };
+  const double original = number("rope.scaling.original_context_length");
+  const double stretch = real(rope, "factor").value_or(number("context_length") / original);
+  const double usual = stretch > 1 ? std::sqrt(1 + std::log(stretch) / std::log(original)) : 1;
+  fields.set_f32(prefix + "rope.scaling.attn_factor",
+                 real(rope, "attention_factor").value_or(usual));
+}
+
+/// transformers stretches positions beyond the length of training only.
+void tell_about_dynamic(const core::Log& log) {
+  core::tell(log, core::Level::kWarning,
+             "the rotary scaling 'dynamic' cannot be said in GGUF: texts longer than the context "
+             "length are computed without it");
+}
+
+void add_scaling(const Checkpoint& model, const json& rope, const std::string& prefix,
+                 const core::Log& log, GgufFields& fields) {
+  const GgufForm& form = *family_of(model).gguf;
   const std::string type = rope_type(rope);
-  fields.set_f32(prefix + "rope.freq_base", rope_theta(model.config()));
-  if (type == "default" || type == "llama3") return;  // llama3: the tensor rope_freqs.weight.
+  if (type == "default" || (type == "llama3" && form.rotation.llama3)) return;
+  if (type == "dynamic") return tell_about_dynamic(log);
+  if (is_longrope(type) && form.rotation.longrope) {
+    return add_longrope(model, rope, prefix, fields);
+  }
   const auto factor = real(rope, "factor");
-  if ((type != "linear" && type != "yarn") || !factor) {
+  const bool fixed = fields.contains(prefix + "rope.scaling.type");
+  if (fixed || (type != "linear" && type != "yarn") || !factor) {
     throw InputError(
-        "{}: rotary scaling '{}' cannot be written to GGUF; linear, yarn and llama3 can",
-        model.path().string(), type);
+        "{}: rotary scaling '{}' cannot be written to GGUF of the architecture '{}'; {} can",
+        model.path().string(), type, form.architecture,
+        fixed                  ? "none"
+        : form.rotation.llama3 ? "linear, yarn and llama3"
+                               : "linear and yarn");
   }
   fields.set_string(prefix + "rope.scaling.type", type);
   fields.set_f32(prefix + "rope.scaling.factor", *factor);
@@ -73,7 +124,7 @@ void add_rope(const Checkpoint& model, const std::string& prefix, GgufFields& fi
   }
   fields.set_u32(prefix + "rope.scaling.original_context_length", *original);
   // llama.cpp multiplies its own 0.1 ln(factor) + 1 by attn_factor, which attention_factor replaces
-  // in transformers (checkpoint/gguf_family.cpp reads it back so).
+  // in transformers (checkpoint/gguf_config.cpp reads it back so).
   if (const auto attention = real(rope, "attention_factor")) {
     fields.set_f32(prefix + "rope.scaling.attn_factor",
                    *attention / (0.1 * std::log(*factor) + 1.0));
@@ -85,6 +136,23 @@ void add_rope(const Checkpoint& model, const std::string& prefix, GgufFields& fi
   for (const auto& [key, name] : kReals) {
     if (const auto value = real(rope, key)) fields.set_f32(prefix + name, *value);
   }
+}
+
+void add_rope(const Checkpoint& model, const std::string& prefix, const core::Log& log,
+              GgufFields& fields) {
+  const json& config = model.config();
+  const GgufForm& form = *family_of(model).gguf;
+  const checkpoint::GgufRotation& rotation = form.rotation;
+  if (rotation.theta == 0) return;
+  const double theta = rope_theta(config, form);
+  if (rotation.states_theta || theta != 10000) fields.set_f32(prefix + "rope.freq_base", theta);
+  if (rotation.local_theta != 0) {
+    fields.set_f32(prefix + "rope.freq_base_swa", local_theta(config, form));
+  }
+  if (rotation.states_width) {
+    fields.set_u32(prefix + "rope.dimension_count", rotary_width(config, form, sizes_of(model)));
+  }
+  add_scaling(model, rope_of(config), prefix, log, fields);
 }
 
 /// "135M", "1.1B": gguf/utility.py, model_weight_count_rounded_notation.
@@ -101,30 +169,71 @@ std::string size_label(const Checkpoint& model) {
   return fmt::format("{:.{}f}{}", scaled, decimals, suffix);
 }
 
-void add_sizes(const Checkpoint& model, const checkpoint::GgufFamily& family, GgufFields& fields) {
-  const std::string prefix = fmt::format("{}.", family.architecture);
-  const Sizes sizes = sizes_of(model);
-  const json& config = model.config();
-  fields.set_u32(prefix + "block_count", sizes.layers);
-  fields.set_u32(prefix + "context_length", required(model, "max_position_embeddings"));
-  fields.set_u32(prefix + "embedding_length", sizes.hidden);
-  fields.set_u32(prefix + "feed_forward_length", required(model, "intermediate_size"));
-  fields.set_u32(prefix + "attention.head_count", sizes.heads);
-  fields.set_u32(prefix + "attention.head_count_kv", sizes.key_heads);
-  const auto epsilon = real(config, "rms_norm_eps");
-  fields.set_f32(prefix + "attention.layer_norm_rms_epsilon", epsilon.value_or(1e-6));
-  if (whole(config, "head_dim")) {
-    fields.set_u32(prefix + "attention.key_length", sizes.head_dim);
-    fields.set_u32(prefix + "attention.value_length", sizes.head_dim);
+/// The rows of the embedding.
+std::int64_t vocabulary_of(const Checkpoint& model) {
+  const checkpoint::TensorInfo* const embedding = checkpoint::roles_of(model).embedding;
+  if (embedding == nullptr) {
+    const auto* row = checkpoint::find_row(family_of(model), checkpoint::Part::kEmbedding);
+    throw InputError("{}: the tensor '{}.weight' is missing", model.path().string(), row->name);
   }
-  if (!family.names_vocabulary_and_rotation) return;
-  fields.set_u32(prefix + "vocab_size", sizes.vocabulary);
-  fields.set_u32(prefix + "rope.dimension_count", sizes.head_dim);
+  return embedding->rows();
+}
+
+void add_numbers(const Checkpoint& model, const std::string& prefix, GgufFields& fields) {
+  const GgufForm& form = *family_of(model).gguf;
+  for (const GgufKey& key : form.keys) {
+    const std::string name = prefix + std::string(key.gguf);
+    if (key.gguf == "vocab_size") {
+      fields.set_u32(name, vocabulary_of(model));
+      continue;
+    }
+    if (key.absent == GgufKey::Absent::kQuotient) continue;
+    auto value = checkpoint::gguf_value(model.config(), form, key, model.path().string());
+    // Phi-3's converter says that there is no window.
+    if (!value && key.gguf == "attention.sliding_window") value = 0;
+    if (!value) continue;
+    switch (key.kind) {
+      case GgufKey::Kind::kCount: fields.set_u32(name, static_cast<std::int64_t>(*value)); break;
+      case GgufKey::Kind::kReal: fields.set_f32(name, *value); break;
+      case GgufKey::Kind::kFlag: fields.set_bool(name, *value != 0); break;
+    }
+  }
+}
+
+/// Which layers slide, where it is not as the architecture has it.
+void add_windows(const Checkpoint& model, const std::string& prefix, GgufFields& fields) {
+  const GgufForm& form = *family_of(model).gguf;
+  if (form.window_period == 0) return;
+  const json& config = model.config();
+  const std::int64_t layers = sizes_of(model).layers;
+  const auto slides = [&](std::int64_t period) {
+    std::vector<bool> pattern;
+    for (std::int64_t layer = 0; layer < layers; ++layer) {
+      pattern.push_back((layer + 1) % period != 0);
+    }
+    return pattern;
+  };
+  const std::vector<bool> usual = slides(form.window_period);
+  std::vector<bool> wanted = usual;
+  const auto types = config.find("layer_types");
+  const auto period = whole(config, "sliding_window_pattern");
+  if (types != config.end() && types->is_array()) {
+    wanted.clear();
+    for (const json& type : *types) wanted.push_back(type == "sliding_attention");
+    if (std::ssize(wanted) != layers) {
+      throw InputError("{}: config.json has {} layer_types for {} layers", model.path().string(),
+                       wanted.size(), layers);
+    }
+  } else if (period && *period > 0) {
+    wanted = slides(*period);
+  }
+  if (wanted != usual) fields.set_bools(prefix + "attention.sliding_window_pattern", wanted);
 }
 
 /// llama.cpp's architectures of these families attend to all earlier tokens.
 void tell_about_window(const Checkpoint& model, const core::Log& log) {
   const json& config = model.config();
+  if (family_of(model).gguf->window_period != 0) return;
   const auto window = whole(config, "sliding_window");
   const auto used = config.find("use_sliding_window");  // Qwen's; Mistral has none.
   if (!window || (used != config.end() && !used->is_null() && *used != true)) return;
@@ -142,12 +251,7 @@ bool describes_storage(std::string_view key) {
          key == "general.alignment";
 }
 
-/// A key of config.json that llama.cpp's architectures of these families do not know, and the value
-/// at which a model computes without it.
-struct NeutralKey {
-  const char* key;
-  double neutral;
-};
+/// Of every family, unless a row of checkpoint/gguf_form.h names the key.
 constexpr std::array kNeutralKeys{NeutralKey{"partial_rotary_factor", 1},
                                   NeutralKey{"rotary_pct", 1},
                                   NeutralKey{"embedding_multiplier", 1},
@@ -161,31 +265,126 @@ constexpr std::array kNeutralKeys{NeutralKey{"partial_rotary_factor", 1},
                                   NeutralKey{"final_logit_softcapping", 0},
                                   NeutralKey{"use_qk_norm", 0},
                                   NeutralKey{"qk_layernorm", 0},
+                                  NeutralKey{"attention_bias", 0},
+                                  NeutralKey{"mlp_bias", 0},
                                   NeutralKey{"parallel_residual", 0},
                                   NeutralKey{"use_parallel_residual", 0},
                                   NeutralKey{"rope_interleaved", 0}};
 
+bool names(std::string_view spellings, std::string_view key) {
+  for (; !spellings.empty();) {
+    const auto bar = spellings.find('|');
+    if (spellings.substr(0, bar) == key) return true;
+    spellings = bar == std::string_view::npos ? std::string_view() : spellings.substr(bar + 1);
+  }
+  return false;
+}
+
+/// Whether the architecture has a place for what the key says.
+bool is_said(const GgufForm& form, std::string_view key) {
+  const bool turns = key == "partial_rotary_factor" || key == "rotary_pct";
+  return (turns && !form.rotation.partial.empty()) ||
+         std::ranges::any_of(form.keys, [&](const GgufKey& k) { return names(k.config, key); }) ||
+         std::ranges::any_of(form.biases, [&](const auto& rule) { return rule.config == key; }) ||
+         std::ranges::any_of(form.neutral, [&](const auto& own) { return own.config == key; });
+}
+
+[[noreturn]] void refuse(const Checkpoint& model, std::string_view key, const json& value,
+                         const std::string& wanted) {
+  throw InputError(
+      "{}: config.json has {} = {}, which the GGUF architecture '{}' cannot say ({} is what it "
+      "computes)",
+      model.path().string(), key, value.dump(), family_of(model).gguf->architecture, wanted);
+}
+
+void refuse_unless_neutral(const Checkpoint& model, const NeutralKey& entry) {
+  const auto found = model.config().find(std::string(entry.config));
+  const bool absent = found == model.config().end() || found->is_null();
+  if (absent && entry.by_default) return;
+  const json value = absent ? json() : *found;
+  const bool neutral = (value.is_boolean() && value.get<bool>() == (entry.neutral != 0)) ||
+                       (value.is_number() && value.get<double>() == entry.neutral);
+  if (neutral) return;
+  const bool flag = value.is_boolean() || value.is_null();
+  refuse(
+      model, entry.config, value,
+      flag ? std::string(entry.neutral != 0 ? "true" : "false") : fmt::format("{}", entry.neutral));
+}
+
+/// llama.cpp computes every kind of GELU by the approximation with tanh.
+void refuse_other_activation(const Checkpoint& model) {
+  const std::string_view own = family_of(model).gguf->activation;
+  const bool gelu = own.starts_with("gelu");
+  for (const char* key : {"hidden_act", "hidden_activation", "activation_function", "activation"}) {
+    const auto act = model.config().find(key);
+    if (act == model.config().end() || act->is_null()) continue;
+    const std::string name = act->is_string() ? act->get<std::string>() : "";
+    const bool known = gelu ? name == "gelu" || name == "gelu_new" || name == "gelu_fast" ||
+                                  name == "gelu_pytorch_tanh" || name == "gelu_python"
+                            : name == "silu" || name == "swish";
+    if (!known) refuse(model, key, *act, std::string(own));
+  }
+}
+
+/// What an architecture decides by itself: the scale of Gemma's attention, the layers of SmolLM3
+/// without positions, the norms of Command R's heads, what Baichuan has for positions.
+void refuse_other_choices(const Checkpoint& model) {
+  const json& config = model.config();
+  const GgufForm& form = *family_of(model).gguf;
+  const checkpoint::GgufSizes sizes = sizes_of(model);
+  if (form.architecture == "gemma2" || form.architecture == "gemma3") {
+    const std::int64_t own = checkpoint::gemma_attention_scalar(
+        sizes.layers, form, sizes.hidden / sizes.heads, sizes.head_dim);
+    const double stated = real(config, "query_pre_attn_scalar").value_or(256);
+    if (stated != static_cast<double>(own)) {
+      refuse(model, "query_pre_attn_scalar", stated, fmt::format("{}", own));
+    }
+  }
+  if (form.architecture == "smollm3") {
+    const json rotates = config.value("no_rope_layers", json());
+    const auto interval = whole(config, "no_rope_layer_interval").value_or(4);
+    for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
+      const bool own = (layer + 1) % 4 != 0;
+      const bool stated = rotates.is_array() && std::ssize(rotates) > layer
+                              ? rotates[static_cast<std::size_t>(layer)] != 0
+                              : (layer + 1) % interval != 0;
+      if (own != stated) refuse(model, "no_rope_layers", rotates, "every fourth");
+    }
+  }
+  if (form.architecture == "command-r") {
+    const bool stated = config.value("use_qk_norm", json()) == true;
+    if (stated != (sizes.layers >= 64)) {
+      refuse(model, "use_qk_norm", stated, fmt::format("{} of {} layers", !stated, sizes.layers));
+    }
+  }
+  if (form.architecture == "baichuan" && sizes.layers != 32 && sizes.layers != 40) {
+    refuse(model, "num_hidden_layers", sizes.layers,
+           "32 or 40, which tells the kind of positions,");
+  }
+}
+
 /// The GGUF architecture has one way to compute: a configuration that asks for another one would be
 /// written as if it had not.
-void refuse_other_arithmetic(const Checkpoint& model, const checkpoint::GgufFamily& family) {
-  const json& config = model.config();
-  const auto refuse = [&](const std::string& key, const json& value, const std::string& wanted) {
-    throw InputError(
-        "{}: config.json has {} = {}, which the GGUF architecture '{}' cannot say ({} is what it "
-        "computes)",
-        model.path().string(), key, value.dump(), family.architecture, wanted);
-  };
-  for (const char* key : {"hidden_act", "hidden_activation"}) {
-    const auto act = config.find(key);
-    if (act == config.end() || act->is_null() || *act == "silu" || *act == "swish") continue;
-    refuse(key, *act, "silu");
-  }
+void refuse_other_arithmetic(const Checkpoint& model) {
+  const GgufForm& form = *family_of(model).gguf;
+  refuse_other_activation(model);
   for (const NeutralKey& entry : kNeutralKeys) {
-    const auto value = config.find(entry.key);
-    if (value == config.end() || value->is_null()) continue;
-    const bool neutral = (value->is_boolean() && value->get<bool>() == (entry.neutral != 0)) ||
-                         (value->is_number() && value->get<double>() == entry.neutral);
-    if (!neutral) refuse(entry.key, *value, fmt::format("{}", entry.neutral));
+    if (!is_said(form, entry.config)) refuse_unless_neutral(model, entry);
+  }
+  for (const NeutralKey& entry : form.neutral) refuse_unless_neutral(model, entry);
+  refuse_other_choices(model);
+  const bool own_head = checkpoint::roles_of(model).head != nullptr;
+  if (form.head == checkpoint::GgufHead::kTied && own_head) {
+    throw InputError(
+        "{}: the model has an output head of its own, and the GGUF architecture '{}' takes the "
+        "embedding",
+        model.path().string(), form.architecture);
+  }
+  if (form.head == checkpoint::GgufHead::kOwn && !own_head) {
+    throw InputError(
+        "{}: the model's output head is its embedding, and the GGUF architecture '{}' needs a head "
+        "of its own",
+        model.path().string(), form.architecture);
   }
 }
 
@@ -197,33 +396,22 @@ void carry_over(const checkpoint::Gguf& base, GgufFields& fields) {
 
 }  // namespace
 
-Sizes sizes_of(const Checkpoint& model) {
-  Sizes sizes;
-  sizes.hidden = required(model, "hidden_size");
-  sizes.layers = required(model, "num_hidden_layers");
-  sizes.heads = required(model, "num_attention_heads");
-  sizes.key_heads = whole(model.config(), "num_key_value_heads").value_or(sizes.heads);
-  sizes.head_dim = whole(model.config(), "head_dim").value_or(sizes.hidden / sizes.heads);
-  const auto* embedding = model.find("model.embed_tokens.weight");
-  if (embedding == nullptr) {
-    throw InputError("{}: the tensor 'model.embed_tokens.weight' is missing",
-                     model.path().string());
-  }
-  sizes.vocabulary = embedding->rows();
-  return sizes;
+checkpoint::GgufSizes sizes_of(const Checkpoint& model) {
+  return checkpoint::gguf_sizes(model.config(), *family_of(model).gguf, model.path().string());
 }
 
-const checkpoint::GgufFamily& family_of(const Checkpoint& model) {
-  std::string type;
-  if (const auto found = model.config().find("model_type"); found != model.config().end()) {
-    if (found->is_string()) type = found->get<std::string>();
+const checkpoint::Family& family_of(const Checkpoint& model) {
+  const checkpoint::Family* const family = checkpoint::find_family(model.config());
+  if (family != nullptr && family->gguf != nullptr) return *family;
+  if (family != nullptr) {
+    throw InputError("{}: llama.cpp has no architecture for {}, so that there is no GGUF of it",
+                     model.path().string(), family->architecture);
   }
-  const auto* family = checkpoint::find_gguf_family_of(type);
-  if (family == nullptr) {
-    throw InputError("{}: a model of type '{}' cannot be written to GGUF; {} can",
-                     model.path().string(), type, checkpoint::known_gguf_families());
-  }
-  return *family;
+  const auto type = model.config().find("model_type");
+  const bool stated = type != model.config().end() && type->is_string();
+  throw InputError("{}: a model of type '{}' cannot be written to GGUF; {} can",
+                   model.path().string(), stated ? type->get<std::string>() : "",
+                   checkpoint::known_gguf_families());
 }
 
 std::optional<checkpoint::Llama3Scaling> llama3_scaling(const Checkpoint& model) {
@@ -237,30 +425,54 @@ std::optional<checkpoint::Llama3Scaling> llama3_scaling(const Checkpoint& model)
   return scaling;
 }
 
-double rope_theta(const json& config) {
-  return real(rope_of(config), "rope_theta").value_or(real(config, "rope_theta").value_or(10000.0));
+double rope_theta(const json& config, const GgufForm& form) {
+  if (const auto theta = real(rope_of(config), "rope_theta")) return *theta;
+  for (const char* key : {"rope_theta", "rotary_emb_base"}) {
+    if (const auto theta = real(config, key)) return *theta;
+  }
+  const auto ratio = real(config, std::string(form.rotation.ratio).c_str());
+  return ratio ? 10000.0 * *ratio : form.rotation.theta;
+}
+
+std::vector<float> longrope_factors(const Checkpoint& model, const char* key) {
+  const GgufForm& form = *family_of(model).gguf;
+  const json rope = rope_of(model.config());
+  if (!form.rotation.longrope || !is_longrope(rope_type(rope))) return {};
+  const auto found = rope.find(key);
+  const auto width = rotary_width(model.config(), form, sizes_of(model));
+  const auto is_number = [](const json& value) { return value.is_number(); };
+  if (found == rope.end() || !found->is_array() || !std::ranges::all_of(*found, is_number) ||
+      std::ssize(*found) != width / 2) {
+    throw InputError("{}: config.json must have {} of {} numbers in its rotary scaling",
+                     model.path().string(), key, width / 2);
+  }
+  return found->get<std::vector<float>>();
 }
 
 GgufFields model_fields(const Checkpoint& model, const FileType& type,
                         const MetadataChoices& choices, const core::Log& log) {
   GgufFields fields;
-  const checkpoint::GgufFamily& family = family_of(model);
+  const GgufForm& form = *family_of(model).gguf;
   // The architecture first: the format's convention.
-  fields.set_string("general.architecture", family.architecture);
+  fields.set_string("general.architecture", form.architecture);
   fields.set_string("general.type", "model");
   if (model.gguf() != nullptr) {
     carry_over(*model.gguf(), fields);
     if (!choices.name.empty()) fields.set_string("general.name", choices.name);
     if (choices.pre) fields.set_string("tokenizer.ggml.pre", *choices.pre);
   } else {
-    const std::string prefix = fmt::format("{}.", family.architecture);
+    const std::string prefix = fmt::format("{}.", form.architecture);
     fields.set_string("general.name", choices.name);
     fields.set_string("general.size_label", size_label(model));
-    refuse_other_arithmetic(model, family);
-    add_sizes(model, family, fields);
+    refuse_other_arithmetic(model);
+    for (const checkpoint::GgufText& text : form.texts) {
+      fields.set_string(prefix + std::string(text.gguf), text.value);
+    }
+    add_numbers(model, prefix, fields);
+    add_windows(model, prefix, fields);
     tell_about_window(model, log);
-    add_rope(model, prefix, fields);
-    add_vocabulary(model, sizes_of(model).vocabulary, choices.pre, log, fields);
+    add_rope(model, prefix, log, fields);
+    add_vocabulary(model, vocabulary_of(model), choices.pre, log, fields);
   }
   fields.set_u32("general.file_type", type.id);
   fields.set_u32("general.quantization_version", 2);

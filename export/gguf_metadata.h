@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/gguf_family.h"
@@ -12,27 +13,21 @@
 
 namespace weft::exporting {
 
-/// What config.json says about sizes, as every exporter needs it.
-struct Sizes {
-  std::int64_t hidden = 0;
-  std::int64_t layers = 0;
-  std::int64_t heads = 0;
-  std::int64_t key_heads = 0;
-  std::int64_t head_dim = 0;
-  std::int64_t vocabulary = 0;  ///< Rows of the embedding.
-};
-
-/// InputError naming config.json and the key that is missing or no positive whole number.
-[[nodiscard]] Sizes sizes_of(const checkpoint::Checkpoint& model);
-
-/// How GGUF stores this model. InputError, with the families that are known, for another.
-[[nodiscard]] const checkpoint::GgufFamily& family_of(const checkpoint::Checkpoint& model);
+/// How GGUF stores this model. InputError, with the families that are known, for another; one that
+/// llama.cpp lacks is named as such.
+[[nodiscard]] const checkpoint::Family& family_of(const checkpoint::Checkpoint& model);
+/// What its config.json says about sizes.
+[[nodiscard]] checkpoint::GgufSizes sizes_of(const checkpoint::Checkpoint& model);
 
 /// The rotary scaling "llama3" of config.json, which GGUF keeps as a tensor; nothing without one.
 [[nodiscard]] std::optional<checkpoint::Llama3Scaling> llama3_scaling(
     const checkpoint::Checkpoint& model);
-/// rope_theta, wherever the version of transformers writes it; 10000 where it does not.
-[[nodiscard]] double rope_theta(const nlohmann::json& config);
+/// rope_theta, wherever the version of transformers writes it; the family's where it does not.
+[[nodiscard]] double rope_theta(const nlohmann::json& config, const checkpoint::GgufForm& form);
+/// Phi-3's factors for short or long texts ("short_factor"), which GGUF keeps as tensors; empty
+/// where the model has none.
+[[nodiscard]] std::vector<float> longrope_factors(const checkpoint::Checkpoint& model,
+                                                  const char* key);
 
 /// What names the output and cannot be found in the model.
 struct MetadataChoices {

@@ -163,14 +163,17 @@ WrittenUpdate compare(const OpenInputs& inputs, const GgufTensorJob& job,
   if (tensor == nullptr || tensor->shape != job.info->shape) {
     throw NumericError("the tensor '{}' was not read back", job.info->name);
   }
-  const std::optional<merge::Update> update = update_of(inputs, job);
+  const std::optional<merge::Update> update = update_of(
+      inputs, job, job.transposed ? merge::Update::Layout::kInOut : merge::Update::Layout::kOutIn);
+  const std::int64_t rows = job.transposed ? job.info->rows() : job.plan.shape.front();
   const auto width = static_cast<std::size_t>(job.info->row_elements());
-  const std::int64_t step = std::max<std::int64_t>(1, job.info->rows() / kSampledRows);
+  const std::int64_t step = std::max<std::int64_t>(1, rows / kSampledRows);
   std::vector<float> base(width);
   std::vector<float> back(width);
   std::vector<double> delta(static_cast<std::size_t>(merge::Update::kRowBlock * update->stride()));
   RowComparison sums;
-  for (std::int64_t row = 0; row < job.info->rows(); row += step) {
+  for (std::int64_t place = 0; place < rows; place += step) {
+    const std::int64_t row = job.rows.empty() ? place : job.rows[static_cast<std::size_t>(place)];
     inputs.base.read_rows(*job.info, row, row + 1, base);
     written.read_rows(*tensor, row, row + 1, back);
     update->compute(row, delta);

@@ -1,6 +1,7 @@
 #include "export/gguf_tensors.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <charconv>
 #include <cstring>
@@ -10,6 +11,8 @@
 #include "checkpoint/dequantize.h"
 #include "checkpoint/gguf_family.h"
 #include "checkpoint/quantize.h"
+#include "checkpoint/roles.h"
+#include "checkpoint/stored_rows.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "export/gguf_metadata.h"
@@ -18,7 +21,6 @@
 namespace weft::exporting {
 namespace {
 
-using checkpoint::RowOrder;
 using checkpoint::Storage;
 using checkpoint::TensorInfo;
 
@@ -36,16 +38,6 @@ std::pair<std::int64_t, std::string_view> position(const GgufTensorJob& job) {
   return {layer, name};
 }
 
-std::int64_t interleaved_head(RowOrder order, const Sizes& sizes, const TensorInfo& info) {
-  if (order == RowOrder::kSame) return 0;
-  const std::int64_t heads = order == RowOrder::kInterleavedQuery ? sizes.heads : sizes.key_heads;
-  if (info.shape.empty() || info.shape[0] != heads * sizes.head_dim || sizes.head_dim % 2 != 0) {
-    throw InputError("tensor '{}' must have {} rows ({} heads of {}), its shape is [{}]", info.name,
-                     heads * sizes.head_dim, heads, sizes.head_dim, fmt::join(info.shape, ", "));
-  }
-  return sizes.head_dim;
-}
-
 /// Bytes of the base that are the output's already.
 std::span<const std::byte> ready_bytes(const checkpoint::Checkpoint& base,
                                        const GgufTensorJob& job) {
@@ -54,7 +46,7 @@ std::span<const std::byte> ready_bytes(const checkpoint::Checkpoint& base,
     const auto* tensor = base.gguf()->find_tensor(job.plan.name);
     return tensor == nullptr ? std::span<const std::byte>() : base.gguf()->bytes(*tensor);
   }
-  return job.interleaved_head == 0 ? base.raw(*job.info) : std::span<const std::byte>();
+  return job.as_stored() ? base.raw(*job.info) : std::span<const std::byte>();
 }
 
 /// The importance of a matrix's columns, as llama-quantize looks it up. The embedding is read row
@@ -68,29 +60,51 @@ std::span<const float> importance_of(const Importance* importance, const GgufTen
                    importance->path().string(), job.plan.name, found.size(), job.plan.shape.back());
 }
 
-ModelShape shape_of(const OpenInputs& inputs, const Sizes& sizes, bool importance) {
+ModelShape shape_of(const OpenInputs& inputs, const checkpoint::GgufForm& form,
+                    const checkpoint::GgufSizes& sizes, bool importance) {
+  const bool of_80_layers = form.architecture == "llama" && sizes.layers == 80;
   return {.layers = sizes.layers,
-          .tied_head = inputs.base.find("lm_head.weight") == nullptr,
+          .tied_head = checkpoint::roles_of(inputs.base).head == nullptr,
           .importance = importance,
-          .shared_heads_of_80_layers = sizes.layers == 80 && sizes.heads != sizes.key_heads};
+          .shared_heads_of_80_layers = of_80_layers && sizes.heads != sizes.key_heads,
+          .falcon = form.architecture == "falcon"};
 }
 
-/// Rotary factors: a tensor of a GGUF base that is no weight, or made of config.json.
-void add_rotary_factors(const OpenInputs& inputs, const Sizes& sizes,
-                        std::vector<GgufTensorJob>& jobs) {
-  GgufTensorJob job;
-  job.plan = {"rope_freqs.weight", {sizes.head_dim / 2}, Storage::kF32};
-  if (const auto* gguf = inputs.base.gguf()) {
-    const auto* tensor = gguf->find_tensor(job.plan.name);
-    if (tensor == nullptr) return;
-    job.stored = gguf->bytes(*tensor);
-  } else {
-    const auto scaling = llama3_scaling(inputs.base);
-    if (!scaling) return;
-    job.made =
-        checkpoint::llama3_rope_factors(rope_theta(inputs.base.config()), sizes.head_dim, *scaling);
+/// Rotary factors: tensors of a GGUF base that are no weights, or made of config.json.
+void add_rotary_factors(const OpenInputs& inputs, const checkpoint::GgufForm& form,
+                        const checkpoint::GgufSizes& sizes, std::vector<GgufTensorJob>& jobs) {
+  const checkpoint::Checkpoint& base = inputs.base;
+  const auto made = [&](std::string_view name) -> std::vector<float> {
+    if (name == "rope_factors_long.weight") return longrope_factors(base, "long_factor");
+    if (name == "rope_factors_short.weight") return longrope_factors(base, "short_factor");
+    const auto scaling = form.rotation.llama3 ? llama3_scaling(base) : std::nullopt;
+    if (!scaling) return {};
+    return checkpoint::llama3_rope_factors(rope_theta(base.config(), form), sizes.head_dim,
+                                           *scaling);
+  };
+  for (const char* name :
+       {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}) {
+    GgufTensorJob job;
+    job.plan.name = name;
+    if (const auto* gguf = base.gguf()) {
+      const auto* tensor = gguf->find_tensor(name);
+      if (tensor == nullptr) continue;
+      job.plan.shape = tensor->shape;
+      job.stored = gguf->bytes(*tensor);
+    } else {
+      job.made = made(name);
+      if (job.made.empty()) continue;
+      job.plan.shape = {std::ssize(job.made)};
+    }
+    jobs.push_back(std::move(job));
   }
-  jobs.push_back(std::move(job));
+}
+
+/// What a model computes from its configuration and may have stored, or never uses.
+bool is_buffer(std::string_view name) {
+  return std::ranges::any_of(std::array{".inv_freq", ".attn.bias", ".attn.masked_bias",
+                                        ".attention.bias", ".attention.masked_bias"},
+                             [&](const char* ending) { return name.ends_with(ending); });
 }
 
 /// Computes and stores tiles of rows of one tensor.
@@ -100,16 +114,17 @@ class TensorWriter {
       : base_(inputs.base),
         job_(job),
         storage_(job.plan.storage),
-        width_(job.info->row_elements()),
+        width_(job.plan.shape.back()),
         update_(exporting::update_of(inputs, job)) {
     const auto block = checkpoint::block_size(storage_);
     row_bytes_ = static_cast<std::size_t>(width_) / block.elements * block.bytes;
-    unit_ = job.interleaved_head > 0 ? job.interleaved_head : merge::Update::kRowBlock;
+    unit_ = job.rows.empty() ? merge::Update::kRowBlock : job.group;
+    if (job.transposed) unit_ = kColumns;
   }
 
   template <typename Emit>
   void run(const Emit& emit) {
-    const std::int64_t rows = job_.info->rows();
+    const std::int64_t rows = job_.plan.shape.front();
     const std::int64_t tile =
         std::max<std::int64_t>(1, kTileElements / std::max<std::int64_t>(1, width_) / unit_) *
         unit_;
@@ -136,19 +151,49 @@ class TensorWriter {
     std::vector<double> updates;  ///< kRowBlock rows of the update.
   };
 
+  /// Columns of a matrix stored as [in, out] that are read at a time: whole lines of the cache.
+  static constexpr std::int64_t kColumns = 32;
+
+  /// Outputs of a matrix stored as [in, out]: its columns, or rows of a GGUF base.
+  void read_transposed(std::int64_t begin, std::int64_t end, std::span<float> out) const {
+    if (const auto* gguf = base_.gguf()) {
+      const auto* tensor = gguf->find_tensor(job_.plan.name);
+      const auto bytes = gguf->bytes(*tensor);
+      const std::size_t size = bytes.size() / static_cast<std::size_t>(tensor->shape.front());
+      checkpoint::dequantize(job_.info->storage,
+                             bytes.subspan(static_cast<std::size_t>(begin) * size,
+                                           static_cast<std::size_t>(end - begin) * size),
+                             out);
+    } else {
+      checkpoint::gather_columns(job_.info->storage, base_.raw(*job_.info), job_.info->shape[0],
+                                 job_.info->shape[1], begin, end, out);
+    }
+  }
+
+  /// The first output of the model that rows [begin, end) of the file are.
+  [[nodiscard]] std::int64_t first_output(std::int64_t begin, std::int64_t end) const {
+    if (job_.rows.empty()) return begin;
+    return *std::min_element(job_.rows.begin() + begin, job_.rows.begin() + end);
+  }
+
   void store_rows(Scratch& scratch, std::int64_t begin, std::int64_t end, std::int64_t tile) {
     scratch.values.resize(static_cast<std::size_t>((end - begin) * width_));
-    base_.read_rows(*job_.info, begin, end, scratch.values);
-    if (update_) add_update(scratch, begin, end);
+    const std::int64_t first = first_output(begin, end);
+    const std::int64_t last = first + end - begin;
+    if (job_.transposed) {
+      read_transposed(first, last, scratch.values);
+    } else {
+      base_.read_rows(*job_.info, first, last, scratch.values);
+    }
+    if (update_) add_update(scratch, first, last);
     if (!checkpoint::fits(storage_, scratch.values)) {
       overflow_ = true;
       return;
     }
     for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t from =
-          job_.interleaved_head > 0 ? model_row(row, job_.interleaved_head) : row;
+      const std::int64_t from = job_.rows.empty() ? row : job_.rows[static_cast<std::size_t>(row)];
       const auto values = std::span<const float>(scratch.values)
-                              .subspan(static_cast<std::size_t>((from - begin) * width_),
+                              .subspan(static_cast<std::size_t>((from - first) * width_),
                                        static_cast<std::size_t>(width_));
       const auto out =
           std::span(bytes_).subspan(static_cast<std::size_t>(row - tile) * row_bytes_, row_bytes_);
@@ -193,16 +238,37 @@ class TensorWriter {
   std::atomic<bool> overflow_ = false;
 };
 
-/// A bias of q or k: one row, whose elements are interleaved.
-std::vector<float> interleaved_vector(const checkpoint::Checkpoint& base,
-                                      const GgufTensorJob& job) {
+/// A bias or a norm: one row, whose elements are moved or shifted.
+std::vector<float> arranged_vector(const checkpoint::Checkpoint& base, const GgufTensorJob& job) {
   const std::vector<float> values = base.read(*job.info);
-  std::vector<float> out(values.size());
+  std::vector<float> out(static_cast<std::size_t>(job.plan.shape.front()));
   for (std::size_t i = 0; i < out.size(); ++i) {
-    const auto from = model_row(static_cast<std::int64_t>(i), job.interleaved_head);
-    out[i] = values[static_cast<std::size_t>(from)];
+    out[i] = values[job.rows.empty() ? i : static_cast<std::size_t>(job.rows[i])] + job.shift;
   }
   return out;
+}
+
+/// One tensor of the model, in the one or three that the file has of it.
+void add_jobs(const OpenInputs& inputs, const merge::FoldPlan::Tensor& tensor,
+              const checkpoint::GgufPlaces& places, const FileType& type, const ModelShape& shape,
+              const Importance* importance, std::vector<GgufTensorJob>& jobs) {
+  for (const checkpoint::GgufPlace& place : places.tensors) {
+    GgufTensorJob job;
+    job.info = tensor.info;
+    job.plan = {place.name, tensor.info->shape, Storage::kF32};
+    if (places.transposed) std::swap(job.plan.shape[0], job.plan.shape[1]);
+    job.plan.shape[0] = place.outputs;
+    job.plan.storage = storage_for(type, place.name, job.plan.shape, shape);
+    job.wanted = wanted_storage(type, place.name, job.plan.shape, shape);
+    job.rows = place.rows;
+    job.group = places.group;
+    job.transposed = places.transposed;
+    job.shift = places.shift;
+    job.uses = tensor.uses;
+    job.importance = importance_of(importance, job);
+    job.stored = ready_bytes(inputs.base, job);
+    jobs.push_back(std::move(job));
+  }
 }
 
 }  // namespace
@@ -211,9 +277,10 @@ std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType
                                         const Importance* importance) {
   const merge::FoldPlan fold = merge::plan_fold(inputs.base, inputs.adapters, core::DType::kF32,
                                                 checkpoint::kDefaultShardBytes);
-  const checkpoint::GgufFamily& family = family_of(inputs.base);
-  const Sizes sizes = sizes_of(inputs.base);
-  const ModelShape shape = shape_of(inputs, sizes, importance != nullptr);
+  const checkpoint::Family& family = family_of(inputs.base);
+  const checkpoint::GgufForm& form = *family.gguf;
+  const checkpoint::GgufSizes sizes = sizes_of(inputs.base);
+  const ModelShape shape = shape_of(inputs, form, sizes, importance != nullptr);
   std::vector<GgufTensorJob> jobs;
   if (fold.untied) {
     throw InputError(
@@ -222,24 +289,16 @@ std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType
         fold.untied_because);
   }
   for (const merge::FoldPlan::Tensor& tensor : fold.tensors) {
-    if (tensor.info->name.ends_with("rotary_emb.inv_freq")) continue;  // Follows from the config.
-    const auto mapped = checkpoint::gguf_name(family, tensor.info->name);
-    if (!mapped) {
+    if (is_buffer(tensor.info->name)) continue;
+    const auto places =
+        checkpoint::gguf_places(family, sizes, tensor.info->name, tensor.info->shape);
+    if (!places) {
       throw InputError("{}: tensor '{}' has no place in a GGUF file of the architecture '{}'",
-                       inputs.base.path().string(), tensor.info->name, family.architecture);
+                       inputs.base.path().string(), tensor.info->name, form.architecture);
     }
-    GgufTensorJob job;
-    job.info = tensor.info;
-    job.plan = {mapped->name, tensor.info->shape,
-                storage_for(type, mapped->name, tensor.info->shape, shape)};
-    job.wanted = wanted_storage(type, mapped->name, tensor.info->shape, shape);
-    job.interleaved_head = interleaved_head(mapped->rows, sizes, *tensor.info);
-    job.uses = tensor.uses;
-    job.importance = importance_of(importance, job);
-    job.stored = ready_bytes(inputs.base, job);
-    jobs.push_back(std::move(job));
+    add_jobs(inputs, tensor, *places, type, shape, importance, jobs);
   }
-  add_rotary_factors(inputs, sizes, jobs);
+  add_rotary_factors(inputs, form, sizes, jobs);
   std::ranges::sort(jobs, {}, position);
   const std::int64_t layers = jobs.empty() ? 0 : position(jobs.back()).first + 1;
   if (layers != sizes.layers) {
@@ -249,14 +308,15 @@ std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType
   return jobs;
 }
 
-std::optional<merge::Update> update_of(const OpenInputs& inputs, const GgufTensorJob& job) {
+std::optional<merge::Update> update_of(const OpenInputs& inputs, const GgufTensorJob& job,
+                                       merge::Update::Layout layout) {
   if (job.uses.empty()) return std::nullopt;
   std::vector<merge::Term> terms;
   for (const merge::FoldPlan::Use& use : job.uses) {
     const merge::WeightedAdapter& adapter = inputs.adapters[use.adapter];
     terms.push_back({adapter.file->load(use.target), adapter.weight});
   }
-  return merge::Update(std::move(terms), merge::Update::Layout::kOutIn);
+  return merge::Update(std::move(terms), layout);
 }
 
 void write_tensor(const OpenInputs& inputs, const GgufTensorJob& job,
@@ -268,8 +328,8 @@ void write_tensor(const OpenInputs& inputs, const GgufTensorJob& job,
     }
   } else if (job.info == nullptr) {
     emit(std::as_bytes(std::span(job.made)));
-  } else if (job.interleaved_head > 0 && job.info->shape.size() == 1) {
-    const std::vector<float> values = interleaved_vector(inputs.base, job);
+  } else if (!job.as_stored() && job.info->shape.size() == 1) {
+    const std::vector<float> values = arranged_vector(inputs.base, job);
     emit(std::as_bytes(std::span(values)));
   } else {
     TensorWriter(inputs, job).run(emit);

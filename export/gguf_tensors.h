@@ -19,13 +19,6 @@
 
 namespace weft::exporting {
 
-/// The row of the model that is row `row` of the file, where rows are interleaved by heads of width
-/// `head` (checkpoint/gguf_family.h, RowOrder).
-[[nodiscard]] constexpr std::int64_t model_row(std::int64_t row, std::int64_t head) noexcept {
-  const std::int64_t within = row % head;
-  return row - within + within % 2 * (head / 2) + within / 2;
-}
-
 /// One tensor of the output, and where its numbers come from: a tensor of the base (`info`), bytes
 /// that are already as wanted (`stored`), or numbers made here (`made`).
 struct GgufTensorJob {
@@ -33,8 +26,17 @@ struct GgufTensorJob {
   const checkpoint::TensorInfo* info = nullptr;
   std::span<const std::byte> stored;
   std::vector<float> made;
-  /// Head width by which the rows are interleaved (checkpoint/gguf_family.h, RowOrder); 0: not.
-  std::int64_t interleaved_head = 0;
+  /// For each row of the file (element of a vector) the output of the model that it is; empty: the
+  /// same, in order. In groups of neighbours (checkpoint::GgufPlaces).
+  std::vector<std::int64_t> rows{};
+  std::int64_t group = 1;
+  bool transposed = false;  ///< The model has [in, out], the file [out, in].
+  float shift = 0;          ///< Added to the numbers.
+
+  /// Whether the file has the numbers of `info` as they lie there.
+  [[nodiscard]] bool as_stored() const noexcept {
+    return rows.empty() && !transposed && shift == 0;
+  }
   /// What the type asks for; plan.storage differs where the rows are no whole number of its blocks.
   checkpoint::Storage wanted = checkpoint::Storage::kF32;
   std::vector<merge::FoldPlan::Use> uses;  ///< Updates that are added; empty: none.
@@ -51,8 +53,9 @@ struct GgufTensorJob {
                                                       const Importance* importance = nullptr);
 
 /// The update of a job's tensor; nothing when no adapter changes it.
-[[nodiscard]] std::optional<merge::Update> update_of(const OpenInputs& inputs,
-                                                     const GgufTensorJob& job);
+[[nodiscard]] std::optional<merge::Update> update_of(
+    const OpenInputs& inputs, const GgufTensorJob& job,
+    merge::Update::Layout layout = merge::Update::Layout::kOutIn);
 
 /// Calls `emit` with the tensor's bytes, piece by piece and in order.
 /// NumericError naming the tensor when a number leaves the range of its storage.

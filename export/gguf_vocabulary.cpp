@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "export/pre_tokenizer.h"
+#include "text/pre_tokenizers.h"
 #include "text/template_file.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_config.h"
@@ -287,17 +288,13 @@ std::string splitting_rules(const Json& rule) {
 }
 
 std::optional<std::string> pre_of_rules(const Source& source) {
-  // As GGUF vocabularies are turned into tokenizer.json files (text/gguf_vocabulary.cpp), and as
-  // the original files say.
-  static const std::map<std::string, std::string> kKnown{
-      {"ByteLevel regex", "gpt-2"},
-      {"Digits digits;ByteLevel regex;", "smollm"},
-      {R"(Split{"Regex":"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"};ByteLevel;)",
-       "llama-bpe"},
-      {R"(Split{"Regex":"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"};ByteLevel;)",
-       "qwen2"}};
-  const auto found = kKnown.find(splitting_rules(source.tokenizer.value("pre_tokenizer", Json())));
-  return found == kKnown.end() ? std::nullopt : std::optional(found->second);
+  const std::string rules = splitting_rules(source.tokenizer.value("pre_tokenizer", Json()));
+  for (const text::PreTokenizer& pre : text::pre_tokenizers()) {
+    if (splitting_rules(Json::parse(text::pre_tokenizer_json(pre).dump())) == rules) {
+      return std::string(pre.name);
+    }
+  }
+  return std::nullopt;
 }
 
 std::string find_pre(const Source& source, const text::Tokenizer& tokenizer,
@@ -314,8 +311,15 @@ std::string find_pre(const Source& source, const text::Tokenizer& tokenizer,
   }
   throw InputError(
       "{}: llama.cpp does not know this pre-tokenizer (probe hash {}); name the one that splits "
-      "text in the same way with --pre (gpt-2, smollm, llama-bpe, qwen2, ...)",
-      source.folder.string(), hash);
+      "text in the same way with --pre ({}, ...)",
+      source.folder.string(), hash, text::known_pre_tokenizers());
+}
+
+/// Whether a text of pieces begins with a space that it does not have (not so with Gemma's).
+bool adds_space(const text::Tokenizer& tokenizer) {
+  const std::vector<std::int32_t> ids = tokenizer.encode("a");
+  const auto token = ids.empty() ? std::nullopt : tokenizer.id_to_token(ids.front());
+  return !token || token->starts_with(kSpace);
 }
 
 /// tokenizer.ggml.add_bos_token and add_eos_token: what the tokenizer does, so that llama.cpp does
@@ -438,6 +442,8 @@ void add_vocabulary(const checkpoint::Checkpoint& model, std::int64_t vocabulary
   const auto prefix = source.config.find("add_prefix_space");
   if (prefix != source.config.end() && prefix->is_boolean()) {
     fields.set_bool("tokenizer.ggml.add_space_prefix", prefix->get<bool>());
+  } else if ((pieces || fallback) && !adds_space(tokenizer)) {
+    fields.set_bool("tokenizer.ggml.add_space_prefix", false);  // llama.cpp's default is to add it.
   }
   Entries entries;
   if (pieces || fallback) {

@@ -4,6 +4,8 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/digest_store.h"
+#include "checkpoint/family.h"
+#include "checkpoint/roles.h"
 #include "core/error.h"
 #include "core/suggest.h"
 #include "lora/adapter.h"
@@ -24,10 +26,16 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 
 bool stores_input_first(const checkpoint::Checkpoint& base, std::string_view path) {
   const auto& config = base.config();
-  const auto family = config.find("model_type");
-  if (family == config.end() || !family->is_string() || *family != "gpt2") return false;
-  static constexpr std::array<std::string_view, 4> kConv1D{"c_attn", "c_proj", "c_fc", "q_attn"};
-  return std::ranges::find(kConv1D, last_name(path)) != kConv1D.end();
+  const auto type = config.find("model_type");
+  if (type == config.end() || !type->is_string()) return false;
+  const auto* const family = checkpoint::find_family_of(type->get_ref<const std::string&>());
+  if (family == nullptr) return false;
+  const auto* row = checkpoint::find_row(*family, path);
+  if (row == nullptr) {
+    row = checkpoint::find_row(*family,
+                               fmt::format("{}{}", checkpoint::optional_prefix(config), path));
+  }
+  return row != nullptr && row->layout == checkpoint::Layout::kTransposed;
 }
 
 std::vector<Module> linear_modules(const checkpoint::Checkpoint& base) {

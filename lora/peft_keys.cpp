@@ -105,8 +105,9 @@ bool may_be_saved(std::string_view tensor, const AdapterExtras& extras) {
   const std::size_t dot = tensor.rfind('.');
   if (dot == std::string_view::npos || has(tensor, ".lora_")) return false;
   if (is_announced_module(tensor, extras)) return true;
-  if (tensor.substr(dot) == ".bias") return extras.bias != "none";
-  return tensor.substr(dot) == ".weight" && is_embedding_or_head(tensor.substr(0, dot));
+  const bool head = is_embedding_or_head(tensor.substr(0, dot));
+  if (tensor.substr(dot) == ".bias") return head || extras.bias != "none";
+  return tensor.substr(dot) == ".weight" && head;
 }
 
 /// The rows that the configuration gives a module; throws when it names none.

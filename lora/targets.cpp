@@ -121,10 +121,18 @@ bool ends_in_name(std::string_view path, std::string_view entry) {
 std::string_view last_name(std::string_view path) { return path.substr(path.rfind('.') + 1); }
 
 bool is_embedding_or_head(std::string_view path) {
-  static constexpr std::array<std::string_view, 10> kNames{
-      "embed_tokens",    "lm_head",        "wte",    "wpe",
-      "embed_in",        "embed_out",      "shared", "output",
-      "word_embeddings", "embed_positions"};
+  static constexpr std::array<std::string_view, 12> kNames{"embed_tokens",
+                                                           "lm_head",
+                                                           "wte",
+                                                           "wpe",
+                                                           "embed_in",
+                                                           "embed_out",
+                                                           "shared",
+                                                           "output",
+                                                           "word_embeddings",
+                                                           "embed_positions",
+                                                           "tok_embeddings",
+                                                           "output_layer"};
   return std::ranges::find(kNames, last_name(path)) != kNames.end();
 }
 

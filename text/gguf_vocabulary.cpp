@@ -14,6 +14,7 @@
 
 #include "core/error.h"
 #include "core/utf8.h"
+#include "text/pre_tokenizers.h"
 #include "text/sentencepiece_merges.h"
 
 namespace weft::text {
@@ -25,41 +26,10 @@ using Json = nlohmann::ordered_json;
 /// tokenizer.ggml.token_type.
 enum TokenType : std::int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4 };
 
-/// The expressions of the original tokenizer.json files.
-constexpr const char* kLlama3Split =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2Split =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-/// How one `tokenizer.ggml.pre` splits text before the merges.
-struct Pre {
-  std::string_view name;  ///< As `description()` shows it.
-  std::vector<std::string_view> aliases;
-  const char* split;  ///< Expression; null: GPT-2's own.
-  bool single_digits;
-  bool ignore_merges;
-  bool nfc;
-  bool add_bos;  ///< Where the file does not say.
-};
-
-const std::vector<Pre>& known_pres() {
-  static const std::vector<Pre> kPres{
-      {"smollm", {"smollm"}, nullptr, true, false, false, false},
-      {"gpt-2", {"gpt-2", "gpt2"}, nullptr, false, false, false, false},
-      {"llama-bpe", {"llama-bpe", "llama3", "llama-v3"}, kLlama3Split, false, true, false, true},
-      {"qwen2", {"qwen2"}, kQwen2Split, false, false, true, false},
-  };
-  return kPres;
-}
-
-const Pre& find_pre(std::string_view name, const std::string& where) {
-  std::vector<std::string_view> names;
-  for (const Pre& pre : known_pres()) {
-    if (std::ranges::find(pre.aliases, name) != pre.aliases.end()) return pre;
-    names.insert(names.end(), pre.aliases.begin(), pre.aliases.end());
-  }
+const PreTokenizer& find_pre(std::string_view name, const std::string& where) {
+  if (const PreTokenizer* const pre = find_pre_tokenizer(name)) return *pre;
   throw InputError("{}: the pre-tokenizer '{}' (tokenizer.ggml.pre) is not supported; known are {}",
-                   where, name, fmt::join(names, ", "));
+                   where, name, known_pre_tokenizers());
 }
 
 /// The arrays of a file's vocabulary, checked against each other.
@@ -112,21 +82,6 @@ Json byte_level(bool use_regex) {
 
 Json sequence(const char* items, Json parts) {
   return {{"type", "Sequence"}, {items, std::move(parts)}};
-}
-
-Json pre_tokenizer(const Pre& pre) {
-  if (pre.split != nullptr) {
-    return sequence("pretokenizers", {{{"type", "Split"},
-                                       {"pattern", {{"Regex", pre.split}}},
-                                       {"behavior", "Isolated"},
-                                       {"invert", false}},
-                                      byte_level(false)});
-  }
-  if (pre.single_digits) {
-    return sequence("pretokenizers",
-                    {{{"type", "Digits"}, {"individual_digits", true}}, byte_level(true)});
-  }
-  return byte_level(true);
 }
 
 Json replace(const char* from, const char* to) {
@@ -257,7 +212,7 @@ std::string byte_level_json(const Gguf& gguf, const Entries& entries) {
         "converter; convert the model again",
         entries.where);
   }
-  const Pre& pre = find_pre(*name, entries.where);
+  const PreTokenizer& pre = find_pre(*name, entries.where);
   const auto lines = gguf.strings("tokenizer.ggml.merges");
   if (!lines) throw InputError("{} has no merges (tokenizer.ggml.merges)", entries.where);
   std::vector<std::pair<std::string, std::string>> merges;
@@ -279,7 +234,7 @@ std::string byte_level_json(const Gguf& gguf, const Entries& entries) {
                          {"byte_fallback", false},
                          {"ignore_merges", pre.ignore_merges}};
   const Json rest = {{"normalizer", pre.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
-                     {"pre_tokenizer", pre_tokenizer(pre)},
+                     {"pre_tokenizer", pre_tokenizer_json(pre)},
                      {"post_processor", post_processor(gguf, entries, pre.add_bos)},
                      {"decoder", byte_level(true)}};
   return tokenizer_json(gguf, entries, rest, bpe_model(entries, settings, merges));

@@ -45,7 +45,7 @@ std::vector<std::vector<std::int32_t>> importance_chunks(std::span<const std::st
 exporting::ImportanceSums sum_importance(model::Decoder& decoder, const std::string& model_type,
                                          std::span<const std::vector<std::int32_t>> chunks,
                                          const std::function<void()>& done) {
-  const checkpoint::GgufFamily* const family = checkpoint::find_gguf_family_of(model_type);
+  const checkpoint::Family* const family = checkpoint::find_gguf_family_of(model_type);
   if (family == nullptr) {
     throw InputError("a model of type '{}' has no names in GGUF; {} have", model_type,
                      checkpoint::known_gguf_families());
@@ -60,14 +60,16 @@ exporting::ImportanceSums sum_importance(model::Decoder& decoder, const std::str
   }
   const std::vector<lora::Module> modules = decoder.linear_modules();
   for (std::size_t i = 0; i < modules.size(); ++i) {
-    const auto mapped = checkpoint::gguf_name(*family, modules[i].path + ".weight");
-    if (!mapped) throw InputError("'{}' has no name in GGUF", modules[i].path);
+    const auto names = checkpoint::gguf_names(*family, modules[i].path + ".weight");
+    if (names.empty()) throw InputError("'{}' has no name in GGUF", modules[i].path);
     if (!std::ranges::all_of(squares[i], [](double sum) { return std::isfinite(sum); })) {
       throw NumericError("the inputs of '{}' are not finite", modules[i].path);
     }
-    exporting::ColumnSquares& matrix = sums.matrices[mapped->name];
-    matrix.sums.assign(squares[i].begin(), squares[i].end());
-    matrix.tokens = static_cast<double>(sums.chunks * sums.chunk_tokens);
+    for (const std::string& name : names) {
+      exporting::ColumnSquares& matrix = sums.matrices[name];
+      matrix.sums.assign(squares[i].begin(), squares[i].end());
+      matrix.tokens = static_cast<double>(sums.chunks * sums.chunk_tokens);
+    }
   }
   return sums;
 }

@@ -21,9 +21,9 @@ class TensorReader {
  public:
   TensorReader(const exporting::GgufTensorJob& job, const at::Tensor& into)
       : job_(job), into_(into) {
-    // The elements of a bias are interleaved as the rows of a matrix are.
-    const bool by_element = job.interleaved_head > 0 && job.info->shape.size() == 1;
-    width_ = by_element ? 1 : job.info->row_elements();
+    // The elements of a vector are moved and shifted as the rows of a matrix are.
+    const bool by_element = !job.as_stored() && job.info->shape.size() == 1;
+    width_ = by_element ? 1 : job.plan.shape.back();
     const checkpoint::BlockSize block = checkpoint::block_size(job.plan.storage);
     row_bytes_ = static_cast<std::size_t>(width_) / block.elements * block.bytes;
   }
@@ -46,8 +46,8 @@ class TensorReader {
                                rows.subspan(static_cast<std::size_t>(i) * row_bytes_, row_bytes_),
                                values);
         const std::int64_t row = next_ + i;
-        put(values,
-            job_.interleaved_head > 0 ? exporting::model_row(row, job_.interleaved_head) : row);
+        for (float& value : values) value -= job_.shift;
+        put(values, job_.rows.empty() ? row : job_.rows[static_cast<std::size_t>(row)]);
       }
     });
     next_ += count;
@@ -55,10 +55,20 @@ class TensorReader {
 
   void put(const std::vector<float>& values, std::int64_t row) const {
     if (into_.scalar_type() == at::kFloat) {
-      std::ranges::copy(values, into_.mutable_data_ptr<float>() + row * width_);
+      copy(values, row, into_.mutable_data_ptr<float>());
     } else {
-      std::ranges::transform(values, into_.mutable_data_ptr<c10::BFloat16>() + row * width_,
-                             [](float value) { return c10::BFloat16(value); });
+      copy(values, row, into_.mutable_data_ptr<c10::BFloat16>());
+    }
+  }
+
+  /// A row of the file: a row of the model, or a column where that has [in, out].
+  template <typename T>
+  void copy(const std::vector<float>& values, std::int64_t row, T* out) const {
+    const std::int64_t stride = job_.transposed ? job_.plan.shape.front() : 1;
+    T* to = out + (job_.transposed ? row : row * width_);
+    for (const float value : values) {
+      *to = T(value);
+      to += stride;
     }
   }
 
@@ -80,11 +90,11 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
     paths.adapters.push_back({adapter, 1});
   const exporting::OpenInputs inputs = exporting::open_inputs(paths, log);
   const exporting::FileType& type = exporting::find_file_type(model.type);
-  std::map<std::string, exporting::GgufTensorJob> jobs;
+  std::map<std::string, std::vector<exporting::GgufTensorJob>> jobs;
   for (exporting::GgufTensorJob& job : exporting::plan_tensors(inputs, type)) {
     if (job.info == nullptr) continue;  // Rotary factors: the spec has them.
     const std::string name = job.info->name;
-    jobs.emplace(name, std::move(job));
+    jobs[name].push_back(std::move(job));
   }
   model::Spec spec = model::read_spec(inputs.base);
   model::round_to_gguf(spec);
@@ -93,13 +103,15 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
         const auto job = jobs.find(name);
         if (job == jobs.end())
           throw InputError("{}: tensor '{}' is missing", model.model.string(), name);
-        if (job->second.info->elements() != to.numel())
-          throw InputError("{}: tensor '{}' has another shape than config.json says",
-                           model.model.string(), name);
-        TensorReader reader(job->second, to);
-        exporting::write_tensor(inputs, job->second,
-                                [&](std::span<const std::byte> bytes) { reader.take(bytes); });
-        inputs.base.release(*job->second.info);
+        for (const exporting::GgufTensorJob& part : job->second) {
+          if (part.info->elements() != to.numel())
+            throw InputError("{}: tensor '{}' has another shape than config.json says",
+                             model.model.string(), name);
+          TensorReader reader(part, to);
+          exporting::write_tensor(inputs, part,
+                                  [&](std::span<const std::byte> bytes) { reader.take(bytes); });
+          inputs.base.release(*part.info);
+        }
       });
 }
 

@@ -51,8 +51,21 @@ class Tensors {
     tensor.info.storage_name = std::move(name);
     tensor.info.bytes = held_.back().size();
     tensor.bytes = held_.back();
-    tensor.interleaved_head = head;
+    if (head > 0) tensor.arrangement = interleaved(tensor, head);
     tensors_.push_back(std::move(tensor));
+  }
+
+  /// Rows as llama.cpp's rotary kernel wants them, the two halves of each head by turns.
+  static std::shared_ptr<const Arrangement> interleaved(const StoredTensor& tensor,
+                                                        std::int64_t head) {
+    auto arranged = std::make_shared<Arrangement>();
+    const std::int64_t rows = tensor.info.shape.front();
+    arranged->pieces.push_back({tensor.bytes, tensor.info.storage, rows});
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t within = row % head;
+      arranged->rows.push_back(row - within + 2 * (within % (head / 2)) + within / (head / 2));
+    }
+    return arranged;
   }
 
   std::mt19937 engine_{7};

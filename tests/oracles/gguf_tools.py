@@ -114,3 +114,40 @@ def convert(cache, model, out, kind="f32", pre=None):
             f"runpy.run_path({str(source / 'convert_hf_to_gguf.py')!r}, run_name='__main__')")
     subprocess.run([sys.executable, "-c", code, model, "--outfile", out, "--outtype", kind], check=True,
                    capture_output=True, env={"PYTHONPATH": str(source / "gguf-py"), "HF_HUB_OFFLINE": "1"})
+
+
+def convert_all(cache, jobs):
+    """The same for many models in one process, which takes its seconds to start. JOBS: model, out, kind, pre. Returns what went wrong,
+    by model."""
+    source = cache / "llama.cpp-0.3.36" / "source"
+    if not source.exists():
+        pytest.skip("llama.cpp's source is not there (script/setup --tests)")
+    code = f"""
+import json, runpy, sys
+sys.path.insert(0, {str(source)!r})
+import conversion.base as base
+original = base.TextModel.get_vocab_base_pre
+load = base.ModelBase.load_hparams
+def load_hparams(folder, *rest, **named):  # transformers 5 drops keys of published files that the converter asks for (rotary_pct)
+    return {{**json.loads((folder / "config.json").read_text()), **load(folder, *rest, **named)}}
+base.ModelBase.load_hparams = staticmethod(load_hparams)
+from conversion.baichuan import BaichuanModel
+fused = BaichuanModel.modify_tensors
+def modify_tensors(self, data, name, bid):  # its own calls itself without end
+    here = fused if "W_pack" in name else base.TextModel.modify_tensors
+    yield from here(self, data, name, bid)
+BaichuanModel.modify_tensors = modify_tensors
+faults = {{}}
+for model, out, kind, pre in json.load(sys.stdin):
+    base.TextModel.get_vocab_base_pre = (lambda *_, pre=pre: pre) if pre else original
+    sys.argv = ["convert", model, "--outfile", out, "--outtype", kind]
+    try:
+        runpy.run_path({str(source / 'convert_hf_to_gguf.py')!r}, run_name="__main__")
+    except BaseException as error:
+        faults[model] = repr(error)
+print("faults", json.dumps(faults))
+"""
+    jobs = [[str(model), str(out), kind, pre] for model, out, kind, pre in jobs]
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, input=json.dumps(jobs),
+                          env={"PYTHONPATH": str(source / "gguf-py"), "HF_HUB_OFFLINE": "1"})
+    return json.loads(done.stdout.rsplit("faults ", 1)[1])

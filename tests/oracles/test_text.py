@@ -17,7 +17,8 @@ from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_toke
 from transformers.tokenization_utils_base import generate_merges
 from transformers.utils.chat_template_utils import render_jinja_template
 
-VOCABULARIES = ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3"]
+VOCABULARIES = ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3", "falcon", "mpt", "command-r", "deepseek-llm",
+                "deepseek-coder", "qwen35", "refact", "starcoder"]
 
 
 # ---- texts -------------------------------------------------------------------------------------
@@ -187,12 +188,12 @@ def test_vocabulary_ids_equal_transformers(weft, cache, name):
                 [backend.decode(ids, skip_special_tokens=False) for ids in theirs])
 
 
-def test_an_unknown_pre_tokenizer_is_named_with_the_known_ones(weft, cache):
-    path = cache / "llama.cpp-0.3.36/models/ggml-vocab-falcon.gguf"
+def test_an_unknown_kind_of_vocabulary_is_named_with_the_known_ones(weft, cache):
+    path = cache / "llama.cpp-0.3.36/models/ggml-vocab-bert-bge.gguf"
     done = weft.run("tokenize", "--model", path, input="x\n", check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().split("\n")) == 1
-    for word in ["falcon", "smollm", "gpt-2", "llama-bpe", "qwen2"]:
+    for word in ["'bert'", "gpt2", "llama"]:
         assert word in done.stderr
 
 
