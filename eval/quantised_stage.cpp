@@ -97,8 +97,7 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
     jobs[name].push_back(std::move(job));
   }
   model::Spec spec = model::read_spec(inputs.base);
-  spec.norm_eps = static_cast<float>(spec.norm_eps);
-  spec.rope.theta = static_cast<float>(spec.rope.theta);
+  model::round_to_gguf(spec);
   return model::Decoder::filled(spec, compute, [&](const std::string& name, const at::Tensor& to) {
     const auto job = jobs.find(name);
     if (job == jobs.end())

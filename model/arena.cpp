@@ -7,10 +7,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <functional>
 #include <iterator>
 #include <new>
+
+#include "model/meter.h"
 
 namespace weft::model {
 namespace {
@@ -127,12 +130,22 @@ Arena& process_arena() {
   return *arena;
 }
 
+/// Whether install_arena() was called: until then only a Meter takes tensors.
+std::atomic<bool> arena_serves = false;
+
 class ArenaAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(std::size_t n) override {
     const c10::Device cpu(c10::DeviceType::CPU);
     if (n == 0) return {nullptr, cpu};
-    void* block = n >= kArenaLeast ? process_arena().take(n) : nullptr;
+    void* block = nullptr;
+    if (n >= kArenaLeast) {
+      if (Meter* const meter = Meter::current()) {
+        block = meter->arena().take(n);
+      } else if (arena_serves) {
+        block = process_arena().take(n);
+      }
+    }
     if (block == nullptr) block = std::aligned_alloc(kAlignment, round_up(n, kAlignment));
     if (block == nullptr) throw std::bad_alloc();
     return {block, block, &release, cpu};
@@ -144,25 +157,45 @@ class ArenaAllocator final : public c10::Allocator {
 
  private:
   static void release(void* block) {
-    Arena& arena = process_arena();
-    if (arena.owns(block)) {
-      arena.give(block);
+    Meter* const meter = Meter::current();
+    if (meter != nullptr && meter->arena().owns(block)) {
+      meter->arena().give(block);
+    } else if (arena_serves && process_arena().owns(block)) {
+      process_arena().give(block);
     } else {
       std::free(block);
     }
   }
 };
 
-}  // namespace
-
-Arena& install_arena() {
+void install_allocator() {
   static const bool kInstalled = [] {
     constexpr std::uint8_t kOverLibTorchsOwn = 1;
     c10::SetCPUAllocator(new ArenaAllocator, kOverLibTorchsOwn);
     return true;
   }();
   (void)kInstalled;
+}
+
+/// More than any model has: addresses cost nothing.
+constexpr std::size_t kMeterBytes = std::size_t{8} << 40;
+
+}  // namespace
+
+Arena& install_arena() {
+  install_allocator();
+  arena_serves = true;
   return process_arena();
 }
+
+thread_local Meter* Meter::current_ = nullptr;
+
+Meter::Meter() : arena_(kMeterBytes) {
+  TORCH_INTERNAL_ASSERT(current_ == nullptr, "one meter at a time");
+  install_allocator();
+  current_ = this;
+}
+
+Meter::~Meter() { current_ = nullptr; }
 
 }  // namespace weft::model

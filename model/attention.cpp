@@ -29,63 +29,76 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
   for (std::int64_t g = 0; g < group; ++g) {
     stage(s.left.get() + g * n * s.depth, job.q, kv_head * group + g, block.begin, n, dim, s.depth);
   }
-  std::fill_n(s.most.get(), rows, -std::numeric_limits<W>::infinity());
-  std::fill_n(s.total.get(), rows, W(0));
+  const std::vector<float>& sinks = job.shape.score.sinks;
+  for (std::int64_t g = 0; g < group; ++g) {
+    const auto head = static_cast<std::size_t>(kv_head * group + g);
+    std::fill_n(s.most.get() + g * n, n,
+                sinks.empty() ? -std::numeric_limits<W>::infinity() : W(sinks[head]));
+  }
+  std::fill_n(s.total.get(), rows, W(sinks.empty() ? 0 : 1));
   std::fill_n(s.sums.get(), rows * s.columns, W(0));
   for_key_tiles(
       job.visible, block, job.shape.window, kForwardKeys,
-      [&](const Visibility::Range& range, bool is_own, std::int64_t begin, std::int64_t count)
-          WEFT_INLINED {
-            const std::int64_t keys = round_up(count, kLanes);
-            E* const unused = s.staged.get() + count * s.depth;
-            std::fill(unused, s.staged.get() + keys * s.depth, E(0));
-            stage(s.staged.get(), job.k, kv_head, begin, count, dim, s.depth);
-            pack_across(s.across.get(), s.staged.get(), keys, s.depth);
-            stage(s.staged.get(), job.v, kv_head, begin, count, dim, s.depth);
-            pack_along(s.along.get(), s.staged.get(), keys, dim, s.depth);
-            kernel::multiply(s.scores.get(), keys, s.left.get(), s.depth, s.across.get(),
-                             {rows, keys, s.depth}, false);
-            for (std::int64_t row = 0; row < rows; ++row) {
-              const std::int64_t token = block.begin + row % n;
-              const Seen seen = seen_by_query(range, is_own, begin, count, token,
-                                              own.position + (token - own.begin), job.shape.window);
-              W* const score = s.scores.get() + row * keys;
-              E* const weight = s.weights.get() + row * keys;
-              if (seen.first >= seen.last) {
-                std::fill_n(weight, keys, E(0));
-                continue;
-              }
-              W most = s.most[static_cast<std::size_t>(row)];
-              const W before = most;
+      [&](const Visibility::Range& range, bool is_own, std::int64_t begin,
+          std::int64_t count) WEFT_INLINED {
+        const std::int64_t keys = round_up(count, kLanes);
+        E* const unused = s.staged.get() + count * s.depth;
+        std::fill(unused, s.staged.get() + keys * s.depth, E(0));
+        stage(s.staged.get(), job.k, kv_head, begin, count, dim, s.depth);
+        pack_across(s.across.get(), s.staged.get(), keys, s.depth);
+        stage(s.staged.get(), job.v, kv_head, begin, count, dim, s.depth);
+        pack_along(s.along.get(), s.staged.get(), keys, dim, s.depth);
+        kernel::multiply(s.scores.get(), keys, s.left.get(), s.depth, s.across.get(),
+                         {rows, keys, s.depth}, false);
+        for (std::int64_t row = 0; row < rows; ++row) {
+          const std::int64_t token = block.begin + row % n;
+          const Seen seen = seen_by_query(range, is_own, begin, count, token,
+                                          own.position + (token - own.begin), job.shape.window);
+          W* const score = s.scores.get() + row * keys;
+          E* const weight = s.weights.get() + row * keys;
+          if (seen.first >= seen.last) {
+            std::fill_n(weight, keys, E(0));
+            continue;
+          }
+          W most = s.most[static_cast<std::size_t>(row)];
+          const W before = most;
+          if (job.plain) {
 #pragma omp simd reduction(max : most)
-              for (std::int64_t j = seen.first; j < seen.last; ++j) {
-                score[j] = scaled<T>(score[j], job.scale);
-                most = std::max(most, score[j]);
-              }
-              W total = 0;
-#pragma omp simd reduction(+ : total)
-              for (std::int64_t j = seen.first; j < seen.last; ++j) {
-                score[j] = kernel::exponential(score[j] - most);
-                total += score[j];
-              }
-              for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
-              const W share = is_one_tile ? 1 / total : W(1);
-              for (std::int64_t j = seen.first; j < seen.last; ++j)
-                weight[j] = narrow<E>(score[j] * share);
-              for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = E(0);
-              if (most > before) {
-                // The first time it multiplies by e^-infinity what is zero.
-                const W shrink = kernel::exponential(before - most);
-                s.total[static_cast<std::size_t>(row)] *= shrink;
-                W* const sum = s.sums.get() + row * s.columns;
-                for (std::int64_t d = 0; d < s.columns; ++d) sum[d] *= shrink;
-                s.most[static_cast<std::size_t>(row)] = most;
-              }
-              s.total[static_cast<std::size_t>(row)] += total;
+            for (std::int64_t j = seen.first; j < seen.last; ++j) {
+              score[j] = scaled<T>(score[j], job.scale);
+              most = std::max(most, score[j]);
             }
-            kernel::multiply(s.sums.get(), s.columns, s.weights.get(), keys, s.along.get(),
-                             {rows, s.columns, keys}, true);
-          });
+          } else {
+            adjust(job, kv_head * group + row / n, score, seen.first, seen.last,
+                   range.position + (begin - range.begin) - (own.position + (token - own.begin)),
+                   1);
+            for (std::int64_t j = seen.first; j < seen.last; ++j) most = std::max(most, score[j]);
+          }
+          W total = 0;
+#pragma omp simd reduction(+ : total)
+          for (std::int64_t j = seen.first; j < seen.last; ++j) {
+            score[j] = kernel::exponential(score[j] - most);
+            total += score[j];
+          }
+          for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
+          const W sunk = sinks.empty() ? W(0) : kernel::exponential(before - most);  // of the sink
+          const W share = is_one_tile ? 1 / (total + sunk) : W(1);
+          for (std::int64_t j = seen.first; j < seen.last; ++j)
+            weight[j] = narrow<E>(score[j] * share);
+          for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = E(0);
+          if (most > before) {
+            // The first time it multiplies by e^-infinity what is zero.
+            const W shrink = kernel::exponential(before - most);
+            s.total[static_cast<std::size_t>(row)] *= shrink;
+            W* const sum = s.sums.get() + row * s.columns;
+            for (std::int64_t d = 0; d < s.columns; ++d) sum[d] *= shrink;
+            s.most[static_cast<std::size_t>(row)] = most;
+          }
+          s.total[static_cast<std::size_t>(row)] += total;
+        }
+        kernel::multiply(s.sums.get(), s.columns, s.weights.get(), keys, s.along.get(),
+                         {rows, s.columns, keys}, true);
+      });
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t head = kv_head * group + row / n;
     const std::int64_t token = block.begin + row % n;
@@ -112,6 +125,21 @@ WEFT_FORWARD_KERNEL(c10::BFloat16, float)
 WEFT_FORWARD_KERNEL(c10::BFloat16, c10::BFloat16)
 
 }  // namespace
+
+std::vector<float> alibi_slopes(std::int64_t heads) {
+  std::int64_t power = 1;
+  while (2 * power <= heads) power *= 2;
+  std::vector<float> slopes;
+  const auto add = [&](std::int64_t of, std::int64_t step, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      slopes.push_back(static_cast<float>(
+          std::exp2(-8.0 * static_cast<double>(1 + step * i) / static_cast<double>(of))));
+    }
+  };
+  add(power, 1, power);
+  add(2 * power, 2, heads - power);
+  return slopes;
+}
 
 at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape, const Visibility& visible,
                       at::Tensor* log_sums) {

@@ -31,42 +31,52 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
   std::fill_n(s.sums.get(), rows * s.columns, W(0));
   for_key_tiles(
       job.visible, block, job.shape.window, kKeys,
-      [&](const Visibility::Range& range, bool is_own, std::int64_t begin, std::int64_t count)
-          WEFT_INLINED {
-            const std::int64_t keys = round_up(count, kLanes);
-            E* const unused = s.staged.get() + count * s.depth;
-            std::fill(unused, s.staged.get() + keys * s.depth, E(0));
-            stage(s.staged.get(), job.v, kv_head, begin, count, dim, s.depth);
-            pack_across(s.across_gradient.get(), s.staged.get(), keys, s.depth);
-            stage(s.staged.get(), job.k, kv_head, begin, count, dim, s.depth);
-            pack_across(s.across.get(), s.staged.get(), keys, s.depth);
-            pack_along(s.along.get(), s.staged.get(), keys, dim, s.depth);
-            const kernel::Extent extent{rows, keys, s.depth};
-            kernel::multiply(s.scores.get(), keys, s.left.get(), s.depth, s.across.get(), extent,
-                             false);
-            kernel::multiply(s.scores_gradient.get(), keys, s.left_gradient.get(), s.depth,
-                             s.across_gradient.get(), extent, false);
-            for (std::int64_t row = 0; row < rows; ++row) {
-              const std::int64_t token = block.begin + row % n;
-              const std::int64_t place = (kv_head * group + row / n) * job.tokens + token;
-              const Seen seen = seen_by_query(range, is_own, begin, count, token,
-                                              own.position + (token - own.begin), job.shape.window);
-              const W log_sum = job.log_sums[place];
-              const W delta = job.delta[place];
-              const W* const score = s.scores.get() + row * keys;
-              const W* const gradient = s.scores_gradient.get() + row * keys;
-              E* const weight = s.weights.get() + row * keys;
-              for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
-              for (std::int64_t j = seen.first; j < seen.last; ++j) {
-                const W p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
-                weight[j] = narrow<E>(p * (gradient[j] - delta) * job.scale);
-              }
-              for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j)
-                weight[j] = E(0);
+      [&](const Visibility::Range& range, bool is_own, std::int64_t begin,
+          std::int64_t count) WEFT_INLINED {
+        const std::int64_t keys = round_up(count, kLanes);
+        E* const unused = s.staged.get() + count * s.depth;
+        std::fill(unused, s.staged.get() + keys * s.depth, E(0));
+        stage(s.staged.get(), job.v, kv_head, begin, count, dim, s.depth);
+        pack_across(s.across_gradient.get(), s.staged.get(), keys, s.depth);
+        stage(s.staged.get(), job.k, kv_head, begin, count, dim, s.depth);
+        pack_across(s.across.get(), s.staged.get(), keys, s.depth);
+        pack_along(s.along.get(), s.staged.get(), keys, dim, s.depth);
+        const kernel::Extent extent{rows, keys, s.depth};
+        kernel::multiply(s.scores.get(), keys, s.left.get(), s.depth, s.across.get(), extent,
+                         false);
+        kernel::multiply(s.scores_gradient.get(), keys, s.left_gradient.get(), s.depth,
+                         s.across_gradient.get(), extent, false);
+        for (std::int64_t row = 0; row < rows; ++row) {
+          const std::int64_t token = block.begin + row % n;
+          const std::int64_t place = (kv_head * group + row / n) * job.tokens + token;
+          const Seen seen = seen_by_query(range, is_own, begin, count, token,
+                                          own.position + (token - own.begin), job.shape.window);
+          const W log_sum = job.log_sums[place];
+          const W delta = job.delta[place];
+          W* const score = s.scores.get() + row * keys;
+          const W* const gradient = s.scores_gradient.get() + row * keys;
+          E* const weight = s.weights.get() + row * keys;
+          for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
+          if (job.plain) {
+            for (std::int64_t j = seen.first; j < seen.last; ++j) {
+              const W p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
+              weight[j] = narrow<E>(p * (gradient[j] - delta) * job.scale);
             }
-            kernel::multiply(s.sums.get(), s.columns, s.weights.get(), keys, s.along.get(),
-                             {rows, s.columns, keys}, true);
-          });
+          } else {
+            adjust(job, kv_head * group + row / n, score, seen.first, seen.last,
+                   range.position + (begin - range.begin) - (own.position + (token - own.begin)),
+                   1);
+            for (std::int64_t j = seen.first; j < seen.last; ++j) {
+              const W p = kernel::exponential(score[j] - log_sum);
+              weight[j] =
+                  narrow<E>(p * (gradient[j] - delta) * job.scale * slope_of(score[j], job.cap));
+            }
+          }
+          for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j) weight[j] = E(0);
+        }
+        kernel::multiply(s.sums.get(), s.columns, s.weights.get(), keys, s.along.get(),
+                         {rows, s.columns, keys}, true);
+      });
   for (std::int64_t row = 0; row < rows; ++row) {
     const W* const sum = s.sums.get() + row * s.columns;
     T* const dq = job.dq.at(kv_head * group + row / n, block.begin + row % n);
@@ -106,10 +116,22 @@ WEFT_INLINE void weigh(const Job<T>& job, const Visibility::Block& tile, const C
     const W* const log_sum = job.log_sums + place;
     const W* const delta = job.delta + place;
     const std::int64_t at = row + column.column + g * n;
-    const W* const score = s.scores.get() + at;
+    W* const score = s.scores.get() + at;
     const W* const gradient = s.scores_gradient.get() + at;
     E* const weight = s.weights.get() + at;
     E* const weight_gradient = s.weights_gradient.get() + at;
+    if (!job.plain) {
+      const std::int64_t key_position = keys.position + (tile.begin + j - keys.begin);
+      const std::int64_t query_position = own.position + (column.block.begin - own.begin);
+      adjust(job, kv_head * job.group() + g, score, first, last, key_position - query_position, -1);
+      for (std::int64_t i = first; i < last; ++i) {
+        const W p = kernel::exponential(score[i] - log_sum[i]);
+        weight[i] = narrow<E>(p);
+        weight_gradient[i] =
+            narrow<E>(p * (gradient[i] - delta[i]) * job.scale * slope_of(score[i], job.cap));
+      }
+      continue;
+    }
     for (std::int64_t i = first; i < last; ++i) {
       const W p = kernel::exponential(scaled<T>(score[i], job.scale) - log_sum[i]);
       weight[i] = narrow<E>(p);
@@ -270,11 +292,11 @@ at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& out
   const std::vector<Visibility::Block> query_blocks = visible.blocks(block_tokens(shape));
   const std::vector<Visibility::Block> key_tiles = visible.blocks(kKeys);
   for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
-    at::parallel_for(0, tokens, kernel::grain(gradient.size(1)),
-                     [&](std::int64_t begin, std::int64_t end) {
-                       delta_rows(kernel::data<T>(output), kernel::data<T>(gradient),
-                                  kernel::mutable_data<Wide<T>>(delta), shape, tokens, begin, end);
-                     });
+    kernel::parallel_for(
+        tokens, kernel::grain(gradient.size(1)), [&](std::int64_t begin, std::int64_t end) {
+          delta_rows(kernel::data<T>(output), kernel::data<T>(gradient),
+                     kernel::mutable_data<Wide<T>>(delta), shape, tokens, begin, end);
+        });
     Job<T> job = make_job<T>(shape, visible, tokens);
     set_qkv(job, qkv);
     job.d_out = heads_of(kernel::data<T>(gradient), 0, gradient.size(1), shape);

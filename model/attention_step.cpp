@@ -27,21 +27,31 @@ struct Step {
   std::int64_t count;
   std::int64_t head_dim;
   Wide<T> scale;
-  Wide<T>* scores;  ///< [group, count]: room
-  Wide<T>* wide;    ///< [2 group, head_dim]: room for queries and sums
+  Wide<T> cap;          ///< 0: none
+  const float* slopes;  ///< [group]; null: none
+  const float* sinks;   ///< [group]; null: none
+  Wide<T>* scores;      ///< [group, count]: room
+  Wide<T>* wide;        ///< [2 group, head_dim]: room for queries and sums
 };
 
-/// Scores become weights that add up to 1, rounded as the element type holds them.
+/// Scores of head g become weights that add up to 1 with the sink's, rounded as the element type
+/// holds them.
 template <typename T>
-WEFT_INLINE void softmax(Wide<T>* scores, std::int64_t count, Wide<T> scale) {
+WEFT_INLINE void softmax(const Step<T>& s, std::int64_t g) {
   using W = Wide<T>;
-  W most = -std::numeric_limits<W>::infinity();
+  W* const scores = s.scores + g * s.count;
+  const std::int64_t count = s.count;
+  const W scale = s.scale;
+  const W sink = s.sinks == nullptr ? -std::numeric_limits<W>::infinity() : W(s.sinks[g]);
+  W most = sink;
 #pragma omp simd reduction(max : most)
   for (std::int64_t j = 0; j < count; ++j) {
     scores[j] = kernel::rounded<T>(scores[j]) * scale;
+    if (s.cap != 0) scores[j] = s.cap * kernel::hyperbolic_tangent(scores[j] / s.cap);
+    if (s.slopes != nullptr) scores[j] += W(s.slopes[g]) * static_cast<W>(j + 1 - count);
     most = std::max(most, scores[j]);
   }
-  W total = 0;
+  W total = s.sinks == nullptr ? W(0) : kernel::exponential(sink - most);
 #pragma omp simd reduction(+ : total)
   for (std::int64_t j = 0; j < count; ++j) {
     scores[j] = kernel::exponential(scores[j] - most);
@@ -71,7 +81,7 @@ WEFT_INLINE void attend_of(const Step<T>& s) {
       s.scores[g * s.count + j] = dot;
     }
   }
-  for (std::int64_t g = 0; g < s.group; ++g) softmax<T>(s.scores + g * s.count, s.count, s.scale);
+  for (std::int64_t g = 0; g < s.group; ++g) softmax<T>(s, g);
   for (std::int64_t j = 0; j < s.count; ++j) {
     const T* const value = s.values + j * dim;
     for (std::int64_t g = 0; g < s.group; ++g) {
@@ -119,9 +129,14 @@ at::Tensor attend_step(const at::Tensor& qkv, std::span<const SequenceKeys> sequ
   kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
     const T* const rows = kernel::data<T>(qkv);
     T* const results = kernel::mutable_data<T>(out);
-    const auto scale = static_cast<Wide<T>>(1 / std::sqrt(static_cast<double>(dim)));
-    at::parallel_for(
-        0, std::ssize(sequences) * shape.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    const Score& score = shape.score;
+    const auto scale = static_cast<Wide<T>>(
+        score.scale != 0 ? score.scale : 1 / std::sqrt(static_cast<double>(dim)));
+    const auto of_heads = [&](const std::vector<float>& values, std::int64_t head) {
+      return values.empty() ? nullptr : values.data() + head * group;
+    };
+    kernel::parallel_for(
+        std::ssize(sequences) * shape.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
           std::vector<Wide<T>> scores(static_cast<std::size_t>(group * longest));
           std::vector<Wide<T>> wide(static_cast<std::size_t>(2 * group * dim));
           for (std::int64_t task = begin; task < end; ++task) {
@@ -139,6 +154,9 @@ at::Tensor attend_step(const at::Tensor& qkv, std::span<const SequenceKeys> sequ
                     .count = sequence.length - first,
                     .head_dim = dim,
                     .scale = scale,
+                    .cap = static_cast<Wide<T>>(score.soft_cap),
+                    .slopes = of_heads(score.slopes, head),
+                    .sinks = of_heads(score.sinks, head),
                     .scores = scores.data(),
                     .wide = wide.data()});
           }

@@ -33,6 +33,11 @@ constexpr std::int64_t kQueries = 64;  ///< Tokens of a block of queries, at mos
 /// Rows of a block: its tokens times the heads that share keys. Beyond it the sums leave the cache.
 constexpr std::int64_t kRows = 192;
 
+inline double scale_of(const AttentionShape& shape) {
+  return shape.score.scale != 0 ? shape.score.scale
+                                : 1 / std::sqrt(static_cast<double>(shape.head_dim));
+}
+
 /// Tokens of a block of queries.
 inline std::int64_t block_tokens(const AttentionShape& shape) {
   return std::clamp<std::int64_t>(kRows / (shape.heads / shape.kv_heads), 1, kQueries);
@@ -56,8 +61,10 @@ template <typename T>
 struct Job {
   using W = Wide<T>;
   const Visibility& visible;
-  AttentionShape shape;
+  const AttentionShape& shape;
   W scale;
+  W cap;  ///< 0: none
+  bool plain;
   std::int64_t tokens;  ///< Columns of log_sums and delta
   Rows<const T> q{}, k{}, v{};
   Rows<T> out{};          ///< Of the forward
@@ -155,6 +162,30 @@ WEFT_INLINE Wide<T> scaled(Wide<T> score, Wide<T> scale) {
   return kernel::rounded<T>(score) * scale;
 }
 
+/// Scores of one head that are not plain, made what the softmax takes: [first, last) of a row of
+/// products. `distance` is that of element 0, key's position less query's, which grows by `step`
+/// from element to element: 1 along keys, -1 along queries.
+template <typename T>
+WEFT_INLINE void adjust(const Job<T>& job, std::int64_t head, Wide<T>* score, std::int64_t first,
+                        std::int64_t last, std::int64_t distance, std::int64_t step) {
+  using W = Wide<T>;
+  if (job.cap != 0) {
+#pragma omp simd
+    for (std::int64_t j = first; j < last; ++j)
+      score[j] = job.cap * kernel::hyperbolic_tangent(scaled<T>(score[j], job.scale) / job.cap);
+    return;
+  }
+  const W slope = job.shape.score.slopes[static_cast<std::size_t>(head)];
+  for (std::int64_t j = first; j < last; ++j)
+    score[j] = scaled<T>(score[j], job.scale) + slope * static_cast<W>(distance + step * j);
+}
+
+/// d adjusted score / d scaled product.
+template <typename W>
+WEFT_INLINE W slope_of(W score, W cap) {
+  return cap == 0 ? W(1) : 1 - (score / cap) * (score / cap);
+}
+
 /// Part of a tile that a query sees: keys [first, last) of it.
 struct Seen {
   std::int64_t first = 0;
@@ -201,7 +232,7 @@ template <typename T, typename E, typename Run>
 void run_tasks(const AttentionShape& shape, std::int64_t tasks, const Run& run) {
   std::atomic<std::int64_t> next = 0;
   const std::int64_t workers = std::min<std::int64_t>(tasks, at::get_num_threads());
-  at::parallel_for(0, workers, 1, [&](std::int64_t, std::int64_t) {
+  kernel::parallel_for(workers, 1, [&](std::int64_t, std::int64_t) {
     Scratch<T, E> scratch(shape);
     for (std::int64_t task = next++; task < tasks; task = next++) run(scratch, task);
   });
@@ -235,7 +266,9 @@ template <typename T>
 Job<T> make_job(const AttentionShape& shape, const Visibility& visible, std::int64_t tokens) {
   return {.visible = visible,
           .shape = shape,
-          .scale = static_cast<Wide<T>>(1 / std::sqrt(static_cast<double>(shape.head_dim))),
+          .scale = static_cast<Wide<T>>(scale_of(shape)),
+          .cap = static_cast<Wide<T>>(shape.score.soft_cap),
+          .plain = shape.score.plain(),
           .tokens = tokens};
 }
 

@@ -3,9 +3,8 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/cpu/Utils.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/index_select.h>
-#include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/square.h>
+#include <ATen/ops/sum.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "model/generate.h"
+#include "model/kernel_math.h"
 #include "model/weights.h"
 
 namespace weft::model {
@@ -81,9 +81,6 @@ struct Supervised {
       targets.push_back(row.targets[i]);
     }
   }
-  [[nodiscard]] at::Tensor index() const {
-    return at::tensor(positions, at::TensorOptions().dtype(at::kLong));
-  }
 };
 
 at::Tensor as_tensor(const std::vector<float>& values, std::int64_t rows, std::int64_t columns) {
@@ -125,35 +122,104 @@ struct Decoder::State {
   Weights weights;
   std::vector<AdapterParameter> parameters;
 
-  Linear& linear_of(std::size_t module, std::size_t& part) {
-    constexpr std::size_t kPerLayer = 7;
-    Layer& layer = weights.layers[module / kPerLayer];
-    switch (module % kPerLayer) {
-      case 0:
-      case 1:
-      case 2: part = module % kPerLayer; return layer.qkv;
-      case 3: part = 0; return layer.o;
-      case 4:
-      case 5: part = module % kPerLayer - 4; return layer.gate_up;
-      default: part = 0; return layer.down;
-    }
-  }
-
   template <typename Body>
   void for_linears(const Body& body) {
     for (Layer& layer : weights.layers) {
-      for (Linear* linear : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) body(*linear);
+      for (Linear* linear : layer.linears()) body(*linear);
     }
   }
 
-  [[nodiscard]] RowContext context(const data::Row& row, const Dropout& dropout = {}) const {
-    return {spec, Visibility(row.segments, row.positions),
-            rotary_table(spec, row.positions, row.segments, type), dropout};
+  /// A linear layer's place, in the order of linear_modules().
+  struct Place {
+    Linear* linear = nullptr;
+    std::size_t part = 0;
+  };
+  [[nodiscard]] std::vector<Place> places() {
+    std::vector<Place> result;
+    for_linears([&](Linear& linear) {
+      for (std::size_t part = 0; part < linear.parts().size(); ++part)
+        result.push_back({&linear, part});
+    });
+    return result;
   }
 
-  /// Hidden states [T, D] before the final norm; `states` for the layers from `lowest` on.
+  /// Room for the factors of a target, not filled.
+  struct Room {
+    at::Tensor a, b;
+  };
+  static Room room_of(const lora::Module& module, std::int64_t rank) {
+    const auto options = at::TensorOptions().dtype(at::kFloat);
+    return {at::empty({rank, module.in}, options), at::empty({module.out, rank}, options)};
+  }
+
+  void attach(const Place& place, const lora::Target& target, const lora::Module& module,
+              const Room& factors, bool trained, double weight) {
+    Linear::Slot slot;
+    slot.part = place.part;
+    slot.scale = target.scale * weight;
+    slot.a = factors.a;
+    slot.b = factors.b;
+    if (trained) {
+      slot.grad_a = zeros(slot.a.sizes(), slot.a.options());
+      slot.grad_b = zeros(slot.b.sizes(), slot.b.options());
+      parameters.push_back({target, slot.a, slot.b, slot.grad_a, slot.grad_b});
+      parameters.back().target.module = module;
+    }
+    place.linear->attach(std::move(slot));
+  }
+
+  [[nodiscard]] RowContext context(const data::Row& row, const Dropout& dropout = {}) const {
+    RowContext result{Visibility(row.segments, row.positions), {}, dropout};
+    for (const Rope& rope : spec.rotaries) {
+      result.tables.push_back(
+          rotary_table(rope, spec.max_positions, row.positions, row.segments, type));
+    }
+    return result;
+  }
+
+  /// What the first layer reads.
+  [[nodiscard]] at::Tensor embed(const data::Row& row) const {
+    const std::vector<std::int64_t> tokens(row.tokens.begin(), row.tokens.end());
+    at::Tensor x = gather(weights.embedding, tokens);
+    if (spec.embedding.scale != 1) x = scaled(x, embedding_scale());
+    if (weights.positions.defined()) {
+      std::vector<std::int64_t> places;
+      for (const std::int32_t position : row.positions)
+        places.push_back(position + spec.embedding.first_position);
+      add_(x, gather(weights.positions, places));
+    }
+    return weights.embedding_norm ? weights.embedding_norm->forward(x) : x;
+  }
+
+  [[nodiscard]] double embedding_scale() const {
+    const double scale = spec.embedding.scale;
+    if (!spec.embedding.rounds_scale || type == at::kDouble) return scale;
+    return type == at::kBFloat16
+               ? static_cast<double>(kernel::rounded<c10::BFloat16>(static_cast<float>(scale)))
+               : static_cast<double>(static_cast<float>(scale));
+  }
+
+  [[nodiscard]] at::Tensor final_norm(const at::Tensor& x,
+                                      Norm::Statistics* statistics = nullptr) const {
+    return weights.final_norm ? weights.final_norm->forward(x, statistics) : x;
+  }
+
+  /// Learned positions end somewhere.
+  void check_positions(std::span<const std::int32_t> positions) const {
+    if (!weights.positions.defined()) return;
+    const std::int64_t most = spec.embedding.position_rows - spec.embedding.first_position;
+    for (const std::int32_t position : positions) {
+      if (position < most) continue;
+      throw InputError(
+          "position {} is beyond the {} that this {} has learned; shorten the text or set a "
+          "smaller sequence_len",
+          position, most, spec.architecture);
+    }
+  }
+
+  /// Hidden states [T, D] before the final norm.
   [[nodiscard]] at::Tensor forward(const data::Row& row, const RowContext& context) const {
-    at::Tensor x = embed(weights.embedding, row.tokens);
+    at::Tensor x = embed(row);
     for (const Layer& layer : weights.layers) x = layer.forward(x, context, nullptr);
     return x;
   }
@@ -166,9 +232,9 @@ struct Decoder::State {
   };
   [[nodiscard]] at::Tensor forward(const data::Row& row, const RowContext& context, Trained trained,
                                    std::vector<LayerState>& states) const {
-    at::Tensor x = embed(weights.embedding, row.tokens);
+    at::Tensor x = embed(row);
     for (std::size_t i = 0; i < weights.layers.size(); ++i) {
-      if (i >= trained.lowest && i < trained.kept) states[i].x = x;
+      if (i >= trained.lowest && i < trained.kept) states[i].x() = x;
       x = weights.layers[i].forward(x, context, i >= trained.kept ? &states[i] : nullptr);
     }
     return x;
@@ -178,23 +244,22 @@ struct Decoder::State {
   /// `gradient_scale` is given.
   [[nodiscard]] at::Tensor head(const at::Tensor& x, const Supervised& supervised,
                                 std::span<double> losses, std::optional<double> gradient_scale) {
-    const at::Tensor index = supervised.index();
-    const at::Tensor last = at::index_select(x, 0, index);
-    at::Tensor inverse_rms;
-    const at::Tensor h = rms_norm(last, weights.final_norm, spec.norm_eps, &inverse_rms);
+    const at::Tensor last = gather(x, supervised.positions);
+    Norm::Statistics statistics;
+    const at::Tensor h = final_norm(last, &statistics);
     at::Tensor d_h;
     weights.head.cross_entropy(h, supervised.targets, losses, gradient_scale.value_or(0),
                                gradient_scale ? &d_h : nullptr);
     if (!gradient_scale) return {};
-    const at::Tensor d_last = at::zeros_like(last);
-    rms_norm_backward_(d_last, d_h, last, weights.final_norm, inverse_rms);
-    at::Tensor d = at::zeros_like(x);
-    d.index_copy_(0, index, d_last);
-    return d;
+    if (!weights.final_norm) return scatter(d_h, supervised.positions, x.size(0));
+    const at::Tensor d_last = zeros(last.sizes(), last.options());
+    weights.final_norm->backward_(d_last, d_h, last, statistics);
+    return scatter(d_last, supervised.positions, x.size(0));
   }
 
   [[nodiscard]] std::vector<double> losses(const data::Row& row) {
     check_row(row, spec.vocabulary);
+    check_positions(row.positions);
     const Supervised supervised(row);
     std::vector<double> result(supervised.targets.size());
     if (result.empty()) return result;
@@ -233,6 +298,15 @@ Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::
           throw InputError("tensor '{}' has another shape than the spec says", name);
         into.copy_(found->second);
       });
+  return Decoder(std::move(state));
+}
+
+Decoder Decoder::unfilled(const Spec& spec, Compute compute, BaseFormat format) {
+  const Guard guard;
+  auto state = std::make_unique<State>();
+  state->spec = spec;
+  state->type = type_of(compute);
+  state->weights = make_weights(spec, state->type, format, {});
   return Decoder(std::move(state));
 }
 
@@ -281,20 +355,25 @@ void Decoder::attach(const lora::Adapter& adapter, Use use, double weight) {
           rank * static_cast<std::size_t>(module.in), rank * static_cast<std::size_t>(module.out));
     }
   }
+  const std::vector<State::Place> places = state_->places();
   for (const lora::Factors& factors : adapter.factors) {
     const std::size_t module = index.at(factors.target.module.path);
-    Linear::Slot slot;
-    Linear& linear = state_->linear_of(module, slot.part);
-    slot.scale = factors.target.scale * weight;
-    slot.a = as_tensor(factors.a, factors.target.rank, modules[module].in);
-    slot.b = as_tensor(factors.b, modules[module].out, factors.target.rank);
-    if (use == Use::kTraining) {
-      slot.grad_a = at::zeros_like(slot.a);
-      slot.grad_b = at::zeros_like(slot.b);
-      state_->parameters.push_back({factors.target, slot.a, slot.b, slot.grad_a, slot.grad_b});
-      state_->parameters.back().target.module = modules[module];
-    }
-    linear.attach(std::move(slot));
+    const State::Room copy{as_tensor(factors.a, factors.target.rank, modules[module].in),
+                           as_tensor(factors.b, modules[module].out, factors.target.rank)};
+    state_->attach(places[module], factors.target, modules[module], copy, use == Use::kTraining,
+                   weight);
+  }
+}
+
+void Decoder::attach_room(std::span<const lora::Target> targets, bool trained) {
+  const Guard guard;
+  const std::vector<lora::Module> modules = linear_modules();
+  const std::vector<State::Place> places = state_->places();
+  for (const lora::Target& target : targets) {
+    const auto found = std::ranges::find(modules, target.module.path, &lora::Module::path);
+    if (found == modules.end()) continue;
+    state_->attach(places[static_cast<std::size_t>(found - modules.begin())], target, *found,
+                   State::room_of(*found, target.rank), trained, 1);
   }
 }
 
@@ -315,7 +394,9 @@ Attached::~Attached() = default;
 void Decoder::exchange(Attached& other) {
   std::swap(state_->parameters, other.state_->parameters);
   std::vector<Linear::Adapters>& linears = other.state_->linears;
-  linears.resize(state_->weights.layers.size() * 4);
+  std::size_t count = 0;
+  state_->for_linears([&](Linear&) { ++count; });
+  linears.resize(count);
   auto next = linears.begin();
   state_->for_linears([&](Linear& linear) { linear.exchange(*next++); });
 }
@@ -348,6 +429,7 @@ LossSum Decoder::train(const data::Row& row, const TrainPass& pass) {
   const Guard guard;
   State& s = *state_;
   check_row(row, s.spec.vocabulary);
+  s.check_positions(row.positions);
   const Supervised supervised(row);
   if (supervised.targets.empty()) return {};
   const std::vector<Layer>& layers = s.weights.layers;
@@ -365,7 +447,7 @@ LossSum Decoder::train(const data::Row& row, const TrainPass& pass) {
       s.head(x, supervised, losses, any ? std::optional(pass.gradient_scale) : std::nullopt);
   x.reset();
   for (std::size_t i = layers.size(); i-- > trained.lowest;) {
-    if (i < trained.kept) states[i] = layers[i].recompute(states[i].x, context);
+    if (i < trained.kept) states[i] = layers[i].recompute(states[i].x(), context);
     layers[i].backward(d, context, states[i], i == trained.lowest);
     states[i] = {};
   }
@@ -390,10 +472,11 @@ at::Tensor Decoder::supervised_states(const data::Row& row) {
   const Guard guard;
   const State& s = *state_;
   check_row(row, s.spec.vocabulary);
-  const at::Tensor index = Supervised(row).index();
-  if (index.size(0) == 0) return at::empty({0, s.spec.hidden}, s.weights.embedding.options());
-  return rms_norm(at::index_select(s.forward(row, s.context(row)), 0, index), s.weights.final_norm,
-                  s.spec.norm_eps);
+  s.check_positions(row.positions);
+  const Supervised supervised(row);
+  if (supervised.positions.empty())
+    return at::empty({0, s.spec.hidden}, s.weights.embedding.options());
+  return s.final_norm(gather(s.forward(row, s.context(row)), supervised.positions));
 }
 
 Head Decoder::head() const { return state_->weights.head; }
@@ -403,9 +486,10 @@ at::Tensor Decoder::logits(std::span<const std::int32_t> tokens) {
   const State& s = *state_;
   check_tokens(tokens, s.spec.vocabulary);
   const data::Row row = plain_row(tokens, 0);
+  s.check_positions(row.positions);
   const at::Tensor x = tokens.empty() ? at::empty({0, s.spec.hidden}, s.weights.embedding.options())
                                       : s.forward(row, s.context(row));
-  return s.weights.head.logits(rms_norm(x, s.weights.final_norm, s.spec.norm_eps));
+  return s.weights.head.logits(s.final_norm(x));
 }
 
 void Decoder::add_input_squares(std::span<const std::int32_t> tokens, InputSquares& squares) {
@@ -417,23 +501,21 @@ void Decoder::add_input_squares(std::span<const std::int32_t> tokens, InputSquar
       squares.emplace_back(static_cast<std::size_t>(module.in));
   }
   std::size_t next = 0;
-  const auto add = [&](const at::Tensor& input, int modules) {
+  const auto add = [&](const Linear& linear, const at::Tensor& input) {
     const at::Tensor sums = at::sum(at::square(input.to(at::kFloat)), {0}, false, at::kDouble);
-    for (; modules > 0; --modules) {
+    for (std::size_t part = 0; part < linear.parts().size(); ++part) {
       std::vector<double>& of = squares.at(next++);
       for (std::size_t j = 0; j < of.size(); ++j) of[j] += sums.const_data_ptr<double>()[j];
     }
   };
   const data::Row row = plain_row(tokens, 0);
+  s.check_positions(row.positions);
   const RowContext context = s.context(row);
-  at::Tensor x = embed(s.weights.embedding, row.tokens);
+  at::Tensor x = s.embed(row);
   for (const Layer& layer : s.weights.layers) {
     LayerState state;
     x = layer.forward(x, context, &state);
-    add(rms_norm(state.x, layer.input_norm, s.spec.norm_eps), 3);  // q, k, v
-    add(state.attended, 1);                                        // o
-    add(rms_norm(state.y, layer.mlp_norm, s.spec.norm_eps), 2);    // gate, up
-    add(swiglu(state.gate_up), 1);                                 // down
+    layer.for_inputs(state, add);
   }
 }
 
@@ -443,15 +525,16 @@ at::Tensor Decoder::next_logits(std::span<const std::int32_t> tokens, KvCache& c
   check_tokens(tokens, s.spec.vocabulary);
   if (tokens.empty()) throw InputError("no tokens to go on from");
   const data::Row row = plain_row(tokens, cache.length);
+  s.check_positions(row.positions);
   const RowContext context = s.context(row);
   reserve(cache, s.spec, s.type, static_cast<std::int64_t>(tokens.size()));
-  at::Tensor x = embed(s.weights.embedding, row.tokens);
+  at::Tensor x = s.embed(row);
   for (std::size_t i = 0; i < s.weights.layers.size(); ++i) {
     x = s.weights.layers[i].forward_cached(x, context, cache.layers[i], cache.length);
   }
   cache.length += static_cast<std::int64_t>(tokens.size());
   const at::Tensor last = x.narrow(0, x.size(0) - 1, 1);
-  return s.weights.head.logits(rms_norm(last, s.weights.final_norm, s.spec.norm_eps)).squeeze(0);
+  return s.weights.head.logits(s.final_norm(last.contiguous())).squeeze(0);
 }
 
 at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
@@ -467,13 +550,15 @@ at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
   row.positions.resize(row.tokens.size());
   for (std::int32_t i = 0; i < static_cast<std::int32_t>(tokens.size()); ++i)
     row.segments.push_back({.begin = i, .end = i + 1});
-  for (std::size_t i = 0; i < caches.size(); ++i) {
+  for (std::size_t i = 0; i < caches.size(); ++i)
     row.positions[i] = static_cast<std::int32_t>(caches[i]->length);
+  s.check_positions(row.positions);
+  for (std::size_t i = 0; i < caches.size(); ++i) {
     reserve(*caches[i], s.spec, s.type, 1);
     ++caches[i]->length;
   }
   const RowContext context = s.context(row);
-  at::Tensor x = embed(s.weights.embedding, row.tokens);
+  at::Tensor x = s.embed(row);
   std::vector<SequenceKeys> sequences(caches.size());
   for (std::size_t i = 0; i < s.weights.layers.size(); ++i) {
     for (std::size_t c = 0; c < caches.size(); ++c) {
@@ -482,8 +567,7 @@ at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
     }
     x = s.weights.layers[i].forward_step(x, context, sequences);
   }
-  const at::Tensor h = rms_norm(x, s.weights.final_norm, s.spec.norm_eps);
-  return s.weights.head.logits(h);
+  return s.weights.head.logits(s.final_norm(x));
 }
 
 }  // namespace weft::model

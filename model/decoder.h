@@ -82,6 +82,8 @@ class Decoder {
                                             BaseFormat format = BaseFormat::kDense);
   /// From a source of tensors as makers of models in memory give them.
   [[nodiscard]] static Decoder filled(const Spec& spec, Compute compute, const FillTensor& fill);
+  /// A decoder without numbers, whose memory a Meter on this thread measures.
+  [[nodiscard]] static Decoder unfilled(const Spec& spec, Compute compute, BaseFormat format);
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();
@@ -96,6 +98,8 @@ class Decoder {
   /// then.
   enum class Use { kInference, kTraining };
   void attach(const lora::Adapter& adapter, Use use, double weight = 1.0);
+  /// The same for factors without numbers (Meter).
+  void attach_room(std::span<const lora::Target> targets, bool trained);
   void detach_all();
   /// Takes on what is in `other` and puts there what was attached, so that several adapters can
   /// take turns on one base. Nothing is copied. `other` is empty, or comes from this decoder.

@@ -82,10 +82,10 @@ at::Tensor dropout(const at::Tensor& x, const Dropout& dropout, std::uint32_t mo
   kernel::for_type(x.scalar_type(), [&]<typename T>(T) {
     const T* in = kernel::data<T>(x);
     T* out = kernel::mutable_data<T>(y);
-    at::parallel_for(0, (x.numel() + kBlock - 1) / kBlock, kernel::grain(kBlock),
-                     [&](std::int64_t begin, std::int64_t end) {
-                       mask_blocks(in, out, x.numel(), mask, begin, end);
-                     });
+    kernel::parallel_for((x.numel() + kBlock - 1) / kBlock, kernel::grain(kBlock),
+                         [&](std::int64_t begin, std::int64_t end) {
+                           mask_blocks(in, out, x.numel(), mask, begin, end);
+                         });
   });
   return y;
 }
@@ -96,10 +96,10 @@ void dropout_backward_(const at::Tensor& dx, const at::Tensor& dy, const Dropout
   kernel::for_type(dx.scalar_type(), [&]<typename T>(T) {
     const T* in = kernel::data<T>(dy);
     T* out = kernel::mutable_data<T>(dx);
-    at::parallel_for(0, (dx.numel() + kBlock - 1) / kBlock, kernel::grain(kBlock),
-                     [&](std::int64_t begin, std::int64_t end) {
-                       add_mask_blocks(in, out, dx.numel(), mask, begin, end);
-                     });
+    kernel::parallel_for((dx.numel() + kBlock - 1) / kBlock, kernel::grain(kBlock),
+                         [&](std::int64_t begin, std::int64_t end) {
+                           add_mask_blocks(in, out, dx.numel(), mask, begin, end);
+                         });
   });
 }
 

@@ -18,11 +18,13 @@ void reserve(KvCache& cache, const Spec& spec, at::ScalarType type, std::int64_t
   if (capacity >= needed) return;
   // Doubling: what is held is copied a constant number of times on average.
   const std::int64_t wanted = std::max({needed, 2 * capacity, std::int64_t{256}});
-  cache.layers.resize(static_cast<std::size_t>(spec.layers));
-  for (LayerCache& layer : cache.layers) {
+  cache.layers.resize(spec.layers.size());
+  for (std::size_t i = 0; i < cache.layers.size(); ++i) {
+    LayerCache& layer = cache.layers[i];
+    const AttentionSpec& shape = spec.layers[i].attention;
     for (at::Tensor* tensor : {&layer.keys, &layer.values}) {
       const at::Tensor larger =
-          at::empty({spec.kv_heads, wanted, spec.head_dim}, at::TensorOptions().dtype(type));
+          at::empty({shape.kv_heads, wanted, shape.head_dim}, at::TensorOptions().dtype(type));
       if (cache.length > 0)
         larger.narrow(1, 0, cache.length).copy_(tensor->narrow(1, 0, cache.length));
       *tensor = larger;

@@ -13,22 +13,27 @@ namespace weft::model {
 class Head {
  public:
   Head() = default;
-  /// weight [V, D], perhaps the embedding's.
-  explicit Head(at::Tensor weight);
+  /// weight [V, D], perhaps the embedding's; bias [V] or undefined. Logits are
+  /// z = scale (W h) + bias, or cap tanh(z / cap) where soft_cap is not 0.
+  explicit Head(at::Tensor weight, at::Tensor bias = {}, double scale = 1, double soft_cap = 0);
 
   /// Cross-entropy (natural logarithm) of each row of h [S, D] with its target: losses[S].
   /// With `gradient` not null it receives gradient_scale * d(sum of losses) / dh, [S, D].
   void cross_entropy(const at::Tensor& h, std::span<const std::int32_t> targets,
                      std::span<double> losses, double gradient_scale, at::Tensor* gradient);
 
-  /// h W^T as fp32 (double for double): [S, V].
+  /// Logits of h as fp32 (double for double): [S, V].
   [[nodiscard]] at::Tensor logits(const at::Tensor& h) const;
 
   /// Rows of one chunk: as many as fill about 64 MiB in bf16, within 64 and 512.
   [[nodiscard]] static std::int64_t chunk_rows(std::int64_t vocabulary);
 
  private:
-  at::Tensor weight_;
+  void product(const at::Tensor& h, const at::Tensor& logits) const;
+
+  at::Tensor weight_, bias_;
+  double scale_ = 1;
+  double soft_cap_ = 0;
   at::Tensor buffer_;  // [chunk_rows, V], made at first use
 };
 

@@ -11,6 +11,7 @@
 
 #include "core/clones.h"
 #include "core/error.h"
+#include "model/meter.h"
 
 // What the row kernels of the operations share. A kernel is a template over the element type
 // (float, BFloat16; double for tests of gradients) whose arithmetic is in Wide<T>; it is compiled
@@ -79,6 +80,26 @@ WEFT_INLINE W sigmoid(W x) {
   return (x < 0 ? e : W(1)) / (W(1) + e);
 }
 
+/// tanh x by e^x: within 2e-7, absolutely.
+template <typename W>
+WEFT_INLINE W hyperbolic_tangent(W x) {
+  return 2 * sigmoid(2 * x) - 1;
+}
+
+/// erf x: float by Abramowitz and Stegun 7.1.26, within 2e-7; branch-free, so that it vectorises.
+WEFT_INLINE float error_function(float x) {
+  const float a = x < 0 ? -x : x;
+  const float t = 1 / (1 + 0.3275911F * a);
+  float p = 1.061405429F;
+  p = p * t - 1.453152027F;
+  p = p * t + 1.421413741F;
+  p = p * t - 0.284496736F;
+  p = p * t + 0.254829592F;
+  const float e = 1 - p * t * exponential(-a * a);
+  return x < 0 ? -e : e;
+}
+WEFT_INLINE double error_function(double x) { return std::erf(x); }
+
 /// Calls body(T{}) for the tensor's element type.
 template <typename Body>
 void for_type(at::ScalarType type, const Body& body) {
@@ -93,6 +114,14 @@ void for_type(at::ScalarType type, const Body& body) {
 /// Rows a thread takes at least: enough work to pay for the hand-over.
 inline std::int64_t grain(std::int64_t row_elements) {
   return std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, row_elements));
+}
+
+/// Calls body(begin, end) for parts of [0, count) on all threads, each `grain` or more; nothing
+/// where memory is only measured (model/meter.h). Every kernel goes through it.
+template <typename Body>
+void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
+  if (Meter::running()) return;
+  at::parallel_for(0, count, grain, body);
 }
 
 template <typename T>

@@ -4,111 +4,236 @@
 
 namespace weft::model {
 
-at::Tensor Layer::attention_half(const at::Tensor& x, const RowContext& row, LayerState& s) const {
-  s.qkv = qkv.forward(rms_norm(x, input_norm, row.spec.norm_eps, &s.x_inverse_rms), {}, row.dropout,
-                      &s.middle_qkv);
-  rotate_(s.qkv, row.spec, row.table);
-  s.attended = attend_row(s.qkv, shape, row.visible, &s.log_sums);
-  return o.forward(s.attended, x, row.dropout, &s.middle_o);
-}
+// ---- Entry and Exit
+// ------------------------------------------------------------------------------
 
-at::Tensor Layer::gate_up_of(const at::Tensor& y, const RowContext& row, LayerState& s) const {
-  return gate_up.forward(rms_norm(y, mlp_norm, row.spec.norm_eps, &s.y_inverse_rms), {},
-                         row.dropout, &s.middle_gate_up);
-}
-
-at::Tensor Layer::forward(const at::Tensor& x, const RowContext& row, LayerState* state) const {
-  LayerState s;
-  const at::Tensor y = attention_half(x, row, s);
-  if (state == nullptr) s = {};  // not needed while the wide part runs
-  s.gate_up = gate_up_of(y, row, s);
-  at::Tensor activated = swiglu(s.gate_up);
-  if (state == nullptr) s = {};
-  at::Tensor result = down.forward(activated, y, row.dropout, &s.middle_down);
-  if (state != nullptr) {
-    s.x = x;
-    s.y = y;
-    *state = std::move(s);
-  }
-  return result;
-}
-
-LayerState Layer::recompute(const at::Tensor& x, const RowContext& row) const {
-  LayerState s;
+at::Tensor Entry::forward(const at::Tensor& x, const RowContext& row, State& s) const {
   s.x = x;
-  s.y = attention_half(x, row, s);
-  s.gate_up = gate_up_of(s.y, row, s);
-  if (down.trains()) s.middle_down = down.middle(swiglu(s.gate_up), row.dropout);
-  return s;
+  return linear.forward(norm ? norm->forward(x, &s.statistics) : x, {}, row.dropout, &s.middle);
 }
 
-at::Tensor Layer::forward_cached(const at::Tensor& x, const RowContext& row, LayerCache& cache,
-                                 std::int64_t past) const {
+at::Tensor Entry::input(const State& s) const { return norm ? norm->forward(s.x) : s.x; }
+
+void Entry::backward_(const at::Tensor& into, at::Tensor dy, const RowContext& row, State& s,
+                      bool want_input) const {
+  at::Tensor read = linear.trains() ? input(s) : at::Tensor();
+  at::Tensor d = linear.backward(dy, read, s.middle, row.dropout, want_input);
+  // Each gradient is let go as soon as the next one stands: the peak of memory is here.
+  dy.reset();
+  read.reset();
+  if (!want_input) return;
+  if (norm) {
+    norm->backward_(into, d, s.x, s.statistics);
+  } else {
+    add_(into, d);
+  }
+}
+
+at::Tensor Exit::forward(const at::Tensor& x, const at::Tensor& residual, const RowContext& row,
+                         State& s) const {
+  if (!norm && scale == 1) return linear.forward(x, residual, row.dropout, &s.middle);
+  at::Tensor out = linear.forward(x, {}, row.dropout, &s.middle);
+  if (norm) {
+    s.out = out;
+    out = norm->forward(s.out, &s.statistics);
+  }
+  at::Tensor sum = copied(residual);
+  add_(sum, out, scale);
+  return sum;
+}
+
+void Exit::recompute(const std::function<at::Tensor()>& x, const RowContext& row, State& s) const {
+  if (norm) {
+    s.out = linear.forward(x(), {}, row.dropout, &s.middle);
+    (void)norm->forward(s.out, &s.statistics);
+  } else if (linear.trains()) {
+    s.middle = linear.middle(x(), row.dropout);
+  }
+}
+
+at::Tensor Exit::backward(const at::Tensor& dy, const at::Tensor& x, const RowContext& row,
+                          const State& s, bool want_input) const {
+  at::Tensor d = scale == 1 ? dy : scaled(dy, scale);
+  if (norm) {
+    at::Tensor before = zeros(d.sizes(), d.options());
+    norm->backward_(before, d, s.out, s.statistics);
+    d = std::move(before);
+  }
+  return linear.backward(d, x, s.middle, row.dropout, want_input);
+}
+
+// ---- Attention
+// -----------------------------------------------------------------------------------
+
+void Attention::prepare_(const at::Tensor& packed, const RowContext& row, State* s) const {
+  const std::int64_t q_width = shape.heads * shape.head_dim;
+  const std::int64_t k_width = shape.kv_heads * shape.head_dim;
+  if (query_norm) {
+    query_norm->forward_heads_(packed, 0, q_width / query_norm->width(),
+                               s != nullptr ? &s->query_statistics : nullptr);
+  }
+  if (key_norm) {
+    key_norm->forward_heads_(packed, q_width, k_width / key_norm->width(),
+                             s != nullptr ? &s->key_statistics : nullptr);
+  }
+  if (rotary != AttentionSpec::kNoRotary)
+    rotate_(packed, shape, row.tables[static_cast<std::size_t>(rotary)]);
+}
+
+at::Tensor Attention::forward(const at::Tensor& x, const at::Tensor& residual,
+                              const RowContext& row, State& s, bool keep) const {
+  s.qkv = entry.forward(x, row, s.entry);
+  at::Tensor turned = keep && norms_heads() ? copied(s.qkv) : s.qkv;
+  prepare_(turned, row, &s);
+  s.attended = attend_row(turned, shape, row.visible, &s.log_sums);
+  turned.reset();
+  return exit.forward(s.attended, residual, row, s.exit);
+}
+
+at::Tensor Attention::forward_cached(const at::Tensor& x, const at::Tensor& residual,
+                                     const RowContext& row, LayerCache& cache,
+                                     std::int64_t past) const {
+  State unused;
   const std::int64_t n = x.size(0);
-  const at::Tensor packed = qkv.forward(rms_norm(x, input_norm, row.spec.norm_eps));
-  rotate_(packed, row.spec, row.table);
-  const auto heads = [&](std::int64_t
-                             first) {  // [kv_heads, n, head_dim] of the rows' heads from `first` on
+  const at::Tensor packed = entry.forward(x, row, unused.entry);
+  prepare_(packed, row, nullptr);
+  const auto heads = [&](std::int64_t first) {  // [kv_heads, n, head_dim] of the rows' heads from
     return packed.view({n, -1, shape.head_dim}).narrow(1, first, shape.kv_heads).transpose(0, 1);
   };
   cache.keys.narrow(1, past, n).copy_(heads(shape.heads));
   cache.values.narrow(1, past, n).copy_(heads(shape.heads + shape.kv_heads));
   const at::Tensor attended = attend_cached(packed, cache.keys, cache.values, past + n, shape);
-  LayerState unused;
-  const at::Tensor y = o.forward(attended, x);
-  return down.forward(swiglu(gate_up_of(y, row, unused)), y);
+  return exit.forward(attended, residual, row, unused.exit);
+}
+
+at::Tensor Attention::forward_step(const at::Tensor& x, const at::Tensor& residual,
+                                   const RowContext& row,
+                                   std::span<const SequenceKeys> sequences) const {
+  State unused;
+  const at::Tensor packed = entry.forward(x, row, unused.entry);
+  prepare_(packed, row, nullptr);
+  append_keys(packed, sequences, shape);
+  return exit.forward(attend_step(packed, sequences, shape), residual, row, unused.exit);
+}
+
+void Attention::backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row,
+                          State& s, bool want_input) const {
+  const bool below_exit = want_input || entry.linear.trains();
+  at::Tensor d_attended = exit.backward(dy, s.attended, row, s.exit, below_exit);
+  if (!below_exit) return;
+  at::Tensor turned = s.qkv;
+  if (norms_heads()) {
+    turned = copied(s.qkv);
+    prepare_(turned, row, nullptr);
+  }
+  at::Tensor d =
+      attend_row_backward(d_attended, s.attended, turned, s.log_sums, shape, row.visible);
+  d_attended.reset();
+  s.attended.reset();
+  turned.reset();
+  if (rotary != AttentionSpec::kNoRotary)
+    rotate_back_(d, shape, row.tables[static_cast<std::size_t>(rotary)]);
+  const std::int64_t q_width = shape.heads * shape.head_dim;
+  const std::int64_t k_width = shape.kv_heads * shape.head_dim;
+  if (query_norm)
+    query_norm->backward_heads_(d, s.qkv, 0, q_width / query_norm->width(), s.query_statistics);
+  if (key_norm)
+    key_norm->backward_heads_(d, s.qkv, q_width, k_width / key_norm->width(), s.key_statistics);
+  s.qkv.reset();
+  entry.backward_(into, std::move(d), row, s.entry, want_input);
+}
+
+// ---- Mlp
+// -----------------------------------------------------------------------------------------
+
+at::Tensor Mlp::forward(const at::Tensor& x, const at::Tensor& residual, const RowContext& row,
+                        State& s, bool keep) const {
+  s.up = entry.forward(x, row, s.entry);
+  const at::Tensor activated = activate(s.up, spec);
+  if (!keep) s = {};  // not needed while the last product runs
+  return exit.forward(activated, residual, row, s.exit);
+}
+
+void Mlp::recompute(const at::Tensor& x, const RowContext& row, State& s) const {
+  s.up = entry.forward(x, row, s.entry);
+  exit.recompute([&] { return activate(s.up, spec); }, row, s.exit);
+}
+
+void Mlp::backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row, State& s,
+                    bool want_input) const {
+  const bool below_exit = want_input || entry.linear.trains();
+  at::Tensor activated = exit.linear.trains() ? activate(s.up, spec) : at::Tensor();
+  at::Tensor d = exit.backward(dy, activated, row, s.exit, below_exit);
+  activated.reset();
+  if (!below_exit) return;
+  activate_backward_(s.up, d, spec);
+  d.reset();
+  entry.backward_(into, std::exchange(s.up, {}), row, s.entry, want_input);
+}
+
+// ---- Layer
+// ---------------------------------------------------------------------------------------
+
+at::Tensor Layer::forward(const at::Tensor& x, const RowContext& row, LayerState* state) const {
+  LayerState s;
+  const bool keep = state != nullptr;
+  const at::Tensor y = attention.forward(x, x, row, s.attention, keep);
+  if (!keep) s = {};  // not needed while the wide part runs
+  at::Tensor z = mlp.forward(parallel ? x : y, y, row, s.mlp, keep);
+  if (keep) *state = std::move(s);
+  return z;
+}
+
+LayerState Layer::recompute(const at::Tensor& x, const RowContext& row) const {
+  LayerState s;
+  if (parallel) {  // Nothing needs the sum.
+    (void)attention.forward(x, x, row, s.attention, true);
+    mlp.recompute(x, row, s.mlp);
+  } else {
+    mlp.recompute(attention.forward(x, x, row, s.attention, true), row, s.mlp);
+  }
+  return s;
+}
+
+at::Tensor Layer::forward_cached(const at::Tensor& x, const RowContext& row, LayerCache& cache,
+                                 std::int64_t past) const {
+  Mlp::State unused;
+  const at::Tensor y = attention.forward_cached(x, x, row, cache, past);
+  return mlp.forward(parallel ? x : y, y, row, unused, false);
 }
 
 at::Tensor Layer::forward_step(const at::Tensor& x, const RowContext& row,
                                std::span<const SequenceKeys> sequences) const {
-  const at::Tensor packed = qkv.forward(rms_norm(x, input_norm, row.spec.norm_eps));
-  rotate_(packed, row.spec, row.table);
-  append_keys(packed, sequences, shape);
-  const at::Tensor attended = attend_step(packed, sequences, shape);
-  LayerState unused;
-  const at::Tensor y = o.forward(attended, x);
-  return down.forward(swiglu(gate_up_of(y, row, unused)), y);
-}
-
-bool Layer::trains() const {
-  return qkv.trains() || o.trains() || gate_up.trains() || down.trains();
+  Mlp::State unused;
+  const at::Tensor y = attention.forward_step(x, x, row, sequences);
+  return mlp.forward(parallel ? x : y, y, row, unused, false);
 }
 
 void Layer::backward(const at::Tensor& d, const RowContext& row, LayerState& s, bool lowest) const {
-  const bool below_o = !lowest || qkv.trains();
-  const bool below_gate_up = below_o || o.trains();
-  const bool below_down = below_gate_up || gate_up.trains();
+  if (parallel) {
+    // Both branches read the gradient of the sum while their own parts are added to it.
+    const at::Tensor dy = lowest ? d : copied(d);
+    if (!lowest || mlp.trains()) mlp.backward_(d, dy, row, s.mlp, !lowest);
+    s.mlp = {};
+    if (!lowest || attention.trains()) attention.backward_(d, dy, row, s.attention, !lowest);
+    return;
+  }
+  const bool below_mlp = !lowest || attention.trains();
+  mlp.backward_(d, d, row, s.mlp, below_mlp);
+  s.mlp = {};
+  if (below_mlp) attention.backward_(d, d, row, s.attention, !lowest);
+}
 
-  // Each gradient is let go as soon as the next one stands: the peak of memory is here.
-  at::Tensor activated = down.trains() ? swiglu(s.gate_up) : at::Tensor();
-  at::Tensor d_activated = down.backward(d, activated, s.middle_down, row.dropout, below_down);
-  activated.reset();
-  if (!below_down) return;
-  swiglu_backward_(s.gate_up, d_activated);
-  d_activated.reset();
-  at::Tensor y_normed =
-      gate_up.trains() ? rms_norm(s.y, mlp_norm, row.spec.norm_eps) : at::Tensor();
-  at::Tensor d_y_normed =
-      gate_up.backward(s.gate_up, y_normed, s.middle_gate_up, row.dropout, below_gate_up);
-  s.gate_up.reset();
-  y_normed.reset();
-  if (!below_gate_up) return;
-  rms_norm_backward_(d, d_y_normed, s.y, mlp_norm, s.y_inverse_rms);
-  d_y_normed.reset();
+std::vector<Linear*> Layer::linears() {
+  return {&attention.entry.linear, &attention.exit.linear, &mlp.entry.linear, &mlp.exit.linear};
+}
 
-  at::Tensor d_attended = o.backward(d, s.attended, s.middle_o, row.dropout, below_o);
-  if (!below_o) return;
-  at::Tensor d_qkv =
-      attend_row_backward(d_attended, s.attended, s.qkv, s.log_sums, shape, row.visible);
-  d_attended.reset();
-  s.attended.reset();
-  s.qkv.reset();
-  rotate_back_(d_qkv, row.spec, row.table);
-  const at::Tensor x_normed =
-      qkv.trains() ? rms_norm(s.x, input_norm, row.spec.norm_eps) : at::Tensor();
-  const at::Tensor d_x_normed = qkv.backward(d_qkv, x_normed, s.middle_qkv, row.dropout, !lowest);
-  d_qkv.reset();
-  if (!lowest) rms_norm_backward_(d, d_x_normed, s.x, input_norm, s.x_inverse_rms);
+void Layer::for_inputs(const LayerState& state,
+                       const std::function<void(const Linear&, const at::Tensor&)>& body) const {
+  body(attention.entry.linear, attention.entry.input(state.attention.entry));
+  body(attention.exit.linear, state.attention.attended);
+  body(mlp.entry.linear, mlp.entry.input(state.mlp.entry));
+  body(mlp.exit.linear, activate(state.mlp.up, mlp.spec));
 }
 
 }  // namespace weft::model

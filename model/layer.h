@@ -3,12 +3,17 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "data/row.h"
+#include "model/activation.h"
 #include "model/attention.h"
 #include "model/attention_step.h"
 #include "model/linear.h"
+#include "model/norm.h"
 #include "model/ops.h"
 #include "model/spec.h"
 
@@ -16,24 +21,49 @@ namespace weft::model {
 
 /// What a row's layers share.
 struct RowContext {
-  const Spec& spec;
   Visibility visible;
-  RotaryTable table;
+  std::vector<RotaryTable> tables;  ///< Spec::rotaries
   Dropout dropout;
 };
 
-/// What a layer's backward needs of its forward. Norms' and the activation's outputs are computed
-/// again from it.
-struct LayerState {
-  at::Tensor x;  ///< [T, D] input
-  at::Tensor x_inverse_rms;
-  at::Tensor qkv;       ///< [T, (heads + 2 kv_heads) head_dim], q and k turned
-  at::Tensor log_sums;  ///< see attend_row()
-  at::Tensor attended;  ///< [T, heads * head_dim]
-  at::Tensor y;         ///< [T, D] after attention
-  at::Tensor y_inverse_rms;
-  at::Tensor gate_up;                                            ///< [T, 2F]
-  at::Tensor middle_qkv, middle_o, middle_gate_up, middle_down;  ///< see Linear
+/// The way into a branch: linear(norm(x)), or linear(x).
+struct Entry {
+  std::optional<Norm> norm;
+  Linear linear;
+
+  struct State {
+    at::Tensor x;
+    Norm::Statistics statistics;
+    at::Tensor middle;  ///< see Linear
+  };
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, const RowContext& row, State& state) const;
+  /// into_ += the gradient of x, given dy of what forward() gave; adds to the gradients of trained
+  /// adapters. Ends there without `want_input`.
+  void backward_(const at::Tensor& into, at::Tensor dy, const RowContext& row, State& state,
+                 bool want_input) const;
+  /// What `linear` reads, from what forward() kept.
+  [[nodiscard]] at::Tensor input(const State& state) const;
+};
+
+/// The way out of a branch: residual + scale * norm(linear(x)).
+struct Exit {
+  Linear linear;
+  std::optional<Norm> norm;
+  double scale = 1;
+
+  struct State {
+    at::Tensor middle;
+    at::Tensor out;  ///< With a norm: what it reads
+    Norm::Statistics statistics;
+  };
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, const at::Tensor& residual,
+                                   const RowContext& row, State& state) const;
+  /// What forward() would put into a state.
+  void recompute(const std::function<at::Tensor()>& x, const RowContext& row, State& state) const;
+  /// The gradient of x where `want_input`. `x` may be undefined where nothing is trained here.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const at::Tensor& x,
+                                    const RowContext& row, const State& state,
+                                    bool want_input) const;
 };
 
 /// Keys and values of one layer for the tokens so far: [kv_heads, capacity, head_dim].
@@ -42,31 +72,89 @@ struct LayerCache {
   at::Tensor values;
 };
 
-/// One decoder layer: x += o(attention(norm(x))), x += down(swiglu(gate_up(norm(x)))).
-struct Layer {
-  at::Tensor input_norm;  ///< [D]
-  Linear qkv;
-  Linear o;
-  at::Tensor mlp_norm;  ///< [D]
-  Linear gate_up;
-  Linear down;
+/// x -> residual + s attend(x).
+struct Attention {
+  Entry entry;  ///< To q, k, v side by side
+  std::optional<Norm> query_norm, key_norm;
   AttentionShape shape;
+  std::int64_t rotary = 0;  ///< AttentionSpec::rotary
+  Exit exit;
+
+  struct State {
+    Entry::State entry;
+    at::Tensor qkv;  ///< [T, (heads + 2 kv_heads) head_dim]: turned, or as it was before the norms
+    Norm::Statistics query_statistics, key_statistics;
+    at::Tensor log_sums;  ///< see attend_row()
+    at::Tensor attended;  ///< [T, heads * head_dim]
+    Exit::State exit;
+  };
+  /// `keep`: the state is for a backward.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, const at::Tensor& residual,
+                                   const RowContext& row, State& state, bool keep) const;
+  /// The next n tokens after `past` cached ones; their keys and values are added to `cache`, whose
+  /// capacity suffices.
+  [[nodiscard]] at::Tensor forward_cached(const at::Tensor& x, const at::Tensor& residual,
+                                          const RowContext& row, LayerCache& cache,
+                                          std::int64_t past) const;
+  /// The newest token of each of several sequences, whose keys and values go to the last places.
+  [[nodiscard]] at::Tensor forward_step(const at::Tensor& x, const at::Tensor& residual,
+                                        const RowContext& row,
+                                        std::span<const SequenceKeys> sequences) const;
+  /// into_ += the gradient of x, given dy of the branch's part of the sum.
+  void backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row, State& state,
+                 bool want_input) const;
+  [[nodiscard]] bool trains() const { return entry.linear.trains() || exit.linear.trains(); }
+
+ private:
+  /// Norms and turns q and k of `packed`, in place.
+  void prepare_(const at::Tensor& packed, const RowContext& row, State* state) const;
+  [[nodiscard]] bool norms_heads() const { return query_norm || key_norm; }
+};
+
+/// x -> residual + s feed(x).
+struct Mlp {
+  Entry entry;  ///< To [gate | up], or to up alone
+  MlpSpec spec;
+  Exit exit;
+
+  struct State {
+    Entry::State entry;
+    at::Tensor up;  ///< [T, 2F] or [T, F]
+    Exit::State exit;
+  };
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, const at::Tensor& residual,
+                                   const RowContext& row, State& state, bool keep) const;
+  void recompute(const at::Tensor& x, const RowContext& row, State& state) const;
+  void backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row, State& state,
+                 bool want_input) const;
+  [[nodiscard]] bool trains() const { return entry.linear.trains() || exit.linear.trains(); }
+};
+
+/// What a layer's backward needs of its forward. What norms and activations give is computed again
+/// from it.
+struct LayerState {
+  Attention::State attention;
+  Mlp::State mlp;
+  [[nodiscard]] at::Tensor& x() { return attention.entry.x; }  ///< The layer's input [T, D]
+};
+
+/// One decoder layer: its branches in the order that LayerSpec describes.
+struct Layer {
+  Attention attention;
+  Mlp mlp;
+  bool parallel = false;
 
   /// x [T, D] -> [T, D]. Fills `state` where not null.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const RowContext& row,
                                    LayerState* state) const;
 
   /// What forward() would put into a state, from its input alone: for layers whose states are not
-  /// kept. The same bits; costs the forward without the down product.
+  /// kept. The same bits; costs the forward without the last product.
   [[nodiscard]] LayerState recompute(const at::Tensor& x, const RowContext& row) const;
 
-  /// The next n tokens x [n, D] after `past` cached ones; their keys and values are added to
-  /// `cache`, whose capacity suffices.
+  /// See Attention.
   [[nodiscard]] at::Tensor forward_cached(const at::Tensor& x, const RowContext& row,
                                           LayerCache& cache, std::int64_t past) const;
-
-  /// The newest token of each of several sequences: x [n, D], n = sequences.size(). Their keys and
-  /// values are written to the last places of `sequences`.
   [[nodiscard]] at::Tensor forward_step(const at::Tensor& x, const RowContext& row,
                                         std::span<const SequenceKeys> sequences) const;
 
@@ -75,14 +163,14 @@ struct Layer {
   /// trained adapter of this layer: what lies below it is not computed and d is not the input's.
   void backward(const at::Tensor& d, const RowContext& row, LayerState& state, bool lowest) const;
 
-  [[nodiscard]] bool trains() const;
+  [[nodiscard]] bool trains() const { return attention.trains() || mlp.trains(); }
 
- private:
-  /// Up to and with the sum after attention, which is returned.
-  [[nodiscard]] at::Tensor attention_half(const at::Tensor& x, const RowContext& row,
-                                          LayerState& state) const;
-  [[nodiscard]] at::Tensor gate_up_of(const at::Tensor& y, const RowContext& row,
-                                      LayerState& state) const;
+  /// The linear layers in the order of linear_modules().
+  [[nodiscard]] std::vector<Linear*> linears();
+  /// Calls body(linear, input) in that order, with what each read in the forward that `state` is
+  /// of.
+  void for_inputs(const LayerState& state,
+                  const std::function<void(const Linear&, const at::Tensor&)>& body) const;
 };
 
 }  // namespace weft::model

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/meter.h"
 #include "model/product.h"
 
 namespace weft::model {
@@ -51,12 +52,15 @@ void Linear::attach(Slot slot) {
 }
 
 void Linear::refresh() {
+  if (Meter::running()) return;
   // The scale is applied before rounding to the element type.
   const at::ScalarType wide =
       at::promote_types(c10::typeMetaToScalarType(options_.dtype()), at::kFloat);
   for (const Slot& slot : adapters_.slots) {
     adapters_.a.narrow(0, slot.first, slot.rank()).copy_(slot.a);
-    slot.computed_b.copy_(slot.b.to(wide) * slot.scale);
+    const at::Tensor scaled = slot.b.to(wide) * slot.scale;
+    const at::Tensor& order = parts_[slot.part].order;
+    slot.computed_b.copy_(order.defined() ? scaled.index_select(0, order) : scaled);
   }
 }
 
@@ -129,7 +133,12 @@ void Linear::accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const 
       // The transpose of B's gradient: the long side of a product belongs to the columns.
       const at::Tensor turned = at::empty({slot.rank(), part.rows}, slot.grad_b.options());
       product_(turned, {{slot.of_ranks(middle).t(), dy.narrow(1, part.first, part.rows)}});
-      slot.grad_b.add_(turned.t(), slot.scale);
+      if (Meter::running()) continue;
+      if (part.order.defined()) {
+        slot.grad_b.index_add_(0, part.order, turned.t(), slot.scale);
+      } else {
+        slot.grad_b.add_(turned.t(), slot.scale);
+      }
     }
   }
 }
@@ -157,7 +166,7 @@ at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at:
     if (slot.grad_a.defined()) {
       dropout_backward_(dx, d, drop, parts_[slot.part].index);
     } else {
-      dx.add_(d);
+      add_(dx, d);
     }
   }
   return dx;

@@ -19,6 +19,9 @@ struct LinearPart {
   std::uint32_t index = 0;  ///< Among linear_modules(); names its dropout masks.
   std::int64_t first = 0;
   std::int64_t rows = 0;
+  /// Row i of the part is row order[i] of the module as it is stored, and as its adapters know it
+  /// (checkpoint::stored_row_order); undefined: the same. [rows] int64.
+  at::Tensor order{};
 };
 
 /// A frozen linear layer with adapters: y = x W^T + bias + sum over adapters of scale (drop(x) A^T)
@@ -65,6 +68,7 @@ class Linear {
     std::int64_t rank = 0;  ///< Of all slots
     at::Tensor a{};         ///< [rank, in], the slots' one below the other
   };
+  /// The slot's tensors are in the module's own order of rows.
   void attach(Slot slot);
   void detach_all() { adapters_ = {}; }
   /// Takes these adapters on and hands over those that were attached.

@@ -30,7 +30,8 @@ struct MemoryNeed {
   [[nodiscard]] std::uint64_t total() const { return weights + activations + adapter; }
 };
 
-/// An upper bound that is near: tests hold it to at most 10 % above the measured peak.
+/// What the decoder's own code takes for a full row of one example, all of it supervised, run
+/// without computing (model/meter.h).
 [[nodiscard]] MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets,
                                      const Workload& workload);
 

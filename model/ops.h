@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/row.h"
+#include "model/attention.h"
 #include "model/spec.h"
 
 // The operations of a decoder between its matrix products, each with an explicit forward and
@@ -14,56 +15,58 @@
 // tests); arithmetic and statistics are fp32 (double for double). A function whose name ends in _
 // writes to its first argument. Rounding to BFloat16 happens where transformers' modules round, so
 // that a model in bf16 gives the numbers it was checked with.
-// The linear operation is in model/linear.h, attention in model/attention.h, the head in
-// model/head.h.
+// Linear layers are in model/linear.h, norms in model/norm.h, activations in model/activation.h,
+// attention in model/attention.h, the head in model/head.h.
 namespace weft::model {
 
-/// Rows of the embedding matrix [V, D] for `tokens`: [T, D].
-[[nodiscard]] at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> tokens);
+/// Rows `indices` of a matrix [N, D]: [T, D].
+[[nodiscard]] at::Tensor gather(const at::Tensor& rows, std::span<const std::int64_t> indices);
 
-/// y = x / sqrt(mean(x^2) + eps) * weight, row by row (arXiv 1910.07467). x [T, D], weight [D].
-/// `inverse_rms`, where not null, receives 1 / sqrt(mean(x^2) + eps): [T] in the arithmetic's type.
-[[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
-                                  at::Tensor* inverse_rms = nullptr);
+/// Row indices[i] of a new matrix [count, D] is row i of `rows`; all others are zero.
+[[nodiscard]] at::Tensor scatter(const at::Tensor& rows, std::span<const std::int64_t> indices,
+                                 std::int64_t count);
 
-/// dx_ += s w dy - x s^3 mean(w dy x) with s = inverse_rms: the gradient that flows around the norm
-/// (the residual's) is already in dx_.
-void rms_norm_backward_(const at::Tensor& dx, const at::Tensor& dy, const at::Tensor& x,
-                        const at::Tensor& weight, const at::Tensor& inverse_rms);
+/// x * scale; in bf16 rounded once.
+[[nodiscard]] at::Tensor scaled(const at::Tensor& x, double scale);
+/// x_ += scale * y; scale * y is rounded to the element type before it is added, as transformers'
+/// modules round.
+void add_(const at::Tensor& x, const at::Tensor& y, double scale = 1);
+/// A copy.
+[[nodiscard]] at::Tensor copied(const at::Tensor& x);
+/// Zeros of this shape and type.
+[[nodiscard]] at::Tensor zeros(at::IntArrayRef shape, const at::TensorOptions& options);
 
-/// Cosine and sine per token and plane, fp32 [T, head_dim / 2], yarn's factor included. For
+/// Cosine and sine per token and plane, fp32 [T, dim / 2], the kind's factor included. For
 /// BFloat16 they are rounded to it, as transformers does.
 struct RotaryTable {
   at::Tensor cos;
   at::Tensor sin;
+  bool interleaved = false;  ///< Rope::interleaved
 };
 
-/// Angles of `positions`. Dynamic scaling depends on the length: that of each segment, so that a
-/// packed example has the numbers it has alone.
-[[nodiscard]] RotaryTable rotary_table(const Spec& spec, std::span<const std::int32_t> positions,
+/// Angles of `positions`. Some kinds depend on the length: that of each segment, so that a packed
+/// example has the numbers it has alone. `max_positions`: Spec::max_positions.
+[[nodiscard]] RotaryTable rotary_table(const Rope& rope, std::int64_t max_positions,
+                                       std::span<const std::int32_t> positions,
                                        std::span<const data::Segment> segments,
                                        at::ScalarType type);
 
-/// Frequencies [head_dim / 2] fp32 of a sequence of `length`, and the factor of cos and sin.
+/// Frequencies [dim / 2] fp32 of a sequence of `length`, and the factor of cos and sin.
 struct RotaryFrequencies {
   at::Tensor frequencies;
   double factor = 1;
 };
-[[nodiscard]] RotaryFrequencies rotary_frequencies(const Spec& spec, std::int64_t length);
+[[nodiscard]] RotaryFrequencies rotary_frequencies(const Rope& rope, std::int64_t max_positions,
+                                                   std::int64_t length);
 
 /// Turns q and k of qkv_ [T, (heads + 2 kv_heads) head_dim] in place: (x1, x2) of a plane becomes
-/// (x1 cos - x2 sin, x2 cos + x1 sin), planes pairing element i with i + head_dim / 2.
-void rotate_(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table);
+/// (x1 cos - x2 sin, x2 cos + x1 sin), planes pairing element i with i + dim / 2, or 2i with 2i
+/// + 1.
+void rotate_(const at::Tensor& qkv, const AttentionShape& shape, const RotaryTable& table);
 
 /// Its backward: turns the gradients of q and k back, in place.
-void rotate_back_(const at::Tensor& gradient, const Spec& spec, const RotaryTable& table);
-
-/// silu(gate) * up with gate_up = [gate | up], [T, 2F]: [T, F].
-[[nodiscard]] at::Tensor swiglu(const at::Tensor& gate_up);
-
-/// Writes the gradient of gate_up over it: with s = sigmoid(gate),
-/// d gate = dy up s (1 + gate (1 - s)), d up = dy gate s.
-void swiglu_backward_(const at::Tensor& gate_up, const at::Tensor& dy);
+void rotate_back_(const at::Tensor& gradient, const AttentionShape& shape,
+                  const RotaryTable& table);
 
 /// Which inputs of an adapter are dropped. Element i of module m under seed s is dropped where word
 /// (i mod 64) / 16 of core::philox(counter = 16 (i / 64) + i mod 16, module m; key s) is below

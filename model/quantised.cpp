@@ -185,14 +185,26 @@ std::uint64_t frozen_bytes(BaseFormat format, std::int64_t rows, std::int64_t co
 
 QuantisedMatrix::QuantisedMatrix(BaseFormat format, std::span<const float> values,
                                  std::int64_t rows, std::int64_t columns)
-    : format_(format), rows_(rows), columns_(columns) {
+    : QuantisedMatrix(format, rows, columns) {
   TORCH_INTERNAL_ASSERT(std::ssize(values) == rows * columns && format != BaseFormat::kDense);
   format == BaseFormat::kInt8 ? make_int8(values) : make_nf4(values);
 }
 
+QuantisedMatrix::QuantisedMatrix(BaseFormat format, std::int64_t rows, std::int64_t columns)
+    : format_(format), rows_(rows), columns_(columns) {
+  const std::int64_t elements = rows * columns;
+  if (format == BaseFormat::kInt8) {
+    codes_ = buffer(elements, at::kByte);
+    scales_ = buffer(rows, at::kFloat);
+    return;
+  }
+  const std::int64_t blocks = divide_up(elements, kBlock);
+  codes_ = buffer(divide_up(elements, 2), at::kByte);
+  scale_codes_ = buffer(blocks, at::kByte);
+  scales_ = buffer(divide_up(blocks, kScaleBlock), at::kFloat);
+}
+
 void QuantisedMatrix::make_int8(std::span<const float> values) {
-  codes_ = buffer(rows_ * columns_, at::kByte);
-  scales_ = buffer(rows_, at::kFloat);
   auto* codes = reinterpret_cast<std::int8_t*>(codes_.mutable_data_ptr<std::uint8_t>());
   float* scales = scales_.mutable_data_ptr<float>();
   const auto width = static_cast<std::size_t>(columns_);
@@ -213,7 +225,6 @@ void QuantisedMatrix::make_int8(std::span<const float> values) {
 void QuantisedMatrix::make_nf4(std::span<const float> values) {
   const auto elements = std::ssize(values);
   const std::int64_t blocks = divide_up(elements, kBlock);
-  codes_ = buffer(divide_up(elements, 2), at::kByte);
   auto* codes = codes_.mutable_data_ptr<std::uint8_t>();
   std::vector<float> scales(static_cast<std::size_t>(blocks));
   core::parallel_for(blocks, 64, [&](std::int64_t first, std::int64_t last) {
@@ -242,8 +253,6 @@ void QuantisedMatrix::compress_scales(std::span<const float> scales) {
   scale_mean_ =
       scales.empty() ? 0.0F : static_cast<float>(sum / static_cast<double>(scales.size()));
   const std::int64_t groups = divide_up(std::ssize(scales), kScaleBlock);
-  scale_codes_ = buffer(std::ssize(scales), at::kByte);
-  scales_ = buffer(groups, at::kFloat);
   auto* codes = scale_codes_.mutable_data_ptr<std::uint8_t>();
   for (std::int64_t group = 0; group < groups; ++group) {
     const std::int64_t first = group * kScaleBlock;

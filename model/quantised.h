@@ -39,6 +39,9 @@ class QuantisedMatrix {
   QuantisedMatrix(BaseFormat format, std::span<const float> values, std::int64_t rows,
                   std::int64_t columns);
 
+  /// Room for such a matrix, not filled (Meter).
+  QuantisedMatrix(BaseFormat format, std::int64_t rows, std::int64_t columns);
+
   [[nodiscard]] std::int64_t rows() const { return rows_; }
   [[nodiscard]] std::int64_t columns() const { return columns_; }
 

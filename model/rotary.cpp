@@ -3,6 +3,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/cos.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/outer.h>
@@ -81,12 +82,27 @@ double yarn_factor(const Rope& rope) {
 }
 
 /// NTK: the base grows with the length beyond the model's context.
-double dynamic_theta(const Spec& spec, std::int64_t length) {
-  const auto context = static_cast<double>(spec.max_positions);
+double dynamic_theta(const Rope& rope, std::int64_t max_positions, std::int64_t length) {
+  const auto context = static_cast<double>(max_positions);
   const double reach = std::max(static_cast<double>(length), context);
-  const auto dim = static_cast<double>(spec.head_dim);
-  const double factor = spec.rope.factor;
-  return spec.rope.theta * std::pow(factor * reach / context - (factor - 1), dim / (dim - 2));
+  const auto dim = static_cast<double>(rope.dim);
+  return rope.theta * std::pow(rope.factor * reach / context - (rope.factor - 1), dim / (dim - 2));
+}
+
+/// Each frequency is divided by a factor of its own (arXiv 2402.13753), of one list or of another
+/// beyond the context of pre-training.
+at::Tensor longrope(const Rope& rope, std::int64_t length) {
+  const std::vector<double>& factors =
+      length > rope.original_max_positions ? rope.long_factors : rope.short_factors;
+  const at::Tensor by = at::tensor(at::ArrayRef<double>(factors), at::kDouble).to(at::kFloat);
+  return 1.0 / (by * periods(rope.theta, rope.dim));
+}
+
+double longrope_factor(const Rope& rope) {
+  if (rope.attention_factor) return *rope.attention_factor;
+  if (rope.factor <= 1) return 1;
+  return std::sqrt(1 + std::log(rope.factor) /
+                           std::log(static_cast<double>(rope.original_max_positions)));
 }
 
 /// The heads of q and k, which lie before v in each row.
@@ -95,10 +111,31 @@ struct TurnRows {
   T* qkv;
   std::int64_t width;  // of a row
   std::int64_t heads;  // of q and k together
-  std::int64_t half;   // of head_dim
-  const float* cos;    // [T, half]
+  std::int64_t head_dim;
+  std::int64_t half;    // of what turns
+  std::int64_t second;  // from the first element of plane 0 to its second
+  std::int64_t step;    // from plane to plane
+  const float* cos;     // [T, half]
   const float* sin;
 };
+
+/// Planes (first[i kStep], second[i kStep]).
+template <bool kForward, std::int64_t kStep, typename T>
+WEFT_INLINE void turn_planes(T* first, T* second, std::int64_t planes, const float* cos,
+                             const float* sin) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < planes; ++i) {
+    const Wide<T> x1 = widen(first[i * kStep]);
+    const Wide<T> x2 = widen(second[i * kStep]);
+    if constexpr (kForward) {  // rounded where transformers rounds
+      first[i * kStep] = narrow<T>(rounded<T>(x1 * cos[i]) - rounded<T>(x2 * sin[i]));
+      second[i * kStep] = narrow<T>(rounded<T>(x2 * cos[i]) + rounded<T>(x1 * sin[i]));
+    } else {
+      first[i * kStep] = narrow<T>(x1 * cos[i] + x2 * sin[i]);
+      second[i * kStep] = narrow<T>(x2 * cos[i] - x1 * sin[i]);
+    }
+  }
+}
 
 template <bool kForward, typename T>
 WEFT_INLINE void turn_rows_of(const TurnRows<T>& a, std::int64_t begin, std::int64_t end) {
@@ -106,19 +143,11 @@ WEFT_INLINE void turn_rows_of(const TurnRows<T>& a, std::int64_t begin, std::int
     const float* cos = a.cos + t * a.half;
     const float* sin = a.sin + t * a.half;
     for (std::int64_t head = 0; head < a.heads; ++head) {
-      T* const first = a.qkv + t * a.width + head * 2 * a.half;
-      T* const second = first + a.half;
-#pragma omp simd
-      for (std::int64_t i = 0; i < a.half; ++i) {
-        const Wide<T> x1 = widen(first[i]);
-        const Wide<T> x2 = widen(second[i]);
-        if constexpr (kForward) {  // rounded where transformers rounds
-          first[i] = narrow<T>(rounded<T>(x1 * cos[i]) - rounded<T>(x2 * sin[i]));
-          second[i] = narrow<T>(rounded<T>(x2 * cos[i]) + rounded<T>(x1 * sin[i]));
-        } else {
-          first[i] = narrow<T>(x1 * cos[i] + x2 * sin[i]);
-          second[i] = narrow<T>(x2 * cos[i] - x1 * sin[i]);
-        }
+      T* const first = a.qkv + t * a.width + head * a.head_dim;
+      if (a.step == 1) {
+        turn_planes<kForward, 1>(first, first + a.second, a.half, cos, sin);
+      } else {
+        turn_planes<kForward, 2>(first, first + a.second, a.half, cos, sin);
       }
     }
   }
@@ -137,32 +166,50 @@ WEFT_ROTARY_KERNELS(c10::BFloat16)
 
 /// Calls turn(rows, begin, end) over all tokens.
 template <typename Turn>
-void for_rows(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table, const Turn& turn) {
+void for_rows(const at::Tensor& qkv, const AttentionShape& shape, const RotaryTable& table,
+              const Turn& turn) {
+  const std::int64_t half = table.cos.size(1);
   kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
-    const TurnRows<T> rows{kernel::mutable_data<T>(qkv),   qkv.size(1),
-                           spec.heads + spec.kv_heads,     spec.head_dim / 2,
-                           kernel::data<float>(table.cos), kernel::data<float>(table.sin)};
-    at::parallel_for(0, qkv.size(0), kernel::grain(qkv.size(1)),
-                     [&](std::int64_t begin, std::int64_t end) { turn(rows, begin, end); });
+    const TurnRows<T> rows{.qkv = kernel::mutable_data<T>(qkv),
+                           .width = qkv.size(1),
+                           .heads = shape.heads + shape.kv_heads,
+                           .head_dim = shape.head_dim,
+                           .half = half,
+                           .second = table.interleaved ? 1 : half,
+                           .step = table.interleaved ? 2 : 1,
+                           .cos = kernel::data<float>(table.cos),
+                           .sin = kernel::data<float>(table.sin)};
+    kernel::parallel_for(qkv.size(0), kernel::grain(qkv.size(1)),
+                         [&](std::int64_t begin, std::int64_t end) { turn(rows, begin, end); });
   });
 }
 
 }  // namespace
 
-RotaryFrequencies rotary_frequencies(const Spec& spec, std::int64_t length) {
-  const Rope& rope = spec.rope;
+RotaryFrequencies rotary_frequencies(const Rope& rope, std::int64_t max_positions,
+                                     std::int64_t length) {
   switch (rope.kind) {
-    case RopeKind::kDefault: return {1.0 / periods(rope.theta, spec.head_dim), 1};
-    case RopeKind::kLinear: return {1.0 / periods(rope.theta, spec.head_dim) / rope.factor, 1};
-    case RopeKind::kDynamic: return {1.0 / periods(dynamic_theta(spec, length), spec.head_dim), 1};
-    case RopeKind::kLlama3: return {llama3(rope, 1.0 / periods(rope.theta, spec.head_dim)), 1};
-    case RopeKind::kYarn: return {yarn(rope, spec.head_dim), yarn_factor(rope)};
+    case RopeKind::kDefault: return {1.0 / periods(rope.theta, rope.dim), 1};
+    case RopeKind::kLinear: return {1.0 / periods(rope.theta, rope.dim) / rope.factor, 1};
+    case RopeKind::kDynamic:
+      return {1.0 / periods(dynamic_theta(rope, max_positions, length), rope.dim), 1};
+    case RopeKind::kLlama3: return {llama3(rope, 1.0 / periods(rope.theta, rope.dim)), 1};
+    case RopeKind::kYarn: return {yarn(rope, rope.dim), yarn_factor(rope)};
+    case RopeKind::kLongRope: return {longrope(rope, length), longrope_factor(rope)};
   }
   TORCH_INTERNAL_ASSERT(false);
 }
 
-RotaryTable rotary_table(const Spec& spec, std::span<const std::int32_t> positions,
+RotaryTable rotary_table(const Rope& rope, std::int64_t max_positions,
+                         std::span<const std::int32_t> positions,
                          std::span<const data::Segment> segments, at::ScalarType type) {
+  if (Meter::running()) {
+    const auto make = [&] {
+      return at::empty({std::ssize(positions), rope.dim / 2},
+                       at::TensorOptions().dtype(at::kFloat));
+    };
+    return {make(), make(), rope.interleaved};
+  }
   const auto angles_of = [&](std::int64_t begin, std::int64_t end, const at::Tensor& frequencies) {
     const auto part =
         positions.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
@@ -170,20 +217,22 @@ RotaryTable rotary_table(const Spec& spec, std::span<const std::int32_t> positio
                                           at::TensorOptions().dtype(at::kInt));
     return at::outer(numbers.to(at::kFloat), frequencies);
   };
-  RotaryFrequencies rotary = rotary_frequencies(spec, 0);
+  RotaryFrequencies rotary = rotary_frequencies(rope, max_positions, 0);
   at::Tensor angles;
-  if (spec.rope.kind == RopeKind::kDynamic) {
+  if (rope.by_length()) {
     std::vector<at::Tensor> parts;
     for (const data::Segment segment : segments) {
       const auto last = static_cast<std::size_t>(segment.end) - 1;
-      parts.push_back(angles_of(segment.begin, segment.end,
-                                rotary_frequencies(spec, positions[last] + 1).frequencies));
+      parts.push_back(
+          angles_of(segment.begin, segment.end,
+                    rotary_frequencies(rope, max_positions, positions[last] + 1).frequencies));
     }
     angles = at::cat(parts);
   } else {
     angles = angles_of(0, static_cast<std::int64_t>(positions.size()), rotary.frequencies);
   }
-  RotaryTable table{at::cos(angles) * rotary.factor, at::sin(angles) * rotary.factor};
+  RotaryTable table{at::cos(angles) * rotary.factor, at::sin(angles) * rotary.factor,
+                    rope.interleaved};
   if (type == at::kBFloat16) {
     table.cos = table.cos.to(at::kBFloat16).to(at::kFloat);
     table.sin = table.sin.to(at::kBFloat16).to(at::kFloat);
@@ -191,14 +240,15 @@ RotaryTable rotary_table(const Spec& spec, std::span<const std::int32_t> positio
   return table;
 }
 
-void rotate_(const at::Tensor& qkv, const Spec& spec, const RotaryTable& table) {
-  for_rows(qkv, spec, table, [](const auto& rows, std::int64_t begin, std::int64_t end) {
+void rotate_(const at::Tensor& qkv, const AttentionShape& shape, const RotaryTable& table) {
+  for_rows(qkv, shape, table, [](const auto& rows, std::int64_t begin, std::int64_t end) {
     turn_rows(rows, begin, end);
   });
 }
 
-void rotate_back_(const at::Tensor& gradient, const Spec& spec, const RotaryTable& table) {
-  for_rows(gradient, spec, table, [](const auto& rows, std::int64_t begin, std::int64_t end) {
+void rotate_back_(const at::Tensor& gradient, const AttentionShape& shape,
+                  const RotaryTable& table) {
+  for_rows(gradient, shape, table, [](const auto& rows, std::int64_t begin, std::int64_t end) {
     turn_rows_back(rows, begin, end);
   });
 }

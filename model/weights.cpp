@@ -1,11 +1,13 @@
 #include "model/weights.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
+#include <optional>
 #include <set>
 #include <span>
 
@@ -13,79 +15,145 @@
 #include "core/number.h"
 #include "core/parallel.h"
 #include "core/stop.h"
+#include "model/meter.h"
 
 namespace weft::model {
 namespace {
 
+/// Allocates and fills; without a filler it allocates only (Meter).
 class Builder {
  public:
-  Builder(const Spec& spec, at::ScalarType type, BaseFormat format, const FillTensor& fill)
-      : spec_(spec),
-        type_(type),
-        options_(at::TensorOptions().dtype(type)),
-        format_(format),
-        fill_(fill) {}
+  Builder(at::ScalarType type, BaseFormat format, const FillTensor& fill)
+      : type_(type), options_(at::TensorOptions().dtype(type)), format_(format), fill_(fill) {}
 
-  at::Tensor tensor(const std::string& name, std::vector<std::int64_t> shape) const {
+  at::Tensor tensor(const std::string& name, at::IntArrayRef shape) const {
     at::Tensor result = at::empty(shape, options_);
-    fill_(name, result);
+    fill(name, result);
     return result;
   }
 
+  std::optional<Norm> norm(const std::optional<NormSpec>& spec) const {
+    if (!spec) return std::nullopt;
+    // Stored [heads, width] where each head has a norm of its own.
+    const std::int64_t heads = spec->weights / spec->width;
+    const at::Tensor weight = at::empty({heads, spec->width}, options_);
+    if (spec->path.empty()) {
+      weight.fill_(spec->plus_one ? 0 : 1);
+    } else {
+      fill(spec->path + ".weight", heads > 1 ? weight : weight.squeeze(0));
+    }
+    at::Tensor bias = spec->bias ? tensor(spec->path + ".bias", {spec->weights}) : at::Tensor();
+    return Norm(*spec, weight, std::move(bias));
+  }
+
   /// Modules that read the same input, one under the other.
-  Linear linear(std::int64_t layer, std::vector<std::pair<const char*, std::int64_t>> modules,
-                std::int64_t in, bool bias) {
+  Linear linear(std::span<const LinearSpec> modules, const AttentionSpec* fused = nullptr) {
     std::int64_t out = 0;
     std::vector<LinearPart> parts;
-    for (const auto& [module, rows] : modules) {
-      parts.push_back({names::layer(layer, module), next_module_++, out, rows});
-      out += rows;
+    bool biased = false;
+    for (const LinearSpec& module : modules) {
+      parts.push_back({module.path, next_module_++, out, module.out, {}});
+      if (fused != nullptr) parts.back().order = order_of(module.layout, *fused);
+      out += module.out;
+      biased = biased || module.bias;
     }
-    at::Tensor biases = bias ? at::empty({out}, options_) : at::Tensor();
-    for (const LinearPart& part : parts)
-      if (bias) fill_(part.path + ".bias", biases.narrow(0, part.first, part.rows));
-    if (format_ != BaseFormat::kDense) return quantised(in, biases, std::move(parts));
+    at::Tensor biases = biased ? at::empty({out}, options_) : at::Tensor();
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (modules[i].bias)
+        fill_ordered(parts[i], biases.narrow(0, parts[i].first, parts[i].rows), ".bias");
+    }
+    const std::int64_t in = modules.front().in;
+    if (format_ != BaseFormat::kDense) return quantised(modules, in, biases, std::move(parts));
     at::Tensor weight = at::empty({out, in}, options_);
-    for (const LinearPart& part : parts)
-      fill_(part.path + ".weight", weight.narrow(0, part.first, part.rows));
+    for (std::size_t i = 0; i < parts.size(); ++i)
+      fill_matrix(modules[i], parts[i], weight.narrow(0, parts[i].first, parts[i].rows));
     return {weight, biases, std::move(parts)};
   }
 
-  /// From the fp32 numbers of one module at a time.
-  Linear quantised(std::int64_t in, const at::Tensor& biases, std::vector<LinearPart> parts) {
-    std::vector<QuantisedMatrix> matrices;
-    for (const LinearPart& part : parts) {
-      const at::Tensor values = at::empty({part.rows, in}, at::TensorOptions().dtype(at::kFloat));
-      fill_(part.path + ".weight", values);
-      matrices.emplace_back(
-          format_,
-          std::span(values.const_data_ptr<float>(), static_cast<std::size_t>(values.numel())),
-          part.rows, in);
-    }
-    return {std::move(matrices), biases, std::move(parts), type_};
-  }
-
-  Layer layer(std::int64_t i) {
-    const Spec& s = spec_;
+  Layer layer(const LayerSpec& spec) {
     Layer layer;
-    layer.input_norm = tensor(names::layer(i, names::kInputNorm) + ".weight", {s.hidden});
-    layer.qkv =
-        linear(i, {{names::kQ, s.q_width()}, {names::kK, s.kv_width()}, {names::kV, s.kv_width()}},
-               s.hidden, s.qkv_bias);
-    layer.o = linear(i, {{names::kO, s.hidden}}, s.q_width(), s.o_bias);
-    layer.mlp_norm = tensor(names::layer(i, names::kMlpNorm) + ".weight", {s.hidden});
-    layer.gate_up = linear(i, {{names::kGate, s.intermediate}, {names::kUp, s.intermediate}},
-                           s.hidden, s.mlp_bias);
-    layer.down = linear(i, {{names::kDown, s.hidden}}, s.intermediate, s.mlp_bias);
-    layer.shape = {.heads = s.heads,
-                   .kv_heads = s.kv_heads,
-                   .head_dim = s.head_dim,
-                   .window = s.windows[static_cast<std::size_t>(i)]};
+    Attention& a = layer.attention;
+    a.entry = {norm(spec.input_norm), linear(spec.qkv, &spec.attention)};
+    a.query_norm = norm(spec.query_norm);
+    a.key_norm = norm(spec.key_norm);
+    a.shape = shape_of(spec.attention);
+    a.rotary = spec.attention.rotary;
+    a.exit = {linear({&spec.o, 1}), norm(spec.output_norm), spec.residual_scale};
+    Mlp& mlp = layer.mlp;
+    // One norm for both branches is one tensor.
+    const bool shared =
+        spec.mlp_norm && spec.input_norm && spec.mlp_norm->path == spec.input_norm->path;
+    mlp.entry = {shared ? a.entry.norm : norm(spec.mlp_norm), linear(spec.up)};
+    mlp.spec = spec.mlp;
+    mlp.exit = {linear({&spec.down, 1}), norm(spec.mlp_output_norm), spec.residual_scale};
+    layer.parallel = spec.parallel;
     return layer;
   }
 
  private:
-  const Spec& spec_;
+  void fill(const std::string& name, const at::Tensor& into) const {
+    if (fill_) fill_(name, into);
+  }
+
+  static at::Tensor order_of(checkpoint::Layout layout, const AttentionSpec& a) {
+    const std::vector<std::int64_t> order =
+        checkpoint::stored_row_order(layout, a.heads, a.kv_heads, a.head_dim);
+    const bool same = std::ranges::is_sorted(order);  // of whole heads, each once
+    return same ? at::Tensor() : at::tensor(order, at::TensorOptions().dtype(at::kLong));
+  }
+
+  /// Rows of `part` in the order that is computed with.
+  void fill_ordered(const LinearPart& part, const at::Tensor& into, const char* suffix) const {
+    if (!fill_ || !part.order.defined()) return fill(part.path + suffix, into);
+    const at::Tensor stored = at::empty_like(into);
+    fill(part.path + suffix, stored);
+    into.copy_(stored.index_select(0, part.order));
+  }
+
+  void fill_matrix(const LinearSpec& module, const LinearPart& part, const at::Tensor& into) const {
+    if (!fill_ || module.layout != checkpoint::Layout::kTransposed)
+      return fill_ordered(part, into, ".weight");
+    const at::Tensor stored = at::empty({module.in, module.out}, into.options());
+    fill(part.path + ".weight", stored);
+    into.copy_(stored.t());
+  }
+
+  /// From the fp32 numbers of one module at a time.
+  Linear quantised(std::span<const LinearSpec> modules, std::int64_t in, const at::Tensor& biases,
+                   std::vector<LinearPart> parts) {
+    std::vector<QuantisedMatrix> matrices;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (!fill_) {
+        matrices.emplace_back(format_, parts[i].rows, in);
+        continue;
+      }
+      const at::Tensor values =
+          at::empty({parts[i].rows, in}, at::TensorOptions().dtype(at::kFloat));
+      fill_matrix(modules[i], parts[i], values);
+      matrices.emplace_back(
+          format_,
+          std::span(values.const_data_ptr<float>(), static_cast<std::size_t>(values.numel())),
+          parts[i].rows, in);
+    }
+    return {std::move(matrices), biases, std::move(parts), type_};
+  }
+
+  AttentionShape shape_of(const AttentionSpec& a) const {
+    AttentionShape shape{.heads = a.heads,
+                         .kv_heads = a.kv_heads,
+                         .head_dim = a.head_dim,
+                         .window = a.window,
+                         .score = {.scale = a.scale, .soft_cap = a.soft_cap}};
+    if (a.alibi) shape.score.slopes = alibi_slopes(a.heads);
+    if (!a.sinks.empty()) {
+      const at::Tensor sinks = at::empty({a.heads}, at::TensorOptions().dtype(at::kFloat));
+      fill(a.sinks, sinks);
+      shape.score.sinks.assign(sinks.const_data_ptr<float>(),
+                               sinks.const_data_ptr<float>() + a.heads);
+    }
+    return shape;
+  }
+
   at::ScalarType type_;
   at::TensorOptions options_;
   BaseFormat format_;
@@ -93,7 +161,19 @@ class Builder {
   std::uint32_t next_module_ = 0;  // counts as linear_modules() does
 };
 
-bool is_buffer(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
+/// Divides each row by its length, as torch.nn.functional.normalize does.
+void normalise_rows(const at::Tensor& matrix) {
+  if (Meter::running()) return;
+  const at::Tensor wide = matrix.to(at::promote_types(matrix.scalar_type(), at::kFloat));
+  matrix.copy_(wide / wide.norm(2, 1, true).clamp_min(1e-12));
+}
+
+/// Masks and frequencies that older files hold beside the weights.
+bool is_buffer(std::string_view name) {
+  static constexpr std::array<std::string_view, 4> kEnds{
+      ".inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.masked_bias"};
+  return std::ranges::any_of(kEnds, [&](std::string_view end) { return name.ends_with(end); });
+}
 
 void check_tensors(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
   std::set<std::string> known;
@@ -111,8 +191,7 @@ void check_tensors(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
                        fmt::join(want.shape, ", "));
     }
   }
-  if (spec.tied_head)
-    known.insert(std::string(names::kHead) + ".weight");  // a copy of the embedding
+  if (spec.head.tied) known.insert(spec.head.path + ".weight");  // a copy of the embedding
   for (const checkpoint::TensorInfo& tensor : checkpoint.tensors()) {
     if (known.contains(tensor.name) || is_buffer(tensor.name)) continue;
     throw InputError(
@@ -176,15 +255,27 @@ void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::Tenso
 
 Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
                      const FillTensor& fill) {
-  Builder builder(spec, type, format, fill);
+  Builder builder(type, format, fill);
   Weights weights;
   weights.embedding =
-      builder.tensor(std::string(names::kEmbedding) + ".weight", {spec.vocabulary, spec.hidden});
-  for (std::int64_t i = 0; i < spec.layers; ++i) weights.layers.push_back(builder.layer(i));
-  weights.final_norm = builder.tensor(std::string(names::kFinalNorm) + ".weight", {spec.hidden});
-  weights.head = Head(spec.tied_head ? weights.embedding
-                                     : builder.tensor(std::string(names::kHead) + ".weight",
-                                                      {spec.vocabulary, spec.hidden}));
+      builder.tensor(spec.embedding.path + ".weight", {spec.vocabulary, spec.hidden});
+  if (!spec.embedding.positions.empty()) {
+    weights.positions = builder.tensor(spec.embedding.positions + ".weight",
+                                       {spec.embedding.position_rows, spec.hidden});
+  }
+  weights.embedding_norm = builder.norm(spec.embedding.norm);
+  for (const LayerSpec& layer : spec.layers) weights.layers.push_back(builder.layer(layer));
+  weights.final_norm = builder.norm(spec.final_norm);
+  at::Tensor head = weights.embedding;
+  if (!spec.head.tied)
+    head = builder.tensor(spec.head.path + ".weight", {spec.vocabulary, spec.hidden});
+  if (spec.head.normalised) {
+    if (spec.head.tied) head = head.clone();
+    normalise_rows(head);
+  }
+  at::Tensor bias =
+      spec.head.bias ? builder.tensor(spec.head.path + ".bias", {spec.vocabulary}) : at::Tensor();
+  weights.head = Head(std::move(head), std::move(bias), spec.head.scale, spec.head.soft_cap);
   return weights;
 }
 

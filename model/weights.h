@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,10 @@ namespace weft::model {
 /// The frozen tensors of a model, arranged for computing.
 struct Weights {
   at::Tensor embedding;  ///< [V, D]
+  at::Tensor positions;  ///< [P, D]; undefined: none
+  std::optional<Norm> embedding_norm;
   std::vector<Layer> layers;
-  at::Tensor final_norm;  ///< [D]
+  std::optional<Norm> final_norm;
   Head head;
 };
 
@@ -25,7 +28,7 @@ struct Weights {
 using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
 
 /// Allocates a model's tensors of `type` and fills them: q, k, v and gate, up lie in one matrix
-/// each.
+/// each, whatever the family stores. Without a filler they are allocated only (Meter).
 /// The linear layers' matrices are kept as `format` says; embedding, norms, biases and head are not
 /// quantised.
 [[nodiscard]] Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,

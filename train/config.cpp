@@ -410,7 +410,7 @@ UpdateStreamOptions update_options(const TrainConfig& config, const model::Spec&
   options.rows.packing = config.packing;
   // With dynamic scaling a token's rotation depends on how long its example is.
   options.rows.share_prefixes =
-      config.share_prefixes && spec.rope.kind != model::RopeKind::kDynamic;
+      config.share_prefixes && std::ranges::none_of(spec.rotaries, &model::Rope::by_length);
   options.rows.shuffle = config.shuffle;
   options.rows.seed = static_cast<std::uint64_t>(config.seed);
   options.tokens_per_update = config.tokens_per_update;

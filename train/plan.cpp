@@ -53,7 +53,7 @@ class Planner {
   }
 
   MemoryPlan make() {
-    const std::int64_t all = demand_.spec.layers;
+    const std::int64_t all = demand_.spec.depth();
     const bool may_recompute = config_.gradient_checkpointing != Checkpointing::kNone;
     const std::int64_t least = config_.gradient_checkpointing == Checkpointing::kAll ? all : 0;
     const std::int64_t most = may_recompute ? all : 0;
@@ -100,10 +100,8 @@ class Planner {
   [[nodiscard]] std::uint64_t program_and_data(std::int64_t row) const {
     std::uint64_t buffers = 0;
     if (demand_.compute == model::Compute::kBF16) {
-      const model::Spec& spec = demand_.spec;
-      const std::int64_t widest = std::max({spec.hidden, spec.intermediate, spec.q_width()});
-      buffers =
-          model::widened_bytes(row, widest) * static_cast<std::uint64_t>(core::thread_count());
+      buffers = model::widened_bytes(row, model::widest_input(demand_.spec)) *
+                static_cast<std::uint64_t>(core::thread_count());
     }
     return program_ + kRuntime + buffers + demand_.data_bytes;
   }

@@ -89,6 +89,10 @@ lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint&
   if (config.adapter.init_from.empty()) {
     lora::AdapterConfig adapter = adapter_config(config);
     std::vector<lora::Target> targets = lora::resolve_targets(adapter, modules);
+    // What PEFT calls a layer whose matrix is stored [in, out].
+    adapter.fan_in_fan_out = std::ranges::any_of(targets, [&](const lora::Target& target) {
+      return lora::stores_input_first(base, target.module.path);
+    });
     return lora::make_adapter(std::move(adapter), std::move(targets),
                               static_cast<std::uint64_t>(config.seed));
   }
@@ -349,6 +353,12 @@ std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs, cons
   }
   const std::string note = dtype_note(runs.front().config.dtype, model::best_compute());
   if (!note.empty()) core::tell(log, core::Level::kWarning, note);
+  if (const auto& dropouts = base->spec.dropouts; !dropouts.empty()) {
+    core::tell(log, core::Level::kInfo,
+               fmt::format("dropout inside the base ({} of its config.json) is not applied; for "
+                           "the adapter's inputs set adapter.lora_dropout",
+                           fmt::join(dropouts, ", ")));
+  }
   data::TokenCache cache = open_cache(runs.front().config.token_cache);
   std::vector<Prepared> all;
   for (std::size_t i = 0; i < runs.size(); ++i) {
@@ -403,7 +413,7 @@ std::string describe_plan(const Prepared& prepared) {
                 "; {:.0f} % of the tokens are beginnings that are computed once for "
                 "several examples",
                 100.0 * static_cast<double>(once) / static_cast<double>(tokens.example_tokens));
-  const std::string savings = describe_savings(prepared.plan, config, prepared.base->spec.layers);
+  const std::string savings = describe_savings(prepared.plan, config, prepared.base->spec.depth());
   std::string text = fmt::format(
       "base        {} ({}, {} parameters as {}, computed in {}{})\n"
       "adapter     rank {}, {} layers, {} parameters\n"

@@ -19,7 +19,7 @@ using model::KvCache;
 /// The window of all layers; 0: none.
 class Step : public testing::TestWithParam<std::int64_t> {
  protected:
-  Step() { spec_.windows.assign(3, GetParam()); }
+  Step() { set_windows(spec_, GetParam()); }
   Decoder decoder(at::ScalarType type) const {
     Decoder decoder = Decoder::from_weights(spec_, random_weights(spec_, 1), type);
     decoder.attach(random_adapter(spec_, 2, 1, 2), Decoder::Use::kInference);
@@ -93,11 +93,8 @@ TEST(DecodeBatch, AnswersAsOneByOne) {
 class BatchSize : public testing::TestWithParam<at::ScalarType> {};
 
 TEST_P(BatchSize, LeavesTheBitsOfLogitsAsTheyAre) {
-  model::Spec spec = tiny_spec();
-  spec.vocabulary = 1000;
-  spec.hidden = 192;
-  spec.head_dim = 64;
-  spec.intermediate = 512;
+  const model::Spec spec = tiny_spec(
+      {{"vocab_size", 1000}, {"hidden_size", 192}, {"head_dim", 64}, {"intermediate_size", 512}});
   Decoder decoder = Decoder::from_weights(spec, random_weights(spec, 1), GetParam());
   decoder.attach(random_adapter(spec, 8, 1, 2), Decoder::Use::kInference);
   const std::vector<std::int32_t> tokens = random_row(spec, {130}, 5).tokens;

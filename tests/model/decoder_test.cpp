@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "data/pack.h"
 #include "model/layer.h"
+#include "model/weights.h"
 #include "tests/model/reference.h"
 #include "tests/model/tiny.h"
 #include "tests/support/throws.h"
@@ -20,7 +21,7 @@ using model::TrainPass;
 /// A model and what distinguishes it, for the comparison with autograd.
 struct Case {
   const char* name;
-  void (*change)(Spec&);
+  nlohmann::json changes = nlohmann::json::object();  // of tiny_config()
   double dropout = 0;
   const char* only = "";  // adapters on paths that contain it
 };
@@ -31,8 +32,7 @@ class AgainstAutograd : public testing::TestWithParam<Case> {};
 
 TEST_P(AgainstAutograd, LossAndAdapterGradientsAgreeInDouble) {
   const Case& c = GetParam();
-  Spec spec = tiny_spec();
-  c.change(spec);
+  const Spec spec = tiny_spec(c.changes);
   const TensorMap weights = random_weights(spec, 1);
   const auto wanted = [&](const std::string& path) {
     return path.find(c.only) != std::string::npos;
@@ -65,34 +65,97 @@ TEST_P(AgainstAutograd, LossAndAdapterGradientsAgreeInDouble) {
   }
 }
 
+nlohmann::json family(const char* architecture,
+                      const nlohmann::json& changes = nlohmann::json::object()) {
+  nlohmann::json config = {{"architectures", {architecture}}};
+  config.update(changes);
+  return config;
+}
+
+/// Sizes under the names of the classic families.
+const nlohmann::json kClassic{{"n_embd", 24},        {"n_layer", 3},
+                              {"n_head", 4},         {"hidden_size", 24},
+                              {"head_dim", nullptr}, {"num_key_value_heads", nullptr}};
+
+nlohmann::json classic(const char* architecture,
+                       const nlohmann::json& changes = nlohmann::json::object()) {
+  nlohmann::json config = family(architecture, kClassic);
+  config.update(changes);
+  return config;
+}
+
+const nlohmann::json kMistral = family("MistralForCausalLM", {{"sliding_window", 4}});
+const nlohmann::json kWindows =
+    family("Qwen2ForCausalLM",
+           {{"use_sliding_window", true}, {"sliding_window", 3}, {"max_window_layers", 1}});
+
 INSTANTIATE_TEST_SUITE_P(
     Decoder, AgainstAutograd,
-    testing::Values(Case{"grouped_queries_tied_not", [](Spec&) {}},
-                    Case{"tied", [](Spec& s) { s.tied_head = true; }},
-                    Case{"biases", [](Spec& s) { s.qkv_bias = s.o_bias = s.mlp_bias = true; }},
-                    Case{"qkv_bias", [](Spec& s) { s.qkv_bias = true; }},
-                    Case{"one_kv_head", [](Spec& s) { s.kv_heads = 1; }},
-                    Case{"as_many_kv_heads", [](Spec& s) { s.kv_heads = 4; }},
-                    Case{"window", [](Spec& s) { s.windows.assign(3, 4); }},
-                    Case{"window_in_upper_layers",
-                         [](Spec& s) {
-                           s.windows = {0, 3, 2};
-                         }},
-                    Case{"dropout", [](Spec&) {}, 0.3},
-                    Case{"dropout_biases_window",
-                         [](Spec& s) {
-                           s.windows.assign(3, 2);
-                           s.qkv_bias = true;
-                         },
-                         0.1},
-                    Case{"only_q", [](Spec&) {}, 0, "q_proj"},
-                    Case{"only_v_dropout", [](Spec&) {}, 0.5, "v_proj"},
-                    Case{"only_o", [](Spec&) {}, 0, "o_proj"},
-                    Case{"only_up", [](Spec&) {}, 0, "up_proj"},
-                    Case{"only_down", [](Spec&) {}, 0, "down_proj"},
-                    Case{"upper_layers", [](Spec&) {}, 0, "layers.2."},
-                    Case{"one_module_in_the_middle", [](Spec&) {}, 0.1, "layers.1.mlp.gate_proj"},
-                    Case{"middle_o", [](Spec&) {}, 0, "layers.1.self_attn.o_proj"}),
+    testing::Values(Case{"grouped_queries_tied_not"}, Case{"tied", {{"tie_word_embeddings", true}}},
+                    Case{"biases", {{"attention_bias", true}, {"mlp_bias", true}}},
+                    Case{"qkv_bias", family("Qwen2ForCausalLM")},
+                    Case{"one_kv_head", {{"num_key_value_heads", 1}}},
+                    Case{"as_many_kv_heads", {{"num_key_value_heads", 4}}},
+                    Case{"window", kMistral}, Case{"window_in_upper_layers", kWindows},
+                    Case{"dropout", {}, 0.3}, Case{"dropout_biases_window", kWindows, 0.1},
+                    Case{"only_q", {}, 0, "q_proj"}, Case{"only_v_dropout", {}, 0.5, "v_proj"},
+                    Case{"only_o", {}, 0, "o_proj"}, Case{"only_up", {}, 0, "up_proj"},
+                    Case{"only_down", {}, 0, "down_proj"}, Case{"upper_layers", {}, 0, "layers.2."},
+                    Case{"one_module_in_the_middle", {}, 0.1, "layers.1.mlp.gate_proj"},
+                    Case{"middle_o", {}, 0, "layers.1.self_attn.o_proj"}),
+    [](const testing::TestParamInfo<Case>& tested) { return tested.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, AgainstAutograd,
+    testing::Values(
+        Case{"qwen3", family("Qwen3ForCausalLM", {{"attention_bias", true}})},
+        Case{"smollm3", family("SmolLM3ForCausalLM", {{"no_rope_layer_interval", 2}})},
+        Case{"granite", family("GraniteForCausalLM", {{"attention_multiplier", 0.3},
+                                                      {"residual_multiplier", 0.4},
+                                                      {"embedding_multiplier", 3.0},
+                                                      {"logits_scaling", 2.0}})},
+        Case{"gemma", family("GemmaForCausalLM"), 0.1},
+        Case{"gemma2", family("Gemma2ForCausalLM", {{"sliding_window", 3},
+                                                    {"attn_logit_softcapping", 1.5},
+                                                    {"final_logit_softcapping", 2.0},
+                                                    {"query_pre_attn_scalar", 9}})},
+        Case{"gemma2_one_module", family("Gemma2ForCausalLM"), 0, "layers.1.mlp.down_proj"},
+        Case{"gemma3",
+             family("Gemma3ForCausalLM", {{"sliding_window", 3}, {"sliding_window_pattern", 2}})},
+        Case{"olmo2", family("Olmo2ForCausalLM"), 0.2},
+        Case{"olmo2_upper", family("Olmo2ForCausalLM"), 0, "layers.1.self_attn.k_proj"},
+        Case{"internlm2", family("InternLM2ForCausalLM"), 0.1},
+        Case{"orion", family("OrionForCausalLM")}, Case{"yayi", family("YayiForCausalLM")},
+        Case{"baichuan",
+             family("BaichuanForCausalLM", {{"norm_head", true}, {"num_key_value_heads", 4}})},
+        Case{"phi3", family("Phi3ForCausalLM", {{"partial_rotary_factor", 0.7}})},
+        Case{"phi", family("PhiForCausalLM", {{"head_dim", 8}, {"qk_layernorm", true}})},
+        Case{"phi_only_fc1", family("PhiForCausalLM", {{"head_dim", 8}}), 0, "layers.1.mlp.fc1"},
+        Case{"phi_only_q", family("PhiForCausalLM", {{"head_dim", 8}}), 0, "layers.1.self_attn.q"},
+        Case{"gpt2", classic("GPT2LMHeadModel"), 0.1},
+        Case{"gpt_neox", classic("GPTNeoXForCausalLM", {{"rotary_pct", 0.34}}), 0.1},
+        Case{"gpt_neox_in_turn", classic("GPTNeoXForCausalLM",
+                                         {{"use_parallel_residual", false}, {"rotary_pct", 1.0}})},
+        Case{"bloom", classic("BloomForCausalLM")},
+        Case{"falcon_one_head", classic("FalconForCausalLM")},
+        Case{"falcon_groups",
+             classic("FalconForCausalLM",
+                     {{"new_decoder_architecture", true}, {"num_kv_heads", 2}, {"bias", true}})},
+        Case{"falcon_in_turn",
+             classic("FalconForCausalLM", {{"multi_query", false}, {"parallel_attn", false}})},
+        Case{"opt", classic("OPTForCausalLM", {{"ffn_dim", 28}})},
+        Case{"cohere", family("CohereForCausalLM", {{"use_qk_norm", true}, {"logit_scale", 0.5}})},
+        Case{"cohere2",
+             family("Cohere2ForCausalLM", {{"sliding_window", 3}, {"sliding_window_pattern", 2}})},
+        Case{"glm", family("GlmForCausalLM", {{"head_dim", 8}})},
+        Case{"glm4", family("Glm4ForCausalLM", {{"head_dim", 8}}), 0.1},
+        Case{"chatglm", family("ChatGLMModel", {{"padded_vocab_size", 37},
+                                                {"num_layers", 3},
+                                                {"kv_channels", 8},
+                                                {"ffn_hidden_size", 28},
+                                                {"multi_query_attention", true},
+                                                {"multi_query_group_num", 2},
+                                                {"add_qkv_bias", true}})}),
     [](const testing::TestParamInfo<Case>& tested) { return tested.param.name; });
 
 TEST(Decoder, ScaledGradientsAccumulateOverRows) {
@@ -141,9 +204,9 @@ TEST(Decoder, AQuantisedBaseTrainsAsItsRoundedWeightsWould) {
 class Packing : public testing::TestWithParam<at::ScalarType> {};
 
 TEST_P(Packing, GivesTheLossesAndGradientsOfSeparateRows) {
-  Spec spec = tiny_spec();
-  spec.rope = {.kind = model::RopeKind::kDynamic, .factor = 2};
-  spec.max_positions = 8;  // shorter than some segments: their frequencies differ
+  // Made for fewer positions than some segments have: their frequencies differ.
+  const Spec spec = tiny_spec({{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}},
+                               {"max_position_embeddings", 8}});
   Decoder packed = Decoder::from_weights(spec, random_weights(spec, 4), GetParam());
   Decoder separate = Decoder::from_weights(spec, random_weights(spec, 4), GetParam());
   packed.attach(random_adapter(spec, 2, 1, 5), Decoder::Use::kTraining);
@@ -213,9 +276,8 @@ class Sharing : public testing::TestWithParam<SharingCase> {};
 
 TEST_P(Sharing, GivesTheLossesAndGradientsOfSeparateRows) {
   for (const std::int64_t window : {0, 25}) {
-    Spec spec = tiny_spec();
-    spec.max_positions = 256;
-    spec.windows.assign(3, window);
+    Spec spec = tiny_spec({{"max_position_embeddings", 256}});
+    set_windows(spec, window);
     const std::vector<data::Example> examples = examples_of(GetParam().beginnings, spec.vocabulary);
     Decoder shared = Decoder::from_weights(spec, random_weights(spec, 4), at::kFloat);
     Decoder separate = Decoder::from_weights(spec, random_weights(spec, 4), at::kFloat);
@@ -258,9 +320,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Decoder, LongSegmentsGiveTheSameAcrossBlocksOfQueries) {
   // 600 tokens: three blocks of queries, with and without a window that spans them.
   for (const std::int64_t window : {std::int64_t{0}, std::int64_t{300}}) {
-    Spec spec = tiny_spec();
-    spec.windows.assign(3, window);
-    spec.layers = 1;
+    Spec spec = tiny_spec({{"num_hidden_layers", 1}});
+    set_windows(spec, window);
     const TensorMap weights = random_weights(spec, 7);
     const lora::Adapter adapter = random_adapter(spec, 2, 1, 8);
     const data::Row row = random_row(spec, {600, 20}, 9);
@@ -366,38 +427,20 @@ TEST(Decoder, BackwardEndsAtTheLowestTrainedModule) {
   // Only `down` is trained: in the lowest layer nothing is added to the gradient that comes from
   // above.
   const TensorMap weights = random_weights(spec, 1);
-  model::Layer layer;
-  const auto tensor = [&](const char* name) {
-    return weights.at(model::names::layer(0, name) + std::string(".weight"));
-  };
-  const auto linear = [&](std::initializer_list<const char*> names) {
-    std::vector<at::Tensor> parts;
-    std::vector<model::LinearPart> places;
-    std::int64_t first = 0;
-    for (const char* name : names) {
-      parts.push_back(tensor(name));
-      places.push_back({name, 0, first, parts.back().size(0)});
-      first += parts.back().size(0);
-    }
-    return model::Linear(at::cat(parts), {}, places);
-  };
-  layer.input_norm = tensor(model::names::kInputNorm);
-  layer.qkv = linear({model::names::kQ, model::names::kK, model::names::kV});
-  layer.o = linear({model::names::kO});
-  layer.mlp_norm = tensor(model::names::kMlpNorm);
-  layer.gate_up = linear({model::names::kGate, model::names::kUp});
-  layer.down = linear({model::names::kDown});
-  layer.shape = {.heads = spec.heads, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim};
-  const at::Tensor a = at::ones({2, spec.intermediate}, at::kFloat);
+  model::Weights all = model::make_weights(
+      spec, at::kDouble, model::BaseFormat::kDense,
+      [&](const std::string& name, const at::Tensor& into) { into.copy_(weights.at(name)); });
+  model::Layer& layer = all.layers.front();
+  const at::Tensor a = at::ones({2, spec.layers[0].down.in}, at::kFloat);
   const at::Tensor b = at::ones({spec.hidden, 2}, at::kFloat);
-  layer.down.attach({.a = a, .b = b, .grad_a = at::zeros_like(a), .grad_b = at::zeros_like(b)});
+  layer.mlp.exit.linear.attach(
+      {.a = a, .b = b, .grad_a = at::zeros_like(a), .grad_b = at::zeros_like(b)});
 
   const data::Row row = random_row(spec, {5}, 1);
-  const model::RowContext context{
-      spec,
-      model::Visibility(row.segments, row.positions),
-      model::rotary_table(spec, row.positions, row.segments, at::kDouble),
-      {}};
+  const model::RowContext context{model::Visibility(row.segments, row.positions),
+                                  {model::rotary_table(spec.rotaries[0], spec.max_positions,
+                                                       row.positions, row.segments, at::kDouble)},
+                                  {}};
   std::mt19937_64 random(2);
   const at::Tensor x = random_tensor({5, spec.hidden}, 1, random);
   const at::Tensor gradient = random_tensor({5, spec.hidden}, 1, random);

@@ -22,7 +22,7 @@ class Cache : public testing::TestWithParam<std::int64_t> {};
 
 TEST_P(Cache, GivesTheLogitsOfTheWholeSequence) {
   model::Spec spec = tiny_spec();
-  spec.windows.assign(3, GetParam());
+  set_windows(spec, GetParam());
   Decoder decoder = Decoder::from_weights(spec, random_weights(spec, 1), at::kFloat);
   decoder.attach(random_adapter(spec, 2, 1, 2), Decoder::Use::kInference);
   const std::vector<std::int32_t> tokens =

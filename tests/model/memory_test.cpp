@@ -17,17 +17,12 @@ using model::Decoder;
 
 /// Large enough that tensors are in the arena and its granularity does not count.
 model::Spec small_spec() {
-  model::Spec spec = tiny_spec();
-  spec.vocabulary = 3000;
-  spec.hidden = 128;
-  spec.layers = 8;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 32;
-  spec.intermediate = 320;
-  spec.max_positions = 2048;
-  spec.windows.assign(8, 0);
-  return spec;
+  return tiny_spec({{"vocab_size", 3000},
+                    {"hidden_size", 128},
+                    {"num_hidden_layers", 8},
+                    {"head_dim", 32},
+                    {"intermediate_size", 320},
+                    {"max_position_embeddings", 2048}});
 }
 
 struct Case {

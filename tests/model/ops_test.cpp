@@ -3,9 +3,11 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "model/activation.h"
 #include "model/attention.h"
 #include "model/head.h"
 #include "model/linear.h"
+#include "model/norm.h"
 #include "tests/model/tiny.h"
 
 // Each operation against autograd over plain formulas, in double, on shapes that do not fit
@@ -19,23 +21,84 @@ constexpr double kExact = 1e-12;
 
 at::Tensor leaf(const at::Tensor& values) { return values.detach().clone().requires_grad_(true); }
 
-TEST(Norm, ForwardAndBackwardAgreeWithAutograd) {
-  std::mt19937_64 random(1);
-  const at::Tensor x = random_tensor({7, 37}, 2, random);
-  const at::Tensor weight = random_tensor({37}, 1, random);
-  const at::Tensor dy = random_tensor({7, 37}, 1, random);
-  const at::Tensor around = random_tensor({7, 37}, 1, random);
-  const at::Tensor x_leaf = leaf(x);
-  const at::Tensor wanted = x_leaf * at::rsqrt((x_leaf * x_leaf).mean(1, true) + 1e-5) * weight;
-  wanted.backward(dy);
+using model::NormSpec;
 
-  at::Tensor inverse_rms;
-  const at::Tensor y = model::rms_norm(x, weight, 1e-5, &inverse_rms);
-  EXPECT_LT(relative_difference(y, wanted.detach()), kExact);
+struct NormCase {
+  const char* name;
+  NormSpec spec;
+};
+void PrintTo(const NormCase& c, std::ostream* out) { *out << c.name; }
+
+class Norms : public testing::TestWithParam<NormCase> {
+ protected:
+  static constexpr std::int64_t kWidth = 37;
+  /// Of `heads` heads: a weight each, or one for all.
+  model::Norm norm(std::int64_t heads, bool of_its_own) {
+    NormSpec spec = GetParam().spec;
+    spec.width = kWidth;
+    spec.weights = of_its_own ? heads * kWidth : kWidth;
+    const std::int64_t rows = spec.weights / kWidth;
+    weight_ = random_tensor({rows, kWidth}, 1, random_);
+    bias_ = spec.bias ? random_tensor({rows, kWidth}, 1, random_) : at::Tensor();
+    return model::Norm(spec, weight_, bias_);
+  }
+  /// x [..., heads, kWidth] by plain formulas.
+  at::Tensor plain(const at::Tensor& x) const {
+    const NormSpec& spec = GetParam().spec;
+    const at::Tensor weight = spec.plus_one ? 1 + weight_ : weight_;
+    const bool centred = spec.kind == NormSpec::Kind::kLayer;
+    const at::Tensor c = centred ? x - x.mean(-1, true) : x;
+    const at::Tensor y = c * at::rsqrt((c * c).mean(-1, true) + spec.eps) * weight;
+    return spec.bias ? y + bias_ : y;
+  }
+  std::mt19937_64 random_{1};
+  at::Tensor weight_, bias_;
+};
+
+TEST_P(Norms, OfRowsAgreeWithAutograd) {
+  const model::Norm norm = this->norm(1, false);
+  const at::Tensor x = random_tensor({7, kWidth}, 2, random_) + 0.5;
+  const at::Tensor dy = random_tensor({7, kWidth}, 1, random_);
+  const at::Tensor around = random_tensor({7, kWidth}, 1, random_);
+  const at::Tensor x_leaf = leaf(x);
+  const at::Tensor wanted = plain(x_leaf.unsqueeze(1)).squeeze(1);
+  wanted.backward(dy);
+  model::Norm::Statistics statistics;
+  EXPECT_LT(relative_difference(norm.forward(x, &statistics), wanted.detach()), kExact);
   const at::Tensor dx = around.clone();
-  model::rms_norm_backward_(dx, dy, x, weight, inverse_rms);
+  norm.backward_(dx, dy, x, statistics);
   EXPECT_LT(relative_difference(dx, around + x_leaf.grad()), kExact);
 }
+
+TEST_P(Norms, OfHeadsInAPackedRowAgreeWithAutograd) {
+  constexpr std::int64_t kHeads = 3;
+  for (const bool of_its_own : {false, true}) {
+    const model::Norm norm = this->norm(kHeads, of_its_own);
+    const at::Tensor packed = random_tensor({5, 11 + kHeads * kWidth + 4}, 2, random_);
+    const at::Tensor gradient = random_tensor(packed.sizes(), 1, random_);
+    const at::Tensor x = leaf(packed);
+    const at::Tensor heads =
+        plain(x.narrow(1, 11, kHeads * kWidth).reshape({5, kHeads, kWidth})).reshape({5, -1});
+    const at::Tensor wanted =
+        at::cat({x.narrow(1, 0, 11), heads, x.narrow(1, packed.size(1) - 4, 4)}, 1);
+    wanted.backward(gradient);
+    const at::Tensor y = packed.clone();
+    model::Norm::Statistics statistics;
+    norm.forward_heads_(y, 11, kHeads, &statistics);
+    EXPECT_LT(relative_difference(y, wanted.detach()), kExact) << of_its_own;
+    norm.backward_heads_(gradient, packed, 11, kHeads, statistics);
+    EXPECT_LT(relative_difference(gradient, x.grad()), kExact) << of_its_own;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Ops, Norms,
+    testing::Values(NormCase{"rms", {.eps = 1e-5}},
+                    NormCase{"rms_plus_one", {.eps = 1e-5, .plus_one = true}},
+                    NormCase{"rms_rounded_once", {.eps = 1e-3, .rounds_before_weight = false}},
+                    NormCase{"layer", {.kind = NormSpec::Kind::kLayer, .eps = 1e-5, .bias = true}},
+                    NormCase{"layer_without_bias", {.kind = NormSpec::Kind::kLayer, .eps = 1e-2}}),
+    [](const testing::TestParamInfo<NormCase>& tested) { return tested.param.name; });
 
 TEST(Norm, RoundsInBFloat16WhereTransformersDoes) {
   std::mt19937_64 random(2);
@@ -43,32 +106,73 @@ TEST(Norm, RoundsInBFloat16WhereTransformersDoes) {
   const at::Tensor weight = random_tensor({64}, 1, random).to(at::kBFloat16);
   const at::Tensor wide = x.to(at::kFloat);
   const at::Tensor normed = wide * at::rsqrt(wide.pow(2).mean(1, true) + 1e-5);
-  const at::Tensor wanted = weight * normed.to(at::kBFloat16);
-  const at::Tensor y = model::rms_norm(x, weight, 1e-5);
-  // The mean is summed in another order, which can move a value across a rounding boundary.
-  EXPECT_GT(y.eq(wanted).sum().item<std::int64_t>(), 5 * 64 - 4);
-  EXPECT_LT(relative_difference(y, wanted), 0.01);
+  for (const bool before : {true, false}) {
+    const at::Tensor wanted = before ? weight * normed.to(at::kBFloat16)
+                                     : (weight.to(at::kFloat) * normed).to(at::kBFloat16);
+    const model::Norm norm(
+        {.eps = 1e-5, .width = 64, .weights = 64, .rounds_before_weight = before}, weight, {});
+    const at::Tensor y = norm.forward(x);
+    // The mean is summed in another order, which can move a value across a rounding boundary.
+    EXPECT_GT(y.eq(wanted).sum().item<std::int64_t>(), 5 * 64 - 4) << before;
+    EXPECT_LT(relative_difference(y, wanted), 0.01) << before;
+  }
 }
 
-TEST(Swiglu, ForwardAndBackwardAgreeWithAutograd) {
-  std::mt19937_64 random(3);
-  const at::Tensor gate_up = random_tensor({6, 2 * 23}, 4, random);
-  const at::Tensor dy = random_tensor({6, 23}, 1, random);
-  const at::Tensor x = leaf(gate_up);
-  const std::vector<at::Tensor> halves = x.chunk(2, 1);
-  const at::Tensor wanted = at::silu(halves[0]) * halves[1];
-  wanted.backward(dy);
-  EXPECT_LT(relative_difference(model::swiglu(gate_up), wanted.detach()), kExact);
-  const at::Tensor in_place = gate_up.clone();
-  model::swiglu_backward_(in_place, dy);
-  EXPECT_LT(relative_difference(in_place, x.grad()), kExact);
+using model::Activation;
+using model::MlpSpec;
+
+at::Tensor plain_activation(Activation activation, const at::Tensor& x) {
+  switch (activation) {
+    case Activation::kSilu: return at::silu(x);
+    case Activation::kGelu: return at::gelu(x);
+    case Activation::kGeluTanh: return at::gelu(x, "tanh");
+    case Activation::kRelu: return at::relu(x);
+  }
+  return {};
 }
+
+class Activations : public testing::TestWithParam<Activation> {};
+
+TEST_P(Activations, ForwardAndBackwardAgreeWithAutograd) {
+  std::mt19937_64 random(3);
+  for (const bool gated : {true, false}) {
+    const MlpSpec mlp{.gated = gated, .activation = GetParam(), .width = 23};
+    const at::Tensor up = random_tensor({6, (gated ? 2 : 1) * 23}, 4, random);
+    const at::Tensor dy = random_tensor({6, 23}, 1, random);
+    const at::Tensor x = leaf(up);
+    const at::Tensor wanted =
+        gated ? plain_activation(GetParam(), x.narrow(1, 0, 23)) * x.narrow(1, 23, 23)
+              : plain_activation(GetParam(), x);
+    wanted.backward(dy);
+    EXPECT_LT(relative_difference(model::activate(up, mlp), wanted.detach()), kExact) << gated;
+    const at::Tensor in_place = up.clone();
+    model::activate_backward_(in_place, dy, mlp);
+    EXPECT_LT(relative_difference(in_place, x.grad()), kExact) << gated;
+  }
+}
+
+TEST_P(Activations, FloatIsNearDoubleOverTheWholeRange) {
+  const at::Tensor x = at::linspace(-30, 30, 4801, at::kFloat).view({1, -1});
+  const MlpSpec mlp{.gated = false, .activation = GetParam(), .width = 4801};
+  const at::Tensor wide = leaf(x.to(at::kDouble));
+  const at::Tensor wanted = plain_activation(GetParam(), wide);
+  wanted.backward(at::ones_like(wide));
+  EXPECT_LT((model::activate(x, mlp).to(at::kDouble) - wanted).abs().max().item<double>(), 5e-6);
+  const at::Tensor in_place = x.clone();
+  model::activate_backward_(in_place, at::ones_like(x), mlp);
+  EXPECT_LT((in_place.to(at::kDouble) - wide.grad()).abs().max().item<double>(), 2e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ops, Activations,
+                         testing::Values(Activation::kSilu, Activation::kGelu,
+                                         Activation::kGeluTanh, Activation::kRelu));
 
 TEST(Swiglu, FloatIsExactToItsPrecisionOverTheWholeRange) {
   const at::Tensor gate = at::linspace(-120, 120, 4801, at::kFloat);
   const at::Tensor gate_up = at::cat({gate, at::ones_like(gate)}).view({1, -1});
   const at::Tensor wanted = at::silu(gate.to(at::kDouble));
-  const at::Tensor difference = (model::swiglu(gate_up).view({-1}).to(at::kDouble) - wanted).abs();
+  const at::Tensor difference =
+      (model::activate(gate_up, MlpSpec{}).view({-1}).to(at::kDouble) - wanted).abs();
   EXPECT_LT((difference / (wanted.abs() + 1e-30))
                 .masked_fill(wanted.abs() < 1e-30, 0)
                 .max()
@@ -78,39 +182,61 @@ TEST(Swiglu, FloatIsExactToItsPrecisionOverTheWholeRange) {
 }
 
 TEST(Rotary, TurningAndTurningBackAgreeWithAutograd) {
-  const model::Spec spec = tiny_spec();
-  const data::Row row = random_row(spec, {5, 1, 8}, 1);
-  std::mt19937_64 random(4);
-  const std::int64_t turned = spec.q_width() + spec.kv_width();
-  const at::Tensor qkv = random_tensor({14, turned + spec.kv_width()}, 1, random);
-  const at::Tensor gradient = random_tensor(qkv.sizes(), 1, random);
-  const model::RotaryTable table =
-      model::rotary_table(spec, row.positions, row.segments, at::kDouble);
-
-  const at::Tensor x = leaf(qkv);
-  const std::vector<at::Tensor> half =
-      x.narrow(1, 0, turned).view({14, -1, spec.head_dim}).chunk(2, 2);
-  const at::Tensor cos = table.cos.to(at::kDouble).unsqueeze(1);
-  const at::Tensor sin = table.sin.to(at::kDouble).unsqueeze(1);
-  const at::Tensor wanted = at::cat(
-      {at::cat({half[0] * cos - half[1] * sin, half[1] * cos + half[0] * sin}, 2).reshape({14, -1}),
-       x.narrow(1, turned, spec.kv_width())},
-      1);
-  wanted.backward(gradient);
-
-  model::rotate_(qkv, spec, table);
-  EXPECT_LT(relative_difference(qkv, wanted.detach()), kExact);
-  model::rotate_back_(gradient, spec, table);
-  EXPECT_LT(relative_difference(gradient, x.grad()), kExact);
+  const AttentionShape shape{.heads = 4, .kv_heads = 2, .head_dim = 6};
+  const data::Row row = random_row(tiny_spec(), {5, 1, 8}, 1);
+  for (const std::int64_t dim : {6, 4}) {
+    for (const bool interleaved : {false, true}) {
+      std::mt19937_64 random(4);
+      const at::Tensor qkv = random_tensor({14, 8 * 6}, 1, random);
+      const at::Tensor gradient = random_tensor(qkv.sizes(), 1, random);
+      const model::RotaryTable table = model::rotary_table(
+          {.dim = dim, .interleaved = interleaved}, 64, row.positions, row.segments, at::kDouble);
+      const at::Tensor x = leaf(qkv);
+      const at::Tensor cos = table.cos.to(at::kDouble).unsqueeze(1);
+      const at::Tensor sin = table.sin.to(at::kDouble).unsqueeze(1);
+      const at::Tensor heads = x.view({14, 8, 6});
+      const at::Tensor turning = heads.narrow(1, 0, 6).narrow(2, 0, dim);
+      const at::Tensor x1 =
+          interleaved ? turning.slice(2, 0, dim, 2) : turning.narrow(2, 0, dim / 2);
+      const at::Tensor x2 =
+          interleaved ? turning.slice(2, 1, dim, 2) : turning.narrow(2, dim / 2, dim / 2);
+      const std::vector<at::Tensor> turned{x1 * cos - x2 * sin, x2 * cos + x1 * sin};
+      const at::Tensor back =
+          interleaved ? at::stack(turned, 3).reshape({14, 6, dim}) : at::cat(turned, 2);
+      const at::Tensor wanted =
+          at::cat({at::cat({back, heads.narrow(1, 0, 6).narrow(2, dim, 6 - dim)}, 2),
+                   heads.narrow(1, 6, 2)},
+                  1)
+              .reshape({14, -1});
+      wanted.backward(gradient);
+      model::rotate_(qkv, shape, table);
+      EXPECT_LT(relative_difference(qkv, wanted.detach()), kExact) << dim << interleaved;
+      model::rotate_back_(gradient, shape, table);
+      EXPECT_LT(relative_difference(gradient, x.grad()), kExact) << dim << interleaved;
+    }
+  }
 }
 
 /// Attention by whole matrices: query i of the last n of m tokens sees key j where mask[i][j].
 at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           const at::Tensor& mask) {
+                           const at::Tensor& mask, const model::Score& score = {},
+                           const std::vector<std::int32_t>& positions = {}) {
   const std::int64_t groups = q.size(0) / k.size(0);
-  const at::Tensor scores = at::matmul(q, k.repeat_interleave(groups, 0).transpose(1, 2)) /
-                            std::sqrt(static_cast<double>(q.size(2)));
-  const at::Tensor p = at::softmax(scores.masked_fill(mask.logical_not(), -1e300), -1);
+  const double scale =
+      score.scale != 0 ? score.scale : 1 / std::sqrt(static_cast<double>(q.size(2)));
+  at::Tensor scores = at::matmul(q, k.repeat_interleave(groups, 0).transpose(1, 2)) * scale;
+  if (score.soft_cap != 0) scores = score.soft_cap * at::tanh(scores / score.soft_cap);
+  if (!score.slopes.empty()) {
+    const at::Tensor place = at::tensor(positions, at::kInt).to(at::kDouble);
+    const at::Tensor slopes = at::tensor(score.slopes, at::kFloat).to(at::kDouble);
+    scores = scores + slopes.view({-1, 1, 1}) * (place.unsqueeze(0) - place.unsqueeze(1));
+  }
+  scores = scores.masked_fill(mask.logical_not(), -1e300);
+  if (!score.sinks.empty()) {
+    const at::Tensor sinks = at::tensor(score.sinks, at::kFloat).to(at::kDouble);
+    scores = at::cat({scores, sinks.view({-1, 1, 1}).expand({q.size(0), q.size(1), 1})}, 2);
+  }
+  const at::Tensor p = at::softmax(scores, -1).narrow(2, 0, k.size(1));
   return at::matmul(p, v.repeat_interleave(groups, 0)).transpose(0, 1).reshape({q.size(1), -1});
 }
 
@@ -167,12 +293,27 @@ std::vector<AttentionCase> attention_cases() {
   const data::Row trees =
       segmented({{33, -1}, {20, 0}, {70, 0}, {1, 2}, {140, 2}, {5, 4}, {70, -1}, {3, 6}, {90, 6}});
   std::vector<AttentionCase> cases;
+  const auto add = [&](const AttentionShape& shape, const data::Row& row) {
+    AttentionCase& one = cases.emplace_back();
+    one.shape = shape;
+    one.row = row;
+  };
   for (const data::Row& row : {plain, trees}) {
     for (const std::int64_t window : {0, 3, 70, 400}) {
-      cases.push_back({{.heads = 6, .kv_heads = 2, .head_dim = 6, .window = window}, row});
+      add({.heads = 6, .kv_heads = 2, .head_dim = 6, .window = window}, row);
     }
-    cases.push_back({{.heads = 4, .kv_heads = 4, .head_dim = 17, .window = 0}, row});
-    cases.push_back({{.heads = 9, .kv_heads = 1, .head_dim = 64, .window = 50}, row});
+    add({.heads = 4, .kv_heads = 4, .head_dim = 17, .window = 0}, row);
+    add({.heads = 9, .kv_heads = 1, .head_dim = 64, .window = 50}, row);
+    const std::vector<model::Score> scores{{.scale = 0.8, .soft_cap = 1.5},
+                                           {.slopes = model::alibi_slopes(6)},
+                                           {.sinks = {0.5F, -1, 2, 0, 3, -4}}};
+    for (const model::Score& score : scores) {
+      for (const std::int64_t window : {0, 70}) {
+        AttentionShape shape{.heads = 6, .kv_heads = 2, .head_dim = 6, .window = window};
+        shape.score = score;
+        add(shape, row);
+      }
+    }
   }
   return cases;
 }
@@ -194,7 +335,8 @@ TEST(Attention, ForwardAndBackwardAgreeWithAutogradOverTreesOfSegments) {
     const at::Tensor x = leaf(qkv);
     const at::Tensor wanted = plain_attention(
         heads_of(x, 0, s.heads, s.head_dim), heads_of(x, s.heads, s.kv_heads, s.head_dim),
-        heads_of(x, s.heads + s.kv_heads, s.kv_heads, s.head_dim), mask_of(c.row, s.window));
+        heads_of(x, s.heads + s.kv_heads, s.kv_heads, s.head_dim), mask_of(c.row, s.window),
+        s.score, c.row.positions);
     wanted.backward(gradient);
 
     const model::Visibility visible(c.row.segments, c.row.positions);

@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,28 +46,39 @@ class Reference {
 
   at::Tensor logits(const data::Row& row, const model::Dropout& dropout = {}) {
     const at::Tensor tokens = at::tensor(row.tokens, at::kInt).to(at::kLong);
-    at::Tensor x = weights_.at("model.embed_tokens.weight").index_select(0, tokens);
-    const auto [cos, sin] = angles(row);
+    const at::Tensor places = at::tensor(row.positions, at::kInt).to(at::kLong);
+    const model::EmbeddingSpec& e = spec_.embedding;
+    at::Tensor x = weights_.at(e.path + ".weight").index_select(0, tokens) * e.scale;
+    if (!e.positions.empty())
+      x = x + weights_.at(e.positions + ".weight").index_select(0, places + e.first_position);
+    x = norm(x, e.norm);
     std::uint32_t module = 0;
-    for (std::int64_t i = 0; i < spec_.layers; ++i) {
-      const std::string layer = "model.layers." + std::to_string(i) + ".";
-      const auto linear = [&](const std::string& name, const at::Tensor& in) {
-        return this->linear(layer + name, in, dropout, module++);
+    for (const model::LayerSpec& layer : spec_.layers) {
+      const auto linears = [&](const std::vector<model::LinearSpec>& specs, const at::Tensor& in) {
+        std::vector<at::Tensor> parts;
+        for (const model::LinearSpec& one : specs)
+          parts.push_back(linear(one, in, dropout, module++));
+        return parts;
       };
-      at::Tensor h = norm(x, layer + "input_layernorm");
-      const at::Tensor q = linear("self_attn.q_proj", h);
-      const at::Tensor k = linear("self_attn.k_proj", h);
-      const at::Tensor v = linear("self_attn.v_proj", h);
-      const at::Tensor attended = attention(turn(q, cos, sin), turn(k, cos, sin), heads_of(v),
-                                            mask(row, spec_.windows[static_cast<std::size_t>(i)]));
-      x = x + linear("self_attn.o_proj", attended);
-      h = norm(x, layer + "post_attention_layernorm");
-      const at::Tensor gate = linear("mlp.gate_proj", h);
-      const at::Tensor up = linear("mlp.up_proj", h);
-      x = x + linear("mlp.down_proj", gate * at::sigmoid(gate) * up);
+      const std::vector<at::Tensor> qkv =
+          heads(linears(layer.qkv, norm(x, layer.input_norm)), layer);
+      const at::Tensor q = turn(head_norm(qkv[0], layer.query_norm), row, layer);
+      const at::Tensor k = turn(head_norm(qkv[1], layer.key_norm), row, layer);
+      const at::Tensor attended = attention(q, k, qkv[2], row, layer.attention);
+      const at::Tensor a = norm(linears({layer.o}, attended)[0], layer.output_norm);
+      const at::Tensor y = x + layer.residual_scale * a;
+      const at::Tensor up =
+          at::cat(linears(layer.up, norm(layer.parallel ? x : y, layer.mlp_norm)), 1);
+      const at::Tensor m =
+          norm(linears({layer.down}, activated(up, layer.mlp))[0], layer.mlp_output_norm);
+      x = y + layer.residual_scale * m;
     }
-    const std::string head = spec_.tied_head ? "model.embed_tokens.weight" : "lm_head.weight";
-    return at::matmul(norm(x, "model.norm"), weights_.at(head).t());
+    at::Tensor head = weights_.at((spec_.head.tied ? e.path : spec_.head.path) + ".weight");
+    if (spec_.head.normalised) head = head / head.norm(2, 1, true);
+    at::Tensor z = at::matmul(norm(x, spec_.final_norm), head.t()) * spec_.head.scale;
+    if (spec_.head.bias) z = z + weights_.at(spec_.head.path + ".bias");
+    const double cap = spec_.head.soft_cap;
+    return cap == 0 ? z : cap * at::tanh(z / cap);
   }
 
   /// Sum of the supervised positions' cross-entropy.
@@ -81,8 +94,22 @@ class Reference {
   }
 
  private:
-  at::Tensor norm(const at::Tensor& x, const std::string& name) {
-    return x / (x * x).mean(1, true).add(spec_.norm_eps).sqrt() * weights_.at(name + ".weight");
+  /// Over the last dimension; a weight [heads, width] for x [T, heads, width].
+  at::Tensor norm(const at::Tensor& x, const std::optional<model::NormSpec>& spec) {
+    if (!spec) return x;
+    const bool centred = spec->kind == model::NormSpec::Kind::kLayer;
+    const at::Tensor c = centred ? x - x.mean(-1, true) : x;
+    at::Tensor y = c / (c * c).mean(-1, true).add(spec->eps).sqrt();
+    if (spec->path.empty()) return y;
+    const at::Tensor weight = weights_.at(spec->path + ".weight");
+    y = y * (spec->plus_one ? 1 + weight : weight);
+    return spec->bias ? y + weights_.at(spec->path + ".bias") : y;
+  }
+
+  /// x [T, heads, dim], normalised head by head or as one.
+  at::Tensor head_norm(const at::Tensor& x, const std::optional<model::NormSpec>& spec) {
+    if (spec && spec->width != x.size(2)) return norm(x.reshape({x.size(0), -1}), spec).view_as(x);
+    return norm(x, spec);
   }
 
   static at::Tensor drop(const at::Tensor& x, const model::Dropout& dropout, std::uint32_t module) {
@@ -98,11 +125,13 @@ class Reference {
     return x * scale.view_as(x);
   }
 
-  at::Tensor linear(const std::string& name, const at::Tensor& x, const model::Dropout& dropout,
-                    std::uint32_t module) {
-    at::Tensor y = at::matmul(x, weights_.at(name + ".weight").t());
-    if (weights_.contains(name + ".bias")) y = y + weights_.at(name + ".bias");
-    const auto found = adapters_.find(name);
+  at::Tensor linear(const model::LinearSpec& spec, const at::Tensor& x,
+                    const model::Dropout& dropout, std::uint32_t module) {
+    const at::Tensor weight = weights_.at(spec.path + ".weight");
+    const bool turned = spec.layout == checkpoint::Layout::kTransposed;
+    at::Tensor y = at::matmul(x, turned ? weight : weight.t());
+    if (spec.bias) y = y + weights_.at(spec.path + ".bias");
+    const auto found = adapters_.find(spec.path);
     if (found == adapters_.end()) return y;
     for (const ReferenceFactors& f : found->second) {
       const at::Tensor in = f.drops && dropout.p > 0 ? drop(x, dropout, module) : x;
@@ -111,22 +140,67 @@ class Reference {
     return y;
   }
 
-  std::pair<at::Tensor, at::Tensor> angles(const data::Row& row) const {
-    const at::Tensor exponent = at::arange(0, spec_.head_dim, 2).to(at::kFloat) / spec_.head_dim;
-    const at::Tensor frequency = 1.0 / at::pow(spec_.rope.theta, exponent);
+  /// q, k and v, [T, heads, dim] each, of what the linears gave.
+  static std::vector<at::Tensor> heads(const std::vector<at::Tensor>& parts,
+                                       const model::LayerSpec& layer) {
+    const model::AttentionSpec& a = layer.attention;
+    const std::int64_t tokens = parts[0].size(0);
+    if (parts.size() == 3) {
+      std::vector<at::Tensor> result;
+      for (const at::Tensor& part : parts) result.push_back(part.view({tokens, -1, a.head_dim}));
+      return result;
+    }
+    const at::Tensor all = parts[0].view({tokens, -1, a.head_dim});
+    switch (layer.qkv[0].layout) {
+      case checkpoint::Layout::kPerHead: {
+        const at::Tensor by_head = all.view({tokens, a.heads, 3, a.head_dim});
+        return {by_head.select(2, 0), by_head.select(2, 1), by_head.select(2, 2)};
+      }
+      case checkpoint::Layout::kGrouped: {
+        const std::int64_t n = a.heads / a.kv_heads;
+        const at::Tensor groups = all.view({tokens, a.kv_heads, n + 2, a.head_dim});
+        return {groups.narrow(2, 0, n).reshape({tokens, a.heads, a.head_dim}), groups.select(2, n),
+                groups.select(2, n + 1)};
+      }
+      default: break;
+    }
+    return {all.narrow(1, 0, a.heads), all.narrow(1, a.heads, a.kv_heads),
+            all.narrow(1, a.heads + a.kv_heads, a.kv_heads)};
+  }
+
+  static at::Tensor activated(const at::Tensor& up, const model::MlpSpec& mlp) {
+    const at::Tensor x = mlp.gated ? up.narrow(1, 0, mlp.width) : up;
+    at::Tensor y;
+    switch (mlp.activation) {
+      case model::Activation::kSilu: y = x * at::sigmoid(x); break;
+      case model::Activation::kGelu: y = at::gelu(x); break;
+      case model::Activation::kGeluTanh: y = at::gelu(x, "tanh"); break;
+      case model::Activation::kRelu: y = at::relu(x); break;
+    }
+    return mlp.gated ? y * up.narrow(1, mlp.width, mlp.width) : y;
+  }
+
+  /// x [T, heads, dim] -> [heads, T, dim], turned by the layer's rotary.
+  at::Tensor turn(const at::Tensor& x, const data::Row& row, const model::LayerSpec& layer) const {
+    const at::Tensor heads = x.transpose(0, 1);
+    if (layer.attention.rotary == model::AttentionSpec::kNoRotary) return heads;
+    const model::Rope& rope = spec_.rotaries[static_cast<std::size_t>(layer.attention.rotary)];
+    const at::Tensor exponent = at::arange(0, rope.dim, 2).to(at::kFloat) / rope.dim;
+    const at::Tensor frequency = 1.0 / at::pow(rope.theta, exponent);
     const at::Tensor angle =
         at::outer(at::tensor(row.positions, at::kInt).to(at::kFloat), frequency);
-    return {at::cos(angle).to(at::kDouble).unsqueeze(0),
-            at::sin(angle).to(at::kDouble).unsqueeze(0)};
-  }
-
-  at::Tensor heads_of(const at::Tensor& x) const {  // [T, heads * dim] -> [heads, T, dim]
-    return x.view({x.size(0), -1, spec_.head_dim}).transpose(0, 1);
-  }
-
-  at::Tensor turn(const at::Tensor& packed, const at::Tensor& cos, const at::Tensor& sin) const {
-    const std::vector<at::Tensor> half = heads_of(packed).chunk(2, 2);
-    return at::cat({half[0] * cos - half[1] * sin, half[1] * cos + half[0] * sin}, 2);
+    const at::Tensor cos = at::cos(angle).to(at::kDouble).unsqueeze(0);
+    const at::Tensor sin = at::sin(angle).to(at::kDouble).unsqueeze(0);
+    const at::Tensor turning = heads.narrow(2, 0, rope.dim);
+    const at::Tensor rest = heads.narrow(2, rope.dim, heads.size(2) - rope.dim);
+    if (rope.interleaved) {
+      const at::Tensor a = turning.slice(2, 0, rope.dim, 2);
+      const at::Tensor b = turning.slice(2, 1, rope.dim, 2);
+      const at::Tensor planes = at::stack({a * cos - b * sin, b * cos + a * sin}, 3);
+      return at::cat({planes.reshape(turning.sizes()), rest}, 2);
+    }
+    const std::vector<at::Tensor> half = turning.chunk(2, 2);
+    return at::cat({half[0] * cos - half[1] * sin, half[1] * cos + half[0] * sin, rest}, 2);
   }
 
   static at::Tensor mask(const data::Row& row, std::int64_t window) {
@@ -142,13 +216,23 @@ class Reference {
     return visible;
   }
 
-  at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                       const at::Tensor& visible) {
-    const std::int64_t groups = spec_.heads / spec_.kv_heads;
+  /// q and k [heads, T, dim], v [T, kv_heads, dim].
+  static at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const data::Row& row, const model::AttentionSpec& a) {
+    const std::int64_t groups = a.heads / a.kv_heads;
     const at::Tensor keys = k.repeat_interleave(groups, 0);
-    const at::Tensor values = v.repeat_interleave(groups, 0);
-    const at::Tensor scores =
-        at::matmul(q, keys.transpose(1, 2)) / std::sqrt(static_cast<double>(spec_.head_dim));
+    const at::Tensor values = v.transpose(0, 1).repeat_interleave(groups, 0);
+    at::Tensor scores = at::matmul(q, keys.transpose(1, 2)) * a.scale;
+    if (a.soft_cap != 0) scores = a.soft_cap * at::tanh(scores / a.soft_cap);
+    if (a.alibi) {
+      std::vector<double> slopes;  // for a power of two
+      for (std::int64_t h = 1; h <= a.heads; ++h)
+        slopes.push_back(
+            std::pow(2.0, -8.0 * static_cast<double>(h) / static_cast<double>(a.heads)));
+      const at::Tensor key = at::tensor(row.positions, at::kInt).to(at::kDouble);
+      scores = scores + at::tensor(slopes, at::kDouble).view({-1, 1, 1}) * key;
+    }
+    const at::Tensor visible = mask(row, a.window);
     const at::Tensor p = at::softmax(scores.masked_fill(visible.logical_not(), -1e300), -1);
     return at::matmul(p, values).transpose(0, 1).reshape({q.size(1), -1});
   }

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -44,24 +45,40 @@ Spec with(std::initializer_list<std::pair<const char*, json>> changes) {
 }
 
 std::vector<float> frequencies(const Spec& spec, std::int64_t length = 1) {
-  const at::Tensor f = model::rotary_frequencies(spec, length).frequencies;
+  const at::Tensor f =
+      model::rotary_frequencies(spec.rotaries.front(), spec.max_positions, length).frequencies;
   return {f.const_data_ptr<float>(), f.const_data_ptr<float>() + f.numel()};
+}
+
+std::vector<std::int64_t> windows(const Spec& spec) {
+  std::vector<std::int64_t> result;
+  for (const model::LayerSpec& layer : spec.layers) result.push_back(layer.attention.window);
+  return result;
+}
+
+/// Whether some tensor of the model is the bias of a module whose path ends so.
+bool has_biases(const Spec& spec, const std::string& module) {
+  return std::ranges::any_of(model::weight_shapes(spec), [&](const model::WeightShape& tensor) {
+    return tensor.name.ends_with(module + ".bias");
+  });
 }
 
 TEST(Spec, ReadsLlama) {
   const Spec spec = with({});
   EXPECT_EQ(spec.architecture, "LlamaForCausalLM");
-  EXPECT_EQ(spec.head_dim, 8);
-  EXPECT_EQ(spec.kv_heads, 2);
-  EXPECT_EQ(spec.norm_eps, 1e-5);
-  EXPECT_TRUE(spec.tied_head);
-  EXPECT_FALSE(spec.qkv_bias || spec.o_bias || spec.mlp_bias);
-  EXPECT_EQ(spec.rope.theta, 10000);
-  EXPECT_EQ(spec.windows, std::vector<std::int64_t>({0, 0}));
-  EXPECT_EQ(with({{"head_dim", 12}}).q_width(), 96);
-  EXPECT_EQ(with({{"num_key_value_heads", nullptr}}).kv_heads, 8);
+  const model::LayerSpec& layer = spec.layers.front();
+  EXPECT_EQ(layer.attention.head_dim, 8);
+  EXPECT_EQ(layer.attention.kv_heads, 2);
+  EXPECT_EQ(layer.input_norm->eps, 1e-5);
+  EXPECT_TRUE(spec.head.tied);
+  EXPECT_FALSE(has_biases(spec, "_proj"));
+  EXPECT_EQ(spec.rotaries.front().theta, 10000);
+  EXPECT_EQ(windows(spec), std::vector<std::int64_t>({0, 0}));
+  EXPECT_EQ(with({{"head_dim", 12}}).layers[1].attention.q_width(), 96);
+  EXPECT_EQ(with({{"num_key_value_heads", nullptr}}).layers[1].attention.kv_heads, 8);
   const Spec biased = with({{"attention_bias", true}, {"mlp_bias", true}});
-  EXPECT_TRUE(biased.qkv_bias && biased.o_bias && biased.mlp_bias);
+  for (const char* module : {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"})
+    EXPECT_TRUE(has_biases(biased, module)) << module;
 }
 
 TEST(Spec, ModelTypeServesWhereArchitecturesAreMissing) {
@@ -80,7 +97,7 @@ TEST(Spec, BothSpellingsOfRotaryScalingAgree) {
   newer["rope_theta"] = 50000.0;
   const Spec a = with({{"rope_theta", 50000}, {"rope_scaling", older}});
   const Spec b = with({{"rope_parameters", newer}});
-  EXPECT_EQ(a.rope.kind, RopeKind::kLlama3);
+  EXPECT_EQ(a.rotaries.front().kind, RopeKind::kLlama3);
   EXPECT_EQ(frequencies(a), frequencies(b));
   EXPECT_NE(frequencies(a), frequencies(with({{"rope_theta", 50000}})));
 }
@@ -105,7 +122,8 @@ TEST(Spec, YarnFactorFollowsItsKeys) {
     keys["rope_type"] = "yarn";
     if (!keys.contains("factor")) keys["factor"] = 4.0;
     keys["original_max_position_embeddings"] = 128;
-    return model::rotary_frequencies(with({{"rope_scaling", keys}}), 1).factor;
+    const Spec spec = with({{"rope_scaling", keys}});
+    return model::rotary_frequencies(spec.rotaries.front(), spec.max_positions, 1).factor;
   };
   EXPECT_DOUBLE_EQ(factor(json::object()), 0.1 * std::log(4.0) + 1);
   EXPECT_DOUBLE_EQ(factor({{"attention_factor", 1.5}}), 1.5);
@@ -117,38 +135,39 @@ TEST(Spec, YarnFactorFollowsItsKeys) {
 TEST(Spec, WindowsFollowTheFamily) {
   json config = llama();
   config["architectures"] = {"MistralForCausalLM"};
-  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({4096, 4096}));
+  EXPECT_EQ(windows(read_spec(config, "c")), std::vector<std::int64_t>({4096, 4096}));
   config["sliding_window"] = nullptr;
-  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({0, 0}));
+  EXPECT_EQ(windows(read_spec(config, "c")), std::vector<std::int64_t>({0, 0}));
   config["sliding_window"] = 7;
-  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({7, 7}));
+  EXPECT_EQ(windows(read_spec(config, "c")), std::vector<std::int64_t>({7, 7}));
   config["architectures"] = {"Qwen2ForCausalLM"};
   config["max_window_layers"] = 1;
-  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({0, 0}));
-  EXPECT_TRUE(read_spec(config, "c").qkv_bias);
-  EXPECT_FALSE(read_spec(config, "c").o_bias);
+  EXPECT_EQ(windows(read_spec(config, "c")), std::vector<std::int64_t>({0, 0}));
+  EXPECT_TRUE(has_biases(read_spec(config, "c"), "q_proj"));
+  EXPECT_FALSE(has_biases(read_spec(config, "c"), "o_proj"));
   config["use_sliding_window"] = true;
-  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({0, 7}));
+  EXPECT_EQ(windows(read_spec(config, "c")), std::vector<std::int64_t>({0, 7}));
   config["layer_types"] = {"sliding_attention", "full_attention"};
-  EXPECT_EQ(read_spec(config, "c").windows, std::vector<std::int64_t>({7, 0}));
+  EXPECT_EQ(windows(read_spec(config, "c")), std::vector<std::int64_t>({7, 0}));
 }
 
 TEST(Spec, RefusesByNameWhatItDoesNotCompute) {
-  EXPECT_THROWS_WITH(with({{"architectures", {"GemmaForCausalLM"}}}), InputError, "config.json",
-                     "GemmaForCausalLM", "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
-  EXPECT_THROWS_WITH(with({{"hidden_act", "gelu"}}), InputError, "hidden_act", "gelu", "silu");
-  EXPECT_THROWS_WITH(with({{"partial_rotary_factor", 0.5}}), InputError, "partial_rotary_factor",
-                     "0.5");
-  EXPECT_THROWS_WITH(
-      with({{"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.25}}}}),
-      InputError, "partial_rotary_factor");
-  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}}), InputError,
-                     "longrope", "default, linear, dynamic, llama3, yarn");
+  EXPECT_THROWS_WITH(with({{"architectures", {"LamaForCausalLM"}}}), InputError, "config.json",
+                     "LamaForCausalLM", "nearest: 'LlamaForCausalLM'", "BloomForCausalLM");
+  EXPECT_THROWS_WITH(with({{"hidden_act", "softsign"}}), InputError, "hidden_act", "softsign",
+                     "silu");
+  EXPECT_THROWS_WITH(with({{"logit_scale", 0.5}}), InputError, "logit_scale", "0.5",
+                     "LlamaForCausalLM");
+  EXPECT_THROWS_WITH(with({{"final_logit_softcapping", 30.0}}), InputError,
+                     "final_logit_softcapping");
+  EXPECT_THROWS_WITH(with({{"partial_rotary_factor", 1.5}}), InputError, "partial_rotary_factor",
+                     "1.5");
+  EXPECT_THROWS_WITH(with({{"rope_scaling", {{"type", "ntk"}, {"factor", 2.0}}}}), InputError,
+                     "ntk", "default, linear, dynamic, llama3, yarn, longrope");
   EXPECT_THROWS_WITH(with({{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}}),
                      InputError, "full_attention");
   EXPECT_THROWS_WITH(with({{"quantization_config", {{"quant_method", "gptq"}}}}), InputError,
                      "gptq");
-  EXPECT_THROWS_WITH(with({{"attention_dropout", 0.1}}), InputError, "attention_dropout");
   EXPECT_THROWS_WITH(with({{"layer_types", {"full_attention", "sliding_attention"}}}), InputError,
                      "layer_types");
   json mistral = llama();
@@ -158,6 +177,12 @@ TEST(Spec, RefusesByNameWhatItDoesNotCompute) {
                      "MistralForCausalLM");
   EXPECT_NO_THROW(with(
       {{"attention_dropout", 0.0}, {"partial_rotary_factor", 1.0}, {"rope_interleaved", false}}));
+}
+
+TEST(Spec, NamesTheDropoutThatItDoesNotApply) {
+  EXPECT_EQ(with({{"attention_dropout", 0.1}}).dropouts,
+            std::vector<std::string>{"attention_dropout"});
+  EXPECT_TRUE(with({{"attention_dropout", 0.0}}).dropouts.empty());
 }
 
 TEST(Spec, RefusesValuesThatMakeNoModel) {

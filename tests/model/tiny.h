@@ -16,21 +16,31 @@
 // Tiny models, adapters and rows with random numbers that depend on a seed only.
 namespace weft::tests {
 
-/// Widths that differ from each other, grouped queries, a head_dim that is not hidden / heads.
-inline model::Spec tiny_spec() {
-  model::Spec spec;
-  spec.architecture = "LlamaForCausalLM";
-  spec.vocabulary = 37;
-  spec.hidden = 20;
-  spec.layers = 3;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 6;
-  spec.intermediate = 28;
-  spec.max_positions = 64;
-  spec.norm_eps = 1e-5;
-  spec.windows.assign(3, 0);
-  return spec;
+/// config.json of a Llama: widths that differ from each other, grouped queries, a head_dim that is
+/// not hidden / heads.
+inline nlohmann::json tiny_config(const nlohmann::json& changes = nlohmann::json::object()) {
+  nlohmann::json config = {{"architectures", {"LlamaForCausalLM"}},
+                           {"vocab_size", 37},
+                           {"hidden_size", 20},
+                           {"num_hidden_layers", 3},
+                           {"num_attention_heads", 4},
+                           {"num_key_value_heads", 2},
+                           {"head_dim", 6},
+                           {"intermediate_size", 28},
+                           {"max_position_embeddings", 64},
+                           {"rms_norm_eps", 1e-5},
+                           {"tie_word_embeddings", false}};
+  if (!changes.is_null()) config.update(changes);
+  return config;
+}
+
+inline model::Spec tiny_spec(const nlohmann::json& changes = nlohmann::json::object()) {
+  return model::read_spec(tiny_config(changes), "tiny");
+}
+
+/// Every layer looks at a window; 0: none does.
+inline void set_windows(model::Spec& spec, std::int64_t window) {
+  for (model::LayerSpec& layer : spec.layers) layer.attention.window = window;
 }
 
 inline at::Tensor random_tensor(at::IntArrayRef shape, double spread, std::mt19937_64& random) {
@@ -49,7 +59,7 @@ inline TensorMap random_weights(const model::Spec& spec, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   TensorMap weights;
   for (const model::WeightShape& tensor : model::weight_shapes(spec)) {
-    const bool norm = tensor.name.find("norm") != std::string::npos;
+    const bool norm = tensor.shape.size() == 1 && tensor.name.ends_with(".weight");
     const double spread =
         tensor.shape.size() == 2 ? 1.2 / std::sqrt(static_cast<double>(tensor.shape[1])) : 0.2;
     at::Tensor value = random_tensor(tensor.shape, spread, random);

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import family_figures
+
 
 def _cache() -> Path:
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "weft"
@@ -87,3 +89,7 @@ def probe(cache):
         assert done.returncode == 0, done.stderr
         return done.stdout
     return run
+
+
+def pytest_sessionfinish():
+    family_figures.save()

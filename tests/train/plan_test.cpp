@@ -13,16 +13,14 @@ using testing::HasSubstr;
 
 /// Of the shape of a model of 8 G parameters; nothing is allocated.
 model::Spec large_spec() {
-  model::Spec spec;
-  spec.vocabulary = 128'256;
-  spec.hidden = 4096;
-  spec.layers = 32;
-  spec.heads = 32;
-  spec.kv_heads = 8;
-  spec.head_dim = 128;
-  spec.intermediate = 14'336;
-  spec.windows.assign(32, 0);
-  return spec;
+  return model::read_spec({{"architectures", {"LlamaForCausalLM"}},
+                           {"vocab_size", 128'256},
+                           {"hidden_size", 4096},
+                           {"num_hidden_layers", 32},
+                           {"num_attention_heads", 32},
+                           {"num_key_value_heads", 8},
+                           {"intermediate_size", 14'336}},
+                          "config.json");
 }
 
 class Plan : public testing::Test {

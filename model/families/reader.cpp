@@ -1,0 +1,477 @@
+#include "model/families/reader.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "checkpoint/roles.h"
+#include "core/error.h"
+#include "core/suggest.h"
+
+namespace weft::model::families {
+namespace {
+
+using checkpoint::Part;
+using nlohmann::json;
+
+/// Keys that change the numbers of some family, or of remote code that borrows a family's name,
+/// with the value at which they change nothing.
+struct NeutralKey {
+  const char* key;
+  double neutral;
+};
+constexpr std::array kNeutralKeys{
+    NeutralKey{"partial_rotary_factor", 1},
+    NeutralKey{"rotary_pct", 1},
+    NeutralKey{"rope_interleaved", 0},
+    NeutralKey{"embedding_multiplier", 1},
+    NeutralKey{"residual_multiplier", 1},
+    NeutralKey{"attention_multiplier", 1},
+    NeutralKey{"logits_scaling", 1},
+    NeutralKey{"logit_scale", 1},
+    NeutralKey{"scale_emb", 1},
+    NeutralKey{"scale_depth", 1},
+    NeutralKey{"attn_logit_softcapping", 0},
+    NeutralKey{"final_logit_softcapping", 0},
+    NeutralKey{"use_qk_norm", 0},
+    NeutralKey{"qk_layernorm", 0},
+    NeutralKey{"parallel_residual", 0},
+    NeutralKey{"use_parallel_residual", 0},
+    NeutralKey{"parallel_attn", 0},
+    NeutralKey{"alibi", 0},
+    NeutralKey{"attention_bias", 0},
+    NeutralKey{"mlp_bias", 0},
+    NeutralKey{"use_bidirectional_attention", 0},
+    NeutralKey{"apply_residual_connection_post_layernorm", 0},
+    NeutralKey{"scale_attn_by_inverse_layer_idx", 0},
+    NeutralKey{"num_local_experts", 0},
+    NeutralKey{"num_experts", 0},
+    NeutralKey{"clip_qkv", 0},
+};
+
+/// Dropout inside the base, which is for pre-training: nothing here applies it.
+constexpr std::array kDropouts{"attention_dropout", "attn_pdrop",       "resid_pdrop",
+                               "embd_pdrop",        "residual_dropout", "embedding_dropout",
+                               "hidden_dropout",    "dropout",          "layerdrop"};
+
+const checkpoint::Family& find_family(const json& config, const std::string& where) {
+  if (const checkpoint::Family* const family = checkpoint::find_family(config)) return *family;
+  const json& listed = Reader::at(config, "architectures");
+  const json& type = Reader::at(config, "model_type");
+  std::string found;
+  if (listed.is_array() && !listed.empty() && listed[0].is_string()) {
+    found = listed[0].get<std::string>();
+  } else if (type.is_string()) {
+    found = type.get<std::string>();
+  }
+  const std::vector<std::string> known = supported_architectures();
+  std::vector<std::string> names = known;
+  for (const checkpoint::Family& family : checkpoint::families())
+    names.emplace_back(family.model_type);
+  const std::string near = found.empty() ? "" : core::nearest(found, names);
+  throw InputError("{}: model family '{}' is not supported{}, only {}", where,
+                   found.empty() ? "no 'architectures'" : found,
+                   near.empty() ? "" : fmt::format(" (nearest: '{}')", near),
+                   fmt::join(known, ", "));
+}
+
+RopeKind rope_kind(const Reader& reader, const json& rope) {
+  const json& newer = Reader::at(rope, "rope_type");
+  const json& type = newer.is_null() ? Reader::at(rope, "type") : newer;
+  if (type.is_null() || type == "default") return RopeKind::kDefault;
+  if (type == "linear") return RopeKind::kLinear;
+  if (type == "dynamic") return RopeKind::kDynamic;
+  if (type == "llama3") return RopeKind::kLlama3;
+  if (type == "yarn") return RopeKind::kYarn;
+  if (type == "longrope" || type == "su") return RopeKind::kLongRope;
+  reader.refuse("rope_type", type, "default, linear, dynamic, llama3, yarn, longrope");
+}
+
+std::optional<double> optional_number(const Reader& reader, const json& object, const char* key) {
+  if (Reader::at(object, key).is_null()) return std::nullopt;
+  return reader.number(object, key, {});
+}
+
+/// Scaling keys of yarn; absent ones keep transformers' defaults.
+void read_yarn(const Reader& reader, const json& scaling, Rope& rope) {
+  rope.beta_fast = reader.positive(scaling, "beta_fast", 32);
+  rope.beta_slow = reader.positive(scaling, "beta_slow", 1);
+  rope.truncate = reader.flag(scaling, "truncate", true);
+  rope.mscale = optional_number(reader, scaling, "mscale");
+  rope.mscale_all_dim = optional_number(reader, scaling, "mscale_all_dim");
+}
+
+std::vector<double> factors_of(const Reader& reader, const json& scaling, const char* key,
+                               std::int64_t planes) {
+  const json& list = Reader::at(scaling, key);
+  const bool fits =
+      list.is_array() && std::ssize(list) == planes &&
+      std::ranges::all_of(list, [](const json& v) { return v.is_number() && v.get<double>() > 0; });
+  if (!fits) reader.refuse(key, list, fmt::format("a list of {} positive numbers", planes));
+  return list.get<std::vector<double>>();
+}
+
+/// The object with the rotary parameters: rope_scaling of transformers 4, rope_parameters of 5,
+/// which may hold one object for each kind of layer.
+json scaling_of(const Reader& reader, const char* layer_type) {
+  const json& older = reader.at("rope_scaling");
+  const bool has_older = older.is_object() && !older.empty();
+  const json& chosen = has_older ? older : reader.at("rope_parameters");
+  json scaling = chosen.is_null() ? json::object() : chosen;
+  if (!scaling.is_object()) reader.refuse("rope_parameters", scaling, "an object");
+  if (layer_type != nullptr && scaling.contains(layer_type)) {
+    scaling = scaling[layer_type];
+    if (!scaling.is_object()) reader.refuse("rope_parameters", scaling, "an object");
+  }
+  for (const auto& [key, value] : scaling.items()) {
+    if (value.is_object())
+      reader.refuse("rope_parameters." + key, value, "one rotary for all layers");
+  }
+  return scaling;
+}
+
+}  // namespace
+
+Reader::Reader(const json& config, const std::string& where, HasTensor has)
+    : config_(config), where_(where), has_(std::move(has)) {
+  if (!config.is_object()) throw InputError("{}: a model's config.json must be an object", where);
+  family_ = &find_family(config, where);
+}
+
+const json& Reader::at(const char* key) const {
+  read_.emplace(key);
+  return at(config_, key);
+}
+
+const json& Reader::at(const json& object, const char* key) {
+  static const json kNull;
+  const auto found = object.find(key);
+  return found == object.end() ? kNull : *found;
+}
+
+std::int64_t Reader::size(const char* key, std::optional<std::int64_t> fallback) const {
+  const json& value = at(key);
+  if (value.is_null()) {
+    if (fallback) return *fallback;
+    throw InputError("{}: '{}' is missing, expected a positive number", where_, key);
+  }
+  // Products of two sizes must stay far from overflow, whatever the file says.
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  if (!value.is_number_integer() || value < 1 || value > kMost) {
+    throw InputError("{}: '{}' is {}, expected a whole number from 1 to {}", where_, key,
+                     value.dump(), kMost);
+  }
+  return value.get<std::int64_t>();
+}
+
+std::int64_t Reader::size(std::initializer_list<const char*> keys,
+                          std::optional<std::int64_t> fallback) const {
+  for (const char* key : keys)
+    if (!at(key).is_null()) return size(key);
+  return size(*keys.begin(), fallback);
+}
+
+double Reader::number(const char* key, std::optional<double> fallback) const {
+  read_.emplace(key);
+  return number(config_, key, fallback);
+}
+
+double Reader::number(const json& object, const char* key, std::optional<double> fallback) const {
+  const json& value = at(object, key);
+  if (value.is_null() && fallback) return *fallback;
+  if (!value.is_number()) {
+    throw InputError("{}: '{}' is {}, expected a number", where_, key,
+                     value.is_null() ? "missing" : value.dump());
+  }
+  const double number = value.get<double>();
+  if (!std::isfinite(number)) throw InputError("{}: '{}' is not finite", where_, key);
+  return number;
+}
+
+double Reader::positive(const json& object, const char* key, std::optional<double> fallback) const {
+  const double value = number(object, key, fallback);
+  if (value <= 0) throw InputError("{}: '{}' is {}, expected more than 0", where_, key, value);
+  return value;
+}
+
+double Reader::not_negative(const char* key, double fallback) const {
+  const double value = number(key, fallback);
+  if (value < 0) throw InputError("{}: '{}' is {}, expected 0 or more", where_, key, value);
+  return value;
+}
+
+bool Reader::flag(const char* key, bool fallback) const {
+  read_.emplace(key);
+  return flag(config_, key, fallback);
+}
+
+bool Reader::flag(const json& object, const char* key, bool fallback) const {
+  const json& value = at(object, key);
+  if (value.is_null()) return fallback;
+  if (!value.is_boolean()) {
+    throw InputError("{}: '{}' is {}, expected true or false", where_, key, value.dump());
+  }
+  return value.get<bool>();
+}
+
+Activation Reader::activation(std::initializer_list<const char*> keys, Activation fallback) const {
+  struct Name {
+    const char* name;
+    Activation activation;
+  };
+  static constexpr std::array kNames{
+      Name{"silu", Activation::kSilu},          Name{"swish", Activation::kSilu},
+      Name{"gelu", Activation::kGelu},          Name{"gelu_new", Activation::kGeluTanh},
+      Name{"gelu_fast", Activation::kGeluTanh}, Name{"gelu_pytorch_tanh", Activation::kGeluTanh},
+      Name{"relu", Activation::kRelu}};
+  for (const char* key : keys) {
+    const json& value = at(key);
+    if (value.is_null()) continue;
+    const auto found =
+        std::ranges::find_if(kNames, [&](const Name& one) { return value == one.name; });
+    if (found != kNames.end()) return found->activation;
+    refuse(key, value, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu");
+  }
+  return fallback;
+}
+
+void Reader::require(const char* key, const json& wanted) const {
+  const json& value = at(key);
+  if (!value.is_null() && value != wanted)
+    refuse(key, value, fmt::format("{} for {}", wanted.dump(), family_->architecture));
+}
+
+void Reader::refuse(std::string_view key, const json& value, std::string_view supported) const {
+  throw InputError("{}: '{}' is {}, which weft does not compute (supported: {})", where_, key,
+                   value.dump(), supported);
+}
+
+void Reader::refuse_unread() const {
+  for (const NeutralKey& entry : kNeutralKeys) {
+    if (read_.contains(entry.key)) continue;
+    const json& value = at(config_, entry.key);
+    const bool neutral = value.is_null() ||
+                         (value.is_boolean() && value.get<bool>() == (entry.neutral != 0)) ||
+                         (value.is_number() && value.get<double>() == entry.neutral);
+    if (!neutral)
+      refuse(entry.key, value, fmt::format("{} for {}", entry.neutral, family_->architecture));
+  }
+  const json& packed = at(config_, "quantization_config");
+  if (!packed.is_null()) {
+    throw InputError(
+        "{}: 'quantization_config' says that the weights are packed by {}; take the model's "
+        "plain weights (F32, F16, BF16) or a GGUF file",
+        where_,
+        packed.is_object() ? packed.value("quant_method", "another program") : packed.dump());
+  }
+}
+
+const checkpoint::TensorRow* Reader::row(Part part) const {
+  return checkpoint::find_row(*family_, part, has_);
+}
+
+bool Reader::ties_head() const { return checkpoint::ties_head(config_, where_); }
+
+std::string Reader::path(Part part, std::int64_t layer) const {
+  const checkpoint::TensorRow* const found = row(part);
+  return found == nullptr ? std::string() : checkpoint::numbered(found->name, layer);
+}
+
+Spec sizes(const Reader& reader, std::int64_t default_positions) {
+  Spec spec;
+  spec.architecture = reader.family().architecture;
+  spec.vocabulary = reader.size("vocab_size");
+  spec.hidden = reader.size({"hidden_size", "n_embd", "n_embed"});
+  spec.max_positions = reader.size(
+      {"max_position_embeddings", "n_positions", "n_ctx", "model_max_length", "seq_length"},
+      default_positions);
+  for (const char* key : kDropouts) {
+    if (reader.at(key).is_number() && reader.at(key) != 0) spec.dropouts.emplace_back(key);
+  }
+  return spec;
+}
+
+AttentionSpec attention(const Reader& reader, const Spec& spec, std::int64_t default_kv) {
+  AttentionSpec result;
+  result.heads = reader.size({"num_attention_heads", "n_head", "num_heads"});
+  const bool own_default = default_kv > 0 && !reader.names("num_key_value_heads");
+  result.kv_heads = reader.size("num_key_value_heads", own_default ? default_kv : result.heads);
+  if (reader.at("head_dim").is_null() && spec.hidden % result.heads != 0) {
+    throw InputError(
+        "{}: hidden_size {} is not a multiple of num_attention_heads {} and there is no head_dim",
+        reader.where(), spec.hidden, result.heads);
+  }
+  result.head_dim = reader.size("head_dim", std::max<std::int64_t>(1, spec.hidden / result.heads));
+  if (result.heads % result.kv_heads != 0) {
+    throw InputError("{}: num_attention_heads {} is not a multiple of num_key_value_heads {}",
+                     reader.where(), result.heads, result.kv_heads);
+  }
+  result.scale = 1 / std::sqrt(static_cast<double>(result.head_dim));
+  return result;
+}
+
+Rope rope(const Reader& reader, const Spec& spec, std::int64_t head_dim,
+          const RopeDefaults& defaults, const char* layer_type) {
+  const json scaling = scaling_of(reader, layer_type);
+  Rope rope;
+  rope.interleaved = defaults.interleaved;
+  rope.kind = rope_kind(reader, scaling);
+  rope.theta = reader.positive(
+      scaling, "rope_theta",
+      reader.at("rope_theta").is_null() ? defaults.theta : reader.number("rope_theta", {}));
+  if (rope.theta <= 0)
+    throw InputError("{}: 'rope_theta' is {}, expected more than 0", reader.where(), rope.theta);
+  double partial = defaults.partial;
+  if (defaults.partial != 1) {  // a family whose heads turn in part
+    partial = reader.number("rotary_pct", reader.number("partial_rotary_factor", partial));
+  } else {
+    partial = reader.number("partial_rotary_factor", partial);
+  }
+  partial = reader.number(scaling, "partial_rotary_factor", partial);
+  rope.dim = static_cast<std::int64_t>(static_cast<double>(head_dim) * partial);
+  if (partial <= 0 || partial > 1 || rope.dim < 1) {
+    reader.refuse("partial_rotary_factor", partial, "more than 0, at most 1");
+  }
+  if (rope.dim % 2 != 0) {
+    throw InputError("{}: {} of head_dim {} turn, rotary positions turn pairs", reader.where(),
+                     rope.dim, head_dim);
+  }
+  if (rope.kind == RopeKind::kDefault) return rope;
+
+  const bool may_follow = rope.kind == RopeKind::kLongRope ||
+                          (rope.kind == RopeKind::kYarn && scaling.contains("factor"));
+  rope.factor =
+      reader.positive(scaling, "factor", may_follow ? std::optional<double>(1) : std::nullopt);
+  if (rope.kind == RopeKind::kLlama3 || rope.kind == RopeKind::kYarn ||
+      rope.kind == RopeKind::kLongRope) {
+    // A top-level key wins over the one in the object, as in transformers.
+    const char* key = "original_max_position_embeddings";
+    const double inside = reader.positive(scaling, key, static_cast<double>(spec.max_positions));
+    rope.original_max_positions = reader.size(key, static_cast<std::int64_t>(inside));
+    rope.attention_factor = optional_number(reader, scaling, "attention_factor");
+    if (Reader::at(scaling, "factor").is_null()) {
+      rope.factor = static_cast<double>(spec.max_positions) /
+                    static_cast<double>(rope.original_max_positions);
+    }
+  }
+  if (rope.kind == RopeKind::kLlama3) {
+    rope.low_freq_factor = reader.positive(scaling, "low_freq_factor", {});
+    rope.high_freq_factor = reader.positive(scaling, "high_freq_factor", {});
+    if (rope.high_freq_factor <= rope.low_freq_factor) {
+      reader.refuse("high_freq_factor", Reader::at(scaling, "high_freq_factor"),
+                    "more than low_freq_factor");
+    }
+  }
+  if (rope.kind == RopeKind::kYarn) read_yarn(reader, scaling, rope);
+  if (rope.kind == RopeKind::kLongRope) {
+    rope.short_factors = factors_of(reader, scaling, "short_factor", rope.dim / 2);
+    rope.long_factors = factors_of(reader, scaling, "long_factor", rope.dim / 2);
+  }
+  if (rope.kind == RopeKind::kDynamic && rope.dim == 2) {
+    reader.refuse("rope_type", "dynamic", "a head_dim above 2");
+  }
+  return rope;
+}
+
+std::vector<bool> sliding_layers(const Reader& reader, std::int64_t layers,
+                                 const std::function<bool(std::int64_t)>& slides) {
+  std::vector<bool> result(static_cast<std::size_t>(layers));
+  const json& types = reader.at("layer_types");
+  const bool listed = types.is_array() && types.size() == result.size();
+  if (!types.is_null() && !listed) reader.refuse("layer_types", types, "one entry a layer");
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    if (!listed) {
+      result[i] = slides(static_cast<std::int64_t>(i));
+      continue;
+    }
+    result[i] = types[i] == "sliding_attention";
+    if (!result[i] && types[i] != "full_attention")
+      reader.refuse("layer_types", types[i], "full_attention, sliding_attention");
+  }
+  return result;
+}
+
+void add_layer(const Reader& reader, const Block& block, Spec& spec) {
+  const std::int64_t index = spec.depth();
+  LayerSpec layer;
+  layer.attention = block.attention;
+  layer.mlp = block.mlp;
+  layer.parallel = block.parallel;
+  layer.residual_scale = block.residual_scale;
+  const AttentionSpec& a = block.attention;
+
+  const auto norm = [&](Part part, NormSpec like, std::int64_t width, std::int64_t weights) {
+    std::optional<NormSpec> result;
+    if (reader.row(part) == nullptr) return result;
+    like.path = reader.path(part, index);
+    like.width = width;
+    like.weights = weights;
+    result = std::move(like);
+    return result;
+  };
+  const auto of_stream = [&](Part part) {
+    return norm(part, block.norm, spec.hidden, spec.hidden);
+  };
+  layer.input_norm = of_stream(Part::kInputNorm);
+  layer.output_norm = of_stream(Part::kOutputNorm);
+  layer.mlp_norm = of_stream(Part::kMlpNorm);
+  layer.mlp_output_norm = of_stream(Part::kMlpOutputNorm);
+  // A parallel block whose family names one norm gives it to both branches.
+  if (block.parallel && !layer.mlp_norm) layer.mlp_norm = layer.input_norm;
+  if (block.head_norm) {
+    const auto of_heads = [&](Part part, std::int64_t heads) {
+      const std::int64_t all = heads * a.head_dim;
+      switch (block.head_norm_kind) {
+        case Block::HeadNorm::kWhole: return norm(part, *block.head_norm, all, all);
+        case Block::HeadNorm::kOfItsOwn: return norm(part, *block.head_norm, a.head_dim, all);
+        case Block::HeadNorm::kShared: break;
+      }
+      return norm(part, *block.head_norm, a.head_dim, a.head_dim);
+    };
+    layer.query_norm = of_heads(Part::kQueryNorm, a.heads);
+    layer.key_norm = of_heads(Part::kKeyNorm, a.kv_heads);
+  }
+
+  const auto linear = [&](Part part, std::int64_t in, std::int64_t out, bool bias) {
+    const checkpoint::TensorRow& row = *reader.row(part);
+    return LinearSpec{reader.path(part, index), in, out, bias, row.layout};
+  };
+  // Of a family with both spellings, the one that is stored.
+  const checkpoint::TensorRow* const fused = reader.row(Part::kQueryKeyValue);
+  const bool apart =
+      reader.row(Part::kQuery) != nullptr &&
+      (fused == nullptr || !reader.stores(checkpoint::numbered(fused->name, 0) + ".weight"));
+  if (apart) {
+    layer.qkv = {linear(Part::kQuery, spec.hidden, a.q_width(), block.qkv_bias),
+                 linear(Part::kKey, spec.hidden, a.kv_width(), block.qkv_bias),
+                 linear(Part::kValue, spec.hidden, a.kv_width(), block.qkv_bias)};
+  } else {
+    layer.qkv = {linear(Part::kQueryKeyValue, spec.hidden, a.qkv_width(), block.qkv_bias)};
+  }
+  layer.o = linear(Part::kOutput, a.q_width(), spec.hidden, block.o_bias);
+  const std::int64_t width = block.mlp.width;
+  if (reader.row(Part::kGateUp) != nullptr) {
+    layer.up = {linear(Part::kGateUp, spec.hidden, 2 * width, block.up_bias)};
+  } else {
+    if (block.mlp.gated) layer.up.push_back(linear(Part::kGate, spec.hidden, width, block.up_bias));
+    layer.up.push_back(linear(Part::kUp, spec.hidden, width, block.up_bias));
+  }
+  layer.down = linear(Part::kDown, width, spec.hidden, block.down_bias);
+  spec.layers.push_back(std::move(layer));
+}
+
+void set_ends(const Reader& reader, const NormSpec& norm, Spec& spec) {
+  spec.embedding.path = reader.path(Part::kEmbedding);
+  NormSpec last = norm;
+  last.path = reader.path(Part::kFinalNorm);
+  last.width = last.weights = spec.hidden;
+  spec.final_norm = std::move(last);
+  spec.head.path = reader.path(Part::kHead);
+  spec.head.tied = reader.ties_head();
+}
+
+}  // namespace weft::model::families

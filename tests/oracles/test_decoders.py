@@ -1,0 +1,440 @@
+"""Every model family that weft computes, against transformers and PEFT: tiny random models that vary its switches.
+
+Logits and adapters in fp32, bf16 by its distance, generation, training. Families that transformers lacks are
+compared with the family they are published as a variation of, its weights renamed and packed as theirs are.
+"""
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from family_figures import record
+from test_model import assert_close, divergence, reference, reference_logits, rows_of, weft_logits
+from test_train import metrics, set_up, train_with_peft
+
+torch.set_num_threads(2)
+
+SIZES = dict(vocab_size=199, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
+             num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
+
+
+def family(architecture, model_type, **changes):
+    return SIZES | dict(architectures=[architecture], model_type=model_type) | changes
+
+
+def without(config, *keys):
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+QWEN3 = family("Qwen3ForCausalLM", "qwen3", head_dim=16)
+SMOLLM3 = family("SmolLM3ForCausalLM", "smollm3", num_hidden_layers=4, pad_token_id=0)
+GRANITE = family("GraniteForCausalLM", "granite", attention_multiplier=0.2, residual_multiplier=0.4,
+                 embedding_multiplier=6.0, logits_scaling=3.0)
+MINISTRAL = family("MinistralForCausalLM", "ministral", head_dim=12)
+GEMMA = family("GemmaForCausalLM", "gemma", head_dim=16)
+GEMMA2 = family("Gemma2ForCausalLM", "gemma2", head_dim=16, sliding_window=7, query_pre_attn_scalar=24)
+GEMMA3 = family("Gemma3ForCausalLM", "gemma3_text", head_dim=16, sliding_window=7, query_pre_attn_scalar=24)
+OLMO2 = family("Olmo2ForCausalLM", "olmo2")
+PHI3 = family("Phi3ForCausalLM", "phi3", pad_token_id=0)
+PHI = family("PhiForCausalLM", "phi")
+GPT2 = dict(architectures=["GPT2LMHeadModel"], model_type="gpt2", vocab_size=199, n_embd=48, n_layer=3, n_head=6,
+            n_positions=64, bos_token_id=1, eos_token_id=2)
+NEOX = without(family("GPTNeoXForCausalLM", "gpt_neox"), "num_key_value_heads")
+BLOOM = dict(architectures=["BloomForCausalLM"], model_type="bloom", vocab_size=199, hidden_size=48, n_layer=3,
+             n_head=6, bos_token_id=1, eos_token_id=2)
+FALCON = without(family("FalconForCausalLM", "falcon"), "num_key_value_heads", "intermediate_size")
+OPT = without(family("OPTForCausalLM", "opt", ffn_dim=80, word_embed_proj_dim=48), "num_key_value_heads",
+              "intermediate_size")
+COHERE = family("CohereForCausalLM", "cohere")
+COHERE2 = family("Cohere2ForCausalLM", "cohere2", sliding_window=7, num_hidden_layers=4)
+GLM = family("GlmForCausalLM", "glm", head_dim=16, pad_token_id=0)
+GLM4 = family("Glm4ForCausalLM", "glm4", head_dim=16, pad_token_id=0)
+LONGROPE = dict(type="longrope", short_factor=[1.0, 1.5, 2.0, 2.5], long_factor=[2.0, 3.0, 5.0, 8.0])
+
+CONFIGS = {
+    "qwen3": QWEN3,
+    "qwen3_biased_tied": QWEN3 | dict(attention_bias=True, tie_word_embeddings=True),
+    "qwen3_window": QWEN3 | dict(use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "smollm3": SMOLLM3,
+    "smollm3_listed": SMOLLM3 | dict(no_rope_layers=[0, 1, 1, 0], tie_word_embeddings=False),
+    "smollm3_window": SMOLLM3 | dict(use_sliding_window=True, sliding_window=5, no_rope_layer_interval=2),
+    "granite": GRANITE,
+    "granite_tied": GRANITE | dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
+    "granite_plain_scale": GRANITE | dict(residual_multiplier=1.0, logits_scaling=8.0),
+    "ministral_layers": MINISTRAL | dict(sliding_window=5, layer_types=["sliding_attention", "full_attention",
+                                                                        "sliding_attention"]),
+    "mistral_nemo": family("MistralForCausalLM", "mistral", head_dim=20, sliding_window=None, rope_theta=1e6),
+    "gemma": GEMMA,
+    "gemma_one_head_of_keys": GEMMA | dict(num_key_value_heads=1, head_dim=24),
+    "gemma_gelu": GEMMA | dict(hidden_act="gelu_pytorch_tanh", tie_word_embeddings=False),
+    "gemma2": GEMMA2,
+    "gemma2_low_caps": GEMMA2 | dict(attn_logit_softcapping=1.0, final_logit_softcapping=2.0),
+    "gemma2_no_caps": GEMMA2 | dict(attn_logit_softcapping=None, final_logit_softcapping=None),
+    "gemma3": GEMMA3 | dict(rope_parameters=dict(
+        sliding_attention=dict(rope_type="default", rope_theta=100.0),
+        full_attention=dict(rope_type="linear", factor=4.0, rope_theta=10000.0)),
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    "gemma3_older": GEMMA3 | dict(rope_theta=1e6, rope_local_base_freq=10000.0, sliding_window_pattern=2),
+    "gemma3_linear_older": GEMMA3 | dict(rope_theta=1e6, rope_local_base_freq=300.0, sliding_window_pattern=3,
+                                         rope_scaling=dict(rope_type="linear", factor=8.0)),
+    "olmo2": OLMO2,
+    "olmo2_biased": OLMO2 | dict(attention_bias=True, tie_word_embeddings=True),
+    "olmo2_as_many_kv_heads": OLMO2 | dict(num_key_value_heads=6, rms_norm_eps=1e-3),
+    "phi3": PHI3,
+    "phi3_window_partial": PHI3 | dict(sliding_window=9, head_dim=16, partial_rotary_factor=0.75,
+                                       tie_word_embeddings=True),
+    "phi3_longrope_beyond": PHI3 | dict(original_max_position_embeddings=12, rope_scaling=LONGROPE),
+    "phi3_longrope_within": PHI3 | dict(original_max_position_embeddings=48, rope_scaling=LONGROPE),
+    "phi": PHI | dict(partial_rotary_factor=0.5),
+    "phi_norms": PHI | dict(qk_layernorm=True, partial_rotary_factor=0.75, num_key_value_heads=6),
+    "phi_whole": PHI | dict(partial_rotary_factor=1.0, hidden_act="gelu"),
+    "gpt2": GPT2,
+    "gpt2_wide": GPT2 | dict(n_inner=100, activation_function="gelu", tie_word_embeddings=False),
+    "gpt2_unscaled": GPT2 | dict(scale_attn_weights=False, n_head=3),
+    "gpt_neox": NEOX | dict(rotary_pct=0.25),
+    "gpt_neox_in_turn": NEOX | dict(use_parallel_residual=False, rotary_pct=0.5, hidden_act="gelu_new"),
+    "gpt_neox_no_bias": NEOX | dict(attention_bias=False, rotary_pct=1.0, rotary_emb_base=500, tie_word_embeddings=True),
+    "bloom": BLOOM,
+    "bloom_8_heads": BLOOM | dict(n_head=8),
+    "bloom_untied": BLOOM | dict(tie_word_embeddings=False, n_head=4, layer_norm_epsilon=1e-3),
+    "falcon_one_head": FALCON,
+    "falcon_groups": FALCON | dict(new_decoder_architecture=True, num_kv_heads=2, bias=True),
+    "falcon_groups_one_norm": FALCON | dict(new_decoder_architecture=True, num_kv_heads=3, num_ln_in_parallel_attn=1),
+    "falcon_in_turn": FALCON | dict(multi_query=False, parallel_attn=False, ffn_hidden_size=100),
+    "opt": OPT,
+    "opt_gelu": OPT | dict(activation_function="gelu", tie_word_embeddings=False),
+    "opt_no_bias": OPT | dict(enable_bias=False),
+    "cohere": COHERE,
+    "cohere_head_norms": COHERE | dict(use_qk_norm=True, logit_scale=0.3),
+    "cohere_biased": COHERE | dict(attention_bias=True, rope_theta=500.0, tie_word_embeddings=False),
+    "cohere2": COHERE2,
+    "cohere2_pattern": COHERE2 | dict(sliding_window_pattern=2),
+    "cohere2_listed": COHERE2 | dict(layer_types=["full_attention"] + ["sliding_attention"] * 3, logit_scale=1.0),
+    "glm": GLM,
+    "glm_partial": GLM | dict(partial_rotary_factor=0.75, attention_bias=False),
+    "glm_whole": GLM | dict(partial_rotary_factor=1.0, tie_word_embeddings=True),
+    "glm4": GLM4,
+    "glm4_partial": GLM4 | dict(partial_rotary_factor=0.75),
+    "glm4_biased": GLM4 | dict(attention_bias=True, rms_norm_eps=1e-4),
+}
+# One configuration a family for what takes longer.
+CHOSEN = ["qwen3", "smollm3", "granite", "gemma", "gemma2_low_caps", "gemma3_older", "olmo2", "phi3_longrope_beyond",
+          "phi_norms", "gpt2", "gpt_neox", "bloom", "falcon_groups", "opt", "cohere_head_norms", "cohere2", "glm", "glm4"]
+TARGETS = dict(gpt2=["c_attn", "c_proj", "c_fc"], gpt_neox=["query_key_value", "dense", "dense_h_to_4h"],
+               bloom=["query_key_value", "dense", "dense_4h_to_h"], falcon_groups=["query_key_value", "dense_h_to_4h"],
+               opt=["k_proj", "out_proj", "fc2"], phi_norms=["q_proj", "dense", "fc1"],
+               phi3_longrope_beyond=["qkv_proj", "gate_up_proj", "down_proj"], glm=["k_proj", "gate_up_proj"],
+               glm4=["q_proj", "gate_up_proj", "o_proj"])
+PROMPT = "In altepetl ihuan in atoyatl: nehuatl nicnequi nimitzittas moztla, tlazohcamati."
+PLAIN = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+
+
+def randomise(model, spread=0.2):
+    """Weights and biases large enough to matter; norms near what leaves their input's size."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.dim() > 1 and not name.endswith("norm.weight"):
+                value.normal_(0, spread)
+            elif name.endswith(".bias"):
+                value.normal_(0, 0.2)
+            else:  # Gemma's weights are added to 1, all others start from it.
+                value.normal_(0 if "gemma" in model.config.model_type else 1, 0.2)
+
+
+def make(folder, config, spread=0.2):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    randomise(model, spread)
+    model.save_pretrained(folder)
+    # What this configuration says must be read, in the spelling it has here.
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = make(tmp_path_factory.mktemp(name) / "model", CONFIGS[name])
+        return made[name]
+
+    return get
+
+
+def rows():
+    return rows_of(199)
+
+
+def check_close(got, wanted, architecture, column="logits"):
+    assert_close(got, wanted, architecture)
+    record(architecture, column, max(((a - b).abs().max() / (b.max() - b.min())).item() for a, b in zip(got, wanted)))
+
+
+def name_of(name):
+    return CONFIGS[name]["architectures"][0]
+
+
+def fresh_logits(folder, ids):
+    """A fresh model each row: scaling by length remembers the longest it has seen."""
+    return [reference_logits(reference(folder), [row])[0] for row in ids]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_equal_transformers(weft, tmp_path, tiny, name):
+    folder = tiny(name)
+    check_close(weft_logits(weft, tmp_path, folder, rows()), fresh_logits(folder, rows()), name_of(name))
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_bf16_is_as_near_as_its_rounding(weft, tmp_path, tiny, name):
+    folder = tiny(name)
+    exact = fresh_logits(folder, rows())
+    rounded = [reference_logits(reference(folder, torch.bfloat16), [row])[0] for row in rows()]
+    ours = weft_logits(weft, tmp_path, folder, rows(), "--dtype", "bf16")
+    # The rule of the real model, on a few dozen tokens of a random one: with room for chance.
+    share = divergence(exact, ours) / divergence(exact, rounded)
+    assert share <= 1.5
+    record(name_of(name), "bf16", share)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_adapters_equal_peft(weft, tmp_path, tiny, name):
+    folder = tiny(name)
+    model = get_peft_model(reference(folder), LoraConfig(
+        r=3, lora_alpha=5, target_modules=TARGETS.get(name, PLAIN), task_type="CAUSAL_LM",
+        fan_in_fan_out=name == "gpt2"))
+    torch.manual_seed(3)
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, 0, 0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    base = reference_logits(reference(folder), rows())
+    wanted = [reference_logits(model, [row])[0] for row in rows()]
+    assert (wanted[2] - base[2]).abs().max() > 0.02 * (base[2].max() - base[2].min())
+    got = weft_logits(weft, tmp_path, folder, rows(), "--adapter", tmp_path / "adapter")
+    check_close(got, wanted, name_of(name), "adapters")
+
+
+# ---- with a vocabulary -----------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def worded(smollm2_dir, tmp_path_factory):
+    """The same with SmolLM2's tokenizer, long enough for its examples."""
+    made = {}
+
+    def get(name):
+        if name in made:
+            return made[name]
+        tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+        longer = {key: 256 for key in ("max_position_embeddings", "n_positions") if key in CONFIGS[name]}
+        config = CONFIGS[name] | longer | dict(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id,
+                                               bos_token_id=tokenizer.bos_token_id)
+        folder = tmp_path_factory.mktemp(name)
+        make(folder / "base", config, 0.12)
+        tokenizer.save_pretrained(folder / "base")
+        made[name] = folder
+        return folder
+
+    return get
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_greedy_generation_equals_transformers(weft, worded, name):
+    base = worded(name) / "base"
+    out = weft.json("generate", "--model", base, "--raw", "--prompt", PROMPT, "--max-tokens", 50,
+                    "--dtype", "f32")
+    prompt, answer = out["prompt_ids"], out["ids"]
+    assert len(answer) == 50 or out["finish"] == "stop"
+    # Each token is transformers' choice after those before it.
+    logits = reference_logits(reference(base), [prompt + answer])[0][len(prompt) - 1:-1]
+    assert logits.argmax(1).tolist() == answer
+    record(name_of(name), "generation", len(answer), min)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_training_equals_peft(weft, worded, name, tmp_path):
+    folder = worded(name)
+    shutil.copytree(folder / "base", tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager",
+                                                 **{key: 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+                                                    if name == "gpt2"}, **({"dropout": 0.0} if name == "opt" else {}))
+    adapted, config = set_up(tmp_path, model, max_updates=10)
+    weft("train", tmp_path / "config.yaml")
+    losses, norms = train_with_peft(adapted, tokenizer, config)
+    assert metrics(tmp_path / "run") == pytest.approx(losses, rel=1e-4)
+    record(name_of(name), "training", max(abs(a / b - 1) for a, b in zip(metrics(tmp_path / "run"), losses)))
+    assert metrics(tmp_path / "run", "gradient_norm") == pytest.approx(norms, rel=1e-3)
+    ours = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
+    adapted.save_pretrained(tmp_path / "theirs")
+    theirs = load_file(tmp_path / "theirs/adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for key in theirs:
+        assert torch.cosine_similarity(ours[key].flatten(), theirs[key].flatten(), dim=0) >= 0.9999, key
+
+
+# ---- families that transformers lacks --------------------------------------------------------------
+
+LLAMA = family("LlamaForCausalLM", "llama")
+
+
+def packed_rows(q, k, v, kv_heads, dim):
+    """Grouped: the queries of a head of keys, then it and its values."""
+    q, k, v = (x.view(kv_heads, -1, dim, x.shape[-1]) for x in (q, k, v))
+    return torch.cat([q, k, v], 1).flatten(0, 2)
+
+
+def save_as(folder, config, tensors):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+
+
+def variation(tmp_path, change=lambda model: None, **config):
+    folder = make(tmp_path / "reference", LLAMA | config)
+    model = reference(folder)
+    change(model)
+    return model, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6])
+def test_internlm2(weft, tmp_path, heads):
+    model, tensors = variation(tmp_path, num_key_value_heads=heads)
+    names = {"model.embed_tokens": "model.tok_embeddings", "lm_head": "output", "self_attn.o_proj": "attention.wo",
+             "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj":
+             "feed_forward.w1", "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2"}
+    stored = {}
+    for name, value in tensors.items():
+        if "q_proj" in name:
+            k, v = (tensors[name.replace("q_proj", other)] for other in ("k_proj", "v_proj"))
+            stored[name.replace("self_attn.q_proj", "attention.wqkv")] = packed_rows(value, k, v, heads, 8)
+        elif "k_proj" not in name and "v_proj" not in name:
+            for old, new in names.items():
+                name = name.replace(old, new)
+            stored[name] = value
+    save_as(tmp_path / "model", family("InternLM2ForCausalLM", "internlm2", num_key_value_heads=heads, bias=False),
+            stored)
+    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
+                "InternLM2ForCausalLM")
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-2])
+@pytest.mark.parametrize("heads", [2, 6])
+def test_orion(weft, tmp_path, eps, heads):
+    def layer_norms(model):
+        torch.manual_seed(1)
+        for owner in [model.model, *model.model.layers]:
+            for name, module in list(owner.named_children()):
+                if "norm" in name:
+                    norm = torch.nn.LayerNorm(48, eps=eps)
+                    torch.nn.init.normal_(norm.weight, 1, 0.2)
+                    torch.nn.init.normal_(norm.bias, 0, 0.2)
+                    setattr(owner, name, norm)
+
+    model, tensors = variation(tmp_path, layer_norms, num_key_value_heads=heads)
+    save_as(tmp_path / "model", family("OrionForCausalLM", "orion", rms_norm_eps=eps, num_key_value_heads=heads), tensors)
+    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
+                "OrionForCausalLM")
+
+
+def with_pack(tensors):
+    stored = {}
+    for name, value in tensors.items():
+        if "q_proj" in name:
+            stored[name.replace("q_proj", "W_pack")] = torch.cat(
+                [value] + [tensors[name.replace("q_proj", other)] for other in ("k_proj", "v_proj")])
+        elif "k_proj" not in name and "v_proj" not in name:
+            stored[name] = value
+    return stored
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dim", [8, 14])
+def test_yayi2(weft, tmp_path, packed, dim):
+    model, tensors = variation(tmp_path, num_key_value_heads=1, head_dim=dim, rope_theta=100000.0)
+    config = without(family("YayiForCausalLM", "yayi", rope_theta=100000.0, head_dim=dim), "num_key_value_heads")
+    save_as(tmp_path / "model", config, with_pack(tensors) if packed else tensors)
+    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
+                "YayiForCausalLM")
+
+
+def test_baichuan2(weft, tmp_path):
+    def normalise(model):
+        with torch.no_grad():
+            model.lm_head.weight.copy_(torch.nn.functional.normalize(model.lm_head.weight))
+
+    vocabulary = 125696  # by which the second generation is known
+    folder = make(tmp_path / "reference", LLAMA | dict(num_key_value_heads=6, vocab_size=vocabulary))
+    model = reference(folder)
+    stored = with_pack({name: value.clone() for name, value in model.state_dict().items()})
+    normalise(model)
+    config = without(family("BaichuanForCausalLM", "baichuan", vocab_size=vocabulary), "num_key_value_heads")
+    save_as(tmp_path / "model", config, stored)
+    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
+                "BaichuanForCausalLM")
+
+
+def test_baichuan2_of_40_layers_adds_alibi(weft, tmp_path):
+    """modeling_baichuan.py of the 13B: ALiBi's slopes times the distance, and no turning."""
+    heads, dim = 6, 8
+
+    def alibi(model):
+        power = 2 ** (-(2 ** -(2 - 3)))  # 4 heads
+        slopes = torch.tensor([power ** (i + 1) for i in range(4)])
+        extra = 2 ** (-(2 ** -(3 - 3)))  # 8 heads, every other one
+        slopes = torch.cat([slopes, torch.tensor([extra ** (2 * i + 1) for i in range(2)])])
+
+        def attend(self, hidden_states, **_):
+            q, k, v = (projection(hidden_states).view(1, -1, heads, dim).transpose(1, 2)
+                       for projection in (self.q_proj, self.k_proj, self.v_proj))
+            place = torch.arange(q.shape[2])
+            scores = q @ k.transpose(2, 3) / dim ** 0.5 + slopes[:, None, None] * (place - place[:, None])
+            scores = scores.masked_fill(place > place[:, None], float("-inf"))
+            return self.o_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)), None
+
+        for layer in model.model.layers:
+            layer.self_attn.forward = attend.__get__(layer.self_attn)
+
+    model, tensors = variation(tmp_path, alibi, num_key_value_heads=6)
+    config = without(family("BaichuanForCausalLM", "baichuan", model_max_length=64), "num_key_value_heads",
+                     "max_position_embeddings")
+    save_as(tmp_path / "model", config, with_pack(tensors))
+    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
+                "BaichuanForCausalLM")
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(num_key_value_heads=6), dict(rope_theta=50000.0)])
+def test_chatglm3_spelling(weft, tmp_path, changes):
+    folder = make(tmp_path / "reference", GLM | dict(partial_rotary_factor=0.5) | changes)
+    model = reference(folder)
+    stored = {"transformer.rotary_pos_emb.inv_freq": torch.zeros(4)}
+    tensors = model.state_dict()
+    names = {"model.layers": "transformer.encoder.layers", "model.embed_tokens": "transformer.embedding.word_embeddings",
+             "model.norm": "transformer.encoder.final_layernorm", "lm_head": "transformer.output_layer",
+             "self_attn.o_proj": "self_attention.dense", "mlp.gate_up_proj": "mlp.dense_h_to_4h",
+             "mlp.down_proj": "mlp.dense_4h_to_h", "self_attn.q_proj": "self_attention.query_key_value"}
+    for name, value in tensors.items():
+        if "k_proj" in name or "v_proj" in name:
+            continue
+        if "q_proj" in name:
+            value = torch.cat([value] + [tensors[name.replace("q_proj", other)] for other in ("k_proj", "v_proj")])
+        for old, new in names.items():
+            name = name.replace(old, new)
+        stored[name] = value
+    heads = changes.get("num_key_value_heads", 2)
+    save_as(tmp_path / "model", dict(
+        architectures=["ChatGLMModel"], model_type="chatglm", padded_vocab_size=199, hidden_size=48, num_layers=3,
+        num_attention_heads=6, kv_channels=16, ffn_hidden_size=80, seq_length=64, layernorm_epsilon=GLM.get(
+            "rms_norm_eps", 1.5625e-7), multi_query_attention=heads != 6, multi_query_group_num=heads, rmsnorm=True,
+        add_bias_linear=False, add_qkv_bias=True, post_layer_norm=True, original_rope=True,
+        rope_ratio=changes.get("rope_theta", 10000.0) / 10000, tie_word_embeddings=False), stored)
+    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
+                "ChatGLMModel")
