@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cohere2Config, Gemma2Config, GPT2Config, LlamaConfig, Qwen2Config
 
 import family_models
+from family_figures import record
 from family_models import CASES, LACKING, SIZES, VOCABULARY, logits, reference
 from gguf_tools import (FILE_TYPES, convert_all, differing, divergence, llama_logits, tensors, weft_logits)
 
@@ -62,7 +63,9 @@ def test_llama_cpp_gives_the_logits_of_transformers(weft, probe, family, tmp_pat
     name, folder, expected = family
     weft("export", "--model", folder, "--to", "gguf", "--type", "f32", "--out", tmp_path / "f32.gguf")
     limit = 1e-5 if CASES[name].gelu else 1e-6
-    assert divergence(expected, llama_logits(probe, tmp_path / "f32.gguf", ROWS, tmp_path)) < limit
+    found = divergence(expected, llama_logits(probe, tmp_path / "f32.gguf", ROWS, tmp_path))
+    assert found < limit
+    record(architecture(folder), "gguf_out", found)
     for kind in ("q8_0", "q4_k_m"):
         weft("export", "--model", folder, "--to", "gguf", "--type", kind, "--out", tmp_path / "ours.gguf", "--force")
         probe("quantize", tmp_path / "f32.gguf", tmp_path / "theirs.gguf", FILE_TYPES[kind])
@@ -86,13 +89,19 @@ def test_the_file_is_a_base_again(weft, family, tmp_path):
         (tmp_path / "back" / "config.json").write_text(json.dumps(after))
         back = AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
         assert np.abs(logits(back, ROWS) - expected).max() <= 1e-4 * np.ptp(expected)
-    assert divergence(expected, weft_logits(weft, tmp_path / "f32.gguf", ROWS, tmp_path)) < (1e-5 if CASES[name].gelu else 1e-8)
+    found = divergence(expected, weft_logits(weft, tmp_path / "f32.gguf", ROWS, tmp_path))
+    assert found < (1e-5 if CASES[name].gelu else 1e-8)
+    record(architecture(folder), "gguf_in", found)
     # The way out again: what was read says all that was written.
     weft("export", "--model", tmp_path / "back", "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "again.gguf")
     weft("export", "--model", tmp_path / "f32.gguf", "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "straight.gguf")
     weft("export", "--model", folder, "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "first.gguf")
     for other in ("again.gguf", "straight.gguf"):
         assert differing(tmp_path / "first.gguf", tmp_path / other) == []
+
+
+def architecture(folder):
+    return json.loads((folder / "config.json").read_text())["architectures"][0]
 
 
 def tensors_of(folder):
@@ -144,6 +153,7 @@ def test_an_adapter_in_gguf_gives_pefts_logits(weft, probe, family, tmp_path):
     for found in (llama_logits(probe, tmp_path / "base.gguf", ROWS, tmp_path, lora=tmp_path / "lora.gguf"),
                   llama_logits(probe, tmp_path / "merged.gguf", ROWS, tmp_path)):
         assert divergence(expected, found) < limit
+        record(architecture(folder), "gguf_lora", divergence(expected, found))
     # The file is a base for the adapter too.
     weft("export", "--model", tmp_path / "base.gguf", "--adapter", tmp_path / "adapter", "--to", "gguf", "--type", "f32", "--out",
          tmp_path / "other.gguf")
