@@ -13,9 +13,9 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
-#include "eval/choices.h"
-#include "eval/instruction.h"
-#include "eval/score.h"
+#include "eval/run/choices.h"
+#include "eval/run/instruction.h"
+#include "eval/run/score.h"
 #include "model/decode_batch.h"
 #include "model/decoder.h"
 #include "model/runtime.h"

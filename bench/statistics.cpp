@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <ctime>
 
-#include "eval/analysis.h"
+#include "eval/statistics/analysis.h"
 
 int main(int argc, char** argv) {
   const auto number = [&](int place, int otherwise) {

@@ -176,12 +176,48 @@ constexpr std::array kChatGlm{
     TensorRow{kGateUp, "transformer.encoder.layers.{}.mlp.dense_h_to_4h"},
     TensorRow{kDown, "transformer.encoder.layers.{}.mlp.dense_4h_to_h"}};
 
+constexpr std::array kMixtral =
+    joined(kLlamaEnds, kLlamaNorms, kLlamaAttention,
+           std::array{TensorRow{kRouter, "model.layers.{}.block_sparse_moe.gate"},
+                      TensorRow{kExpertGate, "model.layers.{}.block_sparse_moe.experts.{}.w1"},
+                      TensorRow{kExpertUp, "model.layers.{}.block_sparse_moe.experts.{}.w3"},
+                      TensorRow{kExpertDown, "model.layers.{}.block_sparse_moe.experts.{}.w2"},
+                      TensorRow{kRouter, "model.layers.{}.mlp.gate"},
+                      TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj"},
+                      TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj"}});
+constexpr std::array kQwenExperts{
+    TensorRow{kRouter, "model.layers.{}.mlp.gate"},
+    TensorRow{kExpertGate, "model.layers.{}.mlp.experts.{}.gate_proj"},
+    TensorRow{kExpertUp, "model.layers.{}.mlp.experts.{}.up_proj"},
+    TensorRow{kExpertDown, "model.layers.{}.mlp.experts.{}.down_proj"},
+    TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj"},
+    TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj"}};
+constexpr std::array kQwen2Moe =
+    joined(kLlama, kQwenExperts,
+           std::array{TensorRow{kSharedGate, "model.layers.{}.mlp.shared_expert.gate_proj"},
+                      TensorRow{kSharedUp, "model.layers.{}.mlp.shared_expert.up_proj"},
+                      TensorRow{kSharedDown, "model.layers.{}.mlp.shared_expert.down_proj"},
+                      TensorRow{kSharedRouter, "model.layers.{}.mlp.shared_expert_gate"}});
+constexpr std::array kQwen3Moe = joined(kQwen3, kQwenExperts);
+
+constexpr std::array kGptOss = joined(
+    kLlamaEnds, kLlamaNorms, kLlamaAttention,
+    std::array{
+        TensorRow{kSinks, "model.layers.{}.self_attn.sinks"},
+        TensorRow{kRouter, "model.layers.{}.mlp.router"},
+        TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj", Layout::kAlternating},
+        TensorRow{kExpertsDown, "model.layers.{}.mlp.experts.down_proj", Layout::kTransposed}});
+
 constexpr std::array kFamilies{
     Family{"llama", "LlamaForCausalLM", kLlama, &gguf::kLlama},
     Family{"mistral", "MistralForCausalLM", kLlama, &gguf::kLlama},
     Family{"ministral", "MinistralForCausalLM", kLlama},
     Family{"qwen2", "Qwen2ForCausalLM", kLlama, &gguf::kQwen2},
     Family{"qwen3", "Qwen3ForCausalLM", kQwen3, &gguf::kQwen3},
+    Family{"mixtral", "MixtralForCausalLM", kMixtral},
+    Family{"qwen2_moe", "Qwen2MoeForCausalLM", kQwen2Moe},
+    Family{"qwen3_moe", "Qwen3MoeForCausalLM", kQwen3Moe},
+    Family{"gpt_oss", "GptOssForCausalLM", kGptOss},
     Family{"smollm3", "SmolLM3ForCausalLM", kLlama, &gguf::kSmolLm3},
     Family{"granite", "GraniteForCausalLM", kLlama, &gguf::kGranite},
     Family{"gemma", "GemmaForCausalLM", kLlama, &gguf::kGemma},

@@ -59,7 +59,7 @@ enum class Layout : std::uint8_t {
   kTransposed,   ///< [in, out] (GPT-2's Conv1D), the outputs as in kPlain
   kPerHead,      ///< (heads, 3, d): q, k, v of each head (GPT-NeoX, BLOOM)
   kGrouped,      ///< (kv_heads, n + 2, d): the queries of a group, their key, their value (Falcon)
-  kAlternating,  ///< gate and up by turns (GPT-OSS)
+  kAlternating,  ///< [in, out], the outputs gate and up by turns (GPT-OSS)
 };
 
 struct TensorRow {

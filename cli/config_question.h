@@ -6,7 +6,7 @@
 #include <string>
 
 #include "cli/output.h"
-#include "core/schema.h"
+#include "schema/schema.h"
 
 // What every command with a YAML file can be asked about it.
 
@@ -31,8 +31,8 @@ inline void declare_question(CLI::App& app, ConfigQuestion& question, const std:
 /// Prints what was asked about the keys; false when nothing was.
 template <typename Config>
 bool answer_about_keys(const ConfigQuestion& question, const char* command) {
-  if (question.json_schema) print("{}\n", core::json_schema<Config>(command).dump(2));
-  if (question.reference) print("{}", core::config_reference<Config>());
+  if (question.json_schema) print("{}\n", schema::json_schema<Config>(command).dump(2));
+  if (question.reference) print("{}", schema::config_reference<Config>());
   return question.json_schema || question.reference;
 }
 
@@ -40,8 +40,8 @@ bool answer_about_keys(const ConfigQuestion& question, const char* command) {
 template <typename Config>
 bool answer_about_values(const ConfigQuestion& question, const Config& config) {
   if (question.dump.empty()) return false;
-  const auto extent = question.dump == "full" ? core::Dump::kFull : core::Dump::kMinimal;
-  print("{}", core::dump_config(config, extent));
+  const auto extent = question.dump == "full" ? schema::Dump::kFull : schema::Dump::kMinimal;
+  print("{}", schema::dump_config(config, extent));
   return true;
 }
 

@@ -14,11 +14,11 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/terminal.h"
-#include "eval/config.h"
-#include "eval/gates.h"
-#include "eval/html.h"
-#include "eval/report.h"
-#include "eval/stages.h"
+#include "eval/report/html.h"
+#include "eval/report/report.h"
+#include "eval/run/config.h"
+#include "eval/run/stages.h"
+#include "eval/statistics/gates.h"
 #include "model/runtime.h"
 #include "train/memory.h"
 
@@ -54,7 +54,7 @@ std::map<std::string, std::string> parse_fields(const std::vector<std::string>& 
 eval::EvalConfig configuration(const EvalArguments& arguments, const core::Log& log) {
   eval::EvalConfig config;
   if (!arguments.config.empty()) {
-    config = core::load_config<eval::EvalConfig>(arguments.config, arguments.overrides, log);
+    config = schema::load_config<eval::EvalConfig>(arguments.config, arguments.overrides, log);
   } else if (!arguments.overrides.empty()) {
     throw ConfigError("--set changes a configuration file: name one");
   }

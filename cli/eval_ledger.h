@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "core/log.h"
-#include "eval/compare.h"
-#include "eval/config.h"
-#include "eval/ledger.h"
-#include "eval/parts.h"
+#include "eval/ledger/ledger.h"
+#include "eval/report/compare.h"
+#include "eval/run/config.h"
+#include "eval/run/parts.h"
 
 // What weft eval has to do with the ledger.
 

@@ -12,8 +12,8 @@
 #include "core/file.h"
 #include "core/output_claim.h"
 #include "core/terminal.h"
-#include "eval/activations.h"
-#include "eval/text.h"
+#include "eval/run/activations.h"
+#include "eval/run/text.h"
 #include "export/importance.h"
 #include "text/tokenizer.h"
 

@@ -65,7 +65,7 @@ int run(const Options& options) {
   if (options.file.empty()) {
     throw ConfigError("expected FILE, a configuration of axolotl or LLaMA-Factory");
   }
-  const auto [text, source] = core::read_config_file(options.file);
+  const auto [text, source] = schema::read_config_file(options.file);
   const train::Imported imported = train::import_config(text, source, options.without);
   const core::Log log = stderr_log("import");
   core::tell(log, core::Level::kInfo,

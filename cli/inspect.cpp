@@ -24,14 +24,8 @@ constexpr std::array kKinds{
     InspectKind{is_safetensors, inspect_safetensors},
 };
 
-/// Names and metadata come from files: what would move a terminal's cursor becomes '?'.
-std::string one_line(std::string text) {
-  for (char& c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) c = '?';
-  }
-  return text;
-}
+/// Names and metadata come from files.
+std::string shown(std::string_view text) { return core::one_line(text, '?'); }
 
 InspectReport inspect(const fs::path& path, const InspectOptions& options) {
   std::error_code error;
@@ -49,7 +43,7 @@ InspectReport inspect(const fs::path& path, const InspectOptions& options) {
 }  // namespace
 
 void InspectReport::line(std::string label, std::string text) {
-  lines_.emplace_back(one_line(std::move(label)), one_line(std::move(text)));
+  lines_.emplace_back(shown(label), shown(text));
 }
 
 void InspectReport::block(std::string text) { blocks_.push_back(std::move(text)); }
@@ -104,7 +98,7 @@ void TensorCensus::describe(InspectReport& report, const InspectOptions& options
   core::Table table({"tensor", "shape", "type", "bytes"});
   auto list = nlohmann::ordered_json::array();
   for (const Tensor& tensor : tensors_) {
-    table.add({one_line(tensor.name), fmt::format("{}", fmt::join(tensor.shape, " x ")),
+    table.add({shown(tensor.name), fmt::format("{}", fmt::join(tensor.shape, " x ")),
                tensor.storage, core::human_bytes(tensor.bytes)});
     list.push_back({{"name", tensor.name},
                     {"shape", tensor.shape},

@@ -15,6 +15,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/terminal.h"
+#include "text/template_file.h"
 
 namespace weft::cli {
 namespace {
@@ -91,26 +92,6 @@ void describe_template(const std::optional<std::string>& source, InspectReport& 
   const std::string digest = core::sha256(*source);
   report.line("chat template", fmt::format("{} bytes, sha256 {}", source->size(), digest));
   report.json["chat_template"] = {{"bytes", source->size()}, {"sha256", digest}};
-}
-
-/// The template of a folder: chat_template.jinja, or the one in tokenizer_config.json.
-std::optional<std::string> folder_template(const fs::path& folder) {
-  std::error_code ignored;
-  if (fs::exists(folder / "chat_template.jinja", ignored)) {
-    return core::read_text(folder / "chat_template.jinja");
-  }
-  if (!fs::exists(folder / "tokenizer_config.json", ignored)) return std::nullopt;
-  const json config = checkpoint::read_json_object(folder / "tokenizer_config.json");
-  const auto found = config.find("chat_template");
-  if (found == config.end()) return std::nullopt;
-  if (found->is_string()) return found->get<std::string>();
-  if (!found->is_array()) return std::nullopt;
-  for (const json& named : *found) {  // [{"name": "default", "template": ...}, ...]
-    if (named.is_object() && text_or_empty(named, "name") == "default") {
-      return text_or_empty(named, "template");
-    }
-  }
-  return std::nullopt;
 }
 
 void describe_folder_tokenizer(const fs::path& folder, InspectReport& report) {
@@ -201,7 +182,7 @@ InspectReport inspect_model_folder(const fs::path& path, const InspectOptions& o
   report.line("files", fmt::format("{} of weights", files.size()));
   report.json["files"] = files.size();
   describe_folder_tokenizer(path, report);
-  describe_template(folder_template(path), report);
+  describe_template(text::find_template(path), report);
   describe_weights(model, options, report);
   return report;
 }

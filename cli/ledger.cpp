@@ -1,4 +1,4 @@
-#include "eval/ledger.h"
+#include "eval/ledger/ledger.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -12,11 +12,11 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/terminal.h"
-#include "eval/analysis.h"
-#include "eval/chart.h"
-#include "eval/compare.h"
-#include "eval/report.h"
-#include "eval/tables.h"
+#include "eval/report/chart.h"
+#include "eval/report/compare.h"
+#include "eval/report/report.h"
+#include "eval/report/tables.h"
+#include "eval/statistics/analysis.h"
 
 namespace weft::cli {
 namespace {

@@ -14,11 +14,12 @@
 #include "cli/output.h"
 #include "core/error.h"
 #include "core/parallel.h"
-#include "core/schema_node.h"
 #include "core/terminal.h"
 #include "merge/combine.h"
 #include "merge/combine_adapters.h"
 #include "merge/undo.h"
+#include "schema/node.h"
+#include "schema/types.h"
 
 namespace weft::cli {
 namespace {
@@ -50,18 +51,9 @@ merge::Rounding rounding_of(const Options& options) {
 }
 
 /// "5GB", "500MB", "2GiB", "1000" (bytes), as huggingface_hub's max_shard_size.
-std::uint64_t parse_size(const std::string& text) {
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const std::string unit(end, static_cast<const char*>(text.data() + text.size()));
-  constexpr std::pair<std::string_view, double> kUnits[] = {
-      {"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},    {"GB", 1e9},
-      {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
-  for (const auto& [name, factor] : kUnits) {
-    if (error != std::errc() || name != unit) continue;
-    const double bytes = number * factor;
-    if (bytes >= 1 && bytes < 9e18) return static_cast<std::uint64_t>(bytes);
-  }
+std::uint64_t shard_size(const std::string& text) {
+  const std::optional<schema::Bytes> size = schema::parse_bytes(text);
+  if (size && size->count > 0) return size->count;
   throw ConfigError("--max-shard-size '{}' is no size (5GB, 500MB, 2GiB)", text);
 }
 
@@ -77,7 +69,7 @@ merge::MergeRequest request_of(const Options& options) {
   if (!request.auto_dtype) request.dtype = parse_type(options.dtype);
   request.rounding = rounding_of(options);
   request.seed = options.seed;
-  request.max_shard_bytes = parse_size(options.max_shard_size);
+  request.max_shard_bytes = shard_size(options.max_shard_size);
   request.overwrite = options.overwrite();
   request.allow_other_base = options.allow_other_base;
   request.undo = options.undo;
@@ -103,7 +95,7 @@ std::string adapter_method(const std::string& name) {
 
 /// The recipe that --model, --adapter, --method and --parameter amount to.
 std::string adapter_recipe(const Options& options) {
-  using core::ConfigNode;
+  using schema::ConfigNode;
   ConfigNode recipe = ConfigNode::map();
   recipe.add("merge_method", ConfigNode::string(adapter_method(options.method)));
   recipe.add("base_model", ConfigNode::string(options.model));
@@ -130,7 +122,7 @@ std::string adapter_recipe(const Options& options) {
     parameters.add(text.substr(0, equals), ConfigNode::scalar(text.substr(equals + 1)));
   }
   if (!parameters.entries.empty()) recipe.add("parameters", std::move(parameters));
-  return core::emit_yaml(recipe);
+  return schema::emit_yaml(recipe);
 }
 
 merge::Recipe recipe_of(const Options& options) {
@@ -154,7 +146,7 @@ merge::CombineRequest combine_request_of(const Options& options) {
   request.dtype = parse_type(options.dtype);
   if (!options.rounding.empty()) request.rounding = rounding_of(options);
   request.seed = options.seed;
-  request.max_shard_bytes = parse_size(options.max_shard_size);
+  request.max_shard_bytes = shard_size(options.max_shard_size);
   request.overwrite = options.overwrite();
   request.allow_other_base = options.allow_other_base;
   request.recipe_file = options.recipe;

@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
+#include "core/stop.h"
 #include "core/terminal.h"
 
 namespace weft::cli {
@@ -36,11 +37,12 @@ CLI::Option* declare_model_output(CLI::App& app, ModelOutputOptions& options, co
 merge::Verify start_verification(const ModelOutputOptions& options,
                                  std::optional<double> default_limit, const core::Log& log) {
   if (!options.verify.wanted()) return {};
+  catch_interrupts();
   return start_verification(VerificationRequest{.model = options.model,
                                                 .adapters = options.adapters,
                                                 .options = options.verify,
                                                 .threads = options.threads,
-                                                .stop = &catch_interrupts()},
+                                                .stop = &core::stop_flag()},
                             default_limit, log);
 }
 

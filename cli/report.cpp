@@ -7,10 +7,10 @@
 #include "cli/output.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "eval/card.h"
-#include "eval/ledger.h"
-#include "eval/report_page.h"
-#include "eval/training_evaluation.h"
+#include "eval/ledger/ledger.h"
+#include "eval/ledger/training_evaluation.h"
+#include "eval/report/card.h"
+#include "eval/report/report_page.h"
 
 namespace weft::cli {
 

@@ -25,7 +25,7 @@ std::string shortcoming(const exporting::ReaderReport& report) {
 
 }  // namespace
 
-void require_known_readers(std::span<const core::Variant<train::TrainConfig>> runs) {
+void require_known_readers(std::span<const schema::Variant<train::TrainConfig>> runs) {
   for (const auto& run : runs) {
     for (std::size_t i = 0; i < run.config.runs_on.size(); ++i) {
       const std::string& reader = run.config.runs_on[i];

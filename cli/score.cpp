@@ -13,10 +13,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/terminal.h"
-#include "eval/answer_metric.h"
-#include "eval/bootstrap.h"
-#include "eval/figures.h"
-#include "eval/statistic.h"
+#include "eval/metrics/answer_metric.h"
+#include "eval/statistics/bootstrap.h"
+#include "eval/statistics/figures.h"
+#include "eval/statistics/statistic.h"
 
 namespace weft::cli {
 

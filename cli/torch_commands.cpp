@@ -2,6 +2,7 @@
 
 #include "cli/command.h"
 #include "cli/verify_engine.h"
+#include "core/stop.h"
 
 namespace weft::cli {
 
@@ -35,6 +36,8 @@ extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_
     const weft::cli::VerificationRequest& request, const weft::core::Log& log,
     weft::cli::EngineVerify& verify) {
   return weft::cli::caught([&] {
+    // The program's, which its signal handlers raise: this library has core/stop.cpp once more.
+    if (request.stop != nullptr) weft::core::use_stop_flag(*request.stop);
     auto measure = weft::cli::start_engine_verification(request, log);
     verify = [measure = std::move(measure)](const std::filesystem::path& written,
                                             weft::merge::Verification& found) {

@@ -17,9 +17,9 @@
 #include "cli/train_progress.h"
 #include "cli/train_suites.h"
 #include "core/error.h"
-#include "core/schema.h"
 #include "core/terminal.h"
 #include "model/runtime.h"
+#include "schema/schema.h"
 #include "train/job.h"
 
 namespace weft::cli {
@@ -62,7 +62,7 @@ void print_outcome(const train::Outcome& outcome, const train::RunFolder& folder
 
 /// The folders of the runs, looked at and, where the runs are to be made, claimed.
 std::deque<train::RunFolder> open_folders(
-    const std::vector<core::Variant<train::TrainConfig>>& runs, const TrainOptions& options,
+    const std::vector<schema::Variant<train::TrainConfig>>& runs, const TrainOptions& options,
     const core::Log& log) {
   const train::Start start = options.resume  ? train::Start::kResume
                              : options.force ? train::Start::kReplace
@@ -81,7 +81,7 @@ std::deque<train::RunFolder> open_folders(
 }
 
 bool answer_about_runs(const ConfigQuestion& question,
-                       const std::vector<core::Variant<train::TrainConfig>>& runs) {
+                       const std::vector<schema::Variant<train::TrainConfig>>& runs) {
   bool answered = false;
   for (const auto& run : runs) {
     if (!question.dump.empty() && !run.name.empty()) print("--- # {}\n", run.name);
@@ -127,7 +127,7 @@ int run_train(const TrainOptions& options) {
     throw ConfigError("expected CONFIG.yaml, the description of the run (docs/training.md)");
   }
   const core::Log log = stderr_log("train");
-  std::vector<core::Variant<train::TrainConfig>> described =
+  std::vector<schema::Variant<train::TrainConfig>> described =
       train::load_runs(options.config, options.overrides, log);
   if (answer_about_runs(options.question, described)) return 0;
   require_known_readers(described);

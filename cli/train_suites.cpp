@@ -8,10 +8,10 @@
 #include <utility>
 
 #include "core/error.h"
-#include "eval/analysis.h"
-#include "eval/statistics_of.h"
-#include "eval/training_evaluation.h"
-#include "eval/training_run.h"
+#include "eval/ledger/training_evaluation.h"
+#include "eval/report/training_run.h"
+#include "eval/statistics/analysis.h"
+#include "eval/statistics/statistics_of.h"
 
 namespace weft::cli {
 namespace {

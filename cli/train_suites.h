@@ -9,7 +9,7 @@
 
 #include "cli/eval_ledger.h"
 #include "core/log.h"
-#include "eval/live_suites.h"
+#include "eval/run/live_suites.h"
 #include "train/job.h"
 
 // `evaluate:` of weft train: weft eval's suites on the weights in training.

@@ -33,7 +33,7 @@ struct VerificationRequest {
   std::vector<std::string> adapters;  ///< DIR or DIR:WEIGHT
   VerificationOptions options;
   int threads = 0;
-  const std::atomic<bool>* stop = nullptr;  ///< Polled after each window.
+  std::atomic<bool>* stop = nullptr;  ///< What the other side polls: core::use_stop_flag().
 };
 
 /// Computes what base and adapters predict on the text, so that whatever is wrong with them is

@@ -5,8 +5,9 @@
 #include "cli/computing_model.h"
 #include "core/error.h"
 #include "core/hash.h"
-#include "eval/text.h"
-#include "eval/verification.h"
+#include "core/stop.h"
+#include "eval/run/text.h"
+#include "eval/run/verification.h"
 #include "model/memory.h"
 #include "text/tokenizer.h"
 #include "train/memory.h"
@@ -42,8 +43,8 @@ std::function<merge::Verification(const std::filesystem::path&)> start_engine_ve
       std::make_shared<const text::Tokenizer>(text::Tokenizer::load(opened.checkpoint));
   std::vector<eval::Pass> passes =
       eval::verification_passes(documents, *tokenizer, request.options.tokens);
-  const auto done = [stop = request.stop] {
-    if (stop != nullptr && stop->load()) throw Interrupted("stopped while verifying");
+  const auto done = [] {
+    if (core::stop_requested()) throw Interrupted("stopped while verifying");
   };
   std::shared_ptr<eval::ReferencePredictions> reference;
   {

@@ -5,12 +5,17 @@
 namespace weft::core {
 namespace {
 
-std::atomic<bool> flag{false};
-static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may only set such a flag");
+std::atomic<bool> own_flag{false};
+std::atomic<std::atomic<bool>*> flag{&own_flag};
+static_assert(std::atomic<bool>::is_always_lock_free &&
+                  std::atomic<std::atomic<bool>*>::is_always_lock_free,
+              "a signal handler may only touch such atomics");
 
 }  // namespace
 
-std::atomic<bool>& stop_flag() noexcept { return flag; }
+std::atomic<bool>& stop_flag() noexcept { return *flag.load(std::memory_order_relaxed); }
+
+void use_stop_flag(std::atomic<bool>& other) noexcept { flag.store(&other); }
 
 bool stop_requested() noexcept { return stop_flag().load(std::memory_order_relaxed); }
 

@@ -11,22 +11,10 @@
 #include <span>
 #include <stdexcept>
 
+#include "core/utf8.h"
+
 namespace weft::core {
 namespace {
-
-/// Decodes one UTF-8 character; a malformed byte counts as one replacement character.
-char32_t next_character(std::string_view text, std::size_t& at) {
-  const auto lead = static_cast<unsigned char>(text[at++]);
-  if (lead < 0x80) return lead;
-  const int extra = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
-  if (extra == 0) return 0xfffd;
-  char32_t value = lead & (0x3fU >> extra);
-  for (int i = 0; i < extra; ++i) {
-    if (at >= text.size() || (static_cast<unsigned char>(text[at]) & 0xc0U) != 0x80) return 0xfffd;
-    value = (value << 6) | (static_cast<unsigned char>(text[at++]) & 0x3fU);
-  }
-  return value;
-}
 
 bool is_number(std::string_view cell) {
   return !cell.empty() && cell.find_first_of("0123456789") != std::string_view::npos &&
@@ -50,13 +38,22 @@ int display_width(std::string_view text) {
   static const locale_t kUtf8 = ::newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
   const locale_t before = kUtf8 == nullptr ? nullptr : ::uselocale(kUtf8);
   int width = 0;
-  for (std::size_t at = 0; at < text.size();) {
-    const char32_t character = next_character(text, at);
+  for (const char32_t character : decode_utf8(text)) {
     const int columns = ::wcwidth(static_cast<wchar_t>(character));
     width += columns < 0 ? 1 : columns;
   }
   if (before != nullptr) ::uselocale(before);
   return width;
+}
+
+std::string one_line(std::string_view text, char instead) {
+  std::string line;
+  line.reserve(text.size());
+  for (const char32_t c : decode_utf8(text)) {
+    const bool moves = c < 0x20 || (c >= 0x7f && c < 0xa0);
+    append_utf8(line, moves ? static_cast<char32_t>(instead) : c);
+  }
+  return line;
 }
 
 std::string human_bytes(std::uint64_t bytes) {

@@ -10,6 +10,10 @@ namespace weft::core {
 /// Columns that `text` (UTF-8) takes on a terminal: combining marks none, wide characters two.
 [[nodiscard]] int display_width(std::string_view text);
 
+/// `text` without what would move a terminal's cursor: each control character becomes `instead`,
+/// malformed UTF-8 U+FFFD.
+[[nodiscard]] std::string one_line(std::string_view text, char instead = ' ');
+
 /// "1.2 GiB", "34.5 MiB", "12 B".
 [[nodiscard]] std::string human_bytes(std::uint64_t bytes);
 

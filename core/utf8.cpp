@@ -41,6 +41,45 @@ Utf8Character first_character(std::string_view text) noexcept {
   return {size, size == lead.length};
 }
 
+char32_t code_point(std::string_view character) noexcept {
+  const auto byte = [&](std::size_t at) { return static_cast<std::uint8_t>(character[at]); };
+  if (character.size() == 1) return byte(0);
+  // A lead byte of n bytes begins with n ones and a zero.
+  char32_t code = byte(0) & (0x7FU >> character.size());
+  for (std::size_t at = 1; at < character.size(); ++at) code = (code << 6) | (byte(at) & 0x3FU);
+  return code;
+}
+
+std::u32string decode_utf8(std::string_view text) {
+  std::u32string codes;
+  codes.reserve(count_characters(text));
+  while (!text.empty()) {
+    const auto [bytes, is_well_formed] = first_character(text);
+    codes += is_well_formed ? code_point(text.substr(0, bytes)) : kReplacementCode;
+    text.remove_prefix(bytes);
+  }
+  return codes;
+}
+
+void append_utf8(std::string& text, char32_t c) {
+  const auto byte = [&](char32_t bits) { text += static_cast<char>(bits); };
+  if (c < 0x80) {
+    byte(c);
+  } else if (c < 0x800) {
+    byte(0xC0 | c >> 6);
+    byte(0x80 | (c & 0x3F));
+  } else if (c < 0x10000) {
+    byte(0xE0 | c >> 12);
+    byte(0x80 | (c >> 6 & 0x3F));
+    byte(0x80 | (c & 0x3F));
+  } else {
+    byte(0xF0 | c >> 18);
+    byte(0x80 | (c >> 12 & 0x3F));
+    byte(0x80 | (c >> 6 & 0x3F));
+    byte(0x80 | (c & 0x3F));
+  }
+}
+
 std::size_t well_formed_prefix(std::string_view text) noexcept {
   std::size_t at = 0;
   while (at < text.size()) {

@@ -14,6 +14,15 @@ struct Utf8Character {
 };
 [[nodiscard]] Utf8Character first_character(std::string_view text) noexcept;
 
+/// The code point of a well-formed character, `character` being all of its bytes.
+[[nodiscard]] char32_t code_point(std::string_view character) noexcept;
+
+/// The code points of `text`; each maximal invalid subpart becomes U+FFFD.
+[[nodiscard]] std::u32string decode_utf8(std::string_view text);
+
+/// Appends a code point as UTF-8.
+void append_utf8(std::string& text, char32_t c);
+
 /// Whether all of `text` is well-formed UTF-8.
 [[nodiscard]] bool is_utf8(std::string_view text) noexcept;
 
@@ -29,5 +38,6 @@ struct Utf8Character {
 [[nodiscard]] std::size_t count_characters(std::string_view text) noexcept;
 
 inline constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+inline constexpr char32_t kReplacementCode = 0xFFFD;
 
 }  // namespace weft::core

@@ -8,13 +8,12 @@
 
 #include "checkpoint/json_file.h"
 #include "core/error.h"
+#include "text/white_space.h"
 
 namespace weft::data {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr const char* kBlank = " \t\r\n";
 
 /// What other programs call the roles of chat templates.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kRoles{{
@@ -152,9 +151,7 @@ Json calls_of(const Json& content, std::size_t index) {
   return calls;
 }
 
-bool is_blank(const Json& text) {
-  return text.get_ref<const std::string&>().find_first_not_of(kBlank) == std::string::npos;
-}
+bool is_blank(const Json& text) { return text::is_blank(text.get_ref<const std::string&>()); }
 
 /// The message in the words of chat templates; InputError for one that cannot be used.
 Json message_of(const Json& given, std::size_t index) {

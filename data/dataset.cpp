@@ -20,7 +20,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-void check_config(const DatasetConfig& config, core::CheckReport& report) {
+void check_config(const DatasetConfig& config, schema::CheckReport& report) {
   const std::optional<DatasetType> type = configured_type(config);
   for (const auto& [part, text] : config.fields) {
     const std::string key = "fields." + part;
@@ -208,7 +208,7 @@ class Loader {
 
 }  // namespace
 
-void describe(core::Schema<DatasetConfig>& s) {
+void describe(schema::Schema<DatasetConfig>& s) {
   s.field("path", &DatasetConfig::path,
           "file or files: .jsonl, .json, .csv, .tsv, .txt, each also .gz or .zst; * and ? match")
       .required()

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "core/log.h"
-#include "core/schema.h"
 #include "data/record.h"
+#include "schema/schema.h"
 
 namespace weft::data {
 
@@ -41,7 +41,7 @@ struct DatasetConfig {
   [[nodiscard]] bool operator==(const DatasetConfig&) const = default;
 };
 
-void describe(core::Schema<DatasetConfig>& schema);
+void describe(schema::Schema<DatasetConfig>& schema);
 
 /// "Traduce: {es}": text with columns in braces; {{ and }} are the braces themselves.
 class FieldTemplate {

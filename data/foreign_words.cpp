@@ -5,26 +5,22 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/schema_types.h"
+#include "schema/types.h"
 
 namespace weft::data {
 namespace {
 
-using core::ConfigNode;
-using core::ForeignReading;
-using core::ForeignWord;
-using core::left_out_word;
-using core::only_word;
-using core::refused_word;
-using Read = std::function<ForeignReading(const ConfigNode& value, const ConfigNode& section)>;
+using schema::ConfigNode;
+using schema::ForeignReading;
+using schema::ForeignWord;
+using schema::left_out_word;
+using schema::only_word;
+using schema::refused_word;
 
 constexpr const char* kAxolotl = "axolotl";
 
-ForeignWord word(std::string key, std::string meaning, Read read) {
-  return {.key = std::move(key),
-          .from = kAxolotl,
-          .meaning = std::move(meaning),
-          .read = std::move(read)};
+ForeignWord word(std::string key, std::string meaning, schema::ReadForeign read) {
+  return schema::read_word(std::move(key), kAxolotl, std::move(meaning), std::move(read));
 }
 
 /// A word that names the column of a part.
@@ -68,7 +64,7 @@ ForeignReading read_split(const ConfigNode& value, const ConfigNode&) {
   }
   if (open != std::string::npos && text.ends_with("]")) {
     const std::string rows = text.substr(open + 2, text.size() - open - 3);
-    if (const auto count = core::parse_integer(rows); count && *count > 0) {
+    if (const auto count = schema::parse_integer(rows); count && *count > 0) {
       return ForeignReading::means("limit", ConfigNode::scalar(std::to_string(*count)));
     }
   }
@@ -77,7 +73,7 @@ ForeignReading read_split(const ConfigNode& value, const ConfigNode&) {
 }
 
 ForeignReading read_mappings(const ConfigNode& value, const ConfigNode&) {
-  const bool known = std::ranges::all_of(value.entries, [](const core::ConfigEntry& entry) {
+  const bool known = std::ranges::all_of(value.entries, [](const schema::ConfigEntry& entry) {
     const std::string& column = entry.value.text;
     return column == entry.key || (entry.key == "role" && column == "from") ||
            (entry.key == "content" && column == "value");
@@ -100,7 +96,7 @@ ForeignReading read_roles(const ConfigNode& value, const ConfigNode&) {
     const auto found = std::ranges::find(kKnown, role, &decltype(kKnown)::value_type::first);
     return found != kKnown.end() && std::ranges::find(found->second, name) != found->second.end();
   };
-  for (const core::ConfigEntry& entry : value.entries) {
+  for (const schema::ConfigEntry& entry : value.entries) {
     const std::vector<ConfigNode> names = entry.value.kind == ConfigNode::Kind::kList
                                               ? entry.value.items
                                               : std::vector<ConfigNode>{entry.value};

@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "data/random.h"
 
 namespace weft::data {
@@ -37,39 +38,6 @@ class UnicodeLocale {
   locale_t locale_;
 };
 
-std::u32string decode(std::string_view text) {
-  std::u32string out;
-  for (std::size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const std::size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    char32_t value = length == 1 ? lead : lead & (0xffU >> (length + 1));
-    for (std::size_t k = 1; k < length && i + k < text.size(); ++k) {
-      value = (value << 6) | (static_cast<unsigned char>(text[i + k]) & 0x3fU);
-    }
-    out += value;
-    i += length;
-  }
-  return out;
-}
-
-void append(std::string& out, char32_t c) {
-  if (c < 0x80) {
-    out += static_cast<char>(c);
-  } else if (c < 0x800) {
-    out += static_cast<char>(0xc0 | (c >> 6));
-    out += static_cast<char>(0x80 | (c & 0x3f));
-  } else if (c < 0x10000) {
-    out += static_cast<char>(0xe0 | (c >> 12));
-    out += static_cast<char>(0x80 | ((c >> 6) & 0x3f));
-    out += static_cast<char>(0x80 | (c & 0x3f));
-  } else {
-    out += static_cast<char>(0xf0 | (c >> 18));
-    out += static_cast<char>(0x80 | ((c >> 12) & 0x3f));
-    out += static_cast<char>(0x80 | ((c >> 6) & 0x3f));
-    out += static_cast<char>(0x80 | (c & 0x3f));
-  }
-}
-
 std::uint64_t hash_of(std::u32string_view gram) {
   std::uint64_t hash = 0xcbf29ce484222325ULL;  // FNV-1a, 64 bits
   for (const char32_t c : gram) hash = (hash ^ c) * 0x100000001b3ULL;
@@ -79,7 +47,7 @@ std::uint64_t hash_of(std::u32string_view gram) {
 /// Hashes of the 5-grams of a comparison form, sorted, each once; a shorter text is one gram.
 std::vector<std::uint64_t> grams(std::string_view form) {
   constexpr std::size_t kGram = 5;
-  const std::u32string letters = decode(form);
+  const std::u32string letters = core::decode_utf8(form);
   std::vector<std::uint64_t> hashes;
   if (letters.size() <= kGram) {
     hashes.push_back(hash_of(letters));
@@ -171,8 +139,8 @@ std::vector<Cleaned> clean(const std::vector<Pair>& pairs, const SplitOptions& o
   for (const Pair& pair : pairs) {
     ++counts.read;
     Cleaned one{&pair, comparison_form(pair.source), comparison_form(pair.target)};
-    const auto source = static_cast<std::int64_t>(decode(one.source_form).size());
-    const auto target = static_cast<std::int64_t>(decode(one.target_form).size());
+    const auto source = static_cast<std::int64_t>(core::decode_utf8(one.source_form).size());
+    const auto target = static_cast<std::int64_t>(core::decode_utf8(one.target_form).size());
     const double ratio = static_cast<double>(std::max(source, target)) /
                          static_cast<double>(std::max<std::int64_t>(1, std::min(source, target)));
     if (std::min(source, target) < options.shortest) {
@@ -252,14 +220,14 @@ std::string comparison_form(std::string_view text) {
   static const UnicodeLocale kUnicode;
   std::string form;
   bool gap = false;
-  for (const char32_t c : decode(text)) {
+  for (const char32_t c : core::decode_utf8(text)) {
     if (!kUnicode.is_letter(c)) {
       gap = true;
       continue;
     }
     if (gap && !form.empty()) form += ' ';
     gap = false;
-    append(form, kUnicode.lower(c));
+    core::append_utf8(form, kUnicode.lower(c));
   }
   return form;
 }

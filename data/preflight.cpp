@@ -46,7 +46,7 @@ std::string percent(double value) { return fmt::format("{:.3g} %", value * 100);
 
 }  // namespace
 
-void describe(core::Schema<PreflightLimits>& s) {
+void describe(schema::Schema<PreflightLimits>& s) {
   s.field("min_supervised_share", &PreflightLimits::min_supervised_share,
           "least share of the tokens that must be learned")
       .range(0, 1);

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "core/schema.h"
 #include "data/example_table.h"
 #include "data/examples.h"
 #include "data/prompt.h"
+#include "schema/schema.h"
 
 namespace weft::data {
 
@@ -23,7 +23,7 @@ struct PreflightLimits {
   double max_duplicate_share = 0.5;     ///< Examples that repeat an earlier one.
   std::int64_t min_examples = 1;
 };
-void describe(core::Schema<PreflightLimits>& schema);
+void describe(schema::Schema<PreflightLimits>& schema);
 
 /// What is about to be learned, counted before the first step.
 struct Preflight {

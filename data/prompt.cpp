@@ -8,13 +8,10 @@
 
 #include "core/error.h"
 #include "data/prompt_parts.h"
+#include "text/white_space.h"
 
 namespace weft::data {
 namespace {
-
-bool is_space(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
-}
 
 /// What no row can mend.
 class NoEnd : public InputError {
@@ -123,7 +120,7 @@ void PromptBuilder::supervise(const Marked& marked, Encoded& encoded) const {
       if (!marked.with_template) continue;
       if (tokenizer_.is_special(encoded.ids[t - 1]))
         mark_end = t;
-      else if (!is_space(std::string_view(marked.text).substr(a, b - a)))
+      else if (!text::is_blank(std::string_view(marked.text).substr(a, b - a)))
         mark_end = from;
     }
     if (mark_end > from) {

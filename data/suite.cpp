@@ -2,7 +2,7 @@
 
 namespace weft::data {
 
-void describe(core::Schema<GenerateSection>& s) {
+void describe(schema::Schema<GenerateSection>& s) {
   s.field("examples", &GenerateSection::examples,
           "answers generated (greedily) per data set, spread evenly over it")
       .at_least(1);
@@ -25,7 +25,7 @@ void describe(core::Schema<GenerateSection>& s) {
       .non_empty();
 }
 
-void describe(core::Schema<ChoiceSection>& s) {
+void describe(schema::Schema<ChoiceSection>& s) {
   s.field("path", &ChoiceSection::path, "JSONL files, a question a row").required().non_empty();
   s.field("context", &ChoiceSection::context,
           "what stands before a choice: {name} is a column, {{ and }} are braces");
@@ -46,7 +46,7 @@ void describe(core::Schema<ChoiceSection>& s) {
           "between context and choice; scored with the choice, as in lm-eval");
 }
 
-void describe(core::Schema<SuiteSection>& s) {
+void describe(schema::Schema<SuiteSection>& s) {
   s.field("name", &SuiteSection::name, "what tables and gates call it").required().non_empty();
   s.field("language", &SuiteSection::language,
           "of its texts; suites of one language are summed up together");

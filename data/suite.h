@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "core/schema.h"
 #include "data/dataset.h"
+#include "schema/schema.h"
 
 /// What a model is measured on, as configurations of `weft eval` and `weft train` describe it. How
-/// it is measured is eval's (eval/suites.h).
+/// it is measured is eval's (eval/run/suites.h).
 namespace weft::data {
 
 /// `generate:`: answers written by the model, for chrF and for reading.
@@ -21,7 +21,7 @@ struct GenerateSection {
   std::vector<std::string> stop{};  ///< Texts before which an answer ends.
   std::int64_t show = 5;
   std::int64_t batch = 64;
-  std::vector<std::string> metrics{"chrf", "chrf++"};  ///< eval/answer_metric.h
+  std::vector<std::string> metrics{"chrf", "chrf++"};  ///< eval/metrics/answer_metric.h
 };
 
 /// `suites[].choices`: multiple-choice questions, a row of JSON each.
@@ -36,7 +36,7 @@ struct ChoiceSection {
   std::string delimiter = " ";        ///< Between context and choice.
 };
 
-/// How plain text is cut into what the model reads at once (eval/windows.h).
+/// How plain text is cut into what the model reads at once (eval/run/windows.h).
 enum class Windows : std::uint8_t { kRolling, kLlama };
 
 /// `suites[]`: exactly one of text, data and choices.
@@ -61,8 +61,8 @@ struct SuiteSection {
   }
 };
 
-void describe(core::Schema<GenerateSection>& schema);
-void describe(core::Schema<ChoiceSection>& schema);
-void describe(core::Schema<SuiteSection>& schema);
+void describe(schema::Schema<GenerateSection>& schema);
+void describe(schema::Schema<ChoiceSection>& schema);
+void describe(schema::Schema<SuiteSection>& schema);
 
 }  // namespace weft::data

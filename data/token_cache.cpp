@@ -15,11 +15,11 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
-#include "core/schema.h"
 #include "core/terminal.h"
 #include "data/examples.h"
 #include "data/token_file.h"
 #include "data/token_rules.h"
+#include "schema/schema.h"
 
 namespace weft::data {
 namespace {
@@ -48,7 +48,7 @@ std::string key_of(const TokenSource& source) {
     for (const SourceFile& file : source.files[i]) {
       files.push_back({file.path.filename().string(), file.bytes, file.sha256});
     }
-    all["datasets"].push_back({core::dump_config(config, core::Dump::kFull), files});
+    all["datasets"].push_back({schema::dump_config(config, schema::Dump::kFull), files});
   }
   all["tokenizer"] = source.tokenizer.digest();
   all["chat_template"] = source.chat_template != nullptr ? source.chat_template->digest() : "";

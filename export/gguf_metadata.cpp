@@ -412,6 +412,10 @@ const checkpoint::Family& family_of(const Checkpoint& model) {
   // Other spellings of one class ("BaiChuanForCausalLM").
   if (family == nullptr && stated) family = checkpoint::find_family_of(type->get<std::string>());
   if (family != nullptr && family->gguf != nullptr) return *family;
+  if (family != nullptr && checkpoint::find_row(*family, checkpoint::Part::kRouter) != nullptr) {
+    throw InputError("{}: a mixture of experts ({}) cannot be written to GGUF",
+                     model.path().string(), family->architecture);
+  }
   if (family != nullptr) {
     throw InputError("{}: llama.cpp has no architecture for {}, so that there is no GGUF of it",
                      model.path().string(), family->architecture);

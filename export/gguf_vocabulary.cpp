@@ -13,6 +13,7 @@
 #include "core/file.h"
 #include "export/pre_tokenizer.h"
 #include "text/pre_tokenizers.h"
+#include "text/template_file.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_config.h"
 
@@ -391,16 +392,8 @@ void add_end_ids(const Source& source, const text::Tokenizer& tokenizer, std::in
 }
 
 void add_chat_template(const Source& source, checkpoint::GgufFields& fields) {
-  // As transformers and text::ChatTemplate choose: a file of its own first.
-  Json value;
-  if (const auto jinja = source.files.find("chat_template.jinja"); jinja != source.files.end()) {
-    value = jinja->second;
-  }
-  if (value.is_null()) {
-    value = text::parse_object(source.files, "chat_template.json", source.folder.string())
-                .value("chat_template", Json());
-  }
-  if (value.is_null()) value = source.config.value("chat_template", Json());
+  const text::StoredTemplate stored = text::stored_template(source.files, source.folder.string());
+  const Json value = stored.value;
   if (value.is_string()) {
     fields.set_string("tokenizer.chat_template", value.get<std::string>());
   }
@@ -410,9 +403,9 @@ void add_chat_template(const Source& source, checkpoint::GgufFields& fields) {
     if (!choice.is_object() || !choice.value("name", Json()).is_string() ||
         !choice.value("template", Json()).is_string()) {
       throw InputError(
-          "{}: a chat_template of tokenizer_config.json must be an object with a name and a "
-          "template, found {}",
-          source.folder.string(), choice.dump(-1, ' ', false, Json::error_handler_t::replace));
+          "{}/{}: a chat_template of a list must be an object with a name and a template, found {}",
+          source.folder.string(), stored.file,
+          choice.dump(-1, ' ', false, Json::error_handler_t::replace));
     }
     std::string name = choice.value("name", "");
     const std::string text = choice.value("template", "");

@@ -13,6 +13,7 @@
 #include "merge/combine_plan.h"
 #include "merge/model_folder.h"
 #include "merge/resume.h"
+#include "text/template_file.h"
 
 namespace weft::merge {
 namespace {
@@ -118,22 +119,11 @@ void write_tokenizer_of(const Checkpoint& source, const fs::path& folder) {
   }
 }
 
-/// A model's chat template as transformers finds it; empty: none, or several.
-std::string chat_template_of(const Checkpoint& model) {
-  const fs::path own = model.path() / "chat_template.jinja";
-  if (fs::exists(own)) return core::read_text(own);
-  const fs::path config = model.path() / "tokenizer_config.json";
-  if (!fs::exists(config)) return "";
-  const nlohmann::json json = checkpoint::read_json_object(config);
-  const auto found = json.find("chat_template");
-  return found != json.end() && found->is_string() ? found->get<std::string>() : "";
-}
-
 /// The template that most of the models have, the first of as many; empty where none has any.
 std::string most_common_template(const OpenModels& models) {
   std::vector<std::pair<std::string, std::size_t>> counts;
   for (const OpenModel& model : models.all()) {
-    const std::string text = chat_template_of(*model.checkpoint);
+    const std::string text = text::find_template(model.checkpoint->path()).value_or("");
     if (text.empty()) continue;
     const auto known = std::ranges::find(counts, text, [](const auto& item) { return item.first; });
     if (known == counts.end()) {

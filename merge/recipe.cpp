@@ -10,8 +10,8 @@
 namespace weft::merge {
 namespace {
 
-using core::ConfigEntry;
-using core::ConfigNode;
+using schema::ConfigEntry;
+using schema::ConfigNode;
 namespace fs = std::filesystem;
 
 /// True for a parameter that some method has.
@@ -112,9 +112,14 @@ class RecipeReader {
     return find_method(name);
   }
 
+  /// A text that is too long for a path, or has a part that is no folder, is none that exists.
+  [[nodiscard]] static bool is_there(const fs::path& path) {
+    std::error_code error;
+    return fs::exists(path, error);
+  }
   [[nodiscard]] fs::path path(const std::string& text) const {
     const fs::path beside = folder_ / text;
-    return fs::exists(beside) ? beside : fs::path(text);
+    return is_there(beside) ? beside : fs::path(text);
   }
 
   /// "path", "path+adapter", or mergekit's long form {model: {path: ...}, lora: {path: ...}}.
@@ -130,7 +135,7 @@ class RecipeReader {
     }
     const std::string& text = text_of(node, "model");
     const std::size_t plus = text.rfind('+');
-    if (plus == std::string::npos || fs::exists(path(text))) return {path(text), {}};
+    if (plus == std::string::npos || is_there(path(text))) return {path(text), {}};
     return {path(text.substr(0, plus)), path(text.substr(plus + 1))};
   }
 
@@ -278,8 +283,8 @@ std::string ModelReference::text() const {
 
 Recipe parse_recipe(std::string_view text, std::string_view where,
                     const std::filesystem::path& folder) {
-  core::Problems problems;
-  const ConfigNode root = core::parse_yaml(text, problems);
+  schema::Problems problems;
+  const ConfigNode root = schema::parse_yaml(text, problems);
   if (!problems.empty()) {
     const auto& [place, problem] = problems.front();
     throw ConfigError("{}:{}:{}: {}", where, place.line, place.column, problem);

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "core/number.h"
-#include "core/schema_node.h"
 #include "merge/dither.h"
 #include "merge/method.h"
+#include "schema/node.h"
 
 namespace weft::merge {
 
@@ -27,7 +27,7 @@ struct ModelReference {
 
 /// Parameters as written: a number or switch, a list of them (a gradient over the layers), or a
 /// list of {filter, value}.
-using Settings = std::map<std::string, core::ConfigNode, std::less<>>;
+using Settings = std::map<std::string, schema::ConfigNode, std::less<>>;
 
 struct RecipeSource {
   ModelReference model;
@@ -72,7 +72,7 @@ struct Recipe {
 /// The value of a setting for a tensor at place t in [0, 1] of its layers, by mergekit's rules:
 /// numbers of a gradient are interpolated, switches chosen; of {filter, value} entries the first
 /// whose filter is absent, "*", or part of the name counts. Nothing when none does.
-[[nodiscard]] std::optional<double> setting_value(const core::ConfigNode& setting,
+[[nodiscard]] std::optional<double> setting_value(const schema::ConfigNode& setting,
                                                   std::string_view tensor, double t,
                                                   const ParameterSpec& spec);
 

@@ -7,7 +7,7 @@
 namespace weft::merge {
 namespace {
 
-using core::ConfigNode;
+using schema::ConfigNode;
 
 [[noreturn]] void complain(const ConfigNode& node, const ParameterSpec& spec) {
   throw ConfigError("line {}:{}: '{}' is {}, wanted {}", node.place.line, node.place.column,

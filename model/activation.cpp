@@ -2,6 +2,8 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
+
 #include "model/kernel_math.h"
 
 namespace weft::model {
@@ -129,6 +131,62 @@ WEFT_INLINE void backward_rows_of(T* in_out, const T* dy, std::int64_t width, bo
   }
 }
 
+/// GPT-OSS's gate (modeling_gpt_oss.py, GptOssExperts).
+constexpr double kAlpha = 1.702;
+
+template <typename T>
+WEFT_INLINE void clamped_rows_of(const T* in, T* y, std::int64_t width, Wide<T> limit,
+                                 std::int64_t begin, std::int64_t end) {
+  using W = Wide<T>;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T* const gate = in + row * 2 * width;
+    const T* const up = gate + width;
+    T* const out = y + row * width;
+    for (std::int64_t i = 0; i < width; ++i) {
+      const W g = std::min(widen(gate[i]), limit);
+      const W u = std::clamp(widen(up[i]), -limit, limit);
+      const W glu = rounded<T>(g * rounded<T>(kernel::sigmoid(rounded<T>(g * W(kAlpha)))));
+      out[i] = narrow<T>(rounded<T>(u + 1) * glu);
+    }
+  }
+}
+
+template <typename T>
+WEFT_INLINE void clamped_backward_rows_of(T* in_out, const T* dy, std::int64_t width, Wide<T> limit,
+                                          std::int64_t begin, std::int64_t end) {
+  using W = Wide<T>;
+  for (std::int64_t row = begin; row < end; ++row) {
+    T* const gate = in_out + row * 2 * width;
+    T* const up = gate + width;
+    const T* const gradient = dy + row * width;
+    for (std::int64_t i = 0; i < width; ++i) {
+      const W d = widen(gradient[i]);
+      const W raw_gate = widen(gate[i]);
+      const W raw_up = widen(up[i]);
+      const W g = std::min(raw_gate, limit);
+      const W u = std::clamp(raw_up, -limit, limit);
+      const W s = kernel::sigmoid(W(kAlpha) * g);
+      // Beyond the limits nothing moves; at them torch.clamp lets the gradient pass.
+      const W d_gate = d * (u + 1) * s * (1 + W(kAlpha) * g * (1 - s));
+      gate[i] = narrow<T>(raw_gate <= limit ? d_gate : W(0));
+      up[i] = narrow<T>(raw_up >= -limit && raw_up <= limit ? d * g * s : W(0));
+    }
+  }
+}
+
+#define WEFT_CLAMPED_KERNELS(T)                                                                 \
+  WEFT_CLONES void clamped_rows(const T* in, T* y, std::int64_t width, Wide<T> limit,           \
+                                std::int64_t begin, std::int64_t end) {                         \
+    clamped_rows_of(in, y, width, limit, begin, end);                                           \
+  }                                                                                             \
+  WEFT_CLONES void clamped_backward_rows(T* in_out, const T* dy, std::int64_t width,            \
+                                         Wide<T> limit, std::int64_t begin, std::int64_t end) { \
+    clamped_backward_rows_of(in_out, dy, width, limit, begin, end);                             \
+  }
+WEFT_CLAMPED_KERNELS(float)
+WEFT_CLAMPED_KERNELS(double)
+WEFT_CLAMPED_KERNELS(c10::BFloat16)
+
 #define WEFT_ACTIVATION_KERNELS(F, T)                                                       \
   WEFT_CLONES void forward_rows(F, const T* in, T* y, std::int64_t width, bool gated,       \
                                 std::int64_t begin, std::int64_t end) {                     \
@@ -154,6 +212,7 @@ void for_activation(Activation activation, const Body& body) {
     case Activation::kGelu: return body(Gelu{});
     case Activation::kGeluTanh: return body(GeluTanh{});
     case Activation::kRelu: return body(Relu{});
+    case Activation::kClampedSwish: break;  // has kernels of its own
   }
 }
 
@@ -165,6 +224,12 @@ at::Tensor activate(const at::Tensor& up, const MlpSpec& mlp) {
   kernel::for_type(up.scalar_type(), [&]<typename T>(T) {
     const T* const in = kernel::data<T>(up);
     T* const out = kernel::mutable_data<T>(y);
+    if (mlp.activation == Activation::kClampedSwish) {
+      return kernel::parallel_for(
+          up.size(0), kernel::grain(width), [&](std::int64_t begin, std::int64_t end) {
+            clamped_rows(in, out, width, static_cast<Wide<T>>(mlp.limit), begin, end);
+          });
+    }
     for_activation(mlp.activation, [&](auto f) {
       kernel::parallel_for(up.size(0), kernel::grain(width),
                            [&](std::int64_t begin, std::int64_t end) {
@@ -180,6 +245,13 @@ void activate_backward_(const at::Tensor& up, const at::Tensor& dy, const MlpSpe
   kernel::for_type(up.scalar_type(), [&]<typename T>(T) {
     T* const in_out = kernel::mutable_data<T>(up);
     const T* const gradient = kernel::data<T>(dy);
+    if (mlp.activation == Activation::kClampedSwish) {
+      return kernel::parallel_for(
+          up.size(0), kernel::grain(width), [&](std::int64_t begin, std::int64_t end) {
+            clamped_backward_rows(in_out, gradient, width, static_cast<Wide<T>>(mlp.limit), begin,
+                                  end);
+          });
+    }
     for_activation(mlp.activation, [&](auto f) {
       kernel::parallel_for(up.size(0), kernel::grain(width),
                            [&](std::int64_t begin, std::int64_t end) {

@@ -55,7 +55,10 @@ struct LossSum {
 };
 
 /// Writes the named tensor into the given one (contiguous, the shape the spec says, of any type).
-using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
+/// Of a stack of matrices a part may be asked for: `into` then takes rows from `first_row` on, the
+/// stack seen as rows of its last dimension.
+using FillTensor =
+    std::function<void(const std::string& name, const at::Tensor& into, std::int64_t first_row)>;
 
 /// Of each linear layer, in the order of Decoder::linear_modules(): sums of the squares of its
 /// input columns, [in].

@@ -179,7 +179,7 @@ at::Tensor Layer::forward(const at::Tensor& x, const RowContext& row, LayerState
   const bool keep = state != nullptr;
   const at::Tensor y = attention.forward(x, x, row, s.attention, keep);
   if (!keep) s = {};  // not needed while the wide part runs
-  at::Tensor z = mlp.forward(parallel ? x : y, y, row, s.mlp, keep);
+  at::Tensor z = feed(parallel ? x : y, y, row, s, keep);
   if (keep) *state = std::move(s);
   return z;
 }
@@ -188,50 +188,72 @@ LayerState Layer::recompute(const at::Tensor& x, const RowContext& row) const {
   LayerState s;
   if (parallel) {  // Nothing needs the sum.
     (void)attention.forward(x, x, row, s.attention, true);
-    mlp.recompute(x, row, s.mlp);
+    feed_recompute(x, row, s);
   } else {
-    mlp.recompute(attention.forward(x, x, row, s.attention, true), row, s.mlp);
+    feed_recompute(attention.forward(x, x, row, s.attention, true), row, s);
   }
   return s;
 }
 
 at::Tensor Layer::forward_cached(const at::Tensor& x, const RowContext& row, LayerCache& cache,
                                  std::int64_t past) const {
-  Mlp::State unused;
+  LayerState unused;
   const at::Tensor y = attention.forward_cached(x, x, row, cache, past);
-  return mlp.forward(parallel ? x : y, y, row, unused, false);
+  return feed(parallel ? x : y, y, row, unused, false);
 }
 
 at::Tensor Layer::forward_step(const at::Tensor& x, const RowContext& row,
                                std::span<const SequenceKeys> sequences) const {
-  Mlp::State unused;
+  LayerState unused;
   const at::Tensor y = attention.forward_step(x, x, row, sequences);
-  return mlp.forward(parallel ? x : y, y, row, unused, false);
+  return feed(parallel ? x : y, y, row, unused, false);
 }
 
 void Layer::backward(const at::Tensor& d, const RowContext& row, LayerState& s, bool lowest) const {
   if (parallel) {
     // Both branches read the gradient of the sum while their own parts are added to it.
     const at::Tensor dy = lowest ? d : copied(d);
-    if (!lowest || mlp.trains()) mlp.backward_(d, dy, row, s.mlp, !lowest);
-    s.mlp = {};
+    if (!lowest || feed_trains()) feed_backward_(d, dy, row, s, !lowest);
     if (!lowest || attention.trains()) attention.backward_(d, dy, row, s.attention, !lowest);
     return;
   }
   const bool below_mlp = !lowest || attention.trains();
-  mlp.backward_(d, d, row, s.mlp, below_mlp);
-  s.mlp = {};
+  feed_backward_(d, d, row, s, below_mlp);
   if (below_mlp) attention.backward_(d, d, row, s.attention, !lowest);
 }
 
+void Layer::feed_backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row,
+                           LayerState& s, bool want_input) const {
+  if (experts) {
+    experts->backward_(into, dy, row, s.experts, want_input);
+    s.experts = {};
+    return;
+  }
+  mlp.backward_(into, dy, row, s.mlp, want_input);
+  s.mlp = {};
+}
+
+void Layer::feed_recompute(const at::Tensor& x, const RowContext& row, LayerState& s) const {
+  if (experts) {
+    experts->recompute(x, row, s.experts);
+  } else {
+    mlp.recompute(x, row, s.mlp);
+  }
+}
+
 std::vector<Linear*> Layer::linears() {
-  return {&attention.entry.linear, &attention.exit.linear, &mlp.entry.linear, &mlp.exit.linear};
+  std::vector<Linear*> result{&attention.entry.linear, &attention.exit.linear};
+  const std::vector<Linear*> rest =
+      experts ? experts->linears() : std::vector<Linear*>{&mlp.entry.linear, &mlp.exit.linear};
+  result.insert(result.end(), rest.begin(), rest.end());
+  return result;
 }
 
 void Layer::for_inputs(const LayerState& state,
                        const std::function<void(const Linear&, const at::Tensor&)>& body) const {
   body(attention.entry.linear, attention.entry.input(state.attention.entry));
   body(attention.exit.linear, state.attention.attended);
+  if (experts) return experts->for_inputs(state.experts, body);
   body(mlp.entry.linear, mlp.entry.input(state.mlp.entry));
   body(mlp.exit.linear, activate(state.mlp.up, mlp.spec));
 }

@@ -12,6 +12,7 @@
 #include "model/activation.h"
 #include "model/attention.h"
 #include "model/attention_step.h"
+#include "model/experts.h"
 #include "model/linear.h"
 #include "model/norm.h"
 #include "model/ops.h"
@@ -135,6 +136,7 @@ struct Mlp {
 struct LayerState {
   Attention::State attention;
   Mlp::State mlp;
+  Experts::State experts;
   [[nodiscard]] at::Tensor& x() { return attention.entry.x; }  ///< The layer's input [T, D]
 };
 
@@ -142,6 +144,7 @@ struct LayerState {
 struct Layer {
   Attention attention;
   Mlp mlp;
+  std::optional<Experts> experts;  ///< In place of mlp
   bool parallel = false;
 
   /// x [T, D] -> [T, D]. Fills `state` where not null.
@@ -163,7 +166,7 @@ struct Layer {
   /// trained adapter of this layer: what lies below it is not computed and d is not the input's.
   void backward(const at::Tensor& d, const RowContext& row, LayerState& state, bool lowest) const;
 
-  [[nodiscard]] bool trains() const { return attention.trains() || mlp.trains(); }
+  [[nodiscard]] bool trains() const { return attention.trains() || feed_trains(); }
 
   /// The linear layers in the order of linear_modules().
   [[nodiscard]] std::vector<Linear*> linears();
@@ -171,6 +174,18 @@ struct Layer {
   /// of.
   void for_inputs(const LayerState& state,
                   const std::function<void(const Linear&, const at::Tensor&)>& body) const;
+
+ private:
+  // The MLP, or the experts in its place.
+  [[nodiscard]] at::Tensor feed(const at::Tensor& x, const at::Tensor& residual,
+                                const RowContext& row, LayerState& state, bool keep) const {
+    return experts ? experts->forward(x, residual, row, state.experts, keep)
+                   : mlp.forward(x, residual, row, state.mlp, keep);
+  }
+  [[nodiscard]] bool feed_trains() const { return experts ? experts->trains() : mlp.trains(); }
+  void feed_backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row,
+                      LayerState& state, bool want_input) const;
+  void feed_recompute(const at::Tensor& x, const RowContext& row, LayerState& state) const;
 };
 
 }  // namespace weft::model

@@ -27,14 +27,39 @@ void for_norms(Model& spec, const Body& body) {
   visit(spec.final_norm);
 }
 
-/// The same for its linear layers.
+/// The same for the linear layers that adapters can take.
 template <typename Body>
 void for_linears(const Spec& spec, const Body& body) {
   for (const LayerSpec& layer : spec.layers) {
     for (const LinearSpec& linear : layer.qkv) body(linear);
     body(layer.o);
+    if (layer.experts) {
+      const ExpertsSpec& experts = *layer.experts;
+      for (const LinearSpec& linear : experts.shared_up) body(linear);
+      if (experts.shared.width > 0) body(experts.shared_down);
+      if (experts.shared_gate) body(*experts.shared_gate);
+      continue;
+    }
     for (const LinearSpec& linear : layer.up) body(linear);
     body(layer.down);
+  }
+}
+
+void add_experts(const ExpertsSpec& experts, std::int64_t hidden,
+                 std::vector<WeightShape>& shapes) {
+  shapes.push_back({experts.router + ".weight", {experts.count, hidden}});
+  if (experts.router_bias) shapes.push_back({experts.router + ".bias", {experts.count}});
+  for (const std::vector<LinearSpec>* linears : {&experts.up, &experts.down}) {
+    for (const LinearSpec& linear : *linears) {
+      if (experts.stacked) {
+        const bool turned = linear.layout != checkpoint::Layout::kPlain;
+        shapes.push_back({linear.path, turned ? std::vector{experts.count, linear.in, linear.out}
+                                              : std::vector{experts.count, linear.out, linear.in}});
+        if (experts.bias) shapes.push_back({linear.path + "_bias", {experts.count, linear.out}});
+      } else {
+        shapes.push_back({linear.path + ".weight", {linear.out, linear.in}});
+      }
+    }
   }
 }
 
@@ -75,6 +100,7 @@ std::vector<WeightShape> weight_shapes(const Spec& spec) {
     if (linear.bias) shapes.push_back({linear.path + ".bias", {linear.out}});
   });
   for (const LayerSpec& layer : spec.layers) {
+    if (layer.experts) add_experts(*layer.experts, spec.hidden, shapes);
     if (!layer.attention.sinks.empty())
       shapes.push_back({layer.attention.sinks, {layer.attention.heads}});
   }

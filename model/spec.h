@@ -96,6 +96,8 @@ enum class Activation {
   kGelu,      ///< x Phi(x), by the error function
   kGeluTanh,  ///< Its approximation by tanh: "gelu_new", "gelu_pytorch_tanh"
   kRelu,
+  /// GPT-OSS: (clamp(up, -limit, limit) + 1) g sigmoid(1.702 g) with g = min(gate, limit)
+  kClampedSwish,
 };
 
 /// down(act(gate) * up), or down(act(up)).
@@ -103,6 +105,26 @@ struct MlpSpec {
   bool gated = true;
   Activation activation = Activation::kSilu;
   std::int64_t width = 0;
+  double limit = 0;  ///< kClampedSwish
+};
+
+/// Experts, of which a router chooses some for each token (model/experts.h).
+struct ExpertsSpec {
+  std::string router{};  ///< Path of [count, hidden]
+  bool router_bias = false;
+  std::int64_t count = 0;
+  std::int64_t chosen = 0;
+  bool normalised = false;  ///< The weights of the chosen ones add up to 1.
+  MlpSpec mlp;              ///< Of each
+  /// Each expert's matrices, one by one: up holds gate and up. In stacks, their rows of one tensor.
+  std::vector<LinearSpec> up, down;  ///< Two an expert and one an expert; or one stack each
+  bool stacked = false;
+  bool bias = false;  ///< Stacks: [count, out] under "<path>_bias"
+  /// The expert that every token visits; without width: none.
+  MlpSpec shared{.width = 0};
+  std::vector<LinearSpec> shared_up;  ///< Gate, up
+  LinearSpec shared_down;
+  std::optional<LinearSpec> shared_gate;  ///< How much of it; absent: all
 };
 
 /// One layer of the decoder. With attend(x) = output_norm(o(attention(qkv(input_norm(x))))) and
@@ -119,6 +141,7 @@ struct LayerSpec {
   std::vector<LinearSpec> up;  ///< Gate, up; or the two fused; or up alone
   LinearSpec down;
   MlpSpec mlp;
+  std::optional<ExpertsSpec> experts;  ///< In place of up, down and mlp
   bool parallel = false;
   double residual_scale = 1;  ///< s
 };

@@ -79,6 +79,11 @@ class Builder {
     a.shape = shape_of(spec.attention);
     a.rotary = spec.attention.rotary;
     a.exit = {linear({&spec.o, 1}), norm(spec.output_norm), spec.residual_scale};
+    layer.parallel = spec.parallel;
+    if (spec.experts) {
+      layer.experts = experts(spec);
+      return layer;
+    }
     Mlp& mlp = layer.mlp;
     // One norm for both branches is one tensor.
     const bool shared =
@@ -86,13 +91,81 @@ class Builder {
     mlp.entry = {shared ? a.entry.norm : norm(spec.mlp_norm), linear(spec.up)};
     mlp.spec = spec.mlp;
     mlp.exit = {linear({&spec.down, 1}), norm(spec.mlp_output_norm), spec.residual_scale};
-    layer.parallel = spec.parallel;
     return layer;
   }
 
+  Experts experts(const LayerSpec& layer) {
+    const ExpertsSpec& spec = *layer.experts;
+    Experts result;
+    result.norm = norm(layer.mlp_norm);
+    result.spec = spec;
+    result.scale = layer.residual_scale;
+    const std::int64_t hidden = layer.down.out;
+    result.router = tensor(spec.router + ".weight", {spec.count, hidden});
+    if (spec.router_bias) result.router_bias = tensor(spec.router + ".bias", {spec.count});
+    if (spec.shared.width > 0) {
+      Experts::Shared& shared = result.shared.emplace();
+      shared.mlp = spec.shared;
+      shared.up = linear(spec.shared_up);
+      shared.down = linear({&spec.shared_down, 1});
+      if (spec.shared_gate) shared.gate = linear({&*spec.shared_gate, 1});
+    }
+    // Their matrices are frozen and known to no adapter: they take no number among the modules.
+    const std::uint32_t next = next_module_;
+    for (std::int64_t e = 0; e < spec.count; ++e) {
+      const auto i = static_cast<std::size_t>(e);
+      if (!spec.stacked) {
+        result.experts.push_back(
+            {linear(std::span(spec.up).subspan(2 * i, 2)), linear({&spec.down[i], 1})});
+        continue;
+      }
+      result.experts.push_back(
+          {of_stack(spec.up.front(), spec.bias, e), of_stack(spec.down.front(), spec.bias, e)});
+    }
+    next_module_ = next;
+    return result;
+  }
+
  private:
-  void fill(const std::string& name, const at::Tensor& into) const {
-    if (fill_) fill_(name, into);
+  /// Matrix `e` of a stack, which is [count, out, in], or [count, in, out].
+  Linear of_stack(const LinearSpec& spec, bool biased, std::int64_t e) const {
+    const auto type = format_ == BaseFormat::kDense ? type_ : at::kFloat;
+    const auto options = at::TensorOptions().dtype(type);
+    const at::Tensor matrix = at::empty({spec.out, spec.in}, options);
+    const at::Tensor bias = biased ? at::empty({spec.out}, options_) : at::Tensor();
+    if (fill_) {
+      const bool turned = spec.layout != checkpoint::Layout::kPlain;
+      const at::Tensor stored = turned ? at::empty({spec.in, spec.out}, options) : matrix;
+      fill(spec.path, stored, e * stored.size(0));
+      if (turned) matrix.copy_(outputs_in_order(stored.t(), spec.layout));
+      if (biased) {
+        const at::Tensor all = at::empty_like(bias);
+        fill(spec.path + "_bias", all.unsqueeze(0), e);
+        bias.copy_(outputs_in_order(all, spec.layout));
+      }
+    }
+    std::vector<LinearPart> parts{{spec.path, 0, 0, spec.out, {}}};
+    if (format_ == BaseFormat::kDense) return {matrix, bias, std::move(parts)};
+    std::vector<QuantisedMatrix> matrices;
+    if (fill_) {
+      matrices.emplace_back(
+          format_,
+          std::span(matrix.const_data_ptr<float>(), static_cast<std::size_t>(matrix.numel())),
+          spec.out, spec.in);
+    } else {
+      matrices.emplace_back(format_, spec.out, spec.in);
+    }
+    return {std::move(matrices), bias, std::move(parts), type_};
+  }
+
+  /// Outputs that stand by turns, gate and up, one after the other.
+  static at::Tensor outputs_in_order(const at::Tensor& rows, checkpoint::Layout layout) {
+    if (layout != checkpoint::Layout::kAlternating) return rows;
+    return at::cat({rows.slice(0, 0, rows.size(0), 2), rows.slice(0, 1, rows.size(0), 2)}, 0);
+  }
+
+  void fill(const std::string& name, const at::Tensor& into, std::int64_t first_row = 0) const {
+    if (fill_) fill_(name, into, first_row);
   }
 
   static at::Tensor order_of(checkpoint::Layout layout, const AttentionSpec& a) {
@@ -224,31 +297,31 @@ void require_finite(std::span<const float> values, const checkpoint::TensorInfo&
 
 /// Reads in blocks of rows on several threads, so that no fp32 copy of a large matrix exists.
 void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::TensorInfo& tensor,
-               const at::Tensor& into) {
+               const at::Tensor& into, std::int64_t first_row) {
   TORCH_INTERNAL_ASSERT(into.is_contiguous());
   const std::int64_t width = tensor.row_elements();
   const std::int64_t block =
       std::max<std::int64_t>(1, (std::int64_t{1} << 20) / std::max<std::int64_t>(1, width));
   const bool to_bf16 = into.scalar_type() == at::kBFloat16;
-  core::parallel_for(tensor.rows(), block, [&](std::int64_t first, std::int64_t last) {
+  core::parallel_for(into.numel() / width, block, [&](std::int64_t first, std::int64_t last) {
     std::vector<float> buffer;
     for (std::int64_t row = first; row < last; row += block) {
       const std::int64_t end = std::min(row + block, last);
       const auto count = static_cast<std::size_t>((end - row) * width);
       if (!to_bf16) {
         const std::span<float> out(into.mutable_data_ptr<float>() + row * width, count);
-        checkpoint.read_rows(tensor, row, end, out);
-        require_finite(out, tensor, row);
+        checkpoint.read_rows(tensor, first_row + row, first_row + end, out);
+        require_finite(out, tensor, first_row + row);
         continue;
       }
       buffer.resize(count);
-      checkpoint.read_rows(tensor, row, end, buffer);
-      require_finite(buffer, tensor, row);
+      checkpoint.read_rows(tensor, first_row + row, first_row + end, buffer);
+      require_finite(buffer, tensor, first_row + row);
       c10::BFloat16* out = into.mutable_data_ptr<c10::BFloat16>() + row * width;
       for (std::size_t i = 0; i < count; ++i) out[i].x = core::float_to_bf16(buffer[i]);
     }
   });
-  checkpoint.release(tensor);
+  checkpoint.release(tensor, first_row, first_row + into.numel() / width);
 }
 
 }  // namespace
@@ -281,9 +354,9 @@ Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
 
 FillTensor checkpoint_filler(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
   check_tensors(checkpoint, spec);
-  return [&checkpoint](const std::string& name, const at::Tensor& into) {
+  return [&checkpoint](const std::string& name, const at::Tensor& into, std::int64_t first_row) {
     core::leave_if_stopped("loading the model");
-    read_into(checkpoint, *checkpoint.find(name), into);
+    read_into(checkpoint, *checkpoint.find(name), into, first_row);
   };
 }
 

@@ -25,7 +25,8 @@ struct Weights {
 };
 
 /// As in model/decoder.h: writes the named tensor into the given one.
-using FillTensor = std::function<void(const std::string& name, const at::Tensor& into)>;
+using FillTensor =
+    std::function<void(const std::string& name, const at::Tensor& into, std::int64_t first_row)>;
 
 /// Allocates a model's tensors of `type` and fills them: q, k, v and gate, up lie in one matrix
 /// each, whatever the family stores. Without a filler they are allocated only (Meter).

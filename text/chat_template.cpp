@@ -6,14 +6,12 @@
 #include <array>
 #include <filesystem>
 
-#include "checkpoint/gguf.h"
 #include "core/error.h"
-#include "core/file.h"
 #include "core/hash.h"
 #include "core/utf8.h"
 #include "text/bridge_text.h"
 #include "text/date.h"
-#include "text/gguf_vocabulary.h"
+#include "text/template_file.h"
 #include "text/tokenizer_config.h"
 
 namespace weft::text {
@@ -30,27 +28,6 @@ struct FreeTemplate {
 
 std::string dump(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
-/// The "default" of a list of named templates, or the only one.
-std::optional<std::string> pick(const Json& value, const std::string& where) {
-  if (value.is_null()) return std::nullopt;
-  if (value.is_string()) return value.get<std::string>();
-  std::optional<std::string> only;
-  if (value.is_array()) {
-    for (const Json& entry : value) {
-      if (!entry.is_object() || !entry.contains("template") || !entry["template"].is_string()) {
-        continue;
-      }
-      const bool is_default = entry.contains("name") && entry["name"] == "default";
-      if (is_default || value.size() == 1) only = entry["template"].get<std::string>();
-    }
-  }
-  if (!only) {
-    throw InputError("{}/tokenizer_config.json: chat_template has no template named \"default\"",
-                     where);
-  }
-  return only;
 }
 
 /// The messages as transformers gives them to a template: without keys that are null, and with the
@@ -160,24 +137,16 @@ std::optional<ChatTemplate> ChatTemplate::load(const checkpoint::Checkpoint& mod
 
 std::optional<ChatTemplate> ChatTemplate::open(const std::filesystem::path& path) {
   const std::string where = path.string();
-  FileTexts files;
-  std::string file = where;
-  std::optional<std::string> source;
-  if (std::filesystem::is_directory(path)) {
-    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-      if (std::filesystem::is_regular_file(path / name)) files[name] = core::read_text(path / name);
-    }
-    if (std::filesystem::is_regular_file(path / "chat_template.jinja")) {
-      file = (path / "chat_template.jinja").string();
-      source = core::read_text(file);
-    }
-  } else {
-    files = tokenizer_files(checkpoint::Gguf::open(path));
+  const FileTexts files = template_files(path);
+  const StoredTemplate stored = stored_template(files, where);
+  if (stored.value.is_null()) return std::nullopt;
+  const std::optional<std::string> source = default_template(stored.value);
+  if (!source) {
+    throw InputError("{}/{}: chat_template has no template named \"default\"", where, stored.file);
   }
-  const Json config = parse_object(files, "tokenizer_config.json", where);
-  if (!source && config.contains("chat_template")) source = pick(config["chat_template"], where);
-  if (!source) return std::nullopt;
-  return ChatTemplate(*source, TokenizerConfig::parse(files, where).special_tokens, file);
+  const bool own_file = stored.file.ends_with(".jinja");
+  return ChatTemplate(*source, TokenizerConfig::parse(files, where).special_tokens,
+                      own_file ? (path / stored.file).string() : where);
 }
 
 Rendered ChatTemplate::render(const Json& messages, bool add_generation_prompt,

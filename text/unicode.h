@@ -11,6 +11,12 @@ namespace weft::text {
 /// U+FFFD.
 [[nodiscard]] std::string lower(std::string_view utf8);
 
+/// Python's string.punctuation: what of ASCII is printed and no letter, digit or space.
+[[nodiscard]] constexpr bool is_ascii_punctuation(char32_t c) noexcept {
+  return (c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) || (c >= 0x5B && c <= 0x60) ||
+         (c >= 0x7B && c <= 0x7E);
+}
+
 /// Normal form C: what is written as a letter and marks becomes one code point where there is one.
 /// Invalid UTF-8 becomes U+FFFD.
 [[nodiscard]] std::string compose(std::string_view utf8);

@@ -7,6 +7,14 @@
 
 namespace weft::text {
 
+/// Unicode's White_Space.
+[[nodiscard]] bool is_white_space(char32_t c) noexcept;
+/// What Python's str.isspace(), str.split() and str.strip() take for white space.
+[[nodiscard]] bool is_python_space(char32_t c) noexcept;
+
+/// Whether there is nothing but white space in `text`.
+[[nodiscard]] bool is_blank(std::string_view text);
+
 /// Bytes of white space (Unicode's White_Space) that `text` begins or ends with.
 [[nodiscard]] std::size_t leading_white_space(std::string_view text);
 [[nodiscard]] std::size_t trailing_white_space(std::string_view text);

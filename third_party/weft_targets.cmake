@@ -96,7 +96,7 @@ function(weft_fuzzer name)
   add_dependencies(fuzzers fuzz_${name})
   # New inputs go to the build folder, never among the seeds.
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/corpus/${name})
-  add_test(NAME fuzz.${name} COMMAND fuzz_${name} -seed=1 -max_total_time=20 -max_len=65536 -rss_limit_mb=4096
+  add_test(NAME fuzz.${name} COMMAND fuzz_${name} -seed=1 -max_total_time=12 -max_len=65536 -rss_limit_mb=4096
     -timeout=60 -print_final_stats=0 ${CMAKE_BINARY_DIR}/corpus/${name} ${arg_SEEDS})
   set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz TIMEOUT 120)
 endfunction()

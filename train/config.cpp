@@ -30,36 +30,37 @@ lora::Targets targets_of(const std::vector<std::string>& names) {
   return targets;
 }
 
-std::string text_of(const core::ConfigNode& node) {
-  using Kind = core::ConfigNode::Kind;
+std::string text_of(const schema::ConfigNode& node) {
+  using Kind = schema::ConfigNode::Kind;
   if (node.kind == Kind::kScalar) return node.text;
   std::string text;
   const auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
-  for (const core::ConfigNode& item : node.items) add(text_of(item));
-  for (const core::ConfigEntry& entry : node.entries) add(entry.key + ": " + text_of(entry.value));
+  for (const schema::ConfigNode& item : node.items) add(text_of(item));
+  for (const schema::ConfigEntry& entry : node.entries)
+    add(entry.key + ": " + text_of(entry.value));
   if (node.kind == Kind::kList) return "[" + text + "]";
   if (node.kind == Kind::kMap) return "{" + text + "}";
   return "(not set)";
 }
 
-void flatten_section(const core::SectionInfo& info, void* object, const std::string& prefix,
+void flatten_section(const schema::SectionInfo& info, void* object, const std::string& prefix,
                      Fingerprint& flat) {
-  for (const core::FieldInfo& field : info.fields) {
+  for (const schema::FieldInfo& field : info.fields) {
     const std::string key = prefix + field.name;
-    if (field.shape == core::FieldInfo::Shape::kValue) {
+    if (field.shape == schema::FieldInfo::Shape::kValue) {
       flat[key] = text_of(field.write(object));
       continue;
     }
     const std::vector<void*> present = field.present(object);
     for (std::size_t i = 0; i < present.size(); ++i) {
-      const bool is_list = field.shape == core::FieldInfo::Shape::kSectionList;
+      const bool is_list = field.shape == schema::FieldInfo::Shape::kSectionList;
       flatten_section(*field.section, present[i],
                       is_list ? fmt::format("{}.{}.", key, i) : key + ".", flat);
     }
   }
 }
 
-void describe_learning(core::Schema<TrainConfig>& s) {
+void describe_learning(schema::Schema<TrainConfig>& s) {
   using C = TrainConfig;
   s.field(
        "tokens_per_update", &C::tokens_per_update,
@@ -105,7 +106,7 @@ void describe_learning(core::Schema<TrainConfig>& s) {
       .alias("max_steps");
 }
 
-void describe_running(core::Schema<TrainConfig>& s) {
+void describe_running(schema::Schema<TrainConfig>& s) {
   using C = TrainConfig;
   s.section("eval", &C::eval, "when the loss on `validation` is measured");
   s.section("evaluate", &C::evaluate,
@@ -138,9 +139,9 @@ void describe_running(core::Schema<TrainConfig>& s) {
            "third more time; auto: in as many layers as the memory asks for");
 }
 
-void check_held_out(const TrainConfig& c, core::CheckReport& report) {
+void check_held_out(const TrainConfig& c, schema::CheckReport& report) {
   if (!c.validation_share) return;
-  const core::Share& share = *c.validation_share;
+  const schema::Share& share = *c.validation_share;
   if (!share.relative || share.value <= 0 || share.value >= 1) {
     report.problem("validation_share", "expected a share between 0% and 100%, as in 5%");
   }
@@ -152,7 +153,7 @@ void check_held_out(const TrainConfig& c, core::CheckReport& report) {
 
 }  // namespace
 
-void describe(core::Schema<AdapterSection>& s) {
+void describe(schema::Schema<AdapterSection>& s) {
   using A = AdapterSection;
   s.field("r", &A::r, "rank: width of the adapter's inner layer").range(1, 65536).alias("rank");
   s.field("lora_alpha", &A::lora_alpha, "the adapter's output is multiplied by lora_alpha / r")
@@ -179,13 +180,13 @@ void describe(core::Schema<AdapterSection>& s) {
           "start from an adapter that was trained on other weights or with another tokenizer");
 }
 
-void describe(core::Schema<EvalSection>& s) {
+void describe(schema::Schema<EvalSection>& s) {
   s.field("every", &EvalSection::every,
           "distance between two evaluations (100u, 0.5e, 1Mt); null: at the end only");
   s.field("at_start", &EvalSection::at_start, "measure before the first update, too");
 }
 
-void describe(core::Schema<EvaluateSection>& s) {
+void describe(schema::Schema<EvaluateSection>& s) {
   using E = EvaluateSection;
   s.field("every", &E::every,
           "distance between two evaluations (200u, 0.5e, 1Mt); null: at the end only");
@@ -209,21 +210,21 @@ void describe(core::Schema<EvaluateSection>& s) {
   s.field("record", &E::record, "write each evaluation into the ledger");
 }
 
-void describe(core::Schema<SaveSection>& s) {
+void describe(schema::Schema<SaveSection>& s) {
   s.field("every", &SaveSection::every, "distance between two checkpoints (100u, 0.5e, 1Mt)");
   s.field("keep", &SaveSection::keep, "checkpoints that stay; 0: all")
       .at_least(0)
       .alias("save_total_limit");
 }
 
-void describe(core::Schema<EarlyStoppingSection>& s) {
+void describe(schema::Schema<EarlyStoppingSection>& s) {
   s.field("patience", &EarlyStoppingSection::patience,
           "evaluations without gain after which the run ends")
       .at_least(1);
   s.field("min_delta", &EarlyStoppingSection::min_delta, "a smaller gain is none").at_least(0);
 }
 
-void describe(core::Schema<DivergenceOptions>& s) {
+void describe(schema::Schema<DivergenceOptions>& s) {
   s.field("ratio", &DivergenceOptions::ratio,
           "the mean loss of the last updates may be this many times the lowest such mean (and one "
           "nat above it); 0: no limit")
@@ -231,7 +232,7 @@ void describe(core::Schema<DivergenceOptions>& s) {
   s.field("window", &DivergenceOptions::window, "updates of that mean").range(1, 10000);
 }
 
-void describe(core::Schema<TrainConfig>& s) {
+void describe(schema::Schema<TrainConfig>& s) {
   using C = TrainConfig;
   s.field("base_model", &C::base_model, "the model to adapt: Hugging Face directory or GGUF file")
       .required()
@@ -324,7 +325,7 @@ void describe(core::Schema<TrainConfig>& s) {
   }
   s.foreign(train_words());
   s.check(check_held_out);
-  s.check([](const TrainConfig& c, core::CheckReport& report) {
+  s.check([](const TrainConfig& c, schema::CheckReport& report) {
     if (c.examples_per_update && c.packing) {
       report.problem("examples_per_update",
                      "needs packing: false; packed rows are counted by tokens_per_update");
@@ -358,10 +359,10 @@ void describe(core::Schema<TrainConfig>& s) {
   });
 }
 
-std::vector<core::Variant<TrainConfig>> load_runs(const std::filesystem::path& file,
-                                                  const std::vector<std::string>& overrides,
-                                                  const core::Log& log) {
-  auto runs = core::load_variants<TrainConfig>(file, overrides, log);
+std::vector<schema::Variant<TrainConfig>> load_runs(const std::filesystem::path& file,
+                                                    const std::vector<std::string>& overrides,
+                                                    const core::Log& log) {
+  auto runs = schema::load_variants<TrainConfig>(file, overrides, log);
   for (auto& [name, config, given] : runs) {
     if (name.empty()) continue;
     const bool is_file_name =
@@ -446,7 +447,7 @@ bool is_suite_text(const std::string& key) {
 Fingerprint flatten(const TrainConfig& config) {
   Fingerprint flat;
   TrainConfig copy = config;  // `present` of a section wants an object it may change
-  flatten_section(*core::section_info<TrainConfig>(), &copy, "", flat);
+  flatten_section(*schema::section_info<TrainConfig>(), &copy, "", flat);
   // Where files lie may change; what they hold is compared by digest.
   std::erase_if(flat, [](const auto& entry) {
     return entry.first == "base_model" || entry.first == "adapter.init_from" ||

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "core/schema.h"
 #include "data/dataset.h"
 #include "data/pack.h"
 #include "data/preflight.h"
@@ -16,12 +15,13 @@
 #include "lora/adapter.h"
 #include "model/decoder.h"
 #include "model/quantised.h"
+#include "schema/schema.h"
 #include "train/guard.h"
 #include "train/schedule.h"
 #include "train/state.h"
 #include "train/update_stream.h"
 
-/// The configuration of `weft train`: one YAML file, described once (core/schema.h).
+/// The configuration of `weft train`: one YAML file, described once (schema/schema.h).
 namespace weft::train {
 
 /// `adapter:`, in PEFT's words.
@@ -40,13 +40,13 @@ struct AdapterSection {
 };
 
 struct EvalSection {
-  std::optional<core::Duration> every = core::Duration{1, core::Duration::Unit::kEpochs};
+  std::optional<schema::Duration> every = schema::Duration{1, schema::Duration::Unit::kEpochs};
   bool at_start = true;
 };
 
 /// `evaluate:`: the suites of weft eval, on the weights in training.
 struct EvaluateSection {
-  std::optional<core::Duration> every = core::Duration{1, core::Duration::Unit::kEpochs};
+  std::optional<schema::Duration> every = schema::Duration{1, schema::Duration::Unit::kEpochs};
   bool at_start = true;
   std::vector<data::SuiteSection> suites;
   std::optional<data::GenerateSection> generate;
@@ -58,7 +58,7 @@ struct EvaluateSection {
 };
 
 struct SaveSection {
-  core::Duration every{100, core::Duration::Unit::kUpdates};
+  schema::Duration every{100, schema::Duration::Unit::kUpdates};
   std::int64_t keep = 2;
 };
 
@@ -78,7 +78,7 @@ struct TrainConfig {
   std::int64_t seed = 42;
   std::vector<data::DatasetConfig> datasets;
   std::optional<data::DatasetConfig> validation;
-  std::optional<core::Share> validation_share;
+  std::optional<schema::Share> validation_share;
   std::int64_t sequence_len = 1024;
   bool packing = true;
   bool share_prefixes = true;
@@ -90,7 +90,7 @@ struct TrainConfig {
   std::filesystem::path chat_template;
   std::string date;  ///< "2026-11-29": what the template prints as today's; empty: to be taken.
   std::map<std::string, std::string> special_tokens;  ///< That the model has to have as its own.
-  core::FolderSwitch token_cache;
+  schema::FolderSwitch token_cache;
   data::PreflightLimits preflight;
   AdapterSection adapter;
   std::vector<std::string> runs_on;  ///< Names of exporting::known_readers()
@@ -100,7 +100,7 @@ struct TrainConfig {
   std::optional<std::int64_t> examples_per_update;
   double learning_rate = 2e-4;
   SchedulerKind lr_scheduler = SchedulerKind::kCosine;
-  core::Share warmup{0.03, true};
+  schema::Share warmup{0.03, true};
   double weight_decay = 0;
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.999;
@@ -115,21 +115,21 @@ struct TrainConfig {
   DivergenceOptions divergence;
   std::int64_t log_every = 10;
   std::int64_t threads = 0;
-  std::optional<core::Bytes> memory_limit;
+  std::optional<schema::Bytes> memory_limit;
   Checkpointing gradient_checkpointing = Checkpointing::kAuto;
 };
 
-void describe(core::Schema<AdapterSection>& schema);
-void describe(core::Schema<EvalSection>& schema);
-void describe(core::Schema<EvaluateSection>& schema);
-void describe(core::Schema<SaveSection>& schema);
-void describe(core::Schema<EarlyStoppingSection>& schema);
-void describe(core::Schema<DivergenceOptions>& schema);
-void describe(core::Schema<TrainConfig>& schema);
+void describe(schema::Schema<AdapterSection>& schema);
+void describe(schema::Schema<EvalSection>& schema);
+void describe(schema::Schema<EvaluateSection>& schema);
+void describe(schema::Schema<SaveSection>& schema);
+void describe(schema::Schema<EarlyStoppingSection>& schema);
+void describe(schema::Schema<DivergenceOptions>& schema);
+void describe(schema::Schema<TrainConfig>& schema);
 
 /// The runs that a file describes: one, or one for each of `adapters`, which has its folder below
-/// output_dir. Throws ConfigError as core::load_variants, and for a name that no folder can have.
-[[nodiscard]] std::vector<core::Variant<TrainConfig>> load_runs(
+/// output_dir. Throws ConfigError as schema::load_variants, and for a name that no folder can have.
+[[nodiscard]] std::vector<schema::Variant<TrainConfig>> load_runs(
     const std::filesystem::path& file, const std::vector<std::string>& overrides,
     const core::Log& log);
 

@@ -224,11 +224,11 @@ const std::vector<Group>& groups() {
 
 }  // namespace
 
-std::vector<core::ForeignWord> idle_words() {
-  std::vector<core::ForeignWord> words;
+std::vector<schema::ForeignWord> idle_words() {
+  std::vector<schema::ForeignWord> words;
   for (const Group& group : groups()) {
     for (const char* key : group.keys) {
-      words.push_back(core::left_out_word(key, group.from, group.why));
+      words.push_back(schema::left_out_word(key, group.from, group.why));
     }
   }
   return words;

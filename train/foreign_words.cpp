@@ -15,48 +15,37 @@
 namespace weft::train {
 namespace {
 
-using core::ConfigNode;
-using core::ForeignReading;
-using core::ForeignWord;
-using core::left_out_word;
-using core::only_word;
-using core::refused_word;
-using Read = std::function<ForeignReading(const ConfigNode& value, const ConfigNode& section)>;
+using schema::ConfigNode;
+using schema::ForeignReading;
+using schema::ForeignWord;
+using schema::left_out_word;
+using schema::only_word;
+using schema::read_word;
+using schema::refused_word;
+using schema::same_word;
+using Read = schema::ReadForeign;
 
 constexpr const char* kAxolotl = "axolotl";
 constexpr const char* kFactory = "LLaMA-Factory";
 constexpr const char* kBoth = "axolotl, LLaMA-Factory";
 constexpr const char* kNothing = "it asks for nothing";
 
-ForeignWord word(std::string key, std::string from, std::string meaning, Read read) {
-  return {.key = std::move(key),
-          .from = std::move(from),
-          .meaning = std::move(meaning),
-          .read = std::move(read)};
-}
-
-/// A word that is a key of ours under another name.
-ForeignWord same(std::string key, std::string from, std::string ours) {
-  return word(std::move(key), std::move(from), fmt::format("`{}`", ours),
-              [ours](const ConfigNode& value, const ConfigNode&) {
-                return ForeignReading::means(ours, value);
-              });
-}
-
 /// A key of ours that other files have without a value.
 ForeignWord shared(std::string key) {
-  return word(std::move(key), kBoth, "the same key; without a value it counts as not given",
-              [](const ConfigNode&, const ConfigNode&) { return ForeignReading::own(); });
+  return read_word(std::move(key), kBoth, "the same key; without a value it counts as not given",
+                   [](const ConfigNode&, const ConfigNode&) { return ForeignReading::own(); });
 }
 
-bool is_on(const ConfigNode* value) { return value != nullptr && core::as_boolean(*value) == true; }
+bool is_on(const ConfigNode* value) {
+  return value != nullptr && schema::as_boolean(*value) == true;
+}
 
 double number_at(const ConfigNode& section, std::initializer_list<const char*> keys,
                  double otherwise) {
   for (const char* key : keys) {
     const ConfigNode* value = section.find(key);
     if (value == nullptr) continue;
-    if (const auto number = core::as_number(*value)) return *number;
+    if (const auto number = schema::as_number(*value)) return *number;
   }
   return otherwise;
 }
@@ -108,7 +97,7 @@ ForeignReading read_lora_target(const ConfigNode& value, const ConfigNode&) {
 /// `load_in_4bit` and `load_in_8bit`.
 Read quantised_as(const char* format) {
   return [format](const ConfigNode& value, const ConfigNode&) {
-    if (core::is_off(value)) return ForeignReading::left_out(kNothing);
+    if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("base_quantization", plain(format));
   };
 }
@@ -121,12 +110,12 @@ ForeignReading read_quantization_bit(const ConfigNode& value, const ConfigNode&)
 
 ForeignReading read_bf16(const ConfigNode& value, const ConfigNode& section) {
   if (value.text == "auto") return ForeignReading::means("dtype", plain("auto"));
-  if (core::as_boolean(value) == true || value.text == "full") {
+  if (schema::as_boolean(value) == true || value.text == "full") {
     return ForeignReading::means("dtype", plain("bfloat16"));
   }
-  if (core::as_boolean(value) == false) {
+  if (schema::as_boolean(value) == false) {
     const ConfigNode* half = section.find("fp16");
-    if (half != nullptr && !core::is_off(*half)) return ForeignReading::left_out(kNothing);
+    if (half != nullptr && !schema::is_off(*half)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("dtype", plain("float32"));
   }
   return ForeignReading::refused("write dtype: auto, bfloat16 or float32");
@@ -142,7 +131,7 @@ ForeignReading read_dtype_name(const ConfigNode& value, const ConfigNode&) {
 }
 
 ForeignReading read_warmup_ratio(const ConfigNode& value, const ConfigNode& section) {
-  const auto share = core::as_number(value);
+  const auto share = schema::as_number(value);
   if (!share || *share < 0 || *share > 1) return refuse_number("a number from 0 to 1");
   // transformers lets the number of steps win.
   if (number_at(section, {"warmup_steps"}, 0) > 0) {
@@ -152,13 +141,13 @@ ForeignReading read_warmup_ratio(const ConfigNode& value, const ConfigNode& sect
 }
 
 ForeignReading read_evals_per_epoch(const ConfigNode& value, const ConfigNode&) {
-  const auto count = core::as_number(value);
+  const auto count = schema::as_number(value);
   if (!count || *count < 0) return refuse_number("how many evaluations an epoch has");
   return ForeignReading::means("eval.every", *count == 0 ? ConfigNode{} : epochs(1 / *count));
 }
 
 ForeignReading read_saves_per_epoch(const ConfigNode& value, const ConfigNode&) {
-  const auto count = core::as_number(value);
+  const auto count = schema::as_number(value);
   if (!count || *count < 0) return refuse_number("how many checkpoints an epoch has");
   if (*count == 0) {
     return ForeignReading::left_out("the adapter is written at the end; save.every says when else");
@@ -169,7 +158,7 @@ ForeignReading read_saves_per_epoch(const ConfigNode& value, const ConfigNode&) 
 /// `eval_steps` and `save_steps`: updates, or below 1 a share of the run.
 Read steps_of(std::string target) {
   return [target](const ConfigNode& value, const ConfigNode& section) {
-    const auto steps = core::as_number(value);
+    const auto steps = schema::as_number(value);
     if (!steps || *steps <= 0) {
       return ForeignReading::refused(
           fmt::format("write {}: 100u (updates) or 0.5e (epochs)", target));
@@ -194,7 +183,7 @@ Read strategy_of(std::string target, std::string steps) {
       return ForeignReading::left_out(fmt::format("{} says the number", steps));
     }
     // "no" is off in YAML 1.1, and text in quotes.
-    if (value.text == "no" || core::as_boolean(value) == false) {
+    if (value.text == "no" || schema::as_boolean(value) == false) {
       return target == "eval.every" ? ForeignReading::means(target, ConfigNode{})
                                     : ForeignReading::left_out(
                                           "the adapter is written at the end; save.every says "
@@ -205,7 +194,7 @@ Read strategy_of(std::string target, std::string steps) {
 }
 
 ForeignReading read_validation_size(const ConfigNode& value, const ConfigNode&) {
-  const auto size = core::as_number(value);
+  const auto size = schema::as_number(value);
   if (!size || *size < 0) return refuse_number("a share of the data, as 0.05");
   if (*size == 0) return ForeignReading::left_out("nothing is held out");
   if (*size < 1) return ForeignReading::means("validation_share", plain(percent_text(*size)));
@@ -233,7 +222,7 @@ ForeignReading read_scheduler(const ConfigNode& value, const ConfigNode& section
   }
   if (value.text == "cosine_with_restarts") {
     const ConfigNode* more = section.find("lr_scheduler_kwargs");
-    if (more == nullptr || core::is_off(*more)) {
+    if (more == nullptr || schema::is_off(*more)) {
       return ForeignReading::means("lr_scheduler", plain("cosine"));  // one cycle
     }
   }
@@ -250,7 +239,7 @@ ForeignReading read_checkpointing(const ConfigNode& value, const ConfigNode&) {
 }
 
 ForeignReading read_no_checkpointing(const ConfigNode& value, const ConfigNode&) {
-  if (core::is_off(value)) return ForeignReading::left_out("what is computed twice is chosen");
+  if (schema::is_off(value)) return ForeignReading::left_out("what is computed twice is chosen");
   return ForeignReading::means("gradient_checkpointing", plain("none"));
 }
 
@@ -272,8 +261,9 @@ ForeignReading read_chat_template(const ConfigNode& value, const ConfigNode&) {
 ForeignReading read_special_tokens(const ConfigNode& value, const ConfigNode&) {
   if (value.kind != ConfigNode::Kind::kMap || value.entries.empty()) return ForeignReading::own();
   ConfigNode kept = ConfigNode::map();
-  for (const core::ConfigEntry& entry : value.entries) {
-    if (entry.key == "pad_token" || entry.key == "unk_token" || core::is_off(entry.value)) continue;
+  for (const schema::ConfigEntry& entry : value.entries) {
+    if (entry.key == "pad_token" || entry.key == "unk_token" || schema::is_off(entry.value))
+      continue;
     kept.add(entry.key, entry.value, entry.place);
   }
   if (kept.entries.size() == value.entries.size()) return ForeignReading::own();
@@ -304,7 +294,7 @@ ForeignReading read_batch(const ConfigNode&, const ConfigNode& section) {
   const double length = number_at(section, {"sequence_len", "cutoff_len", "max_length"}, 0);
   const ConfigNode* packing = section.find("sample_packing");
   if (packing == nullptr) packing = section.find("packing");
-  const bool packed = packing == nullptr || core::as_boolean(*packing) != false;
+  const bool packed = packing == nullptr || schema::as_boolean(*packing) != false;
   if (!packed) {
     return ForeignReading::refused(
         fmt::format("write examples_per_update: {:.0f}, which is micro_batch_size x "
@@ -334,120 +324,123 @@ ForeignReading read_prepared_path(const ConfigNode& value, const ConfigNode&) {
 
 void add_adapter_words(std::vector<ForeignWord>& words) {
   words.push_back(
-      word("adapter", kAxolotl, "`lora`; `qlora`: `base_quantization: nf4`", read_adapter));
+      read_word("adapter", kAxolotl, "`lora`; `qlora`: `base_quantization: nf4`", read_adapter));
   words.back().reads_null = true;
   const auto linear = [](const ConfigNode& value, const ConfigNode&) {
-    if (core::is_off(value)) return ForeignReading::left_out(kNothing);
+    if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("adapter.target_modules", ConfigNode::string("all-linear"));
   };
   const auto half = [](const ConfigNode& value, const ConfigNode&) {
-    return core::is_off(value)
+    return schema::is_off(value)
                ? ForeignReading::left_out(kNothing)
                : ForeignReading::refused("numbers are bfloat16 or float32 here; write dtype: auto");
   };
   std::vector<ForeignWord> more{
-      word("lora_target", kFactory, "`all`: `adapter.target_modules: all-linear`; names by commas",
-           read_lora_target),
-      word("lora_target_linear", kAxolotl, "`adapter.target_modules: all-linear`", linear),
+      read_word("lora_target", kFactory,
+                "`all`: `adapter.target_modules: all-linear`; names by commas", read_lora_target),
+      read_word("lora_target_linear", kAxolotl, "`adapter.target_modules: all-linear`", linear),
       shared("lora_target_modules"),
       shared("lora_r"),
       shared("lora_rank"),
       shared("lora_alpha"),
       shared("lora_dropout"),
       shared("lora_model_dir"),
-      same("adapter_name_or_path", kFactory, "adapter.init_from"),
-      same("peft_use_rslora", kAxolotl, "adapter.use_rslora"),
-      same("use_rslora", kFactory, "adapter.use_rslora"),
-      same("peft_layers_to_transform", kAxolotl, "adapter.layers_to_transform"),
-      same("lora_rank_pattern", kAxolotl, "adapter.rank_pattern"),
-      same("lora_alpha_pattern", kAxolotl, "adapter.alpha_pattern"),
-      word("load_in_4bit", kAxolotl, "`base_quantization: nf4`", quantised_as("nf4")),
-      word("load_in_8bit", kAxolotl, "`base_quantization: int8`", quantised_as("int8")),
-      word("quantization_bit", kFactory, "4: `base_quantization: nf4`; 8: `int8`",
-           read_quantization_bit),
+      same_word("adapter_name_or_path", kFactory, "adapter.init_from"),
+      same_word("peft_use_rslora", kAxolotl, "adapter.use_rslora"),
+      same_word("use_rslora", kFactory, "adapter.use_rslora"),
+      same_word("peft_layers_to_transform", kAxolotl, "adapter.layers_to_transform"),
+      same_word("lora_rank_pattern", kAxolotl, "adapter.rank_pattern"),
+      same_word("lora_alpha_pattern", kAxolotl, "adapter.alpha_pattern"),
+      read_word("load_in_4bit", kAxolotl, "`base_quantization: nf4`", quantised_as("nf4")),
+      read_word("load_in_8bit", kAxolotl, "`base_quantization: int8`", quantised_as("int8")),
+      read_word("quantization_bit", kFactory, "4: `base_quantization: nf4`; 8: `int8`",
+                read_quantization_bit),
       only_word("quantization_method", kFactory, {"bnb", "bitsandbytes"},
                 "base_quantization says how the base is kept",
                 "write base_quantization: nf4 or int8"),
       only_word("quantization_type", kFactory, {"nf4"}, "nf4 is the 4-bit type here",
                 "nf4 is the only 4-bit type here; remove the key to take it"),
-      word("double_quantization", kFactory, "true is what nf4 does; false is refused",
-           [](const ConfigNode& value, const ConfigNode&) {
-             return core::as_boolean(value) == true
-                        ? ForeignReading::left_out("nf4 quantises its scales in turn")
-                        : ForeignReading::refused(
-                              "nf4 quantises its scales in turn, always; remove "
-                              "the key to accept it");
-           }),
-      word("bf16", kBoth, "`dtype: auto`, `bfloat16` or `float32`", read_bf16),
-      word("bfloat16", kAxolotl, "`dtype`", read_bf16),
-      word("pure_bf16", kFactory, "`dtype`", read_bf16),
-      word("torch_dtype", kBoth, "`dtype`", read_dtype_name),
-      word("fp16", kBoth, "refused unless it is off: `dtype: auto`", half),
-      word("float16", kAxolotl, "refused unless it is off: `dtype: auto`", half),
+      read_word("double_quantization", kFactory, "true is what nf4 does; false is refused",
+                [](const ConfigNode& value, const ConfigNode&) {
+                  return schema::as_boolean(value) == true
+                             ? ForeignReading::left_out("nf4 quantises its scales in turn")
+                             : ForeignReading::refused(
+                                   "nf4 quantises its scales in turn, always; remove "
+                                   "the key to accept it");
+                }),
+      read_word("bf16", kBoth, "`dtype: auto`, `bfloat16` or `float32`", read_bf16),
+      read_word("bfloat16", kAxolotl, "`dtype`", read_bf16),
+      read_word("pure_bf16", kFactory, "`dtype`", read_bf16),
+      read_word("torch_dtype", kBoth, "`dtype`", read_dtype_name),
+      read_word("fp16", kBoth, "refused unless it is off: `dtype: auto`", half),
+      read_word("float16", kAxolotl, "refused unless it is off: `dtype: auto`", half),
   };
   std::ranges::move(more, std::back_inserter(words));
 }
 
 void add_schedule_words(std::vector<ForeignWord>& words) {
   std::vector<ForeignWord> more{
-      word("warmup_ratio", kBoth, "`warmup`, in per cent", read_warmup_ratio),
-      word("lr_scheduler", kBoth,
-           "`constant_with_warmup`: `constant`; `cosine_with_restarts` (one cycle): `cosine`",
-           read_scheduler),
-      word("lr_scheduler_type", kFactory, "as `lr_scheduler`", read_scheduler),
-      word("optimizer", kAxolotl, "left out where it is a kind of AdamW; refused otherwise",
-           read_optimizer),
-      word("optim", kFactory, "left out where it is a kind of AdamW; refused otherwise",
-           read_optimizer),
+      read_word("warmup_ratio", kBoth, "`warmup`, in per cent", read_warmup_ratio),
+      read_word("lr_scheduler", kBoth,
+                "`constant_with_warmup`: `constant`; `cosine_with_restarts` (one cycle): `cosine`",
+                read_scheduler),
+      read_word("lr_scheduler_type", kFactory, "as `lr_scheduler`", read_scheduler),
+      read_word("optimizer", kAxolotl, "left out where it is a kind of AdamW; refused otherwise",
+                read_optimizer),
+      read_word("optim", kFactory, "left out where it is a kind of AdamW; refused otherwise",
+                read_optimizer),
       shared("weight_decay"),
       shared("warmup_steps"),
       shared("adam_beta1"),
       shared("adam_beta2"),
       shared("adam_epsilon"),
-      word("evals_per_epoch", kAxolotl, "`eval.every`, as 0.25e", read_evals_per_epoch),
-      word("saves_per_epoch", kAxolotl, "`save.every`, as 1e", read_saves_per_epoch),
-      word("eval_steps", kBoth, "`eval.every`, as 100u", steps_of("eval.every")),
-      word("save_steps", kBoth, "`save.every`, as 100u", steps_of("save.every")),
-      word("eval_strategy", kBoth, "`eval.every`", strategy_of("eval.every", "eval_steps")),
-      word("evaluation_strategy", kBoth, "`eval.every`", strategy_of("eval.every", "eval_steps")),
-      word("save_strategy", kBoth, "`save.every`", strategy_of("save.every", "save_steps")),
+      read_word("evals_per_epoch", kAxolotl, "`eval.every`, as 0.25e", read_evals_per_epoch),
+      read_word("saves_per_epoch", kAxolotl, "`save.every`, as 1e", read_saves_per_epoch),
+      read_word("eval_steps", kBoth, "`eval.every`, as 100u", steps_of("eval.every")),
+      read_word("save_steps", kBoth, "`save.every`, as 100u", steps_of("save.every")),
+      read_word("eval_strategy", kBoth, "`eval.every`", strategy_of("eval.every", "eval_steps")),
+      read_word("evaluation_strategy", kBoth, "`eval.every`",
+                strategy_of("eval.every", "eval_steps")),
+      read_word("save_strategy", kBoth, "`save.every`", strategy_of("save.every", "save_steps")),
       shared("save_total_limit"),
       shared("early_stopping_patience"),
       shared("logging_steps"),
-      word("micro_batch_size", kAxolotl, "refused with the number of `tokens_per_update`",
-           read_batch),
-      word("per_device_train_batch_size", kFactory, "as `micro_batch_size`", read_batch),
-      word("gradient_accumulation_steps", kBoth, "as `micro_batch_size`", read_batch),
-      word("batch_size", kAxolotl, "as `micro_batch_size`", read_batch),
-      word("gradient_checkpointing", kBoth, "`offload`, `unsloth`: `all`", read_checkpointing),
-      word("disable_gradient_checkpointing", kFactory, "`gradient_checkpointing: none`",
-           read_no_checkpointing),
+      read_word("micro_batch_size", kAxolotl, "refused with the number of `tokens_per_update`",
+                read_batch),
+      read_word("per_device_train_batch_size", kFactory, "as `micro_batch_size`", read_batch),
+      read_word("gradient_accumulation_steps", kBoth, "as `micro_batch_size`", read_batch),
+      read_word("batch_size", kAxolotl, "as `micro_batch_size`", read_batch),
+      read_word("gradient_checkpointing", kBoth, "`offload`, `unsloth`: `all`", read_checkpointing),
+      read_word("disable_gradient_checkpointing", kFactory, "`gradient_checkpointing: none`",
+                read_no_checkpointing),
   };
   std::ranges::move(more, std::back_inserter(words));
 }
 
 void add_data_words(std::vector<ForeignWord>& words) {
   const auto history = [](const ConfigNode& value, const ConfigNode&) {
-    if (core::is_off(value)) return ForeignReading::left_out(kNothing);
+    if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("train_on_turns", plain("last"));
   };
   const auto no_shuffle = [](const ConfigNode& value, const ConfigNode&) {
-    if (core::is_off(value)) return ForeignReading::left_out(kNothing);
+    if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
     return ForeignReading::means("shuffle", plain("false"));
   };
   const char* const kRegistry =
       "a name of LLaMA-Factory's registry; write datasets: [{path: FILE}] with its file";
   std::vector<ForeignWord> more{
-      word("val_set_size", kAxolotl, "`validation_share`, in per cent", read_validation_size),
-      word("val_size", kFactory, "`validation_share`, in per cent", read_validation_size),
-      word("test_datasets", kAxolotl, "`validation`, where it has one item", read_test_datasets),
-      same("max_samples", kFactory, "datasets.*.limit"),
-      word("dataset_prepared_path", kAxolotl, "`token_cache`", read_prepared_path),
-      word("mask_history", kFactory, "`train_on_turns: last`", history),
-      word("curriculum_sampling", kAxolotl, "`shuffle: false`", no_shuffle),
-      word("disable_shuffling", kFactory, "`shuffle: false`", no_shuffle),
-      word("chat_template", kAxolotl,
-           "`tokenizer_default`: the model's own; other names are refused", read_chat_template),
+      read_word("val_set_size", kAxolotl, "`validation_share`, in per cent", read_validation_size),
+      read_word("val_size", kFactory, "`validation_share`, in per cent", read_validation_size),
+      read_word("test_datasets", kAxolotl, "`validation`, where it has one item",
+                read_test_datasets),
+      same_word("max_samples", kFactory, "datasets.*.limit"),
+      read_word("dataset_prepared_path", kAxolotl, "`token_cache`", read_prepared_path),
+      read_word("mask_history", kFactory, "`train_on_turns: last`", history),
+      read_word("curriculum_sampling", kAxolotl, "`shuffle: false`", no_shuffle),
+      read_word("disable_shuffling", kFactory, "`shuffle: false`", no_shuffle),
+      read_word("chat_template", kAxolotl,
+                "`tokenizer_default`: the model's own; other names are refused",
+                read_chat_template),
       refused_word("chat_template_jinja", kAxolotl,
                    "write the template into a file, and its name under chat_template"),
       refused_word("template", kFactory,
@@ -457,9 +450,10 @@ void add_data_words(std::vector<ForeignWord>& words) {
       refused_word("eval_dataset", kFactory,
                    "a name of LLaMA-Factory's registry; write validation: {path: FILE}"),
       refused_word("pretraining_dataset", kAxolotl, "write datasets: [{path: FILE, type: text}]"),
-      word("special_tokens", kAxolotl,
-           "the same key, which the model has to agree with; pad_token and unk_token are left out",
-           read_special_tokens),
+      read_word(
+          "special_tokens", kAxolotl,
+          "the same key, which the model has to agree with; pad_token and unk_token are left out",
+          read_special_tokens),
       refused_word("tokens", kAxolotl, "tokens are not added to a vocabulary here"),
       refused_word("add_tokens", kFactory, "tokens are not added to a vocabulary here"),
       refused_word("add_special_tokens", kFactory, "tokens are not added to a vocabulary here"),
@@ -553,15 +547,15 @@ void add_refused_words(std::vector<ForeignWord>& words) {
   words.push_back(only_word("finetuning_type", kFactory, {"lora"}, "LoRA is what is trained here",
                             "LoRA is what is trained here; write finetuning_type: lora"));
   words.push_back(
-      word("plugins", kAxolotl, "left out where they only make it faster", read_plugins));
-  words.push_back(word("do_train", kFactory, "left out; false is refused",
-                       [](const ConfigNode& value, const ConfigNode&) {
-                         return core::as_boolean(value) == true
-                                    ? ForeignReading::left_out("weft train trains")
-                                    : ForeignReading::refused(
-                                          "weft train trains; weft eval and "
-                                          "weft generate use an adapter");
-                       }));
+      read_word("plugins", kAxolotl, "left out where they only make it faster", read_plugins));
+  words.push_back(read_word("do_train", kFactory, "left out; false is refused",
+                            [](const ConfigNode& value, const ConfigNode&) {
+                              return schema::as_boolean(value) == true
+                                         ? ForeignReading::left_out("weft train trains")
+                                         : ForeignReading::refused(
+                                               "weft train trains; weft eval and "
+                                               "weft generate use an adapter");
+                            }));
   add("do_predict", kFactory, "weft generate and weft eval use an adapter");
 }
 

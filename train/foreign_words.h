@@ -3,20 +3,20 @@
 #include <string>
 #include <vector>
 
-#include "core/schema_foreign.h"
+#include "schema/foreign.h"
 
 namespace weft::train {
 
 /// Words of axolotl's and LLaMA-Factory's files, with what each means for `weft train`
 /// (docs/import.md lists them).
-[[nodiscard]] std::vector<core::ForeignWord> train_words();
+[[nodiscard]] std::vector<schema::ForeignWord> train_words();
 
 /// Those of them that say nothing about what is learned (foreign_idle_words.cpp).
-[[nodiscard]] std::vector<core::ForeignWord> idle_words();
+[[nodiscard]] std::vector<schema::ForeignWord> idle_words();
 
 /// How many examples or packed rows an update of the other program learns from, as far as `section`
 /// says; on one device.
-[[nodiscard]] double rows_per_update(const core::ConfigNode& section);
+[[nodiscard]] double rows_per_update(const schema::ConfigNode& section);
 
 /// 0.05 as "5%".
 [[nodiscard]] std::string percent_text(double share);

@@ -18,17 +18,17 @@ namespace weft::train {
 namespace {
 namespace fs = std::filesystem;
 
-using core::ConfigEntry;
-using core::ConfigNode;
-using core::ForeignReading;
-using Kind = core::ConfigNode::Kind;
+using schema::ConfigEntry;
+using schema::ConfigNode;
+using schema::ForeignReading;
+using Kind = schema::ConfigNode::Kind;
 
 constexpr const char* kAxolotl = "axolotl";
 constexpr const char* kFactory = "LLaMA-Factory";
 
 /// Where a key of ours, or an alias of one, stands: its dotted path.
-std::optional<std::string> own_path(const core::SectionInfo& info, const std::string& key) {
-  for (const core::FieldInfo& field : info.fields) {
+std::optional<std::string> own_path(const schema::SectionInfo& info, const std::string& key) {
+  for (const schema::FieldInfo& field : info.fields) {
     if (field.name == key || std::ranges::find(field.aliases, key) != field.aliases.end()) {
       return field.name;
     }
@@ -42,7 +42,7 @@ std::optional<std::string> own_path(const core::SectionInfo& info, const std::st
 /// Translates one file.
 class Importer {
  public:
-  Importer(const ConfigNode& tree, const core::ConfigSource& source,
+  Importer(const ConfigNode& tree, const schema::ConfigSource& source,
            const std::vector<std::string>& without)
       : job_{.tree = tree, .source = source, .without = without}, program_(program_of()) {}
 
@@ -110,12 +110,12 @@ class Importer {
       job_.problem(
           value != nullptr ? value->place : job_.tree.place,
           fmt::format("{}: {}; weft import reads what trains a LoRA adapter on answers or text",
-                      value != nullptr ? core::shown_entry(key, *value) : key, what));
+                      value != nullptr ? schema::shown_entry(key, *value) : key, what));
     };
     if (is_axolotl()) {
       for (const char* key : {"rl", "reward_model", "process_reward_model"}) {
         if (const ConfigNode* value = job_.tree.find(key);
-            value != nullptr && !core::is_off(*value)) {
+            value != nullptr && !schema::is_off(*value)) {
           refuse(key, "trains by preferences or rewards");
         }
       }
@@ -157,7 +157,7 @@ class Importer {
     }
     if (take_special(entry)) return;
     const auto& words = words_;
-    const auto word = std::ranges::find(words, key, &core::ForeignWord::key);
+    const auto word = std::ranges::find(words, key, &schema::ForeignWord::key);
     if (word != words.end()) {
       const ForeignReading reading = word->read(entry.value, job_.tree);
       if (job_.apply(reading, entry, "")) return;
@@ -222,11 +222,11 @@ class Importer {
   }
 
   void take_special_tokens(const ConfigEntry& entry) {
-    const auto word = std::ranges::find(words_, entry.key, &core::ForeignWord::key);
+    const auto word = std::ranges::find(words_, entry.key, &schema::ForeignWord::key);
     const ForeignReading reading = word->read(entry.value, job_.tree);
     if (reading.kind == ForeignReading::Kind::kLeftOut) {
       (void)job_.apply(reading, entry, "");
-    } else if (!core::is_off(entry.value)) {
+    } else if (!schema::is_off(entry.value)) {
       job_.sheet.set(
           "special_tokens",
           reading.kind == ForeignReading::Kind::kMeans ? reading.keys.front().second : entry.value,
@@ -267,7 +267,7 @@ class Importer {
 
   [[nodiscard]] bool factory_max_steps() const {
     const ConfigNode* steps = job_.tree.find("max_steps");
-    return steps != nullptr && core::as_number(*steps).value_or(0) > 0;
+    return steps != nullptr && schema::as_number(*steps).value_or(0) > 0;
   }
 
   [[nodiscard]] bool is_packed() const {
@@ -280,7 +280,7 @@ class Importer {
   [[nodiscard]] double length() const {
     for (const char* key : {"sequence_len", "cutoff_len"}) {
       if (const ConfigNode* value = job_.tree.find(key)) {
-        if (const auto number = core::as_number(*value)) return *number;
+        if (const auto number = schema::as_number(*value)) return *number;
       }
     }
     return is_axolotl() ? 512 : 2048;
@@ -308,7 +308,7 @@ class Importer {
     if (job_.sheet.has("adapter.target_modules")) return;
     const bool linear = is_on(job_.tree, "lora_target_linear");
     const ConfigNode* modules = job_.tree.find("lora_target_modules");
-    const bool named = modules != nullptr && !core::is_off(*modules);
+    const bool named = modules != nullptr && !schema::is_off(*modules);
     if (!linear) {
       if (named) job_.sheet.set("adapter.target_modules", *modules, "lora_target_modules");
       return;
@@ -357,7 +357,7 @@ class Importer {
       usual("adapter.lora_alpha", plain("8"));
     } else {
       const ConfigNode* rank = job_.tree.find("lora_rank");
-      const double r = rank != nullptr ? core::as_number(*rank).value_or(8) : 8;
+      const double r = rank != nullptr ? schema::as_number(*rank).value_or(8) : 8;
       usual("adapter.r", plain("8"));
       usual("adapter.lora_alpha", plain(fmt::format("{:.6g}", 2 * r)),
             "the default there, 2 x rank");
@@ -381,24 +381,24 @@ class Importer {
 
   /// What is written has to be read by weft train.
   static void require_readable(const std::string& yaml) {
-    (void)core::parse_config<TrainConfig>(yaml,
-                                          {.name = "the imported configuration", .directory = {}});
+    (void)schema::parse_config<TrainConfig>(
+        yaml, {.name = "the imported configuration", .directory = {}});
   }
 
   ImportJob job_;
   ImportData data_{job_};
-  const std::vector<core::ForeignWord> words_ = train_words();
-  const std::shared_ptr<const core::SectionInfo> info_ = core::section_info<TrainConfig>();
+  const std::vector<schema::ForeignWord> words_ = train_words();
+  const std::shared_ptr<const schema::SectionInfo> info_ = schema::section_info<TrainConfig>();
   std::string program_;
   std::vector<std::string> empty_;
 };
 
 }  // namespace
 
-Imported import_config(std::string_view yaml, const core::ConfigSource& source,
+Imported import_config(std::string_view yaml, const schema::ConfigSource& source,
                        const std::vector<std::string>& without) {
-  core::Problems problems;
-  const ConfigNode tree = core::parse_yaml(yaml, problems);
+  schema::Problems problems;
+  const ConfigNode tree = schema::parse_yaml(yaml, problems);
   if (!problems.empty()) {
     const auto& [place, text] = problems.front();
     throw ConfigError("{}:{}:{}: {}", source.name, place.line, place.column, text);

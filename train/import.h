@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/schema.h"
+#include "schema/schema.h"
 
 /// `weft import`: configurations of axolotl and LLaMA-Factory in our words (docs/import.md).
 namespace weft::train {
@@ -26,7 +26,7 @@ struct Imported {
 /// Keys in `without` are left out although they ask for what weft does not do. ConfigError, a line
 /// for each problem, for such keys that are not, for what no adapter is trained by (preferences,
 /// rewards, all weights, images), and for files of neither program.
-[[nodiscard]] Imported import_config(std::string_view yaml, const core::ConfigSource& source,
+[[nodiscard]] Imported import_config(std::string_view yaml, const schema::ConfigSource& source,
                                      const std::vector<std::string>& without = {});
 
 /// The text of a chat template that other programs know by this name; empty for others.

@@ -14,9 +14,9 @@ namespace weft::train {
 namespace {
 namespace fs = std::filesystem;
 
-using core::ConfigEntry;
-using core::ConfigNode;
-using Kind = core::ConfigNode::Kind;
+using schema::ConfigEntry;
+using schema::ConfigNode;
+using Kind = schema::ConfigNode::Kind;
 
 std::vector<std::string> split(const std::string& text, char at) {
   std::vector<std::string> parts;
@@ -124,7 +124,7 @@ void ImportData::set_factory_template(const std::string& name) {
 
 /// `type:` of a dataset: the key and value of ours, and what goes with them.
 void ImportData::axolotl_type(const ConfigNode& type, const ConfigNode& item,
-                              const std::string& prefix, const core::Place& place) {
+                              const std::string& prefix, const schema::Place& place) {
   if (type.kind == Kind::kMap) {
     own_prompt(type, prefix, place);
     return;
@@ -167,7 +167,7 @@ void ImportData::axolotl_type(const ConfigNode& type, const ConfigNode& item,
 
 /// {field_instruction: q, field_output: a, format: "Q: {instruction}\nA:"}
 void ImportData::own_prompt(const ConfigNode& type, const std::string& prefix,
-                            const core::Place& place) {
+                            const schema::Place& place) {
   const std::string format =
       is_given(type, "format") ? text_at(type, "format") : text_at(type, "no_input_format");
   const auto column = [&](const char* key, const char* usual) {
@@ -216,7 +216,7 @@ void ImportData::axolotl_dataset(const ConfigNode& item, const std::string& pref
   }
   for (const ConfigEntry& entry : item.entries) {
     const std::string name = prefix + entry.key;
-    if (entry.key == "path" || entry.key == "data_files" || core::is_off(entry.value)) continue;
+    if (entry.key == "path" || entry.key == "data_files" || schema::is_off(entry.value)) continue;
     if (job_.is_without(name)) {
       job_.leave_out(name, entry.value);
     } else if (entry.key == "type") {
@@ -240,7 +240,7 @@ void ImportData::axolotl_dataset(const ConfigNode& item, const std::string& pref
 }
 
 void ImportData::dataset_word(const ConfigEntry& entry, const std::string& prefix) {
-  const auto word = std::ranges::find(words_, entry.key, &core::ForeignWord::key);
+  const auto word = std::ranges::find(words_, entry.key, &schema::ForeignWord::key);
   if (word == words_.end()) {
     job_.problem(entry.place, fmt::format("{}{}: is no key of a dataset that weft import knows; "
                                           "--without {}{} leaves it out",
@@ -295,7 +295,7 @@ void ImportData::add_factory(const ConfigEntry& entry) {
       }
     }
     if (const ConfigNode* most = job_.tree.find("max_samples");
-        most != nullptr && !core::is_off(*most)) {
+        most != nullptr && !schema::is_off(*most)) {
       job_.sheet.set(prefix + "limit", *most, "max_samples");
     }
   }
@@ -320,7 +320,7 @@ nlohmann::json ImportData::factory_registry() {
 
 /// A data set as the registry describes it.
 void ImportData::registered_dataset(const std::string& name, const nlohmann::json& info,
-                                    const std::string& prefix, const core::Place& place) {
+                                    const std::string& prefix, const schema::Place& place) {
   const auto refuse = [&](std::string_view what) {
     job_.problem(place, fmt::format("dataset: {}: {}", name, what));
   };

@@ -8,10 +8,10 @@
 namespace weft::train {
 namespace fs = std::filesystem;
 
-using core::ConfigEntry;
-using core::ConfigNode;
-using core::ForeignReading;
-using Kind = core::ConfigNode::Kind;
+using schema::ConfigEntry;
+using schema::ConfigNode;
+using schema::ForeignReading;
+using Kind = schema::ConfigNode::Kind;
 
 std::string text_at(const ConfigNode& tree, const char* key) {
   const ConfigNode* value = tree.find(key);
@@ -20,7 +20,7 @@ std::string text_at(const ConfigNode& tree, const char* key) {
 
 bool is_on(const ConfigNode& tree, const char* key) {
   const ConfigNode* value = tree.find(key);
-  return value != nullptr && core::as_boolean(*value) == true;
+  return value != nullptr && schema::as_boolean(*value) == true;
 }
 
 bool is_given(const ConfigNode& tree, const char* key) {
@@ -36,16 +36,17 @@ std::string hub_note(const std::string& path, std::string_view what) {
   return fmt::format("{}; nothing is fetched from a hub", what);
 }
 
-void ImportJob::problem(const core::Place& place, std::string text) {
+void ImportJob::problem(const schema::Place& place, std::string text) {
   problems.emplace_back(place, std::move(text));
 }
 
 void ImportJob::put(const std::string& path, const ConfigNode& value, const std::string& comment,
-                    const core::Place& place) {
+                    const schema::Place& place) {
   const ConfigNode* there = sheet.find(path);
-  if (there != nullptr && core::emit_flow(*there) != core::emit_flow(value)) {
-    problem(place, fmt::format("{}: means {}, and another line means {}; keep one", comment,
-                               core::shown_entry(path, value), core::shown_entry(path, *there)));
+  if (there != nullptr && schema::emit_flow(*there) != schema::emit_flow(value)) {
+    problem(place,
+            fmt::format("{}: means {}, and another line means {}; keep one", comment,
+                        schema::shown_entry(path, value), schema::shown_entry(path, *there)));
     return;
   }
   sheet.set(path, value, comment);
@@ -57,12 +58,12 @@ bool ImportJob::is_without(const std::string& name) const {
 
 void ImportJob::leave_out(const std::string& name, const ConfigNode& value) {
   used.insert(name);
-  sheet.comment(fmt::format("{}: left out as asked.", core::shown_entry(name, value)));
+  sheet.comment(fmt::format("{}: left out as asked.", schema::shown_entry(name, value)));
 }
 
 bool ImportJob::apply(const ForeignReading& reading, const ConfigEntry& entry,
                       const std::string& prefix) {
-  const std::string shown = core::shown_entry(entry.key, entry.value);
+  const std::string shown = schema::shown_entry(entry.key, entry.value);
   switch (reading.kind) {
     case ForeignReading::Kind::kOwn: return false;
     case ForeignReading::Kind::kLeftOut:

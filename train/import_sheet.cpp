@@ -31,11 +31,11 @@ std::string comment_lines(const std::string& text, std::size_t indent) {
 }
 
 /// "key: value  # comment"; the comment goes above where the line would be long or is several.
-std::string entry(const std::string& key, const core::ConfigNode& value, const std::string& comment,
-                  std::size_t indent) {
-  core::ConfigNode around = core::ConfigNode::map();
+std::string entry(const std::string& key, const schema::ConfigNode& value,
+                  const std::string& comment, std::size_t indent) {
+  schema::ConfigNode around = schema::ConfigNode::map();
   around.add(key, value);
-  std::string text = core::emit_yaml(around, static_cast<int>(indent));
+  std::string text = schema::emit_yaml(around, static_cast<int>(indent));
   if (comment.empty()) return text;
   const bool one_line = text.find('\n') + 1 == text.size();
   if (one_line && text.size() + 3 + comment.size() <= kColumns) {
@@ -58,13 +58,13 @@ ImportSheet::Item& ImportSheet::item(std::string_view key) {
   return items_.emplace_back(Item{.key = std::string(key), .lines = {}, .comments = {}});
 }
 
-void ImportSheet::set(std::string_view path, core::ConfigNode value, std::string comment) {
+void ImportSheet::set(std::string_view path, schema::ConfigNode value, std::string comment) {
   const std::size_t dot = path.find('.');
   Item& top = item(path.substr(0, dot));
   const std::string below = dot == std::string_view::npos ? "" : std::string(path.substr(dot + 1));
   for (Line& line : top.lines) {
     if (line.path != below) continue;
-    if (value.kind != core::ConfigNode::Kind::kNull) line.value = std::move(value);
+    if (value.kind != schema::ConfigNode::Kind::kNull) line.value = std::move(value);
     if (!comment.empty() && line.comment.find(comment) == std::string::npos) {
       line.comment += (line.comment.empty() ? "" : "; ") + comment;
     }
@@ -75,7 +75,7 @@ void ImportSheet::set(std::string_view path, core::ConfigNode value, std::string
 
 void ImportSheet::add_item(std::string_view list) { (void)item(list); }
 
-const core::ConfigNode* ImportSheet::find(std::string_view path) const {
+const schema::ConfigNode* ImportSheet::find(std::string_view path) const {
   const std::size_t dot = path.find('.');
   const std::string below = dot == std::string_view::npos ? "" : std::string(path.substr(dot + 1));
   for (const Item& one : items_) {

@@ -47,7 +47,7 @@ lora::Provenance provenance_of(const Prepared& prepared, const std::string& weig
   provenance.more = {
       {"program", fmt::format("weft {}", core::kVersion)},
       {"data", data},
-      {"config", core::sha256(core::dump_config(prepared.config, core::Dump::kFull))}};
+      {"config", core::sha256(schema::dump_config(prepared.config, schema::Dump::kFull))}};
   return provenance;
 }
 
@@ -132,7 +132,7 @@ void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now
   // Version 0.1 wrote 10% as 1e+01%.
   if (const auto warmup = then.find("warmup");
       warmup != then.end() &&
-      core::parse_share(warmup->second) == core::parse_share(now.at("warmup"))) {
+      schema::parse_share(warmup->second) == schema::parse_share(now.at("warmup"))) {
     warmup->second = now.at("warmup");
   }
   if (const auto recorded = then.find("tokenizer");
@@ -231,7 +231,8 @@ class Run {
     const RunFolder& folder = job_.folder;
     job_.folder.begin();
     Checkpoints(folder.checkpoints()).remove_leftovers();
-    core::write_text(folder.config(), core::dump_config(job_.prepared.config, core::Dump::kFull));
+    core::write_text(folder.config(),
+                     schema::dump_config(job_.prepared.config, schema::Dump::kFull));
     core::write_text(folder.preflight(), text_of(preflight_json(job_.prepared)));
     core::write_text(folder.provenance(),
                      text_of(provenance_json(job_.prepared, entry_.provenance)));

@@ -12,12 +12,12 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/log.h"
-#include "core/schema.h"
 #include "data/example_table.h"
 #include "data/preflight.h"
 #include "data/prompt.h"
 #include "lora/adapter.h"
 #include "model/spec.h"
+#include "schema/schema.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 #include "train/config.h"
@@ -80,7 +80,7 @@ struct Prepared {
 /// Reads everything but the weights of runs on one base (as load_runs() gives them), `resumed` from
 /// their last checkpoints, if they have any. Throws ConfigError and InputError for what does not
 /// fit together, and Interrupted when a stop is asked for (core/stop.h); nothing was written then.
-[[nodiscard]] std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs,
+[[nodiscard]] std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs,
                                             const core::Log& log,
                                             std::vector<std::optional<TrainState>> resumed = {});
 

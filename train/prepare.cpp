@@ -42,7 +42,7 @@ std::vector<std::string> words_of(const lora::Targets& targets) {
 
 /// What was written about the adapter has to agree with the adapter that training starts from.
 void require_agreement(const TrainConfig& config, const lora::Adapter& adapter,
-                       const std::vector<lora::Module>& modules, const core::Origins& given) {
+                       const std::vector<lora::Module>& modules, const schema::Origins& given) {
   const auto* const key =
       std::ranges::find_if(kShapeKeys, [&](const char* name) { return given.contains(name); });
   if (key == std::ranges::end(kShapeKeys)) return;
@@ -83,8 +83,8 @@ void take_over(const lora::AdapterConfig& from, AdapterSection& into) {
 
 lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint& base,
                               const model::Spec& spec, const lora::PromptDigests& prompts,
-                              const core::Origins& given, const std::optional<TrainState>& resumed,
-                              const core::Log& log) {
+                              const schema::Origins& given,
+                              const std::optional<TrainState>& resumed, const core::Log& log) {
   const std::vector<lora::Module> modules = model::linear_modules(spec);
   if (config.adapter.init_from.empty()) {
     lora::AdapterConfig adapter = adapter_config(config);
@@ -148,7 +148,7 @@ std::vector<data::SourceFile> list_files(const data::DatasetConfig& dataset,
   return files;
 }
 
-data::TokenCache open_cache(const core::FolderSwitch& choice) {
+data::TokenCache open_cache(const schema::FolderSwitch& choice) {
   if (!choice.on) return data::TokenCache(std::nullopt);
   if (!choice.path.empty()) return data::TokenCache(choice.path);
   return data::TokenCache(core::cache_folder("tokens"));
@@ -194,7 +194,7 @@ void hold_out(const TrainConfig& config, LoadedData& loaded) {
     throw InputError(
         "validation_share: {} of {} examples leaves {}; choose another share, or name a file for "
         "`validation`",
-        core::to_string(*config.validation_share), all,
+        schema::to_string(*config.validation_share), all,
         sides.kept.empty() ? "none to measure" : "none to learn from");
   }
   LoadedData::HeldOut held;
@@ -277,7 +277,7 @@ std::shared_ptr<const Base> open_base(const TrainConfig& config) {
 }
 
 void require_positions(const TrainConfig& config, const model::Spec& spec,
-                       const core::Origins& given) {
+                       const schema::Origins& given) {
   if (config.sequence_len <= spec.max_positions) return;
   throw ConfigError(
       "{}sequence_len: {} is more than the {} positions that {} was made for; lower it",
@@ -287,7 +287,7 @@ void require_positions(const TrainConfig& config, const model::Spec& spec,
 
 /// The model's own tokens are used; a file that asks for others would be learned differently.
 void require_special_tokens(const TrainConfig& config, const text::Tokenizer& tokenizer,
-                            const core::Origins& given) {
+                            const schema::Origins& given) {
   const nlohmann::json own = tokenizer.special_tokens();
   for (const auto& [name, token] : config.special_tokens) {
     const auto found = own.find(name);
@@ -303,7 +303,7 @@ void require_special_tokens(const TrainConfig& config, const text::Tokenizer& to
 }
 
 /// Everything but plan and stream.
-Prepared read_run(core::Variant<TrainConfig> run, std::shared_ptr<const Base> base,
+Prepared read_run(schema::Variant<TrainConfig> run, std::shared_ptr<const Base> base,
                   data::TokenCache& cache, std::optional<TrainState> resumed,
                   const core::Log& log) {
   auto& [name, config, given] = run;
@@ -343,7 +343,7 @@ std::vector<std::optional<TrainState>> last_states(const std::deque<RunFolder>& 
   return states;
 }
 
-std::vector<Prepared> prepare(std::vector<core::Variant<TrainConfig>> runs, const core::Log& log,
+std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, const core::Log& log,
                               std::vector<std::optional<TrainState>> resumed) {
   resumed.resize(runs.size());
   const std::shared_ptr<const Base> base = open_base(runs.front().config);
@@ -438,7 +438,7 @@ std::string describe_plan(const Prepared& prepared) {
   if (const auto& held = prepared.data.held_out) {
     text += fmt::format(
         "held out    {} of these examples ({} tokens) by validation_share {}; {} are learned\n",
-        held->examples, held->tokens, core::to_string(*config.validation_share),
+        held->examples, held->tokens, schema::to_string(*config.validation_share),
         prepared.data.train.size());
   }
   if (prepared.data.validation_preflight) {

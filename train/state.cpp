@@ -10,14 +10,12 @@
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "train/guard.h"
+#include "train/state_text.h"
 
 namespace weft::train {
 namespace {
 namespace fs = std::filesystem;
 
-/// Of state.json. 2 added row_tokens and the first figures; 1 is read with defaults.
-constexpr int kFormat = 2;
 constexpr const char* kAdapter = "adapter";
 constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kState = "state.json";
@@ -80,84 +78,10 @@ void read_moments(TrainState& state, const fs::path& path) {
   }
 }
 
-nlohmann::ordered_json optional_json(const std::optional<double>& value) {
-  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
-}
-
-nlohmann::ordered_json to_json(const TrainState& state) {
-  return {{"format", kFormat},
-          {"update", state.update},
-          {"tokens", state.tokens},
-          {"supervised_tokens", state.supervised_tokens},
-          {"seconds", state.seconds},
-          {"row_tokens", state.row_tokens},
-          {"evaluated", state.evaluation.last},
-          {"evaluation_due", state.evaluation.pending},
-          {"suites_measured", state.suites.last},
-          {"suites_due", state.suites.pending},
-          {"first_validation_loss", optional_json(state.first_validation_loss)},
-          {"first_figure", optional_json(state.first_figure)},
-          {"optimizer_updates", state.optimizer_updates},
-          {"metrics_bytes", state.metrics_bytes},
-          {"guard", state.guard},
-          {"early_stopping", state.early_stopping},
-          {"data", state.data},
-          {"fingerprint", state.fingerprint}};
-}
-
-std::optional<double> optional_number(const nlohmann::json& json, const char* key) {
-  const auto found = json.find(key);
-  if (found == json.end() || found->is_null()) return std::nullopt;
-  return found->get<double>();
-}
-
-std::int64_t count_from(const nlohmann::json& json, const char* key, std::int64_t least) {
-  const auto& value = json.at(key);
-  if (!value.is_number_integer() || value.get<std::int64_t>() < least) {
-    throw InputError("{} is {}, expected a whole number, at least {}", key, value.dump(), least);
-  }
-  return value.get<std::int64_t>();
-}
-
-/// Throws nlohmann's exceptions and InputError for what no run writes.
-TrainState from_json(const nlohmann::json& json) {
-  const std::int64_t format = count_from(json, "format", 1);
-  if (format > kFormat) {
-    throw InputError("it is of format {}, of a newer weft than this one, which reads up to {}",
-                     format, kFormat);
-  }
-  TrainState state;
-  state.update = count_from(json, "update", 0);
-  state.tokens = static_cast<std::uint64_t>(count_from(json, "tokens", 0));
-  state.supervised_tokens = static_cast<std::uint64_t>(count_from(json, "supervised_tokens", 0));
-  json.at("seconds").get_to(state.seconds);
-  if (!(state.seconds >= 0)) throw InputError("seconds is {}, expected 0 or more", state.seconds);
-  if (json.contains("row_tokens")) state.row_tokens = count_from(json, "row_tokens", 0);
-  state.evaluation = {count_from(json, "evaluated", -1), json.at("evaluation_due").get<bool>()};
-  // Checkpoints of runs from before `evaluate:` have neither.
-  if (json.contains("suites_measured")) state.suites.last = count_from(json, "suites_measured", -1);
-  state.suites.pending = json.value("suites_due", false);
-  state.first_validation_loss = optional_number(json, "first_validation_loss");
-  state.first_figure = optional_number(json, "first_figure");
-  state.optimizer_updates = count_from(json, "optimizer_updates", 0);
-  state.metrics_bytes = static_cast<std::uint64_t>(count_from(json, "metrics_bytes", 0));
-  state.guard = json.at("guard");
-  state.early_stopping = json.at("early_stopping");
-  state.data = json.at("data");
-  json.at("fingerprint").get_to(state.fingerprint);
-  // Who restores from these has no file to name: read them once here.
-  DivergenceGuard(DivergenceOptions{}).restore(state.guard);
-  EarlyStopping(0, 0).restore(state.early_stopping);
-  if (!state.data.is_object()) throw InputError("data is no position in the data");
-  return state;
-}
-
 TrainState read_checkpoint(const fs::path& path) {
   TrainState state;
   try {
-    state = from_json(nlohmann::json::parse(core::read_text(path / kState)));
-  } catch (const nlohmann::json::exception& problem) {
-    throw InputError("{} is damaged: {}", kState, problem.what());
+    state = parse_state(core::read_text(path / kState));
   } catch (const InputError& problem) {
     throw InputError("{} is damaged: {}", kState, problem.what());
   }
@@ -181,9 +105,7 @@ void Checkpoints::save(const TrainState& state, std::int64_t keep) const {
   if (error) throw IoError("cannot create {}: {}", path_of(state.update).string(), error.message());
   lora::write_peft(state.adapter, staged.path() / kAdapter);
   write_moments(state, staged.path() / kOptimizer);
-  core::write_text(
-      staged.path() / kState,
-      to_json(state).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  core::write_text(staged.path() / kState, state_text(state));
   staged.commit();
   if (keep <= 0) return;
   std::vector<std::int64_t> all = list();

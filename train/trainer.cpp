@@ -131,14 +131,14 @@ double Trainer::seconds() const {
   return seconds_before_ + std::chrono::duration<double>(Clock::now() - turn_).count();
 }
 
-bool Trainer::is_due(const core::Duration& every) const {
+bool Trainer::is_due(const schema::Duration& every) const {
   switch (every.unit) {
-    case core::Duration::Unit::kUpdates:
+    case schema::Duration::Unit::kUpdates:
       return times(static_cast<double>(update_), every.amount) >
              times(static_cast<double>(update_ - 1), every.amount);
-    case core::Duration::Unit::kEpochs:
+    case schema::Duration::Unit::kEpochs:
       return times(epoch_, every.amount) > times(epoch_before_, every.amount);
-    case core::Duration::Unit::kTokens:
+    case schema::Duration::Unit::kTokens:
       return times(static_cast<double>(tokens_), every.amount) >
              times(static_cast<double>(tokens_before_), every.amount);
   }

@@ -117,7 +117,7 @@ class Trainer {
   bool observe_figure(const std::vector<SuiteFigure>& figures);
   /// Whether there is something that tells which adapter is the best.
   [[nodiscard]] bool chooses() const { return chosen_ || parts_.validation; }
-  [[nodiscard]] bool is_due(const core::Duration& every) const;
+  [[nodiscard]] bool is_due(const schema::Duration& every) const;
   [[nodiscard]] double seconds() const;
   [[nodiscard]] std::vector<Parameter> parameters();
 

@@ -133,8 +133,13 @@ nlohmann::json UpdateStream::state() const {
 }
 
 void UpdateStream::restore(const nlohmann::json& state) {
-  rows_.restore(state.at("rows"));
-  given_ = state.at("updates").get<std::int64_t>();
+  const auto rows = state.find("rows");
+  const auto updates = state.find("updates");
+  if (rows == state.end() || updates == state.end() || !updates->is_number_integer()) {
+    throw InputError("the saved data position is damaged");
+  }
+  rows_.restore(*rows);
+  given_ = updates->get<std::int64_t>();
   ahead_.reset();
 }
 

@@ -13,21 +13,37 @@ struct Entry {
   Spec (*read)(const Reader&);
 };
 
-constexpr std::array kReaders{
-    Entry{"LlamaForCausalLM", llama},       Entry{"MistralForCausalLM", mistral},
-    Entry{"MinistralForCausalLM", mistral}, Entry{"Qwen2ForCausalLM", qwen2},
-    Entry{"Qwen3ForCausalLM", qwen3},       Entry{"SmolLM3ForCausalLM", smollm3},
-    Entry{"GraniteForCausalLM", granite},   Entry{"GemmaForCausalLM", gemma},
-    Entry{"Gemma2ForCausalLM", gemma2},     Entry{"Gemma3ForCausalLM", gemma3},
-    Entry{"Olmo2ForCausalLM", olmo2},       Entry{"InternLM2ForCausalLM", internlm2},
-    Entry{"OrionForCausalLM", orion},       Entry{"YayiForCausalLM", yayi},
-    Entry{"BaichuanForCausalLM", baichuan}, Entry{"Phi3ForCausalLM", phi3},
-    Entry{"PhiForCausalLM", phi},           Entry{"GPT2LMHeadModel", gpt2},
-    Entry{"GPTNeoXForCausalLM", gpt_neox},  Entry{"BloomForCausalLM", bloom},
-    Entry{"FalconForCausalLM", falcon},     Entry{"OPTForCausalLM", opt},
-    Entry{"CohereForCausalLM", cohere},     Entry{"Cohere2ForCausalLM", cohere2},
-    Entry{"GlmForCausalLM", glm},           Entry{"Glm4ForCausalLM", glm},
-    Entry{"ChatGLMModel", chatglm}};
+constexpr std::array kReaders{Entry{"LlamaForCausalLM", llama},
+                              Entry{"MistralForCausalLM", mistral},
+                              Entry{"MinistralForCausalLM", mistral},
+                              Entry{"Qwen2ForCausalLM", qwen2},
+                              Entry{"Qwen3ForCausalLM", qwen3},
+                              Entry{"MixtralForCausalLM", mixtral},
+                              Entry{"Qwen2MoeForCausalLM", qwen2_moe},
+                              Entry{"Qwen3MoeForCausalLM", qwen3_moe},
+                              Entry{"GptOssForCausalLM", gpt_oss},
+                              Entry{"SmolLM3ForCausalLM", smollm3},
+                              Entry{"GraniteForCausalLM", granite},
+                              Entry{"GemmaForCausalLM", gemma},
+                              Entry{"Gemma2ForCausalLM", gemma2},
+                              Entry{"Gemma3ForCausalLM", gemma3},
+                              Entry{"Olmo2ForCausalLM", olmo2},
+                              Entry{"InternLM2ForCausalLM", internlm2},
+                              Entry{"OrionForCausalLM", orion},
+                              Entry{"YayiForCausalLM", yayi},
+                              Entry{"BaichuanForCausalLM", baichuan},
+                              Entry{"Phi3ForCausalLM", phi3},
+                              Entry{"PhiForCausalLM", phi},
+                              Entry{"GPT2LMHeadModel", gpt2},
+                              Entry{"GPTNeoXForCausalLM", gpt_neox},
+                              Entry{"BloomForCausalLM", bloom},
+                              Entry{"FalconForCausalLM", falcon},
+                              Entry{"OPTForCausalLM", opt},
+                              Entry{"CohereForCausalLM", cohere},
+                              Entry{"Cohere2ForCausalLM", cohere2},
+                              Entry{"GlmForCausalLM", glm},
+                              Entry{"Glm4ForCausalLM", glm},
+                              Entry{"ChatGLMModel", chatglm}};
 
 }  // namespace
 

@@ -27,6 +27,11 @@ namespace weft::model::families {
 [[nodiscard]] Spec orion(const Reader& reader);
 [[nodiscard]] Spec yayi(const Reader& reader);
 [[nodiscard]] Spec baichuan(const Reader& reader);
+// experts.cpp
+[[nodiscard]] Spec mixtral(const Reader& reader);
+[[nodiscard]] Spec qwen2_moe(const Reader& reader);
+[[nodiscard]] Spec qwen3_moe(const Reader& reader);
+[[nodiscard]] Spec gpt_oss(const Reader& reader);
 // gemma.cpp
 [[nodiscard]] Spec gemma(const Reader& reader);
 [[nodiscard]] Spec gemma2(const Reader& reader);

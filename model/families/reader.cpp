@@ -261,7 +261,10 @@ void Reader::refuse_unread() const {
       refuse(entry.key, value, fmt::format("{} for {}", entry.neutral, family_->architecture));
   }
   const json& packed = at(config_, "quantization_config");
-  if (!packed.is_null()) {
+  // Experts in MXFP4 are read as they are (checkpoint/).
+  const bool readable = packed.is_object() && packed.value("quant_method", "") == "mxfp4" &&
+                        row(Part::kExpertsGateUp) != nullptr;
+  if (!packed.is_null() && !readable) {
     throw InputError(
         "{}: 'quantization_config' says that the weights are packed by {}; take the model's "
         "plain weights (F32, F16, BF16) or a GGUF file",
@@ -276,9 +279,9 @@ const checkpoint::TensorRow* Reader::row(Part part) const {
 
 bool Reader::ties_head() const { return checkpoint::ties_head(config_, where_); }
 
-std::string Reader::path(Part part, std::int64_t layer) const {
+std::string Reader::path(Part part, std::int64_t layer, std::int64_t expert) const {
   const checkpoint::TensorRow* const found = row(part);
-  return found == nullptr ? std::string() : checkpoint::numbered(found->name, layer);
+  return found == nullptr ? std::string() : checkpoint::numbered(found->name, layer, expert);
 }
 
 Spec sizes(const Reader& reader, std::int64_t default_positions) {
@@ -395,7 +398,19 @@ std::vector<bool> sliding_layers(const Reader& reader, std::int64_t layers,
   return result;
 }
 
-void add_layer(const Reader& reader, const Block& block, Spec& spec) {
+namespace {
+
+/// Makes the linear of a part in a layer.
+auto linear_of(const Reader& reader, std::int64_t layer) {
+  return [&reader, layer](Part part, std::int64_t in, std::int64_t out, bool bias = false,
+                          std::int64_t expert = 0) {
+    const checkpoint::TensorRow& row = *reader.row(part);
+    return LinearSpec{reader.path(part, layer, expert), in, out, bias, row.layout};
+  };
+}
+
+/// Everything of a layer but its MLP.
+LayerSpec attention_layer(const Reader& reader, const Block& block, const Spec& spec) {
   const std::int64_t index = spec.depth();
   LayerSpec layer;
   layer.attention = block.attention;
@@ -436,10 +451,7 @@ void add_layer(const Reader& reader, const Block& block, Spec& spec) {
     layer.key_norm = of_heads(Part::kKeyNorm, a.kv_heads);
   }
 
-  const auto linear = [&](Part part, std::int64_t in, std::int64_t out, bool bias) {
-    const checkpoint::TensorRow& row = *reader.row(part);
-    return LinearSpec{reader.path(part, index), in, out, bias, row.layout};
-  };
+  const auto linear = linear_of(reader, index);
   // Of a family with both spellings, the one that is stored.
   const checkpoint::TensorRow* const fused = reader.row(Part::kQueryKeyValue);
   const bool apart =
@@ -452,7 +464,17 @@ void add_layer(const Reader& reader, const Block& block, Spec& spec) {
   } else {
     layer.qkv = {linear(Part::kQueryKeyValue, spec.hidden, a.qkv_width(), block.qkv_bias)};
   }
+  layer.attention.sinks = reader.path(Part::kSinks, index);
   layer.o = linear(Part::kOutput, a.q_width(), spec.hidden, block.o_bias);
+  return layer;
+}
+
+}  // namespace
+
+void add_layer(const Reader& reader, const Block& block, Spec& spec) {
+  const std::int64_t index = spec.depth();
+  LayerSpec layer = attention_layer(reader, block, spec);
+  const auto linear = linear_of(reader, index);
   const std::int64_t width = block.mlp.width;
   if (reader.row(Part::kGateUp) != nullptr) {
     layer.up = {linear(Part::kGateUp, spec.hidden, 2 * width, block.up_bias)};
@@ -461,6 +483,49 @@ void add_layer(const Reader& reader, const Block& block, Spec& spec) {
     layer.up.push_back(linear(Part::kUp, spec.hidden, width, block.up_bias));
   }
   layer.down = linear(Part::kDown, width, spec.hidden, block.down_bias);
+  spec.layers.push_back(std::move(layer));
+}
+
+void add_expert_layer(const Reader& reader, const Block& block, const ExpertSizes& sizes,
+                      Spec& spec) {
+  const std::int64_t index = spec.depth();
+  LayerSpec layer = attention_layer(reader, block, spec);
+  const auto linear = linear_of(reader, index);
+  if (sizes.chosen > sizes.count)
+    reader.refuse("num_experts_per_tok", sizes.chosen, fmt::format("at most {}", sizes.count));
+  ExpertsSpec experts;
+  experts.router = reader.path(Part::kRouter, index);
+  experts.count = sizes.count;
+  experts.chosen = sizes.chosen;
+  experts.normalised = sizes.normalised;
+  experts.bias = experts.router_bias = sizes.bias;
+  experts.mlp = block.mlp;
+  experts.mlp.width = sizes.width;
+  // Stacks where they are stored, or where a family has nothing else.
+  const std::string stack = reader.path(Part::kExpertsGateUp, index);
+  experts.stacked =
+      !stack.empty() && (reader.row(Part::kExpertUp) == nullptr || reader.stores(stack));
+  if (experts.stacked) {
+    experts.up = {linear(Part::kExpertsGateUp, spec.hidden, 2 * sizes.width)};
+    experts.down = {linear(Part::kExpertsDown, sizes.width, spec.hidden)};
+  } else {
+    for (std::int64_t e = 0; e < sizes.count; ++e) {
+      experts.up.push_back(linear(Part::kExpertGate, spec.hidden, sizes.width, false, e));
+      experts.up.push_back(linear(Part::kExpertUp, spec.hidden, sizes.width, false, e));
+      experts.down.push_back(linear(Part::kExpertDown, sizes.width, spec.hidden, false, e));
+    }
+  }
+  if (sizes.shared > 0) {
+    experts.shared = block.mlp;
+    experts.shared.width = sizes.shared;
+    experts.shared_up = {linear(Part::kSharedGate, spec.hidden, sizes.shared),
+                         linear(Part::kSharedUp, spec.hidden, sizes.shared)};
+    experts.shared_down = linear(Part::kSharedDown, sizes.shared, spec.hidden);
+    if (reader.row(Part::kSharedRouter) != nullptr)
+      experts.shared_gate = linear(Part::kSharedRouter, spec.hidden, 1);
+  }
+  layer.down.out = spec.hidden;
+  layer.experts = std::move(experts);
   spec.layers.push_back(std::move(layer));
 }
 

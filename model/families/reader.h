@@ -59,7 +59,8 @@ class Reader {
   /// The tensors of a part; null where the family has none.
   [[nodiscard]] const checkpoint::TensorRow* row(checkpoint::Part part) const;
   /// The path of a part in a layer, with the prefix that this checkpoint's names have.
-  [[nodiscard]] std::string path(checkpoint::Part part, std::int64_t layer = 0) const;
+  [[nodiscard]] std::string path(checkpoint::Part part, std::int64_t layer = 0,
+                                 std::int64_t expert = 0) const;
   [[nodiscard]] bool stores(std::string_view tensor) const { return has_ && has_(tensor); }
   /// The head is the embedding: as tie_word_embeddings says, or by the family's default.
   [[nodiscard]] bool ties_head() const;
@@ -116,6 +117,19 @@ struct Block {
 
 /// Adds the next layer.
 void add_layer(const Reader& reader, const Block& block, Spec& spec);
+
+/// The same with experts in place of an MLP: `count` of `width`, of which `chosen` are visited;
+/// shared: the width of the one that all tokens visit, 0: none.
+struct ExpertSizes {
+  std::int64_t count = 0;
+  std::int64_t chosen = 0;
+  std::int64_t width = 0;
+  bool normalised = false;
+  std::int64_t shared = 0;
+  bool bias = false;  ///< Of router and experts
+};
+void add_expert_layer(const Reader& reader, const Block& block, const ExpertSizes& sizes,
+                      Spec& spec);
 
 /// Embedding, final norm and head, as the family's row names them; `norm` gives the final norm's
 /// kind.

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "core/schema.h"
+#include "schema/schema.h"
 #include "tests/support/process.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
@@ -72,7 +72,7 @@ class Import : public ::testing::Test {
     };
     set("base_model", (folder_ / "base").string());
     set("token_cache", "false");
-    const auto config = core::load_config<train::TrainConfig>(file);
+    const auto config = schema::load_config<train::TrainConfig>(file);
     for (std::size_t i = 0; i < config.datasets.size(); ++i) {
       std::string data = file_of(config.datasets[i]);
       // Under chat_template without more, a column of either name is read.
@@ -94,7 +94,7 @@ TEST_F(Import, FiftyConfigurationsOfOtherTrainersPassTheCheckAfterwards) {
   std::ranges::sort(files);
   int passed = 0;
   for (const fs::path& file : files) {
-    const auto [text, source] = core::read_config_file(file);
+    const auto [text, source] = schema::read_config_file(file);
     const train::Imported imported = train::import_config(text, source);
     EXPECT_EQ(imported.program,
               file.parent_path().filename() == "axolotl" ? "axolotl" : "LLaMA-Factory");

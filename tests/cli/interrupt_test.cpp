@@ -14,6 +14,7 @@
 namespace weft::tests {
 namespace {
 namespace fs = std::filesystem;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -150,6 +151,29 @@ TEST_F(Interrupt, ResultsOnAFullDeviceAreAFailure) {
     Running full(arguments, "/dev/full");
     EXPECT_EQ(full.wait(), 1) << arguments[1];
     EXPECT_THAT(full.err(), HasSubstr("standard output cannot be written")) << arguments[1];
+  }
+}
+
+TEST_F(Interrupt, AVerificationIsStoppedWhileItsModelIsLoaded) {
+  // Loading is done by the library with LibTorch, signals are caught by the program that opens it.
+  ASSERT_EQ(train({"--set", "max_updates=1"}).status, 0);
+  const fs::path text = job_.folder().write("text.txt", "tlaxcalli, atl; in xochitl in cuicatl.\n");
+  const std::vector<std::string> inputs{
+      "--model",  (job_ / "base").string(),     "--adapter", (job_ / "run/adapter").string(),
+      "--verify", (job_ / "text.txt").string(), "--out",     (job_ / "out").string()};
+  for (std::vector<std::string> arguments : std::vector<std::vector<std::string>>{
+           {"merge"}, {"export", "--to", "gguf", "--type", "f32"}}) {
+    arguments.insert(arguments.begin(), weft_program());
+    arguments.insert(arguments.end(), inputs.begin(), inputs.end());
+    Running run(arguments);
+    ASSERT_TRUE(run.wait_until_caught(SIGINT)) << run.err();
+    run.signal(SIGINT);
+    EXPECT_EQ(run.wait(), 130) << run.err();
+    // Only the library hashes the text, just before it loads the model.
+    EXPECT_THAT(run.err(), AnyOf(HasSubstr("interrupted while loading the model"),
+                                 HasSubstr("interrupted while hashing " + text.string())))
+        << arguments[1];
+    EXPECT_FALSE(fs::exists(job_ / "out"));
   }
 }
 

@@ -1,5 +1,5 @@
 // weft eval with its ledger, and weft ledger, as users run them.
-#include "eval/ledger.h"
+#include "eval/ledger/ledger.h"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>

@@ -16,12 +16,32 @@
 #include "core/hash.h"
 #include "core/parallel.h"
 #include "core/philox.h"
+#include "core/stop.h"
 #include "core/suggest.h"
 #include "core/terminal.h"
 #include "tests/support/temp_dir.h"
 
 namespace weft::core {
 namespace {
+
+TEST(Terminal, OneLineHasNothingThatMovesTheCursor) {
+  EXPECT_EQ(one_line("a\x1b[2J\nb\xC2\x9B\x7F\xC3\xA9"), "a [2J b  \xC3\xA9");
+  EXPECT_EQ(one_line("a\tb\xFF", '?'), "a?b\xEF\xBF\xBD");
+}
+
+TEST(Stop, IsAskedOfTheFlagThatIsSharedFromThenOn) {
+  std::atomic<bool>& own = stop_flag();
+  std::atomic<bool> shared{false};
+  use_stop_flag(shared);
+  own = true;
+  EXPECT_FALSE(stop_requested());
+  shared = true;
+  EXPECT_TRUE(stop_requested());
+  EXPECT_THROW(leave_if_stopped("testing"), Interrupted);
+  own = false;
+  use_stop_flag(own);
+  EXPECT_FALSE(stop_requested());
+}
 
 // FIPS 180-2, appendix B.
 TEST(Hash, GivesThePublishedVectors) {

@@ -41,6 +41,17 @@ TEST(Utf8, ReplacesEachMaximalSubpartAsPythonDoes) {
   for (const auto& [bytes, text] : cases) EXPECT_EQ(replace_invalid_utf8(bytes), text);
 }
 
+TEST(Utf8, CodePointsComeBackAsTheSameBytes) {
+  for (const char32_t c :
+       {0x41U, 0x7FU, 0x80U, 0x7FFU, 0x800U, 0xD7FFU, 0xE000U, 0xFFFFU, 0x10000U, 0x10FFFFU}) {
+    std::string bytes;
+    append_utf8(bytes, c);
+    EXPECT_TRUE(is_utf8(bytes));
+    EXPECT_EQ(decode_utf8(bytes), std::u32string(1, c));
+  }
+  EXPECT_EQ(decode_utf8("a\xE1\x8Bz"), U"a\uFFFDz");
+}
+
 TEST(Utf8, CountsCharactersNotBytes) {
   EXPECT_EQ(count_characters(""), 0U);
   EXPECT_EQ(count_characters("n\xCC\x83\xF0\x9F\x8E\x89"), 3U);

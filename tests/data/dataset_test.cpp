@@ -202,11 +202,11 @@ TEST(ResolveFiles, PatternsAreSortedAndMustMatch) {
 struct Root {
   std::vector<DatasetConfig> datasets;
 };
-void describe(core::Schema<Root>& s) { s.list("datasets", &Root::datasets, "data"); }
+void describe(schema::Schema<Root>& s) { s.list("datasets", &Root::datasets, "data"); }
 
 std::string problems(const std::string& entry) {
   try {
-    (void)core::parse_config<Root>("datasets:\n  - " + entry + "\n", {"c.yaml", "/d"});
+    (void)schema::parse_config<Root>("datasets:\n  - " + entry + "\n", {"c.yaml", "/d"});
   } catch (const ConfigError& error) {
     return error.what();
   }
@@ -214,7 +214,7 @@ std::string problems(const std::string& entry) {
 }
 
 TEST(DatasetConfig, ReadsFromYaml) {
-  const auto root = core::parse_config<Root>(
+  const auto root = schema::parse_config<Root>(
       "datasets:\n"
       "  - path: [a.csv, 'b*.csv']\n"
       "    type: instruction\n"
@@ -226,7 +226,7 @@ TEST(DatasetConfig, ReadsFromYaml) {
   EXPECT_THAT(c.path, ElementsAre("/d/a.csv", "/d/b*.csv"));
   EXPECT_EQ(c.fields.at("output"), "{nah}");
   EXPECT_EQ(c.on_bad_row, OnBadRow::kSkip);
-  EXPECT_EQ(core::parse_config<Root>(core::dump_config(root, core::Dump::kFull)).datasets,
+  EXPECT_EQ(schema::parse_config<Root>(schema::dump_config(root, schema::Dump::kFull)).datasets,
             root.datasets);
 }
 
@@ -244,7 +244,7 @@ TEST(DatasetConfig, MistakesHaveTheirPlace) {
 
 TEST(DatasetConfig, WordsOfOtherTrainersAreReadOrRefusedWithWhatToWrite) {
   const auto read = [](const std::string& entry) {
-    return core::parse_config<Root>("datasets:\n  - " + entry + "\n", {"c.yaml", "/d"})
+    return schema::parse_config<Root>("datasets:\n  - " + entry + "\n", {"c.yaml", "/d"})
         .datasets.at(0);
   };
   const DatasetConfig chat = read(
@@ -268,7 +268,7 @@ TEST(DatasetConfig, WordsOfOtherTrainersAreReadOrRefusedWithWhatToWrite) {
 TEST(DataDocument, ListsTheKeysAsTheSchemaHasThem) {
   const std::string page = tests::slurp(tests::source_dir() / "docs/data.md");
   for (const std::string& reference :
-       {core::config_reference<DatasetConfig>(), core::config_reference<PreflightLimits>()}) {
+       {schema::config_reference<DatasetConfig>(), schema::config_reference<PreflightLimits>()}) {
     const std::string table = reference.substr(reference.find("| key"));
     EXPECT_THAT(page, HasSubstr(table.substr(0, table.find("\n\n") + 1)));
   }

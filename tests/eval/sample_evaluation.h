@@ -3,8 +3,8 @@
 #include <limits>
 #include <string>
 
-#include "eval/answer.h"
-#include "eval/ledger.h"
+#include "eval/ledger/ledger.h"
+#include "eval/metrics/answer.h"
 
 namespace weft::tests {
 

@@ -9,11 +9,11 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "core/schema.h"
+#include "schema/schema.h"
 
 namespace {
 
-using weft::core::Schema;
+using weft::schema::Schema;
 
 enum class Kind { kOne, kTwo };
 
@@ -35,9 +35,9 @@ struct Config {
   bool flag = false;
   Kind kind = Kind::kOne;
   std::optional<double> number;
-  weft::core::Duration duration;
-  weft::core::Share share;
-  weft::core::Bytes bytes;
+  weft::schema::Duration duration;
+  weft::schema::Share share;
+  weft::schema::Bytes bytes;
   Inner inner;
   std::optional<Inner> maybe;
   std::vector<Item> items;
@@ -79,14 +79,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   Config config;
   try {
-    config = weft::core::parse_config<Config>(text, {"fuzz", "/base"}, overrides);
+    config = weft::schema::parse_config<Config>(text, {"fuzz", "/base"}, overrides);
   } catch (const weft::ConfigError&) {
     return 0;
   }
-  for (const auto dump : {weft::core::Dump::kMinimal, weft::core::Dump::kFull}) {
-    const std::string again = weft::core::dump_config(config, dump);
+  for (const auto dump : {weft::schema::Dump::kMinimal, weft::schema::Dump::kFull}) {
+    const std::string again = weft::schema::dump_config(config, dump);
     // A ConfigError here is a finding too: what is dumped has to be readable.
-    if (weft::core::parse_config<Config>(again, {"dump", "/base"}) != config) std::abort();
+    if (weft::schema::parse_config<Config>(again, {"dump", "/base"}) != config) std::abort();
   }
   return 0;
 }

@@ -24,19 +24,14 @@ TEST(Experts, EveryExpertOfAStackGetsItsOwnUpdate) {
   const TempDir dir;
   const ModelTensor base = noisy("mlp.experts.down_proj", {kExperts, kOut, kIn});
   tests::write_model(dir / "base", {base}, R"({"model_type": "qwen3_moe"})");
-  fs::create_directories(dir / "adapter");
-  dir.write("adapter/adapter_config.json",
-            R"({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": [],)"
-            R"("target_parameters": ["mlp.experts.down_proj"]})");
   const std::string key = "base_model.model.mlp.experts.";
   const ModelTensor a = noisy(key + "lora_A.weight", {kRank * kExperts, kIn}, core::DType::kF32, 2);
   const ModelTensor b =
       noisy(key + "lora_B.weight", {kOut, kRank * kExperts}, core::DType::kF32, 3);
-  checkpoint::SafetensorsWriter writer(dir / "adapter/adapter_model.safetensors",
-                                       {{a.name, "F32", a.shape}, {b.name, "F32", b.shape}});
-  writer.write(std::span<const float>(a.values));
-  writer.write(std::span<const float>(b.values));
-  writer.finish();
+  tests::write_adapter(dir / "adapter",
+                       R"({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": [],)"
+                       R"("target_parameters": ["mlp.experts.down_proj"]})",
+                       {a, b});
   MergeRequest request;
   request.model = dir / "base";
   request.adapters = {{dir / "adapter", 1}};
@@ -71,15 +66,11 @@ struct StackAdapter {
                 {static_cast<std::int64_t>(kRank * kExperts), kIn}, core::DType::kF32, 2)),
         b(noisy("base_model.model.model.layers.0.mlp.experts.lora_B.weight",
                 {out, static_cast<std::int64_t>(kRank * kExperts)}, core::DType::kF32, 3)) {
-    dir.write("adapter/adapter_config.json",
-              R"({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": [],)"
-              R"("target_parameters": ["mlp.experts.)" +
-                  parameter + R"("]})");
-    checkpoint::SafetensorsWriter writer(dir / "adapter/adapter_model.safetensors",
-                                         {{a.name, "F32", a.shape}, {b.name, "F32", b.shape}});
-    writer.write(std::span<const float>(a.values));
-    writer.write(std::span<const float>(b.values));
-    writer.finish();
+    tests::write_adapter(dir / "adapter",
+                         R"({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": [],)"
+                         R"("target_parameters": ["mlp.experts.)" +
+                             parameter + R"("]})",
+                         {a, b});
   }
   [[nodiscard]] double update(std::size_t expert, std::size_t row, std::size_t column) const {
     double sum = 0;

@@ -49,24 +49,14 @@ class Heads : public ::testing::Test {
   /// An adapter that saves tensors whole, beside factors of "mlp".
   fs::path saving_adapter(const std::string& name, const std::string& tensor,
                           std::vector<std::int64_t> shape, std::uint32_t seed) const {
-    fs::create_directories(dir / name);
-    dir.write(name + "/adapter_config.json",
-              R"({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["mlp"],)"
-              R"("modules_to_save": ["lm_head", "embed_in", "wte"]})");
     const std::string prefix = "base_model.model.";
-    const std::vector<ModelTensor> tensors{
-        noisy(prefix + "mlp.lora_A.weight", {2, 4}, kF32, seed),
-        noisy(prefix + "mlp.lora_B.weight", {4, 2}, kF32, seed + 1),
-        noisy(prefix + tensor, std::move(shape), kF32, seed + 2)};
-    std::vector<checkpoint::TensorPlan> plans;
-    for (const ModelTensor& t : tensors) plans.push_back({t.name, "F32", t.shape});
-    checkpoint::SafetensorsWriter writer(dir / name / "adapter_model.safetensors", plans);
-    for (const checkpoint::TensorPlan& plan : writer.order()) {
-      const auto found = std::ranges::find(tensors, plan.name, &ModelTensor::name);
-      writer.write(std::span<const float>(found->values));
-    }
-    writer.finish();
-    return dir / name;
+    return tests::write_adapter(
+        dir / name,
+        R"({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["mlp"],)"
+        R"("modules_to_save": ["lm_head", "embed_in", "wte"]})",
+        {noisy(prefix + "mlp.lora_A.weight", {2, 4}, kF32, seed),
+         noisy(prefix + "mlp.lora_B.weight", {4, 2}, kF32, seed + 1),
+         noisy(prefix + tensor, std::move(shape), kF32, seed + 2)});
   }
 
   MergeReport merge(const std::vector<MergeRequest::Adapter>& adapters) const {
@@ -192,14 +182,10 @@ TEST_F(Heads, ASecondSavedHeadOfAnotherSizeIsRefusedInEitherOrder) {
 TEST_F(Heads, WhatAnAdapterSavesUnchangedIsAccountedFor) {
   write_neox();
   const fs::path adapter = saving_adapter("adapter", "gpt_neox.embed_in.weight", {6, 4}, 30);
-  {  // The base's own embedding, as PEFT saves it with an extended vocabulary.
-    checkpoint::SafetensorsWriter writer(
-        dir / "base/model.safetensors",
-        {{"gpt_neox.embed_in.weight", "F32", {6, 4}}, {"mlp.weight", "F32", {4, 4}}});
-    writer.write(std::span<const float>(noisy("", {6, 4}, kF32, 32).values));
-    writer.write(std::span<const float>(noisy("", {4, 4}, kF32, 2).values));
-    writer.finish();
-  }
+  // The base's own embedding, as PEFT saves it with an extended vocabulary.
+  tests::write_tensors(
+      dir / "base/model.safetensors",
+      {noisy("gpt_neox.embed_in.weight", {6, 4}, kF32, 32), noisy("mlp.weight", {4, 4}, kF32, 2)});
   const MergeReport report = merge({{adapter, 1}});
   EXPECT_EQ(report.folded.size(), 1U);
   EXPECT_THAT(report.adapters[0].keys.front().tensor, HasSubstr("equal to the base's"));

@@ -71,24 +71,40 @@ inline ModelTensor noisy(std::string name, std::vector<std::int64_t> shape,
   return tensor;
 }
 
-/// Writes a Hugging Face directory that need not be a whole language model.
-inline std::filesystem::path write_model(const std::filesystem::path& folder,
-                                         const std::vector<ModelTensor>& tensors,
-                                         const std::string& config = R"({"model_type": "llama"})") {
-  std::filesystem::create_directories(folder);
-  std::ofstream(folder / "config.json") << config;
+/// Writes a safetensors file.
+inline void write_tensors(const std::filesystem::path& file,
+                          const std::vector<ModelTensor>& tensors) {
   std::vector<checkpoint::TensorPlan> plans;
   std::map<std::string, const ModelTensor*> by_name;
   for (const ModelTensor& tensor : tensors) {
     plans.push_back({tensor.name, std::string(core::name_of(tensor.dtype)), tensor.shape});
     by_name[tensor.name] = &tensor;
   }
-  checkpoint::SafetensorsWriter writer(folder / "model.safetensors", plans);
+  checkpoint::SafetensorsWriter writer(file, plans);
   for (const checkpoint::TensorPlan& plan : writer.order()) {
     const ModelTensor& tensor = *by_name[plan.name];
     writer.write(std::span<const std::byte>(encode(tensor.dtype, tensor.values)));
   }
   writer.finish();
+}
+
+/// Writes a PEFT directory with these tensors, whether or not they fit the configuration.
+inline std::filesystem::path write_adapter(const std::filesystem::path& folder,
+                                           const std::string& config,
+                                           const std::vector<ModelTensor>& tensors) {
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder / "adapter_config.json") << config;
+  write_tensors(folder / "adapter_model.safetensors", tensors);
+  return folder;
+}
+
+/// Writes a Hugging Face directory that need not be a whole language model.
+inline std::filesystem::path write_model(const std::filesystem::path& folder,
+                                         const std::vector<ModelTensor>& tensors,
+                                         const std::string& config = R"({"model_type": "llama"})") {
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder / "config.json") << config;
+  write_tensors(folder / "model.safetensors", tensors);
   return folder;
 }
 

@@ -6,6 +6,7 @@
 #include "data/pack.h"
 #include "model/layer.h"
 #include "model/weights.h"
+#include "tests/model/family_cases.h"
 #include "tests/model/reference.h"
 #include "tests/model/tiny.h"
 #include "tests/support/throws.h"
@@ -17,16 +18,6 @@ using model::Compute;
 using model::Decoder;
 using model::Spec;
 using model::TrainPass;
-
-/// A model and what distinguishes it, for the comparison with autograd.
-struct Case {
-  const char* name;
-  nlohmann::json changes = nlohmann::json::object();  // of tiny_config()
-  double dropout = 0;
-  const char* only = "";  // adapters on paths that contain it
-};
-
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 class AgainstAutograd : public testing::TestWithParam<Case> {};
 
@@ -65,25 +56,6 @@ TEST_P(AgainstAutograd, LossAndAdapterGradientsAgreeInDouble) {
   }
 }
 
-nlohmann::json family(const char* architecture,
-                      const nlohmann::json& changes = nlohmann::json::object()) {
-  nlohmann::json config = {{"architectures", {architecture}}};
-  config.update(changes);
-  return config;
-}
-
-/// Sizes under the names of the classic families.
-const nlohmann::json kClassic{{"n_embd", 24},        {"n_layer", 3},
-                              {"n_head", 4},         {"hidden_size", 24},
-                              {"head_dim", nullptr}, {"num_key_value_heads", nullptr}};
-
-nlohmann::json classic(const char* architecture,
-                       const nlohmann::json& changes = nlohmann::json::object()) {
-  nlohmann::json config = family(architecture, kClassic);
-  config.update(changes);
-  return config;
-}
-
 const nlohmann::json kMistral = family("MistralForCausalLM", {{"sliding_window", 4}});
 const nlohmann::json kWindows =
     family("Qwen2ForCausalLM",
@@ -105,58 +77,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"middle_o", {}, 0, "layers.1.self_attn.o_proj"}),
     [](const testing::TestParamInfo<Case>& tested) { return tested.param.name; });
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, AgainstAutograd,
-    testing::Values(
-        Case{"qwen3", family("Qwen3ForCausalLM", {{"attention_bias", true}})},
-        Case{"smollm3", family("SmolLM3ForCausalLM", {{"no_rope_layer_interval", 2}})},
-        Case{"granite", family("GraniteForCausalLM", {{"attention_multiplier", 0.3},
-                                                      {"residual_multiplier", 0.4},
-                                                      {"embedding_multiplier", 3.0},
-                                                      {"logits_scaling", 2.0}})},
-        Case{"gemma", family("GemmaForCausalLM"), 0.1},
-        Case{"gemma2", family("Gemma2ForCausalLM", {{"sliding_window", 3},
-                                                    {"attn_logit_softcapping", 1.5},
-                                                    {"final_logit_softcapping", 2.0},
-                                                    {"query_pre_attn_scalar", 9}})},
-        Case{"gemma2_one_module", family("Gemma2ForCausalLM"), 0, "layers.1.mlp.down_proj"},
-        Case{"gemma3",
-             family("Gemma3ForCausalLM", {{"sliding_window", 3}, {"sliding_window_pattern", 2}})},
-        Case{"olmo2", family("Olmo2ForCausalLM"), 0.2},
-        Case{"olmo2_upper", family("Olmo2ForCausalLM"), 0, "layers.1.self_attn.k_proj"},
-        Case{"internlm2", family("InternLM2ForCausalLM"), 0.1},
-        Case{"orion", family("OrionForCausalLM")}, Case{"yayi", family("YayiForCausalLM")},
-        Case{"baichuan",
-             family("BaichuanForCausalLM", {{"norm_head", true}, {"num_key_value_heads", 4}})},
-        Case{"phi3", family("Phi3ForCausalLM", {{"partial_rotary_factor", 0.7}})},
-        Case{"phi", family("PhiForCausalLM", {{"head_dim", 8}, {"qk_layernorm", true}})},
-        Case{"phi_only_fc1", family("PhiForCausalLM", {{"head_dim", 8}}), 0, "layers.1.mlp.fc1"},
-        Case{"phi_only_q", family("PhiForCausalLM", {{"head_dim", 8}}), 0, "layers.1.self_attn.q"},
-        Case{"gpt2", classic("GPT2LMHeadModel"), 0.1},
-        Case{"gpt_neox", classic("GPTNeoXForCausalLM", {{"rotary_pct", 0.34}}), 0.1},
-        Case{"gpt_neox_in_turn", classic("GPTNeoXForCausalLM",
-                                         {{"use_parallel_residual", false}, {"rotary_pct", 1.0}})},
-        Case{"bloom", classic("BloomForCausalLM")},
-        Case{"falcon_one_head", classic("FalconForCausalLM")},
-        Case{"falcon_groups",
-             classic("FalconForCausalLM",
-                     {{"new_decoder_architecture", true}, {"num_kv_heads", 2}, {"bias", true}})},
-        Case{"falcon_in_turn",
-             classic("FalconForCausalLM", {{"multi_query", false}, {"parallel_attn", false}})},
-        Case{"opt", classic("OPTForCausalLM", {{"ffn_dim", 28}})},
-        Case{"cohere", family("CohereForCausalLM", {{"use_qk_norm", true}, {"logit_scale", 0.5}})},
-        Case{"cohere2",
-             family("Cohere2ForCausalLM", {{"sliding_window", 3}, {"sliding_window_pattern", 2}})},
-        Case{"glm", family("GlmForCausalLM", {{"head_dim", 8}})},
-        Case{"glm4", family("Glm4ForCausalLM", {{"head_dim", 8}}), 0.1},
-        Case{"chatglm", family("ChatGLMModel", {{"padded_vocab_size", 37},
-                                                {"num_layers", 3},
-                                                {"kv_channels", 8},
-                                                {"ffn_hidden_size", 28},
-                                                {"multi_query_attention", true},
-                                                {"multi_query_group_num", 2},
-                                                {"add_qkv_bias", true}})}),
-    [](const testing::TestParamInfo<Case>& tested) { return tested.param.name; });
+INSTANTIATE_TEST_SUITE_P(Families, AgainstAutograd, testing::ValuesIn(cases_of_families()),
+                         [](const testing::TestParamInfo<Case>& tested) {
+                           return tested.param.name;
+                         });
 
 TEST(Decoder, ScaledGradientsAccumulateOverRows) {
   const Spec spec = tiny_spec();
@@ -427,9 +351,9 @@ TEST(Decoder, BackwardEndsAtTheLowestTrainedModule) {
   // Only `down` is trained: in the lowest layer nothing is added to the gradient that comes from
   // above.
   const TensorMap weights = random_weights(spec, 1);
-  model::Weights all = model::make_weights(
-      spec, at::kDouble, model::BaseFormat::kDense,
-      [&](const std::string& name, const at::Tensor& into) { into.copy_(weights.at(name)); });
+  model::Weights all = model::make_weights(spec, at::kDouble, model::BaseFormat::kDense,
+                                           [&](const std::string& name, const at::Tensor& into,
+                                               std::int64_t) { into.copy_(weights.at(name)); });
   model::Layer& layer = all.layers.front();
   const at::Tensor a = at::ones({2, spec.layers[0].down.in}, at::kFloat);
   const at::Tensor b = at::ones({spec.hidden, 2}, at::kFloat);

@@ -127,6 +127,7 @@ at::Tensor plain_activation(Activation activation, const at::Tensor& x) {
     case Activation::kGelu: return at::gelu(x);
     case Activation::kGeluTanh: return at::gelu(x, "tanh");
     case Activation::kRelu: return at::relu(x);
+    case Activation::kClampedSwish: break;  // below
   }
   return {};
 }
@@ -161,6 +162,22 @@ TEST_P(Activations, FloatIsNearDoubleOverTheWholeRange) {
   const at::Tensor in_place = x.clone();
   model::activate_backward_(in_place, at::ones_like(x), mlp);
   EXPECT_LT((in_place.to(at::kDouble) - wide.grad()).abs().max().item<double>(), 2e-5);
+}
+
+TEST(Activation, WithLimitsAgreesWithAutograd) {
+  std::mt19937_64 random(3);
+  const MlpSpec mlp{.activation = Activation::kClampedSwish, .width = 23, .limit = 1.5};
+  const at::Tensor up = random_tensor({6, 2 * 23}, 2, random);
+  const at::Tensor dy = random_tensor({6, 23}, 1, random);
+  const at::Tensor x = leaf(up);
+  const at::Tensor g = x.narrow(1, 0, 23).clamp_max(mlp.limit);
+  const at::Tensor wanted =
+      (x.narrow(1, 23, 23).clamp(-mlp.limit, mlp.limit) + 1) * g * at::sigmoid(1.702 * g);
+  wanted.backward(dy);
+  EXPECT_LT(relative_difference(model::activate(up, mlp), wanted.detach()), kExact);
+  const at::Tensor in_place = up.clone();
+  model::activate_backward_(in_place, dy, mlp);
+  EXPECT_LT(relative_difference(in_place, x.grad()), kExact);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ops, Activations,

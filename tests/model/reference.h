@@ -67,6 +67,11 @@ class Reference {
       const at::Tensor attended = attention(q, k, qkv[2], row, layer.attention);
       const at::Tensor a = norm(linears({layer.o}, attended)[0], layer.output_norm);
       const at::Tensor y = x + layer.residual_scale * a;
+      if (layer.experts) {
+        x = y + layer.residual_scale *
+                    experts(norm(y, layer.mlp_norm), *layer.experts, dropout, module);
+        continue;
+      }
       const at::Tensor up =
           at::cat(linears(layer.up, norm(layer.parallel ? x : y, layer.mlp_norm)), 1);
       const at::Tensor m =
@@ -168,6 +173,50 @@ class Reference {
             all.narrow(1, a.heads + a.kv_heads, a.kv_heads)};
   }
 
+  /// Every expert for every token, weighted by 0 where it is not chosen.
+  at::Tensor experts(const at::Tensor& h, const model::ExpertsSpec& spec,
+                     const model::Dropout& dropout, std::uint32_t& module) {
+    at::Tensor logits = at::matmul(h, weights_.at(spec.router + ".weight").t());
+    if (spec.router_bias) logits = logits + weights_.at(spec.router + ".bias");
+    const at::Tensor p = at::softmax(logits, 1);
+    const at::Tensor chosen = std::get<1>(p.topk(spec.chosen, 1));
+    at::Tensor weights = p * at::zeros_like(p).scatter(1, chosen, 1.0);
+    if (spec.normalised) weights = weights / weights.sum(1, true);
+    at::Tensor sum = at::zeros_like(h);
+    for (std::int64_t e = 0; e < spec.count; ++e) {
+      const auto i = static_cast<std::size_t>(e);
+      const auto matrix = [&](const model::LinearSpec& one) {
+        if (!spec.stacked) return weights_.at(one.path + ".weight");
+        const at::Tensor stored = weights_.at(one.path).select(0, e);
+        return one.layout == checkpoint::Layout::kPlain ? stored : stored.t();
+      };
+      const auto bias = [&](const model::LinearSpec& one) {
+        return spec.bias ? weights_.at(one.path + "_bias").select(0, e)
+                         : at::zeros({one.out}, at::kDouble);
+      };
+      at::Tensor up = spec.stacked ? matrix(spec.up[0])
+                                   : at::cat({matrix(spec.up[2 * i]), matrix(spec.up[2 * i + 1])});
+      const at::Tensor down = matrix(spec.stacked ? spec.down[0] : spec.down[i]);
+      at::Tensor gate_up = at::matmul(h, up.t());
+      if (spec.bias) gate_up = gate_up + bias(spec.up[0]);
+      if (spec.up[0].layout == checkpoint::Layout::kAlternating) {
+        const std::int64_t width = gate_up.size(1);
+        gate_up = at::cat({gate_up.slice(1, 0, width, 2), gate_up.slice(1, 1, width, 2)}, 1);
+      }
+      at::Tensor y = at::matmul(activated(gate_up, spec.mlp), down.t());
+      if (spec.bias) y = y + bias(spec.down[0]);
+      sum = sum + weights.select(1, e).unsqueeze(1) * y;
+    }
+    if (spec.shared.width == 0) return sum;
+    std::vector<at::Tensor> up;
+    for (const model::LinearSpec& one : spec.shared_up)
+      up.push_back(linear(one, h, dropout, module++));
+    at::Tensor y =
+        linear(spec.shared_down, activated(at::cat(up, 1), spec.shared), dropout, module++);
+    if (spec.shared_gate) y = y * at::sigmoid(linear(*spec.shared_gate, h, dropout, module++));
+    return sum + y;
+  }
+
   static at::Tensor activated(const at::Tensor& up, const model::MlpSpec& mlp) {
     const at::Tensor x = mlp.gated ? up.narrow(1, 0, mlp.width) : up;
     at::Tensor y;
@@ -176,6 +225,11 @@ class Reference {
       case model::Activation::kGelu: y = at::gelu(x); break;
       case model::Activation::kGeluTanh: y = at::gelu(x, "tanh"); break;
       case model::Activation::kRelu: y = at::relu(x); break;
+      case model::Activation::kClampedSwish: {
+        const at::Tensor g = x.clamp_max(mlp.limit);
+        const at::Tensor u = up.narrow(1, mlp.width, mlp.width).clamp(-mlp.limit, mlp.limit);
+        return (u + 1) * g * at::sigmoid(1.702 * g);
+      }
     }
     return mlp.gated ? y * up.narrow(1, mlp.width, mlp.width) : y;
   }
@@ -217,8 +271,8 @@ class Reference {
   }
 
   /// q and k [heads, T, dim], v [T, kv_heads, dim].
-  static at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              const data::Row& row, const model::AttentionSpec& a) {
+  at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                       const data::Row& row, const model::AttentionSpec& a) const {
     const std::int64_t groups = a.heads / a.kv_heads;
     const at::Tensor keys = k.repeat_interleave(groups, 0);
     const at::Tensor values = v.transpose(0, 1).repeat_interleave(groups, 0);
@@ -232,8 +286,12 @@ class Reference {
       const at::Tensor key = at::tensor(row.positions, at::kInt).to(at::kDouble);
       scores = scores + at::tensor(slopes, at::kDouble).view({-1, 1, 1}) * key;
     }
-    const at::Tensor visible = mask(row, a.window);
-    const at::Tensor p = at::softmax(scores.masked_fill(visible.logical_not(), -1e300), -1);
+    scores = scores.masked_fill(mask(row, a.window).logical_not(), -1e300);
+    if (!a.sinks.empty()) {
+      const at::Tensor sinks = weights_.at(a.sinks).view({-1, 1, 1});
+      scores = at::cat({scores, sinks.expand({a.heads, scores.size(1), 1})}, 2);
+    }
+    const at::Tensor p = at::softmax(scores, -1).narrow(2, 0, keys.size(1));
     return at::matmul(p, values).transpose(0, 1).reshape({q.size(1), -1});
   }
 

@@ -61,7 +61,7 @@ inline TensorMap random_weights(const model::Spec& spec, std::uint64_t seed) {
   for (const model::WeightShape& tensor : model::weight_shapes(spec)) {
     const bool norm = tensor.shape.size() == 1 && tensor.name.ends_with(".weight");
     const double spread =
-        tensor.shape.size() == 2 ? 1.2 / std::sqrt(static_cast<double>(tensor.shape[1])) : 0.2;
+        tensor.shape.size() >= 2 ? 1.2 / std::sqrt(static_cast<double>(tensor.shape.back())) : 0.2;
     at::Tensor value = random_tensor(tensor.shape, spread, random);
     weights[tensor.name] = norm ? value + 1 : value;
   }

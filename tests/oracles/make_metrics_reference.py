@@ -97,7 +97,7 @@ def write(name, **parts):
 
 
 def of_words(hypotheses, streams):
-    """Statistics as eval/bleu.h and eval/ter.h define them, then the score."""
+    """Statistics as eval/metrics/bleu.h and eval/metrics/ter.h define them, then the score."""
     found = {"bleu": [], "ter": []}
     for options in bleu_variants:
         score = BLEU(**options).corpus_score(hypotheses, streams)

@@ -5,6 +5,7 @@ compared with the family they are published as a variation of, its weights renam
 """
 import json
 import shutil
+import statistics
 
 import pytest
 import torch
@@ -53,6 +54,13 @@ COHERE = family("CohereForCausalLM", "cohere")
 COHERE2 = family("Cohere2ForCausalLM", "cohere2", sliding_window=7, num_hidden_layers=4)
 GLM = family("GlmForCausalLM", "glm", head_dim=16, pad_token_id=0)
 GLM4 = family("Glm4ForCausalLM", "glm4", head_dim=16, pad_token_id=0)
+MIXTRAL = family("MixtralForCausalLM", "mixtral", num_local_experts=4, num_experts_per_tok=2)
+QWEN2_MOE = family("Qwen2MoeForCausalLM", "qwen2_moe", num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24,
+                   shared_expert_intermediate_size=40)
+QWEN3_MOE = family("Qwen3MoeForCausalLM", "qwen3_moe", num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24,
+                   head_dim=16)
+GPT_OSS = family("GptOssForCausalLM", "gpt_oss", num_local_experts=5, num_experts_per_tok=2, head_dim=16, sliding_window=7,
+                 num_hidden_layers=2)
 LONGROPE = dict(type="longrope", short_factor=[1.0, 1.5, 2.0, 2.5], long_factor=[2.0, 3.0, 5.0, 8.0])
 
 CONFIGS = {
@@ -119,16 +127,35 @@ CONFIGS = {
     "glm_whole": GLM | dict(partial_rotary_factor=1.0, tie_word_embeddings=True),
     "glm4": GLM4,
     "glm4_partial": GLM4 | dict(partial_rotary_factor=0.75),
+    "mixtral": MIXTRAL,
+    "mixtral_window": MIXTRAL | dict(sliding_window=5, num_experts_per_tok=1, num_local_experts=7),
+    "mixtral_all": MIXTRAL | dict(num_experts_per_tok=4, head_dim=12, rope_theta=5000.0),
+    "qwen2_moe": QWEN2_MOE,
+    "qwen2_moe_dense_layers": QWEN2_MOE | dict(decoder_sparse_step=2, norm_topk_prob=True),
+    "qwen2_moe_listed": QWEN2_MOE | dict(mlp_only_layers=[0], use_sliding_window=True, sliding_window=5,
+                                         max_window_layers=2, qkv_bias=False),
+    "qwen3_moe": QWEN3_MOE,
+    "qwen3_moe_normalised": QWEN3_MOE | dict(norm_topk_prob=True, attention_bias=True),
+    "qwen3_moe_dense_layers": QWEN3_MOE | dict(mlp_only_layers=[1], use_sliding_window=True, sliding_window=5),
+    "gpt_oss": GPT_OSS,
+    "gpt_oss_low_limit": GPT_OSS | dict(swiglu_limit=0.5, num_experts_per_tok=1, attention_bias=False),
+    "gpt_oss_yarn": GPT_OSS | dict(num_experts_per_tok=4, layer_types=["full_attention", "sliding_attention"],
+                                   rope_scaling=dict(rope_type="yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0,
+                                                     truncate=False, original_max_position_embeddings=16)),
     "glm4_biased": GLM4 | dict(attention_bias=True, rms_norm_eps=1e-4),
 }
 # One configuration a family for what takes longer.
 CHOSEN = ["qwen3", "smollm3", "granite", "gemma", "gemma2_low_caps", "gemma3_older", "olmo2", "phi3_longrope_beyond",
-          "phi_norms", "gpt2", "gpt_neox", "bloom", "falcon_groups", "opt", "cohere_head_norms", "cohere2", "glm", "glm4"]
+          "phi_norms", "gpt2", "gpt_neox", "bloom", "falcon_groups", "opt", "cohere_head_norms", "cohere2", "glm", "glm4",
+          "mixtral", "qwen2_moe", "qwen3_moe_normalised", "gpt_oss_yarn"]
 TARGETS = dict(gpt2=["c_attn", "c_proj", "c_fc"], gpt_neox=["query_key_value", "dense", "dense_h_to_4h"],
                bloom=["query_key_value", "dense", "dense_4h_to_h"], falcon_groups=["query_key_value", "dense_h_to_4h"],
                opt=["k_proj", "out_proj", "fc2"], phi_norms=["q_proj", "dense", "fc1"],
                phi3_longrope_beyond=["qkv_proj", "gate_up_proj", "down_proj"], glm=["k_proj", "gate_up_proj"],
-               glm4=["q_proj", "gate_up_proj", "o_proj"])
+               glm4=["q_proj", "gate_up_proj", "o_proj"], mixtral=["q_proj", "v_proj", "o_proj"],
+               qwen2_moe=["q_proj", "gate_proj", "down_proj", "shared_expert_gate"],
+               qwen3_moe_normalised=["k_proj", "o_proj"], gpt_oss_yarn=["q_proj", "k_proj", "v_proj", "o_proj"])
+STACKS = ["mixtral", "qwen3_moe_normalised", "gpt_oss_yarn"]
 PROMPT = "In altepetl ihuan in atoyatl: nehuatl nicnequi nimitzittas moztla, tlazohcamati."
 PLAIN = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
@@ -178,6 +205,11 @@ def check_close(got, wanted, architecture, column="logits"):
     record(architecture, column, max(((a - b).abs().max() / (b.max() - b.min())).item() for a, b in zip(got, wanted)))
 
 
+def token_divergences(p_logits, q_logits):
+    """KL(p || q) of each token."""
+    return [divergence([p[None]], [q[None]]) for ps, qs in zip(p_logits, q_logits) for p, q in zip(ps, qs)]
+
+
 def name_of(name):
     return CONFIGS[name]["architectures"][0]
 
@@ -199,8 +231,10 @@ def test_bf16_is_as_near_as_its_rounding(weft, tmp_path, tiny, name):
     exact = fresh_logits(folder, rows())
     rounded = [reference_logits(reference(folder, torch.bfloat16), [row])[0] for row in rows()]
     ours = weft_logits(weft, tmp_path, folder, rows(), "--dtype", "bf16")
-    # The rule of the real model, on a few dozen tokens of a random one: with room for chance.
-    share = divergence(exact, ours) / divergence(exact, rounded)
+    # The rule of the real model, on a few dozen tokens of a random one: with room for chance. Where a router's
+    # choice is a near tie, rounding may turn it round and one token is far off: the middle token is compared.
+    middle = statistics.median if CONFIGS[name].keys() & {"num_experts", "num_local_experts"} else statistics.mean
+    share = middle(token_divergences(exact, ours)) / middle(token_divergences(exact, rounded))
     assert share <= 1.5
     record(name_of(name), "bf16", share)
 
@@ -267,7 +301,9 @@ def test_training_equals_peft(weft, worded, name, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager",
                                                  **{key: 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")
                                                     if name == "gpt2"}, **({"dropout": 0.0} if name == "opt" else {}))
-    adapted, config = set_up(tmp_path, model, max_updates=10)
+    # What PEFT makes of "all-linear" for stacks of experts, routers included, is more than linear layers.
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if name in STACKS else "all-linear"
+    adapted, config = set_up(tmp_path, model, targets, max_updates=10)
     weft("train", tmp_path / "config.yaml")
     losses, norms = train_with_peft(adapted, tokenizer, config)
     assert metrics(tmp_path / "run") == pytest.approx(losses, rel=1e-4)

@@ -17,6 +17,14 @@ TEST(WhiteSpace, FindsUnicodeWhiteSpaceAtTheEnds) {
   EXPECT_EQ(trailing_white_space(""), 0U);
 }
 
+TEST(WhiteSpace, OfPythonHasTheSeparatorsOfAsciiToo) {
+  EXPECT_TRUE(is_python_space(0x1C));
+  EXPECT_FALSE(is_white_space(0x1C));
+  EXPECT_TRUE(is_white_space(0x3000));
+  EXPECT_TRUE(is_blank("\t\xC2\xA0\n"));
+  EXPECT_FALSE(is_blank("\xC2"));  // no character
+}
+
 TEST(ByteToken, IsKnown) {
   EXPECT_EQ(byte_token("<0x0A>"), 0x0A);
   EXPECT_EQ(byte_token("<0xff>"), 0xFF);

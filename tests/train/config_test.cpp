@@ -16,8 +16,8 @@ namespace {
 const char* const kMinimal = "base_model: m\noutput_dir: o\ndatasets: [{path: a.jsonl}]\n";
 
 TrainConfig parse(const std::string& more, const std::vector<std::string>& overrides = {}) {
-  return core::parse_config<TrainConfig>(kMinimal + more, {.name = "c.yaml", .directory = {}},
-                                         overrides);
+  return schema::parse_config<TrainConfig>(kMinimal + more, {.name = "c.yaml", .directory = {}},
+                                           overrides);
 }
 
 TEST(TrainConfig, WordsOfOtherProgramsMeanTheSame) {
@@ -41,7 +41,7 @@ TEST(TrainConfig, DumpReadsBackToTheSameConfiguration) {
       "adapter: {r: 4, target_modules: [q_proj, v_proj]}\neval: {every: null}\n"
       "early_stopping: {patience: 2}\nvalidation: {path: v.jsonl}\nwarmup: 7\n");
   const TrainConfig again =
-      core::parse_config<TrainConfig>(core::dump_config(c, core::Dump::kFull));
+      schema::parse_config<TrainConfig>(schema::dump_config(c, schema::Dump::kFull));
   EXPECT_EQ(flatten(again), flatten(c));
   EXPECT_FALSE(again.eval.every);
   EXPECT_EQ(again.early_stopping->patience, 2);
@@ -54,7 +54,7 @@ TEST(TrainConfig, AllProblemsAreToldTogether) {
   EXPECT_THROWS_WITH(parse("early_stopping: {patience: 2}\n"), ConfigError, "validation");
   EXPECT_THROWS_WITH(parse("tokens_per_update: 100\n"), ConfigError, "tokens_per_update",
                      "sequence_len");
-  EXPECT_THROWS_WITH((void)core::parse_config<TrainConfig>("base_model: m\n"), ConfigError,
+  EXPECT_THROWS_WITH((void)schema::parse_config<TrainConfig>("base_model: m\n"), ConfigError,
                      "output_dir", "datasets");
 }
 
@@ -95,7 +95,7 @@ TEST(Flatten, SeesEveryKeyButNoInputPath) {
 TEST(Documents, ReferenceOfTheKeysIsThatOfTheCode) {
   // Made by: weft train --config-reference > docs/config.md
   EXPECT_EQ(tests::slurp(tests::source_dir() / "docs/config.md"),
-            core::config_reference<TrainConfig>());
+            schema::config_reference<TrainConfig>());
 }
 
 TEST(Documents, NameEveryArchitectureThatIsRead) {

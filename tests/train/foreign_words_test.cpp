@@ -26,7 +26,7 @@ struct Read {
 
 Read read(const std::string& more, const std::vector<std::string>& overrides = {}) {
   Read result;
-  result.config = core::parse_config<TrainConfig>(
+  result.config = schema::parse_config<TrainConfig>(
       "base_model: m\noutput_dir: o\ndatasets: [{path: a.jsonl}]\n" + more,
       {.name = "c.yaml", .directory = {}}, overrides,
       [&](core::Level, std::string_view line) { result.said += std::string(line) + "\n"; });
@@ -55,10 +55,10 @@ TEST(WordsOfOtherTrainers, OfAxolotlMeanTheSameAndAreTold) {
   EXPECT_EQ(r.config.adapter.r, 32);
   EXPECT_EQ(r.config.adapter.lora_alpha, 16);
   EXPECT_EQ(r.config.adapter.target_modules, std::vector<std::string>{"all-linear"});
-  EXPECT_EQ(r.config.warmup, (core::Share{0.1, true}));
-  EXPECT_EQ(r.config.eval.every, (core::Duration{0.25, core::Duration::Unit::kEpochs}));
-  EXPECT_EQ(r.config.save.every, (core::Duration{1, core::Duration::Unit::kEpochs}));
-  EXPECT_EQ(r.config.validation_share, (core::Share{0.05, true}));
+  EXPECT_EQ(r.config.warmup, (schema::Share{0.1, true}));
+  EXPECT_EQ(r.config.eval.every, (schema::Duration{0.25, schema::Duration::Unit::kEpochs}));
+  EXPECT_EQ(r.config.save.every, (schema::Duration{1, schema::Duration::Unit::kEpochs}));
+  EXPECT_EQ(r.config.validation_share, (schema::Share{0.05, true}));
   EXPECT_EQ(r.config.dtype, DTypeChoice::kAuto);
   EXPECT_EQ(r.config.gradient_checkpointing, Checkpointing::kAll);
   EXPECT_EQ(r.config.lr_scheduler, SchedulerKind::kConstant);
@@ -80,8 +80,8 @@ TEST(WordsOfOtherTrainers, OfLlamaFactoryMeanTheSame) {
       "plot_loss: true\nddp_timeout: 180000000\nresume_from_checkpoint: null\n");
   EXPECT_EQ(r.config.adapter.target_modules, std::vector<std::string>{"all-linear"});
   EXPECT_EQ(r.config.datasets.front().limit, 1000);
-  EXPECT_EQ(r.config.save.every, (core::Duration{500, core::Duration::Unit::kUpdates}));
-  EXPECT_EQ(r.config.eval.every, (core::Duration{250, core::Duration::Unit::kUpdates}));
+  EXPECT_EQ(r.config.save.every, (schema::Duration{500, schema::Duration::Unit::kUpdates}));
+  EXPECT_EQ(r.config.eval.every, (schema::Duration{250, schema::Duration::Unit::kUpdates}));
   EXPECT_EQ(r.config.base_quantization, model::BaseFormat::kInt8);
   EXPECT_EQ(r.config.dtype, DTypeChoice::kBFloat16);
   EXPECT_EQ(r.config.train_on_turns, data::Turns::kLast);
@@ -156,7 +156,7 @@ TEST(WordsOfOtherTrainers, BesideOurKeyForTheSameNameBoth) {
 
 TEST(WordsOfOtherTrainers, AreEachInOneTableAndNoneHidesAKeyOfOurs) {
   std::set<std::string> seen;
-  for (const core::ForeignWord& word : train_words()) {
+  for (const schema::ForeignWord& word : train_words()) {
     EXPECT_TRUE(seen.insert(word.key).second) << word.key << " is there twice";
     EXPECT_NE(word.meaning, "") << word.key;
   }
@@ -169,7 +169,7 @@ TEST(WordsOfOtherTrainers, AreEachInOneTableAndNoneHidesAKeyOfOurs) {
   EXPECT_EQ(c.lr_scheduler, SchedulerKind::kLinear);
   EXPECT_EQ(c.weight_decay, 0.1);
   EXPECT_EQ(c.chat_template.filename(), "own.jinja");
-  EXPECT_EQ(c.warmup, (core::Share{7, false}));
+  EXPECT_EQ(c.warmup, (schema::Share{7, false}));
 }
 
 TEST(WordsOfOtherTrainers, ExamplesPerUpdateIsAnotherMeasureThanTokens) {
@@ -178,13 +178,13 @@ TEST(WordsOfOtherTrainers, ExamplesPerUpdateIsAnotherMeasureThanTokens) {
   EXPECT_THAT(refusal("packing: false\nexamples_per_update: 8\ntokens_per_update: 500"),
               HasSubstr("c.yaml:6:1: tokens_per_update: examples_per_update says"));
   const TrainConfig c = read("packing: false\nexamples_per_update: 8\n").config;
-  const auto again = core::parse_config<TrainConfig>(core::dump_config(c, core::Dump::kFull));
+  const auto again = schema::parse_config<TrainConfig>(schema::dump_config(c, schema::Dump::kFull));
   EXPECT_EQ(flatten(again), flatten(c));
 }
 
 TEST(ValidationShare, IsAShareAndStandsForValidation) {
   EXPECT_EQ(read("validation_share: 5%\nearly_stopping: {patience: 2}\n").config.validation_share,
-            (core::Share{0.05, true}));
+            (schema::Share{0.05, true}));
   EXPECT_THAT(refusal("validation_share: 100"), HasSubstr("as in 5%"));
   EXPECT_THAT(refusal("validation_share: 0%"), HasSubstr("as in 5%"));
   EXPECT_THAT(refusal("validation_share: 5%\nvalidation: {path: v.jsonl}"),

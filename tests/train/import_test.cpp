@@ -23,7 +23,7 @@ Imported import(const std::string& yaml, const std::vector<std::string>& without
 }
 
 TrainConfig read(const Imported& imported) {
-  return core::parse_config<TrainConfig>(imported.yaml, {.name = "ours.yaml", .directory = "/d"});
+  return schema::parse_config<TrainConfig>(imported.yaml, {.name = "ours.yaml", .directory = "/d"});
 }
 
 const char* const kAxolotl =
@@ -70,7 +70,7 @@ TEST(Import, OfAnAxolotlFileKeepsItsNumbersAndItsOrder) {
   EXPECT_TRUE(c.packing);
   EXPECT_EQ(c.adapter.r, 32);
   EXPECT_EQ(c.adapter.target_modules, std::vector<std::string>{"all-linear"});
-  EXPECT_EQ(c.validation_share, (core::Share{0.05, true}));
+  EXPECT_EQ(c.validation_share, (schema::Share{0.05, true}));
   EXPECT_EQ(c.num_epochs, 3);
   EXPECT_EQ(c.datasets.front().type, data::DatasetType::kInstruction);
   EXPECT_EQ(c.chat_template, "/d/alpaca.jinja");
@@ -96,12 +96,12 @@ TEST(Import, OfALlamaFactoryFileMakesItsDefaultsExplicit) {
   EXPECT_EQ(c.num_epochs, 3);
   EXPECT_EQ(c.learning_rate, 5e-5);
   EXPECT_EQ(c.lr_scheduler, SchedulerKind::kLinear);
-  EXPECT_EQ(c.warmup, (core::Share{0, false}));
+  EXPECT_EQ(c.warmup, (schema::Share{0, false}));
   EXPECT_EQ(c.sequence_len, 2048);
   EXPECT_EQ(c.over_length, data::OverLength::kTruncate);
   EXPECT_FALSE(c.packing);
   EXPECT_EQ(c.examples_per_update, 16);
-  EXPECT_EQ(c.save.every, (core::Duration{500, core::Duration::Unit::kUpdates}));
+  EXPECT_EQ(c.save.every, (schema::Duration{500, schema::Duration::Unit::kUpdates}));
   ASSERT_EQ(c.datasets.size(), 2U);
   EXPECT_EQ(c.datasets[1].limit, 500);
   EXPECT_THAT(imported.yaml, HasSubstr("the default there, 2 x rank"));
@@ -123,8 +123,8 @@ TEST(Import, DefaultsOfAxolotlAreExplicitWhereOursDiffer) {
   EXPECT_FALSE(c.packing);
   EXPECT_EQ(c.sequence_len, 512);
   EXPECT_EQ(c.examples_per_update, 4);
-  EXPECT_EQ(c.warmup, (core::Share{0, false}));
-  EXPECT_EQ(c.save.every, (core::Duration{1, core::Duration::Unit::kEpochs}));
+  EXPECT_EQ(c.warmup, (schema::Share{0, false}));
+  EXPECT_EQ(c.save.every, (schema::Duration{1, schema::Duration::Unit::kEpochs}));
   EXPECT_EQ(c.datasets.front().type, data::DatasetType::kText);
 }
 

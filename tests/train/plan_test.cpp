@@ -34,7 +34,7 @@ class Plan : public testing::Test {
   }
 
   MemoryPlan with_limit(double gib) {
-    config_.memory_limit = core::Bytes{static_cast<std::uint64_t>(gib * (1ULL << 30))};
+    config_.memory_limit = schema::Bytes{static_cast<std::uint64_t>(gib * (1ULL << 30))};
     return plan_memory(config_, {.spec = spec_,
                                  .targets = targets_,
                                  .compute = model::Compute::kBF16,

@@ -22,9 +22,7 @@ pub fn to_value(json: &serde_json::Value) -> Value {
             }
         }
         serde_json::Value::String(text) => Value::from(text.as_str()),
-        serde_json::Value::Array(items) => {
-            Value::from_object(PyList(items.iter().map(to_value).collect()))
-        }
+        serde_json::Value::Array(items) => PyList::value(items.iter().map(to_value).collect()),
         serde_json::Value::Object(entries) => Value::from_object(PyDict(
             entries
                 .iter()

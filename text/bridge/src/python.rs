@@ -36,36 +36,20 @@ impl Object for PyDict {
     }
 }
 
-/// A list of the variables: prints as Python's.
+/// A list or a tuple of the variables: prints as Python's, a tuple in parentheses.
 #[derive(Debug)]
-pub struct PyList(pub Vec<Value>);
+pub struct PySequence<const TUPLE: bool>(Vec<Value>);
 
-impl Object for PyList {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Seq
-    }
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.get(key.as_usize()?).cloned()
-    }
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.0.len())
-    }
-    fn render(self: &Arc<Self>, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&repr(&Value::from_dyn_object(self.clone())))
-    }
-}
+pub type PyList = PySequence<false>;
+pub type PyTuple = PySequence<true>;
 
-/// A tuple: a list that prints in parentheses.
-#[derive(Debug)]
-pub struct PyTuple(pub Vec<Value>);
-
-impl PyTuple {
+impl<const TUPLE: bool> PySequence<TUPLE> {
     pub fn value(items: Vec<Value>) -> Value {
-        Value::from_object(PyTuple(items))
+        Value::from_object(Self(items))
     }
 }
 
-impl Object for PyTuple {
+impl<const TUPLE: bool> Object for PySequence<TUPLE> {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
         ObjectRepr::Seq
     }

@@ -1,0 +1,50 @@
+#include "eval/ledger/circumstances.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+
+#include "core/parallel.h"
+#include "core/version.h"
+
+namespace weft::eval {
+namespace {
+
+/// As /proc/cpuinfo tells it on x86; other processors have no name there.
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const std::size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown processor";
+}
+
+}  // namespace
+
+Circumstances circumstances_now() {
+  return {.recorded_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
+          .program = fmt::format("weft {}", core::kVersion),
+          .machine = processor(),
+          .threads = core::thread_count()};
+}
+
+std::string run_of(const std::vector<StageResult>& stages) {
+  std::string run;
+  for (const StageResult& stage : stages) {
+    for (const std::filesystem::path& adapter : stage.adapters) {
+      std::error_code ignored;
+      const auto folder = std::filesystem::weakly_canonical(adapter, ignored).parent_path();
+      if (std::filesystem::exists(folder / "config.yaml", ignored) &&
+          std::filesystem::exists(folder / "metrics.jsonl", ignored)) {
+        run = folder.string();
+      }
+    }
+  }
+  return run;
+}
+
+}  // namespace weft::eval

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "eval/metrics/result.h"
+
+namespace weft::eval {
+
+/// When, where and by what an evaluation was made.
+struct Circumstances {
+  std::string recorded_at{};  ///< UTC: "2026-11-23T10:00:00Z"
+  std::string name{};         ///< Of the configuration file, or of the model.
+  std::string run{};          ///< Folder of the training run that made its adapter; may be empty.
+  std::string program{};      ///< "weft 0.1.0"
+  std::string machine{};      ///< The processor's name.
+  std::int64_t threads = 0;
+  double seconds = 0;
+};
+
+/// Those of an evaluation that begins now in this process, without name and run.
+[[nodiscard]] Circumstances circumstances_now();
+
+/// The folder of the training run that the last adapter of the stages lies in (docs/run_folder.md);
+/// empty where none does.
+[[nodiscard]] std::string run_of(const std::vector<StageResult>& stages);
+
+}  // namespace weft::eval
