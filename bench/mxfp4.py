@@ -101,8 +101,8 @@ def write_adapter(folder, layers, experts):
     folder.mkdir()
     rank, tensors = 16, {}
     generator = torch.Generator().manual_seed(3)
-    widths = {"q_proj": (HIDDEN, HEADS * HEAD), "k_proj": (HIDDEN, KV_HEADS * HEAD), "v_proj": (HIDDEN, KV_HEADS * HEAD),
-              "o_proj": (HEADS * HEAD, HIDDEN)}
+    query, key = HEADS * HEAD, KV_HEADS * HEAD
+    widths = {"q_proj": (HIDDEN, query), "k_proj": (HIDDEN, key), "v_proj": (HIDDEN, key), "o_proj": (query, HIDDEN)}
     for layer in range(layers):
         path = f"base_model.model.model.layers.{layer}."
         pairs = {f"self_attn.{name}": (rank, *width) for name, width in widths.items()}
