@@ -160,14 +160,14 @@ def main():
         write_model(folder / "model", layers)
         size = sum(path.stat().st_size for path in (folder / "model").iterdir())
         print(f"{layers} layers of GPT-OSS-120B in MXFP4: {size / 1e9:.1f} GB, {os.cpu_count()} cores", flush=True)
-        (folder / "data.jsonl").write_text("".join(
-            json.dumps({"prompt": f"{i}, {i + 1}, {i + 2}", "completion": f" {i + 3}"}) + "\n" for i in range(1000, 1200)))
+        rows = [{"prompt": f"{i}, {i + 1}, {i + 2}", "completion": f" {i + 3}"} for i in range(1000, 1200)]
+        (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "train.yaml").write_text(TRAINING.format(model=folder / "model", folder=folder))
         out, _, results["inspect"] = run("inspect", "inspect", folder / "model")
         print(*(f"  {line}" for line in out.splitlines() if "MXFP4" in line), sep="\n")
         for kind in ("none", "nf4"):
-            out, errors, results[f"plan, {kind}"] = run(f"train --check, base_quantization {kind}", "train", folder / "train.yaml",
-                                                        "--check", "--set", f"base_quantization={kind}")
+            base = f"base_quantization={kind}"
+            out, _, results[base] = run(f"train --check, {base}", "train", folder / "train.yaml", "--check", "--set", base)
             print(*(f"  {line}" for line in out.splitlines() if line.startswith(("base ", "memory "))), sep="\n")
         for experts in (False, True):
             name = "experts" if experts else "attention"

@@ -3,6 +3,9 @@
 //
 //   bench_train_step --model MODEL [--dtype f32|bf16] [--row 1024] [--segment 128] [--supervised
 //   0.4]
+//   bench_train_step --family NAME|all: random weights of a family's shape, four layers of width
+//   1024; besides tokens per second the arithmetic of its products per second, as a share of
+//   Llama's in the same run.
 // (bench/train.py compares whole training runs with PEFT.)
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -10,6 +13,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
@@ -24,6 +28,7 @@ namespace {
 
 struct Options {
   std::string model;
+  std::string family;
   std::string dtype = "bf16";
   std::int32_t row = 1024;
   std::int32_t segment = 128;
@@ -52,12 +57,9 @@ weft::data::Row make_row(const Options& options, std::int64_t vocabulary) {
   return row;
 }
 
-int run(const Options& options) {
+/// Best tokens per second of a decoder over the rounds.
+double measure(const Options& options, weft::model::Decoder& decoder, bool tell) {
   namespace model = weft::model;
-  model::prepare_runtime(options.threads);
-  const auto checkpoint = weft::checkpoint::Checkpoint::open(options.model);
-  model::Decoder decoder = model::Decoder::load(
-      checkpoint, options.dtype == "bf16" ? model::Compute::kBF16 : model::Compute::kF32);
   weft::lora::AdapterConfig config;
   config.r = options.rank;
   config.target_modules.pattern = "all-linear";
@@ -73,9 +75,95 @@ int run(const Options& options) {
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
     best = std::max(best, options.row / seconds);
+    if (!tell) continue;
     fmt::print("round {}: {:.3f} s, {:.0f} tokens/s, loss {:.4f}\n", round, seconds,
                options.row / seconds, sum.loss / static_cast<double>(sum.tokens));
   }
+  return best;
+}
+
+weft::model::Compute compute_of(const Options& options) {
+  return options.dtype == "bf16" ? weft::model::Compute::kBF16 : weft::model::Compute::kF32;
+}
+
+struct Shape {
+  const char* name;
+  nlohmann::json config;
+};
+
+/// One of each group of docs/families.md; heads of 64.
+std::vector<Shape> shapes() {
+  const nlohmann::json sizes{{"vocab_size", 32000},
+                             {"hidden_size", 1024},
+                             {"intermediate_size", 2816},
+                             {"num_hidden_layers", 4},
+                             {"num_attention_heads", 16},
+                             {"num_key_value_heads", 4},
+                             {"head_dim", 64},
+                             {"max_position_embeddings", 2048}};
+  const auto make = [&](const char* name, const char* architecture, nlohmann::json changes) {
+    nlohmann::json config = sizes;
+    config["architectures"] = {architecture};
+    config.update(changes);
+    return Shape{name, config};
+  };
+  const nlohmann::json classic{
+      {"n_embd", 1024}, {"n_layer", 4}, {"n_head", 16}, {"num_key_value_heads", nullptr}};
+  return {make("llama", "LlamaForCausalLM", nlohmann::json::object()),
+          make("qwen3", "Qwen3ForCausalLM", nlohmann::json::object()),
+          make("gemma3", "Gemma3ForCausalLM", {{"sliding_window", 512}}),
+          make("olmo2", "Olmo2ForCausalLM", nlohmann::json::object()),
+          make("phi3", "Phi3ForCausalLM", nlohmann::json::object()),
+          make("gpt_neox", "GPTNeoXForCausalLM",
+               {{"num_key_value_heads", nullptr}, {"intermediate_size", 4096}}),
+          make("bloom", "BloomForCausalLM", classic),
+          make("cohere", "CohereForCausalLM", nlohmann::json::object()),
+          make("glm4", "Glm4ForCausalLM", nlohmann::json::object()),
+          make("mixtral", "MixtralForCausalLM",
+               {{"num_local_experts", 8}, {"num_experts_per_tok", 2}})};
+}
+
+/// Multiplications of the frozen matrices for one token, forward and backward; the head's for the
+/// supervised ones.
+double products(const Options& options, const weft::model::Spec& spec) {
+  double sum = 0;
+  for (const weft::lora::Module& module : weft::model::linear_modules(spec))
+    sum += static_cast<double>(module.in * module.out);
+  for (const weft::model::LayerSpec& layer : spec.layers) {
+    if (!layer.experts) continue;
+    const weft::model::ExpertsSpec& e = *layer.experts;
+    sum += static_cast<double>(e.chosen * 3 * e.mlp.width * spec.hidden);
+  }
+  return 2 * (sum + options.supervised * static_cast<double>(spec.vocabulary * spec.hidden));
+}
+
+int run_families(const Options& options) {
+  namespace model = weft::model;
+  double of_llama = 0;
+  for (const Shape& shape : shapes()) {
+    if (options.family != "all" && options.family != shape.name &&
+        shape.name != std::string("llama"))
+      continue;
+    const model::Spec spec = model::read_spec(shape.config, shape.name);
+    model::Decoder decoder = model::Decoder::filled(
+        spec, compute_of(options),
+        [](const std::string&, const at::Tensor& to, std::int64_t) { to.normal_(0, 0.02); });
+    const double tokens = measure(options, decoder, false);
+    const double rate = tokens * products(options, spec) * 2 / 1e9;
+    if (of_llama == 0) of_llama = rate;
+    fmt::print("{:<9} {:7.0f} tokens/s {:7.1f} GFLOP/s of products  {:4.0f} % of llama\n",
+               shape.name, tokens, rate, 100 * rate / of_llama);
+  }
+  return 0;
+}
+
+int run(const Options& options) {
+  namespace model = weft::model;
+  model::prepare_runtime(options.threads);
+  if (!options.family.empty()) return run_families(options);
+  const auto checkpoint = weft::checkpoint::Checkpoint::open(options.model);
+  model::Decoder decoder = model::Decoder::load(checkpoint, compute_of(options));
+  const double best = measure(options, decoder, true);
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   fmt::print("{} row {} segment {}: best {:.0f} tokens/s, peak {}, {} page faults\n", options.dtype,
@@ -90,7 +178,8 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   Options options;
   CLI::App app("Speed of a training pass");
-  app.add_option("--model", options.model)->required();
+  auto* const given = app.add_option("--model", options.model);
+  app.add_option("--family", options.family)->excludes(given);
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"f32", "bf16"}));
   app.add_option("--row", options.row);
   app.add_option("--segment", options.segment);
@@ -100,6 +189,10 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", options.rounds);
   app.add_option("--threads", options.threads);
   CLI11_PARSE(app, argc, argv);
+  if (options.model.empty() && options.family.empty()) {
+    fmt::print(stderr, "bench_train_step: --model or --family is needed\n");
+    return 2;
+  }
   try {
     return run(options);
   } catch (const std::exception& error) {

@@ -205,10 +205,17 @@ std::string first_spelling(std::string_view keys) {
   return std::string(keys.substr(0, keys.find('|')));
 }
 
+/// Baichuan's models of 40 layers, which have slopes for positions, are known by the other name of
+/// their length.
+bool has_slopes(const Gguf& file, const Key& key, const GgufForm& form) {
+  return form.architecture == "baichuan" && count_or(file, key("block_count"), 0) == 40;
+}
+
 void add_numbers(const Gguf& file, const Key& key, const GgufForm& form, const Heads& heads,
                  json& config) {
   for (const GgufKey& entry : form.keys) {
-    const std::string name = first_spelling(entry.config);
+    std::string name = first_spelling(entry.config);
+    if (entry.gguf == "context_length" && has_slopes(file, key, form)) name = "model_max_length";
     if (entry.gguf == "attention.head_count_kv") {
       if (!name.empty()) config[name] = heads.keys;
     } else if (entry.gguf == "attention.key_length" || entry.gguf == "attention.value_length") {
@@ -312,6 +319,11 @@ nlohmann::json gguf_config(const Gguf& file, const Family& family) {
   json config = {{"architectures", {family.architecture}}, {"model_type", family.model_type}};
   if (!form.activation_key.empty()) config[std::string(form.activation_key)] = form.activation;
   const Heads heads = read_heads(file, key);
+  if (const auto layers = required_count(file, key("block_count"));
+      layers > std::ssize(file.tensors())) {
+    fail(file, "metadata '{}' is {}, and the file has {} tensors", key("block_count"), layers,
+         file.tensors().size());
+  }
   add_numbers(file, key, form, heads, config);
 
   const GgufTensor* const embedding = file.find_tensor("token_embd.weight");

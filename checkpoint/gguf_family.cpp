@@ -166,7 +166,7 @@ void order_rows(const GgufForm& form, const GgufSizes& sizes, Part part, Layout 
   if (counts.empty()) return;
   if (!fused && !form.interleaved) return;
   const std::int64_t wanted = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-  if (places.tensors.front().outputs != wanted || sizes.head_dim % 2 != 0) {
+  if (places.tensors.front().outputs != wanted || sizes.head_dim % 2 != 0 || shape.size() > 2) {
     wrong_rows(tensor, wanted, fused ? sizes.heads + 2 * sizes.key_heads : wanted / sizes.head_dim,
                sizes.head_dim, shape);
   }
@@ -289,6 +289,12 @@ GgufSizes gguf_sizes(const json& config, const GgufForm& form, std::string_view 
   sizes.key_heads = count("attention.head_count_kv").value_or(sizes.heads);
   const std::int64_t quotient = sizes.hidden / sizes.heads;
   sizes.head_dim = count("attention.key_length").value_or(quotient);
+  // More than any model has; their product must stay a number.
+  constexpr std::int64_t kMost = std::int64_t{1} << 24;
+  if (std::max({sizes.heads, sizes.key_heads, sizes.head_dim}) > kMost) {
+    throw InputError("{}: {} attention heads of {} cannot be meant", where, sizes.heads,
+                     sizes.head_dim);
+  }
   if (sizes.heads % sizes.key_heads != 0) {
     throw InputError("{}: {} attention heads cannot share {} key-value heads", where, sizes.heads,
                      sizes.key_heads);
@@ -338,6 +344,10 @@ std::optional<GgufPlaces> gguf_places(const Family& family, const GgufSizes& siz
   GgufPlaces places;
   places.transposed = row.layout == Layout::kTransposed && shape.size() == 2;
   places.shift = is_norm(row.part) && instance->suffix == ".weight" ? family.gguf->norm_shift : 0;
+  if (places.shift != 0 && shape.size() > 1) {
+    throw InputError("tensor {} must be a vector, its shape is [{}]",
+                     printable(shown.empty() ? tensor : shown), fmt::join(shape, ", "));
+  }
   const std::int64_t outputs = places.transposed ? shape[1] : shape[0];
   for (const std::string& name : gguf_names(family, row, instance->layer)) {
     places.tensors.push_back({name + std::string(instance->suffix), outputs, {}});

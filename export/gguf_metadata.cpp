@@ -357,9 +357,14 @@ void refuse_other_choices(const Checkpoint& model) {
       refuse(model, "use_qk_norm", stated, fmt::format("{} of {} layers", !stated, sizes.layers));
     }
   }
-  if (form.architecture == "baichuan" && sizes.layers != 32 && sizes.layers != 40) {
-    refuse(model, "num_hidden_layers", sizes.layers,
-           "32 or 40, which tells the kind of positions,");
+  if (form.architecture == "baichuan") {
+    // llama.cpp goes by the number of layers; the models by the name of their length.
+    const bool slopes =
+        !whole(config, "max_position_embeddings") && whole(config, "model_max_length").has_value();
+    if (sizes.layers != (slopes ? 40 : 32)) {
+      refuse(model, "num_hidden_layers", sizes.layers,
+             slopes ? "40 with slopes for positions" : "32 with rotary positions");
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <charconv>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <tuple>
@@ -124,7 +125,8 @@ class TensorWriter {
 
   template <typename Emit>
   void run(const Emit& emit) {
-    const std::int64_t rows = job_.plan.shape.front();
+    std::int64_t rows = 1;
+    for (std::size_t i = 0; i + 1 < job_.plan.shape.size(); ++i) rows *= job_.plan.shape[i];
     const std::int64_t tile =
         std::max<std::int64_t>(1, kTileElements / std::max<std::int64_t>(1, width_) / unit_) *
         unit_;
@@ -170,6 +172,16 @@ class TensorWriter {
     }
   }
 
+  void divide_by_length(std::span<float> values) const {
+    for (std::size_t at = 0; at < values.size(); at += static_cast<std::size_t>(width_)) {
+      const auto row = values.subspan(at, static_cast<std::size_t>(width_));
+      double sum = 0;
+      for (const float value : row) sum += static_cast<double>(value) * value;
+      const double length = std::max(std::sqrt(sum), 1e-12);
+      for (float& value : row) value = static_cast<float>(value / length);
+    }
+  }
+
   /// The first output of the model that rows [begin, end) of the file are.
   [[nodiscard]] std::int64_t first_output(std::int64_t begin, std::int64_t end) const {
     if (job_.rows.empty()) return begin;
@@ -186,6 +198,7 @@ class TensorWriter {
       base_.read_rows(*job_.info, first, last, scratch.values);
     }
     if (update_) add_update(scratch, first, last);
+    if (job_.unit_rows) divide_by_length(scratch.values);
     if (!checkpoint::fits(storage_, scratch.values)) {
       overflow_ = true;
       return;
@@ -248,6 +261,16 @@ std::vector<float> arranged_vector(const checkpoint::Checkpoint& base, const Ggu
   return out;
 }
 
+/// Baichuan 2 divides the rows of its head by their length when it computes, which llama.cpp does
+/// not (modeling_baichuan.py, NormHead); its vocabulary tells it from the first.
+bool has_unit_head(const checkpoint::Checkpoint& base) {
+  constexpr std::int64_t kSecondVocabulary = 125696;
+  const nlohmann::json& config = base.config();
+  return base.gguf() == nullptr && config.value("model_type", nlohmann::json()) == "baichuan" &&
+         (config.value("vocab_size", nlohmann::json()) == kSecondVocabulary ||
+          config.value("norm_head", nlohmann::json()) == true);
+}
+
 /// One tensor of the model, in the one or three that the file has of it.
 void add_jobs(const OpenInputs& inputs, const merge::FoldPlan::Tensor& tensor,
               const checkpoint::GgufPlaces& places, const FileType& type, const ModelShape& shape,
@@ -264,6 +287,7 @@ void add_jobs(const OpenInputs& inputs, const merge::FoldPlan::Tensor& tensor,
     job.group = places.group;
     job.transposed = places.transposed;
     job.shift = places.shift;
+    job.unit_rows = place.name == "output.weight" && has_unit_head(inputs.base);
     job.uses = tensor.uses;
     job.importance = importance_of(importance, job);
     job.stored = ready_bytes(inputs.base, job);

@@ -33,9 +33,11 @@ struct GgufTensorJob {
   bool transposed = false;  ///< The model has [in, out], the file [out, in].
   float shift = 0;          ///< Added to the numbers.
 
+  bool unit_rows = false;  ///< Each row is divided by its length.
+
   /// Whether the file has the numbers of `info` as they lie there.
   [[nodiscard]] bool as_stored() const noexcept {
-    return rows.empty() && !transposed && shift == 0;
+    return rows.empty() && !transposed && shift == 0 && !unit_rows;
   }
   /// What the type asks for; plan.storage differs where the rows are no whole number of its blocks.
   checkpoint::Storage wanted = checkpoint::Storage::kF32;

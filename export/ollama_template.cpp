@@ -68,6 +68,39 @@ std::string phi3(std::string_view system) {
                     kUser, kAnswer, kNext);
 }
 
+std::string phi4(std::string_view system) {
+  const auto turn = [](std::string_view role, std::string_view content) {
+    return fmt::format("<|im_start|>{}<|im_sep|>{}<|im_end|>", role, content);
+  };
+  return (system.empty() ? "" : turn("system", system)) + turn("user", kUser) +
+         turn("assistant", kAnswer) + turn("user", kNext) + "<|im_start|>assistant<|im_sep|>";
+}
+
+std::string command_r(std::string_view system) {
+  const auto turn = [](std::string_view role, std::string_view content) {
+    return fmt::format("<|START_OF_TURN_TOKEN|><|{}_TOKEN|>{}<|END_OF_TURN_TOKEN|>", role, content);
+  };
+  return (system.empty() ? "" : turn("SYSTEM", system)) + turn("USER", kUser) +
+         turn("CHATBOT", kAnswer) + turn("USER", kNext) +
+         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>";
+}
+
+std::string glm4(std::string_view system) {
+  std::string text = "[gMASK]<sop>";
+  if (!system.empty()) text += fmt::format("<|system|>\n{}", system);
+  return text + fmt::format("<|user|>\n{}<|assistant|>\n{}<|user|>\n{}<|assistant|>", kUser,
+                            kAnswer, kNext);
+}
+
+/// OLMo 2's, made by Tulu.
+std::string tulu(std::string_view system) {
+  std::string text;
+  if (!system.empty()) text += fmt::format("<|system|>\n{}\n", system);
+  return text +
+         fmt::format("<|user|>\n{}\n<|assistant|>\n{}<|endoftext|>\n<|user|>\n{}\n<|assistant|>\n",
+                     kUser, kAnswer, kNext);
+}
+
 struct Known {
   std::string_view name;
   Expected expected;
@@ -109,6 +142,26 @@ const std::vector<Known>& known() {
        phi3,
        "{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}<|end|>\n{{ end }}<|assistant|>\n",
        {"<|system|>", "<|user|>", "<|assistant|>", "<|end|>"}},
+      {"phi4",
+       phi4,
+       "{{- range .Messages }}<|im_start|>{{ .Role }}<|im_sep|>{{ .Content }}<|im_end|>{{ end }}"
+       "<|im_start|>assistant<|im_sep|>",
+       {"<|im_start|>", "<|im_sep|>", "<|im_end|>"}},
+      {"command-r",
+       command_r,
+       "{{- range .Messages }}<|START_OF_TURN_TOKEN|>{{ if eq .Role \"system\" }}<|SYSTEM_TOKEN|>"
+       "{{ else if eq .Role \"user\" }}<|USER_TOKEN|>{{ else }}<|CHATBOT_TOKEN|>{{ end }}"
+       "{{ .Content }}<|END_OF_TURN_TOKEN|>{{ end }}<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+       {"<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"}},
+      {"glm4",
+       glm4,
+       "[gMASK]<sop>{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}{{ end }}<|assistant|>",
+       {"<|system|>", "<|user|>", "<|assistant|>"}},
+      {"tulu",
+       tulu,
+       "{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}{{ if eq .Role \"assistant\" }}"
+       "<|endoftext|>{{ end }}\n{{ end }}<|assistant|>\n",
+       {"<|system|>", "<|user|>", "<|assistant|>", "<|endoftext|>"}},
   };
   return kKnown;
 }

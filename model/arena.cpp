@@ -138,16 +138,16 @@ class ArenaAllocator final : public c10::Allocator {
   c10::DataPtr allocate(std::size_t n) override {
     const c10::Device cpu(c10::DeviceType::CPU);
     if (n == 0) return {nullptr, cpu};
+    Meter* const meter = Meter::current();
     void* block = nullptr;
-    if (n >= kArenaLeast) {
-      if (Meter* const meter = Meter::current()) {
-        block = meter->arena().take(n);
-      } else if (arena_serves) {
-        block = process_arena().take(n);
-      }
+    if (meter != nullptr) {
+      block = meter->take(n);
+    } else if (n >= kArenaLeast && arena_serves) {
+      block = process_arena().take(n);
     }
     if (block == nullptr) block = std::aligned_alloc(kAlignment, round_up(n, kAlignment));
     if (block == nullptr) throw std::bad_alloc();
+    if (meter != nullptr) meter->note(block, n);
     return {block, block, &release, cpu};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
@@ -158,9 +158,10 @@ class ArenaAllocator final : public c10::Allocator {
  private:
   static void release(void* block) {
     Meter* const meter = Meter::current();
-    if (meter != nullptr && meter->arena().owns(block)) {
-      meter->arena().give(block);
-    } else if (arena_serves && process_arena().owns(block)) {
+    if (meter != nullptr && meter->give(block)) {
+      return;
+    }
+    if (arena_serves && process_arena().owns(block)) {
       process_arena().give(block);
     } else {
       std::free(block);
@@ -197,5 +198,25 @@ Meter::Meter() : arena_(kMeterBytes) {
 }
 
 Meter::~Meter() { current_ = nullptr; }
+
+void* Meter::take(std::size_t n) { return n >= kArenaLeast ? arena_.take(n) : nullptr; }
+
+void Meter::note(void* block, std::size_t n) {
+  const std::size_t bytes = round_up(n, n >= kArenaLeast ? Arena::kGranularity : kAlignment);
+  blocks_.emplace(block, bytes);
+  now_ += bytes;
+  most_ = std::max(most_, now_);
+}
+
+bool Meter::give(void* block) {
+  const auto found = blocks_.find(block);
+  if (found != blocks_.end()) {
+    now_ -= found->second;
+    blocks_.erase(found);
+  }
+  if (!arena_.owns(block)) return false;
+  arena_.give(block);
+  return true;
+}
 
 }  // namespace weft::model

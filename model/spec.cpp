@@ -121,9 +121,11 @@ Spec read_spec(const nlohmann::json& config, const std::string& where) {
 Spec read_spec(const checkpoint::Checkpoint& checkpoint) {
   const nlohmann::json& config = checkpoint.config();
   const auto tensors = std::ssize(checkpoint.tensors());
+  const auto text = config.find("text_config");
+  const nlohmann::json& sizes = text != config.end() && text->is_object() ? *text : config;
   for (const char* key : {"num_hidden_layers", "n_layer", "num_layers"}) {
-    const auto layers = config.find(key);
-    if (layers != config.end() && layers->is_number_integer() &&
+    const auto layers = sizes.find(key);
+    if (layers != sizes.end() && layers->is_number_integer() &&
         layers->get<std::int64_t>() > tensors) {
       throw InputError("{}: {} is {}, and the model has {} tensors in all",
                        checkpoint.path().string(), key, layers->dump(), tensors);

@@ -179,6 +179,8 @@ struct Spec {
   HeadSpec head;
   /// Keys of config.json that ask for dropout inside the base while it is trained; not applied.
   std::vector<std::string> dropouts;
+  /// Beginnings of names of tensors that are of other parts of the model (images), not of its text.
+  std::vector<std::string> other_parts;
 
   [[nodiscard]] std::int64_t depth() const { return std::ssize(layers); }
 };

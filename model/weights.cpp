@@ -266,7 +266,10 @@ void check_tensors(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
   }
   if (spec.head.tied) known.insert(spec.head.path + ".weight");  // a copy of the embedding
   for (const checkpoint::TensorInfo& tensor : checkpoint.tensors()) {
-    if (known.contains(tensor.name) || is_buffer(tensor.name)) continue;
+    const auto begins = [&](const std::string& part) { return tensor.name.starts_with(part); };
+    if (known.contains(tensor.name) || is_buffer(tensor.name) ||
+        std::ranges::any_of(spec.other_parts, begins))
+      continue;
     throw InputError(
         "{}: tensor '{}' has no place in {} as config.json describes it; the model would be "
         "computed "

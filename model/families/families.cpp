@@ -53,6 +53,7 @@ Spec read(const nlohmann::json& config, const std::string& where, const HasTenso
       std::ranges::find(kReaders, reader.family().architecture, &Entry::architecture);
   TORCH_INTERNAL_ASSERT(entry != kReaders.end(), "a family without reader");
   Spec spec = entry->read(reader);
+  spec.other_parts = reader.other_parts();
   reader.refuse_unread();
   return spec;
 }

@@ -134,12 +134,47 @@ json scaling_of(const Reader& reader, const char* layer_type) {
   return scaling;
 }
 
+/// config.json of the text model that a model of text and images holds, as that of the text model
+/// alone; others as they are.
+json text_part(const json& config) {
+  const auto type = config.find("model_type");
+  const auto text = config.find("text_config");
+  if (type == config.end() || *type != "gemma3" || text == config.end() || !text->is_object())
+    return config;
+  json part = *text;
+  part["architectures"] = {"Gemma3ForCausalLM"};
+  part["model_type"] = "gemma3_text";
+  for (const char* key : {"tie_word_embeddings", "quantization_config"})
+    if (config.contains(key)) part[key] = config[key];
+  return part;
+}
+
+/// Where the text model lies in it, in the order of transformers' versions.
+constexpr std::array kTextPrefixes{"model.language_model.", "language_model.model."};
+
 }  // namespace
 
 Reader::Reader(const json& config, const std::string& where, HasTensor has)
-    : config_(config), where_(where), has_(std::move(has)) {
+    : where_(where), has_(std::move(has)) {
   if (!config.is_object()) throw InputError("{}: a model's config.json must be an object", where);
-  family_ = &find_family(config, where);
+  config_ = text_part(config);
+  family_ = &find_family(config_, where);
+  if (config_.size() == config.size() && config_ == config) return;
+  prefix_ = kTextPrefixes.front();
+  for (const char* prefix : kTextPrefixes)
+    if (stores(std::string(prefix) + "embed_tokens.weight")) prefix_ = prefix;
+}
+
+std::string Reader::stored_name(std::string_view name) const {
+  constexpr std::string_view kPlain = "model.";
+  if (prefix_.empty() || !name.starts_with(kPlain)) return std::string(name);
+  return prefix_ + std::string(name.substr(kPlain.size()));
+}
+
+std::vector<std::string> Reader::other_parts() const {
+  if (prefix_.empty()) return {};
+  return {"vision_tower.", "multi_modal_projector.", "model.vision_tower.",
+          "model.multi_modal_projector."};
 }
 
 const json& Reader::at(const char* key) const {
@@ -274,14 +309,17 @@ void Reader::refuse_unread() const {
 }
 
 const checkpoint::TensorRow* Reader::row(Part part) const {
-  return checkpoint::find_row(*family_, part, has_);
+  if (!has_) return checkpoint::find_row(*family_, part);
+  return checkpoint::find_row(*family_, part,
+                              [&](std::string_view name) { return has_(stored_name(name)); });
 }
 
 bool Reader::ties_head() const { return checkpoint::ties_head(config_, where_); }
 
 std::string Reader::path(Part part, std::int64_t layer, std::int64_t expert) const {
   const checkpoint::TensorRow* const found = row(part);
-  return found == nullptr ? std::string() : checkpoint::numbered(found->name, layer, expert);
+  return found == nullptr ? std::string()
+                          : stored_name(checkpoint::numbered(found->name, layer, expert));
 }
 
 Spec sizes(const Reader& reader, std::int64_t default_positions) {

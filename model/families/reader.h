@@ -62,12 +62,18 @@ class Reader {
   [[nodiscard]] std::string path(checkpoint::Part part, std::int64_t layer = 0,
                                  std::int64_t expert = 0) const;
   [[nodiscard]] bool stores(std::string_view tensor) const { return has_ && has_(tensor); }
+  /// What the names of tensors begin with that belong to other parts of the model than its text.
+  [[nodiscard]] std::vector<std::string> other_parts() const;
   /// The head is the embedding: as tie_word_embeddings says, or by the family's default.
   [[nodiscard]] bool ties_head() const;
 
  private:
-  const nlohmann::json& config_;
+  /// A row's name as this checkpoint has it.
+  [[nodiscard]] std::string stored_name(std::string_view name) const;
+
+  nlohmann::json config_;
   std::string where_;
+  std::string prefix_;  ///< In place of "model." where the text model is a part of another
   HasTensor has_;
   const checkpoint::Family* family_ = nullptr;
   mutable std::set<std::string, std::less<>> read_;

@@ -54,6 +54,25 @@ TEST(OllamaTemplate, ATemplateThatRefusesSystemMessagesIsStillKnown) {
   EXPECT_EQ(found->name, "gemma");
 }
 
+TEST(OllamaTemplate, FormatsOfOtherFamiliesAreKnown) {
+  const auto name = [](const std::string& turn, const std::string& begin, const std::string& end) {
+    const auto found = find(begin + "{% for m in messages %}{{ " + turn + " }}{% endfor %}" + end);
+    return found ? std::string(found->name) : std::string();
+  };
+  EXPECT_EQ("phi4", name("'<|im_start|>' + m['role'] + '<|im_sep|>' + m['content'] + '<|im_end|>'",
+                         "", "{{ '<|im_start|>assistant<|im_sep|>' }}"));
+  EXPECT_EQ("command-r",
+            name("'<|START_OF_TURN_TOKEN|>' + {'system': '<|SYSTEM_TOKEN|>', 'user': "
+                 "'<|USER_TOKEN|>', 'assistant': '<|CHATBOT_TOKEN|>'}[m['role']] + m['content'] + "
+                 "'<|END_OF_TURN_TOKEN|>'",
+                 "", "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}"));
+  EXPECT_EQ("glm4", name("'<|' + m['role'] + '|>\\n' + m['content']", "{{ '[gMASK]<sop>' }}",
+                         "{{ '<|assistant|>' }}"));
+  EXPECT_EQ("tulu", name("'<|' + m['role'] + '|>\\n' + m['content'] + ('<|endoftext|>' if "
+                         "m['role'] == 'assistant' else '') + '\\n'",
+                         "", "{{ '<|assistant|>\\n' }}"));
+}
+
 TEST(OllamaTemplate, AnythingElseIsNotGuessed) {
   EXPECT_FALSE(find("{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"));
   // One blank more than ChatML.

@@ -1,6 +1,7 @@
-"""Figures of the tests by model family: the table in docs/families.md is made of them.
+r"""Figures of the tests by model family: the table in docs/families.md is made of them.
 
-    WEFT_FAMILY_FIGURES=figures.json pytest tests/oracles/test_decoders.py tests/oracles/test_families.py
+    WEFT_FAMILY_FIGURES=figures.json pytest tests/oracles/test_decoders.py tests/oracles/test_families.py \
+        tests/oracles/test_merge_families.py
     python tests/oracles/family_figures.py figures.json docs/families.md
 """
 import json
@@ -14,9 +15,9 @@ COLUMNS = {
     "adapters": "logits with an adapter beside PEFT's",
     "generation": "greedy tokens equal to transformers' choices",
     "training": "10 updates beside PEFT: largest relative difference of a loss",
-    "merge": "merge beside PEFT's merge_and_unload",
+    "merge": "logits of the merged model beside PEFT's, as a share of their range",
     "gguf_out": "GGUF written: divergence of llama.cpp's logits on it from transformers'",
-    "gguf_in": "GGUF read: logits of the model made of it",
+    "gguf_in": "GGUF read: divergence of weft's logits on it from transformers'",
     "gguf_lora": "adapter in GGUF: divergence of llama.cpp's logits with it from PEFT's",
 }
 _figures: dict[str, dict[str, float]] = {}

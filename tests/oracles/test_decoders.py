@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from family_figures import record
 from test_model import assert_close, divergence, reference, reference_logits, rows_of, weft_logits
@@ -315,6 +315,29 @@ def test_training_equals_peft(weft, worded, name, tmp_path):
     assert ours.keys() == theirs.keys()
     for key in theirs:
         assert torch.cosine_similarity(ours[key].flatten(), theirs[key].flatten(), dim=0) >= 0.9999, key
+
+
+@pytest.mark.parametrize("name, prefix", [("gpt2", "transformer."), ("bloom", "transformer."), ("gpt_neox", "gpt_neox."),
+                                          ("opt", "model.")])
+def test_published_names_without_their_beginning(weft, tmp_path, tiny, name, prefix):
+    shutil.copytree(tiny(name), tmp_path / "model")
+    tensors = load_file(tiny(name) / "model.safetensors")
+    save_file({key.removeprefix(prefix): value for key, value in tensors.items()}, tmp_path / "model/model.safetensors")
+    for ours, theirs in zip(weft_logits(weft, tmp_path, tmp_path / "model", rows()),
+                            weft_logits(weft, tmp_path, tiny(name), rows())):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_text_part_of_a_model_of_text_and_images(weft, tmp_path):
+    text = without(CONFIGS["gemma3_older"], "architectures", "bos_token_id", "eos_token_id")
+    config = AutoConfig.for_model("gemma3", text_config=text, mm_tokens_per_image=4, vision_config=dict(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14))
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    randomise(model)
+    model.save_pretrained(tmp_path / "model")
+    assert AutoConfig.from_pretrained(tmp_path / "model").architectures == ["Gemma3ForConditionalGeneration"]
+    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
+                "Gemma3ForCausalLM")
 
 
 # ---- families that transformers lacks --------------------------------------------------------------

@@ -6,14 +6,14 @@ import pytest
 import torch
 from gguf import GGUFReader
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cohere2Config, Gemma2Config, GPT2Config, LlamaConfig, Qwen2Config
 
 import family_models
+from family_figures import record
 from family_models import CASES, LACKING, SIZES, VOCABULARY, logits, reference
 from gguf_tools import (FILE_TYPES, convert_all, differing, divergence, llama_logits, tensors, weft_logits)
 
-TRAINED = ("llama", "llama3", "mistral", "qwen2", "qwen2_yarn")  # that weft computes itself
 # What the converter writes otherwise: of the length and the epsilon it knows the keys of ChatGLM's files only.
 OTHERWISE = {"glm": {"chatglm.context_length", "chatglm.attention.layer_norm_rms_epsilon"}}
 # What it writes in vain: an id of CodeGemma's vocabulary, and llama.cpp's default.
@@ -63,7 +63,9 @@ def test_llama_cpp_gives_the_logits_of_transformers(weft, probe, family, tmp_pat
     name, folder, expected = family
     weft("export", "--model", folder, "--to", "gguf", "--type", "f32", "--out", tmp_path / "f32.gguf")
     limit = 1e-5 if CASES[name].gelu else 1e-6
-    assert divergence(expected, llama_logits(probe, tmp_path / "f32.gguf", ROWS, tmp_path)) < limit
+    found = divergence(expected, llama_logits(probe, tmp_path / "f32.gguf", ROWS, tmp_path))
+    assert found < limit
+    record(architecture(folder), "gguf_out", found)
     for kind in ("q8_0", "q4_k_m"):
         weft("export", "--model", folder, "--to", "gguf", "--type", kind, "--out", tmp_path / "ours.gguf", "--force")
         probe("quantize", tmp_path / "f32.gguf", tmp_path / "theirs.gguf", FILE_TYPES[kind])
@@ -87,14 +89,19 @@ def test_the_file_is_a_base_again(weft, family, tmp_path):
         (tmp_path / "back" / "config.json").write_text(json.dumps(after))
         back = AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
         assert np.abs(logits(back, ROWS) - expected).max() <= 1e-4 * np.ptp(expected)
-    if name in TRAINED:
-        assert divergence(expected, weft_logits(weft, tmp_path / "f32.gguf", ROWS, tmp_path)) < 1e-8
+    found = divergence(expected, weft_logits(weft, tmp_path / "f32.gguf", ROWS, tmp_path))
+    assert found < (1e-5 if CASES[name].gelu else 1e-8)
+    record(architecture(folder), "gguf_in", found)
     # The way out again: what was read says all that was written.
     weft("export", "--model", tmp_path / "back", "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "again.gguf")
     weft("export", "--model", tmp_path / "f32.gguf", "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "straight.gguf")
     weft("export", "--model", folder, "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "first.gguf")
     for other in ("again.gguf", "straight.gguf"):
         assert differing(tmp_path / "first.gguf", tmp_path / other) == []
+
+
+def architecture(folder):
+    return json.loads((folder / "config.json").read_text())["architectures"][0]
 
 
 def tensors_of(folder):
@@ -113,12 +120,31 @@ def adapted(name, folder, out):
     return logits(model.eval(), ROWS)
 
 
+def hand_made(name, folder, out):
+    """An adapter as PEFT would write it."""
+    random = torch.Generator().manual_seed(3)
+    state = {}
+    for key, value in load_file(folder / "model.safetensors").items():
+        path = key.removesuffix(".weight")
+        if path.endswith(CASES[name].targets) and value.dim() == 2:
+            state[f"base_model.model.{path}.lora_A.weight"] = torch.randn(4, value.shape[1], generator=random) * 0.1
+            state[f"base_model.model.{path}.lora_B.weight"] = torch.randn(value.shape[0], 4, generator=random) * 0.05
+    out.mkdir()
+    save_file(state, out / "adapter_model.safetensors")
+    (out / "adapter_config.json").write_text(json.dumps(dict(
+        peft_type="LORA", task_type="CAUSAL_LM", r=4, lora_alpha=6, use_rslora=True, target_modules=list(CASES[name].targets))))
+
+
 def test_an_adapter_in_gguf_gives_pefts_logits(weft, probe, family, tmp_path):
     name, folder, plain = family
-    if CASES[name].made is not None:
-        pytest.skip("PEFT needs transformers' model")
-    expected = adapted(name, folder, tmp_path / "adapter")
     both = ["--model", folder, "--adapter", tmp_path / "adapter"]
+    if CASES[name].made is None:
+        expected = adapted(name, folder, tmp_path / "adapter")
+    else:  # transformers, and so PEFT, has no such model: the fold is what the adapter means
+        hand_made(name, folder, tmp_path / "adapter")
+        weft("merge", *both, "--out", tmp_path / "folded")
+        weft("export", "--model", tmp_path / "folded", "--to", "gguf", "--type", "f32", "--out", tmp_path / "folded.gguf")
+        expected = llama_logits(probe, tmp_path / "folded.gguf", ROWS, tmp_path)
     weft("export", *both, "--to", "gguf-lora", "--out", tmp_path / "lora.gguf")
     weft("export", "--model", folder, "--to", "gguf", "--type", "f32", "--out", tmp_path / "base.gguf")
     weft("export", *both, "--to", "gguf", "--type", "f32", "--out", tmp_path / "merged.gguf")
@@ -127,6 +153,11 @@ def test_an_adapter_in_gguf_gives_pefts_logits(weft, probe, family, tmp_path):
     for found in (llama_logits(probe, tmp_path / "base.gguf", ROWS, tmp_path, lora=tmp_path / "lora.gguf"),
                   llama_logits(probe, tmp_path / "merged.gguf", ROWS, tmp_path)):
         assert divergence(expected, found) < limit
+        record(architecture(folder), "gguf_lora", divergence(expected, found))
+    # The file is a base for the adapter too.
+    weft("export", "--model", tmp_path / "base.gguf", "--adapter", tmp_path / "adapter", "--to", "gguf", "--type", "f32", "--out",
+         tmp_path / "other.gguf")
+    assert differing(tmp_path / "merged.gguf", tmp_path / "other.gguf") == []
 
 
 def test_what_the_architecture_cannot_say_is_told(weft, models, tmp_path):

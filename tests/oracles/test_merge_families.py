@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from family_figures import record
 from family_models import CASES, LACKING, VOCABULARY, logits
 
 ROWS = [[1] + list(range(5, 35)), [int(i) for i in np.random.default_rng(4).integers(3, VOCABULARY, 40)]]
@@ -54,6 +55,7 @@ def test_a_fold_is_pefts(weft, family, tmp_path):
     assert np.abs(logits(merged, ROWS) - expected).max() <= 1e-5 * np.ptp(expected)
     weft("merge", "--model", base, "--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--undo", tmp_path / "undo")
     assert_same(tmp_path / "out", expected, base)
+    record(type(merged).__name__, "merge", np.abs(logits(load(tmp_path / "out"), ROWS) - expected).max() / np.ptp(expected))
     state = merged.state_dict()
     for key, value in load_file(tmp_path / "out" / "model.safetensors").items():
         torch.testing.assert_close(value, state[key], rtol=1e-5, atol=1e-6)
