@@ -205,17 +205,23 @@ std::string first_spelling(std::string_view keys) {
   return std::string(keys.substr(0, keys.find('|')));
 }
 
-/// Baichuan's models of 40 layers, which have slopes for positions, are known by the other name of
-/// their length.
-bool has_slopes(const Gguf& file, const Key& key, const GgufForm& form) {
-  return form.architecture == "baichuan" && count_or(file, key("block_count"), 0) == 40;
+/// The key of the length. Baichuan's models of 40 layers, which have slopes for positions, are
+/// known by another name than those that turn.
+std::string context_name(const Gguf& file, const Key& key, const GgufForm& form,
+                         const GgufKey& entry) {
+  constexpr std::string_view kUsual = "max_position_embeddings";
+  if (form.architecture == "baichuan" && count_or(file, key("block_count"), 1) == 40) {
+    return "model_max_length";
+  }
+  const bool usual = entry.config.find(kUsual) != std::string_view::npos;
+  return usual ? std::string(kUsual) : first_spelling(entry.config);
 }
 
 void add_numbers(const Gguf& file, const Key& key, const GgufForm& form, const Heads& heads,
                  json& config) {
   for (const GgufKey& entry : form.keys) {
     std::string name = first_spelling(entry.config);
-    if (entry.gguf == "context_length" && has_slopes(file, key, form)) name = "model_max_length";
+    if (entry.gguf == "context_length") name = context_name(file, key, form, entry);
     if (entry.gguf == "attention.head_count_kv") {
       if (!name.empty()) config[name] = heads.keys;
     } else if (entry.gguf == "attention.key_length" || entry.gguf == "attention.value_length") {

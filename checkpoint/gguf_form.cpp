@@ -132,8 +132,10 @@ constexpr std::array kFalconTexts{GgufText{"tensor_data_layout", "jploski"}};
 
 constexpr std::array kLogitScale{GgufKey{"logit_scale", "logit_scale", kReal, kDefault, 0.0625}};
 constexpr std::array kCohereKeys =
-    joined(kSizeKeys, kContext, kSharedHeads, kHeadDim, kLayerEpsilon, kLogitScale);
-constexpr std::array kCohere2Keys = joined(kCohereKeys, kWindow, kVocabulary);
+    joined(kSizeKeys, kSharedHeads, kHeadDim, kLayerEpsilon, kLogitScale,
+           std::array{GgufKey{"context_length", "model_max_length|max_position_embeddings"}});
+constexpr std::array kCohere2Keys = joined(kSizeKeys, kContext, kSharedHeads, kHeadDim,
+                                           kLayerEpsilon, kLogitScale, kWindow, kVocabulary);
 constexpr std::array kNoScaling{GgufText{"rope.scaling.type", "none"}};
 constexpr std::array kQueryKeyNorm{BiasRule{".attn_q_norm.weight", "use_qk_norm"}};
 

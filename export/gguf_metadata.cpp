@@ -406,14 +406,20 @@ checkpoint::GgufSizes sizes_of(const Checkpoint& model) {
 }
 
 const checkpoint::Family& family_of(const Checkpoint& model) {
-  const checkpoint::Family* const family = checkpoint::find_family(model.config());
+  const checkpoint::Family* family = checkpoint::find_family(model.config());
+  const auto type = model.config().find("model_type");
+  const bool stated = type != model.config().end() && type->is_string();
+  // Other spellings of one class ("BaiChuanForCausalLM").
+  if (family == nullptr && stated) family = checkpoint::find_family_of(type->get<std::string>());
   if (family != nullptr && family->gguf != nullptr) return *family;
+  if (family != nullptr && checkpoint::find_row(*family, checkpoint::Part::kRouter) != nullptr) {
+    throw InputError("{}: a mixture of experts ({}) cannot be written to GGUF",
+                     model.path().string(), family->architecture);
+  }
   if (family != nullptr) {
     throw InputError("{}: llama.cpp has no architecture for {}, so that there is no GGUF of it",
                      model.path().string(), family->architecture);
   }
-  const auto type = model.config().find("model_type");
-  const bool stated = type != model.config().end() && type->is_string();
   throw InputError("{}: a model of type '{}' cannot be written to GGUF; {} can",
                    model.path().string(), stated ? type->get<std::string>() : "",
                    checkpoint::known_gguf_families());

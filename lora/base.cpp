@@ -35,7 +35,10 @@ bool stores_input_first(const checkpoint::Checkpoint& base, std::string_view pat
     row = checkpoint::find_row(*family,
                                fmt::format("{}{}", checkpoint::optional_prefix(config), path));
   }
-  return row != nullptr && row->layout == checkpoint::Layout::kTransposed;
+  // Stacks of experts say for themselves how they lie.
+  return row != nullptr && row->layout == checkpoint::Layout::kTransposed &&
+         row->part != checkpoint::Part::kExpertsGateUp &&
+         row->part != checkpoint::Part::kExpertsDown;
 }
 
 std::vector<Module> linear_modules(const checkpoint::Checkpoint& base) {

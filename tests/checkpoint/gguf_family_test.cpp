@@ -96,13 +96,16 @@ TEST(GgufPlaces, HaveEveryRowOnceInGroupsOfNeighbours) {
   for (const Family& row : families()) {
     if (row.gguf == nullptr) continue;
     for (const TensorRow& tensor : row.tensors) {
-      const std::int64_t fused = tensor.part == Part::kQueryKeyValue ? 32 : 16;
+      // Families that store the three of each head together share no keys.
+      const bool by_head = tensor.layout == Layout::kPerHead;
+      const std::int64_t fused = tensor.part != Part::kQueryKeyValue ? 16 : by_head ? 24 : 32;
       const std::int64_t outputs =
           tensor.part == Part::kKey || tensor.part == Part::kValue ? 8 : fused;
       Rows shape{outputs, 16};
       if (tensor.layout == Layout::kTransposed) std::swap(shape[0], shape[1]);
+      if (gguf_name(tensor).find("norm") != std::string_view::npos) shape = {16};
       const std::string name = numbered(tensor.name, 1) + ".weight";
-      const GgufPlaces found = gguf_places(row, kShared, name, shape).value();
+      const GgufPlaces found = gguf_places(row, by_head ? kTwoHeads : kShared, name, shape).value();
       Rows all;
       for (const GgufPlace& place : found.tensors) {
         if (place.rows.empty()) continue;

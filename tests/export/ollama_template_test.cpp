@@ -77,7 +77,7 @@ TEST(OllamaTemplate, AnythingElseIsNotGuessed) {
   EXPECT_FALSE(find("{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"));
   // One blank more than ChatML.
   std::string other = kChatml;
-  other.insert(other.find("<|im_end|>"), " ");
+  other.insert(other.find("<|im_end|>"), 1, ' ');
   EXPECT_FALSE(find(other));
 }
 

@@ -26,6 +26,7 @@ _figures: dict[str, dict[str, float]] = {}
 def record(architecture: str, column: str, figure: float, best=max) -> None:
     """Keeps the worst figure of a family's configurations."""
     assert column in COLUMNS, column
+    figure = float(figure)
     of_family = _figures.setdefault(architecture, {})
     of_family[column] = best(figure, of_family.get(column, figure))
 
