@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "checkpoint/mxfp4.h"
 #include "checkpoint/open_model.h"
 #include "checkpoint/stored_rows.h"
 #include "checkpoint/values_digest.h"
@@ -71,11 +72,11 @@ struct Checkpoint::State {
                       [](const StoredTensor& t) -> const std::string& { return t.info.name; });
     for (const StoredTensor& tensor : model.tensors) infos.push_back(tensor.info);
   }
-  void release(const StoredTensor& tensor, std::span<const std::byte> part) const {
+  void release(std::size_t shard, std::span<const std::byte> part) const {
     if (model.gguf) {
       model.gguf->release(part);
     } else {
-      model.shards[tensor.shard].release(part);
+      model.shards[shard].release(part);
     }
   }
 };
@@ -132,7 +133,9 @@ std::vector<float> Checkpoint::read(const TensorInfo& tensor) const {
   const StoredTensor& stored = state_->stored(tensor);
   const std::int64_t width = stored.info.row_elements();
   std::vector<float> values(static_cast<std::size_t>(stored.info.elements()));
-  const std::int64_t grain = std::max<std::int64_t>(1, kChunk / std::max<std::int64_t>(1, width));
+  const std::int64_t group = row_group(stored.info);
+  const std::int64_t grain =
+      std::max(group, kChunk / std::max<std::int64_t>(1, width) / group * group);
   core::parallel_for(stored.info.rows(), grain, [&](std::int64_t begin, std::int64_t end) {
     read_stored_rows(stored, begin, end,
                      std::span(values).subspan(static_cast<std::size_t>(begin * width),
@@ -152,13 +155,15 @@ std::span<const std::byte> Checkpoint::raw(const TensorInfo& tensor) const {
 
 void Checkpoint::release(const TensorInfo& tensor) const {
   const StoredTensor& stored = state_->stored(tensor);
-  if (!stored.arrangement) return state_->release(stored, stored.bytes);
-  for (const auto& piece : stored.arrangement->pieces) state_->release(stored, piece.bytes);
+  if (!stored.arrangement) return state_->release(stored.shard, stored.bytes);
+  for (const auto& piece : stored.arrangement->pieces) state_->release(piece.shard, piece.bytes);
 }
 
 void Checkpoint::release(const TensorInfo& tensor, std::int64_t begin, std::int64_t end) const {
   const StoredTensor& stored = state_->stored(tensor);
-  state_->release(stored, rows_of(stored, begin, end));
+  for (const StoredPart& part : parts_of(stored, begin, end)) {
+    state_->release(part.shard, part.bytes);
+  }
 }
 
 std::string Checkpoint::weights_digest() const {
@@ -166,10 +171,9 @@ std::string Checkpoint::weights_digest() const {
   for (const StoredTensor& tensor : state_->model.tensors) {
     if (!is_buffer(tensor.info.name)) tensors.push_back(&tensor);
   }
-  const std::vector<std::string> digests =
-      values_digests(tensors, [&](const StoredTensor& tensor, std::span<const std::byte> part) {
-        state_->release(tensor, part);
-      });
+  const std::vector<std::string> digests = values_digests(
+      tensors,
+      [&](std::size_t shard, std::span<const std::byte> part) { state_->release(shard, part); });
   core::Sha256 hash;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const TensorInfo& info = tensors[i]->info;

@@ -6,6 +6,7 @@
 
 #include "checkpoint/dequantize.h"
 #include "checkpoint/json_file.h"
+#include "checkpoint/mxfp4.h"
 #include "checkpoint/open_model.h"
 #include "checkpoint/printable.h"
 #include "checkpoint/python_json.h"
@@ -255,6 +256,7 @@ OpenModel open_hugging_face(const fs::path& folder) {
   if (!fs::exists(config, ignored)) no_model(folder);
   model.config = read_config(config);
   open_weights(model);
+  join_mxfp4(model);
   sort_by_name(model);
   complete_names(model);
   resolve_tied_head(model);

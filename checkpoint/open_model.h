@@ -24,11 +24,15 @@ struct Arrangement {
     std::span<const std::byte> bytes;
     Storage storage = Storage::kOther;
     std::int64_t rows = 0;
+    std::size_t shard = 0;  ///< The file that holds it, as StoredTensor::shard.
   };
   std::vector<Piece> pieces;       ///< One below the other.
   std::vector<std::int64_t> rows;  ///< Of each row of the model, its row in them; empty: the same.
   bool transposed = false;         ///< A row of the model is a column of the one piece.
-  float shift = 0;                 ///< What reading adds.
+  /// Not 0: the pieces are blocks and scales of MXFP4 (checkpoint/mxfp4.h), a stack of as many
+  /// matrices that are transposed one by one.
+  std::int64_t matrices = 0;
+  float shift = 0;  ///< What reading adds.
 };
 
 /// A tensor under its Hugging Face name and the bytes that hold it. `file_tensor` points into the

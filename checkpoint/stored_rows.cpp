@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "checkpoint/dequantize.h"
+#include "checkpoint/mxfp4.h"
 #include "checkpoint/printable.h"
 #include "core/error.h"
 
@@ -51,6 +52,28 @@ void require_numbers(const StoredTensor& tensor) {
                    readable_storages());
 }
 
+/// The stored bytes of rows [begin, end), in the order of the file.
+std::span<const std::byte> rows_of(const StoredTensor& tensor, std::int64_t begin,
+                                   std::int64_t end) {
+  const std::int64_t rows = tensor.info.rows();
+  const std::size_t size = rows == 0 ? 0 : tensor.bytes.size() / index(rows);
+  return tensor.bytes.subspan(index(begin) * size, index(end - begin) * size);
+}
+
+/// Of a stack of matrices of `rows` rows each: those whose last row is one of [begin, end). A row
+/// is spread over all of its matrix.
+std::vector<StoredPart> finished_matrices(const Arrangement& stack, std::int64_t rows,
+                                          std::int64_t begin, std::int64_t end) {
+  std::vector<StoredPart> parts;
+  if (rows == 0 || begin / rows == end / rows) return parts;
+  for (const Arrangement::Piece& piece : stack.pieces) {
+    const std::size_t size = piece.bytes.size() / index(stack.matrices);
+    parts.push_back({piece.shard, piece.bytes.subspan(index(begin / rows) * size,
+                                                      index(end / rows - begin / rows) * size)});
+  }
+  return parts;
+}
+
 }  // namespace
 
 void gather_columns(Storage storage, std::span<const std::byte> bytes, std::int64_t rows,
@@ -72,12 +95,13 @@ void gather_columns(Storage storage, std::span<const std::byte> bytes, std::int6
   }
 }
 
-std::span<const std::byte> rows_of(const StoredTensor& tensor, std::int64_t begin,
-                                   std::int64_t end) {
-  if (tensor.arrangement && tensor.arrangement->pieces.size() > 1) return {};
-  const std::int64_t rows = tensor.info.rows();
-  const std::size_t size = rows == 0 ? 0 : tensor.bytes.size() / index(rows);
-  return tensor.bytes.subspan(index(begin) * size, index(end - begin) * size);
+std::vector<StoredPart> parts_of(const StoredTensor& tensor, std::int64_t begin, std::int64_t end) {
+  const Arrangement* const arranged = tensor.arrangement.get();
+  if (arranged != nullptr && arranged->matrices > 0) {
+    return finished_matrices(*arranged, tensor.info.shape[1], begin, end);
+  }
+  if (arranged != nullptr && arranged->pieces.size() > 1) return {};
+  return {{tensor.shard, rows_of(tensor, begin, end)}};
 }
 
 void read_stored_rows(const StoredTensor& tensor, std::int64_t begin, std::int64_t end,
@@ -94,6 +118,8 @@ void read_stored_rows(const StoredTensor& tensor, std::int64_t begin, std::int64
     dequantize(info.storage, rows_of(tensor, begin, end), out);
   } else if (info.shape.size() < 2) {
     read_arranged_vector(*arranged, out);
+  } else if (arranged->matrices > 0) {
+    read_mxfp4_rows(*arranged, info.row_elements(), begin, end, out);
   } else if (arranged->transposed) {
     const Arrangement::Piece& piece = arranged->pieces.front();
     gather_columns(piece.storage, piece.bytes, piece.rows, info.rows(), begin, end, out);

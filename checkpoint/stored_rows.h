@@ -3,14 +3,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "checkpoint/open_model.h"
 
 namespace weft::checkpoint {
 
-/// The stored bytes of rows [begin, end), in the order of the file; none of a tensor in pieces.
-[[nodiscard]] std::span<const std::byte> rows_of(const StoredTensor& tensor, std::int64_t begin,
-                                                 std::int64_t end);
+/// Bytes of a file of the model.
+struct StoredPart {
+  std::size_t shard = 0;
+  std::span<const std::byte> bytes;
+};
+
+/// The stored bytes that are not needed once rows [begin, end) have been read in order: as many
+/// rows of the file; none of a tensor in pieces, but of MXFP4 the matrices that end among these
+/// rows.
+[[nodiscard]] std::vector<StoredPart> parts_of(const StoredTensor& tensor, std::int64_t begin,
+                                               std::int64_t end);
 
 /// Rows [begin, end) of the model as floats: Checkpoint::read_rows(). Thread-safe.
 void read_stored_rows(const StoredTensor& tensor, std::int64_t begin, std::int64_t end,

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "checkpoint/mxfp4.h"
 #include "checkpoint/stored_rows.h"
 #include "core/hash.h"
 #include "core/parallel.h"
@@ -34,6 +35,17 @@ bool is_plain(const StoredTensor& tensor, Storage storage) {
   return tensor.info.storage == storage && !tensor.arrangement;
 }
 
+void tell(const BytesRead& read, const std::vector<StoredPart>& parts) {
+  for (const StoredPart& part : parts) read(part.shard, part.bytes);
+}
+
+/// Rows that hold about as many floats.
+std::int64_t rows_in(const TensorInfo& tensor, std::int64_t floats) {
+  const std::int64_t group = row_group(tensor);
+  const std::int64_t width = std::max<std::int64_t>(1, tensor.row_elements());
+  return std::max(group, floats / width / group * group);
+}
+
 /// The digest of one tensor by itself.
 std::string digest_alone(const StoredTensor& tensor, const BytesRead& read) {
   core::Sha256 hash;
@@ -44,12 +56,11 @@ std::string digest_alone(const StoredTensor& tensor, const BytesRead& read) {
       core::leave_if_stopped(kDoing);
       const auto part = tensor.bytes.subspan(at, std::min(kBytes, tensor.bytes.size() - at));
       hash.update(part);
-      read(tensor, part);
+      read(tensor.shard, part);
     }
     return hash.finish();
   }
-  const std::int64_t width = std::max<std::int64_t>(1, info.row_elements());
-  const std::int64_t step = std::max<std::int64_t>(1, kChunk / width);
+  const std::int64_t step = rows_in(info, kChunk);
   std::vector<float> values;
   for (std::int64_t begin = 0; begin < info.rows(); begin += step) {
     core::leave_if_stopped(kDoing);
@@ -57,7 +68,7 @@ std::string digest_alone(const StoredTensor& tensor, const BytesRead& read) {
     values.resize(static_cast<std::size_t>((end - begin) * info.row_elements()));
     read_stored_rows(tensor, begin, end, values);
     hash.update(std::as_bytes(std::span(values)));
-    read(tensor, rows_of(tensor, begin, end));
+    tell(read, parts_of(tensor, begin, end));
   }
   return hash.finish();
 }
@@ -106,14 +117,13 @@ class Reader {
   void read_rows() {
     const TensorInfo& info = tensor_->info;
     const std::int64_t width = info.row_elements();
-    const std::int64_t step =
-        std::max<std::int64_t>(1, kLaneChunk / std::max<std::int64_t>(1, width));
+    const std::int64_t step = rows_in(info, kLaneChunk);
     const std::int64_t end = std::min(rows_, row_ + step);
     std::vector<float> values((ready_.size() / sizeof(float)) +
                               static_cast<std::size_t>((end - row_) * width));
     if (!ready_.empty()) std::memcpy(values.data(), ready_.data(), ready_.size());
     read_stored_rows(*tensor_, row_, end, std::span(values).subspan(ready_.size() / sizeof(float)));
-    (*read_)(*tensor_, rows_of(*tensor_, row_, end));
+    tell(*read_, parts_of(*tensor_, row_, end));
     values_ = std::move(values);
     ready_ = std::as_bytes(std::span(values_));
     row_ = end;
@@ -121,7 +131,7 @@ class Reader {
   void release(std::size_t least) {
     const std::size_t hashed = tensor_->bytes.size() - ready_.size();
     if (hashed - released_ < least) return;
-    (*read_)(*tensor_, tensor_->bytes.subspan(released_, hashed - released_));
+    (*read_)(tensor_->shard, tensor_->bytes.subspan(released_, hashed - released_));
     released_ = hashed;
   }
 

@@ -11,8 +11,8 @@
 
 namespace weft::checkpoint {
 
-/// Hears which bytes of a tensor have been read; called by several threads.
-using BytesRead = std::function<void(const StoredTensor&, std::span<const std::byte>)>;
+/// Hears which bytes of a file have been read (StoredTensor::shard); called by several threads.
+using BytesRead = std::function<void(std::size_t shard, std::span<const std::byte>)>;
 
 /// For each tensor, SHA-256 of its values as little-endian floats; of its bytes where they are no
 /// numbers of ours. Tensors are hashed by the threads of core/parallel.h, and side by side

@@ -1,8 +1,10 @@
 #include "merge/merge.h"
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 
+#include "checkpoint/mxfp4.h"
 #include "core/error.h"
 #include "core/output_claim.h"
 #include "merge/beside.h"
@@ -31,7 +33,7 @@ Inputs open_inputs(const MergeRequest& request, const core::Log& log) {
   for (std::size_t i = 0; i < inputs.files.size(); ++i) {
     inputs.adapters.push_back({&inputs.files[i], request.adapters[i].weight});
   }
-  refuse_quantised_config(inputs.base);
+  if (!unpacks_config(inputs.base)) refuse_quantised_config(inputs.base);
   return inputs;
 }
 
@@ -59,6 +61,17 @@ FoldPlan plan_types(const MergeRequest& request, const Inputs& inputs,
     if (!kept) tensor.rounding = request.rounding;
   }
   return plan;
+}
+
+void tell_about_unpacking(const FoldPlan& plan, const core::Log& log) {
+  const auto packed = std::ranges::find_if(plan.tensors, [](const FoldPlan::Tensor& tensor) {
+    return tensor.info != nullptr && checkpoint::is_mxfp4(*tensor.info);
+  });
+  if (packed == plan.tensors.end()) return;
+  core::tell(log, core::Level::kInfo,
+             fmt::format("the base's experts are stored as MXFP4, which is read and not written: "
+                         "they become {}, and config.json loses its quantization_config",
+                         core::name_of(packed->dtype)));
 }
 
 /// All that the bytes of the output depend on.
@@ -127,6 +140,8 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
                     "bf16 or f16 halves the size)",
                     report.base_storage));
   }
+
+  tell_about_unpacking(plan, log);
 
   Written written;
   const auto stream = [&] {

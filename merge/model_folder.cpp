@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "checkpoint/mxfp4.h"
 #include "checkpoint/python_json.h"
 #include "core/error.h"
 #include "core/terminal.h"
@@ -58,6 +59,8 @@ void compare(const Checkpoint& written, const Sample& sample) {
 }
 
 }  // namespace
+
+bool unpacks_config(const Checkpoint& base) { return checkpoint::says_mxfp4(base.config()); }
 
 void refuse_quantised_config(const Checkpoint& base) {
   const auto found = base.config().find("quantization_config");
@@ -118,6 +121,7 @@ void write_side_files(const Checkpoint& base, const std::map<std::string, std::s
 
 nlohmann::json output_config(const Checkpoint& base, const FoldPlan& plan, const core::Log& log) {
   nlohmann::json config = base.config();
+  if (unpacks_config(base)) config.erase("quantization_config");
   if (plan.untied) {
     config["tie_word_embeddings"] = false;
     core::tell(log, core::Level::kInfo,

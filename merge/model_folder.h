@@ -15,6 +15,9 @@ namespace weft::merge {
 
 /// InputError for a checkpoint that some other quantiser has packed.
 void refuse_quantised_config(const checkpoint::Checkpoint& base);
+/// Whether the base is packed in a way that is read as numbers (MXFP4): what is written is not, and
+/// its configuration says so.
+[[nodiscard]] bool unpacks_config(const checkpoint::Checkpoint& base);
 /// IoError when the disk has less than `bytes` left.
 void require_space(const std::filesystem::path& folder, std::uint64_t bytes);
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "checkpoint/mxfp4.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/parallel.h"
@@ -49,8 +50,9 @@ class TensorWriter {
   RowSums run(WriteBehind& out) {
     const std::int64_t width = info_.row_elements();
     const std::int64_t block = RowDeltas::kRowBlock;
+    const std::int64_t step = std::max(block, checkpoint::row_group(info_));
     const std::int64_t tile =
-        std::max(block, kTileElements / std::max<std::int64_t>(1, width) / block * block);
+        std::max(step, kTileElements / std::max<std::int64_t>(1, width) / step * step);
     RowSums total;
     choose_samples();
     for (std::int64_t begin = 0; begin < info_.rows(); begin += tile) {
@@ -108,6 +110,7 @@ class TensorWriter {
     bytes_.resize(rows * static_cast<std::size_t>(info_.row_elements()) *
                   static_cast<std::size_t>(core::size_of(type_)));
     sums_.assign(rows, {});
+    read_groups(begin, end);
     const std::int64_t blocks = (end - begin + block - 1) / block;
     const std::int64_t grain = std::max<std::int64_t>(1, (std::int64_t{1} << 16) / (block * width));
     core::parallel_for(blocks, grain, [&](std::int64_t first, std::int64_t last) {
@@ -117,14 +120,42 @@ class TensorWriter {
     });
   }
 
+  /// Reads the tile's rows into `groups_` where a block of them is less than what is best read
+  /// together.
+  void read_groups(std::int64_t begin, std::int64_t end) {
+    const std::int64_t group = checkpoint::row_group(info_);
+    if (group <= RowDeltas::kRowBlock) return;
+    const std::int64_t width = info_.row_elements();
+    groups_.resize(static_cast<std::size_t>((end - begin) * width));
+    core::parallel_for((end - begin + group - 1) / group, 1,
+                       [&](std::int64_t first, std::int64_t last) {
+                         const std::int64_t from = begin + first * group;
+                         const std::int64_t to = std::min(end, begin + last * group);
+                         base_.read_rows(info_, from, to, rows_in_groups(begin, from, to));
+                       });
+  }
+
+  /// Rows [from, end) of the tile that starts at `begin`, in `groups_`.
+  std::span<float> rows_in_groups(std::int64_t begin, std::int64_t from, std::int64_t end) {
+    const std::int64_t width = info_.row_elements();
+    return std::span(groups_).subspan(static_cast<std::size_t>((from - begin) * width),
+                                      static_cast<std::size_t>((end - from) * width));
+  }
+
   /// Rows [from, end), at most a block, of the tile that starts at `begin`.
   void compute_block(std::int64_t begin, std::int64_t from, std::int64_t end) {
-    thread_local std::vector<float> base;
+    thread_local std::vector<float> buffer;
     thread_local std::vector<double> deltas;
     const auto width = static_cast<std::size_t>(info_.row_elements());
     const auto row_bytes = width * static_cast<std::size_t>(core::size_of(type_));
-    base.resize(static_cast<std::size_t>(end - from) * width);
-    base_.read_rows(info_, from, end, base);
+    std::span<float> base;
+    if (groups_.empty()) {
+      buffer.resize(static_cast<std::size_t>(end - from) * width);
+      base = buffer;
+      base_.read_rows(info_, from, end, base);
+    } else {
+      base = rows_in_groups(begin, from, end);
+    }
     if (update_ != nullptr) {
       deltas.resize(static_cast<std::size_t>(RowDeltas::kRowBlock * update_->stride()));
       update_->compute(from, deltas);
@@ -136,14 +167,13 @@ class TensorWriter {
         delta = std::span(deltas).subspan(at * static_cast<std::size_t>(update_->stride()), width);
       }
       const auto place = static_cast<std::size_t>(row - begin);
-      sums_[place] = round(row, std::span(base).subspan(at * width, width), delta,
-                           bytes_.data() + place * row_bytes);
-      if (update_ != nullptr && update_->exact(row, std::span(base).subspan(at * width, width))) {
-        (void)round_row(type_, std::span(base).subspan(at * width, width), {},
-                        bytes_.data() + place * row_bytes);
+      const std::span<float> own = base.subspan(at * width, width);
+      sums_[place] = round(row, own, delta, bytes_.data() + place * row_bytes);
+      if (update_ != nullptr && update_->exact(row, own)) {
+        (void)round_row(type_, own, {}, bytes_.data() + place * row_bytes);
         delta = {};
       }
-      keep(row, std::span(base).subspan(at * width, width), delta);
+      keep(row, own, delta);
     }
   }
 
@@ -175,6 +205,7 @@ class TensorWriter {
   lora::RandomStream draws_;
   std::vector<std::byte> bytes_;
   std::vector<RowSums> sums_;
+  std::vector<float> groups_;  ///< Of read_groups(), else empty.
   std::vector<Sample> samples_;
 };
 
