@@ -98,7 +98,8 @@ Spec falcon(const Reader& reader) {
   if (a.heads % a.kv_heads != 0)
     reader.refuse("num_kv_heads", a.kv_heads, fmt::format("a divisor of {} heads", a.heads));
   block.qkv_bias = block.o_bias = block.up_bias = block.down_bias = reader.flag("bias", false);
-  block.parallel = grouped || reader.flag("parallel_attn", true);
+  const bool parallel = reader.flag("parallel_attn", true);
+  block.parallel = grouped || parallel;
   // transformers rounds the slopes and what they give to bfloat16, whatever the model's type is.
   reader.require("alibi", false);
   spec.rotaries = {rope(reader, spec, a.head_dim)};

@@ -49,8 +49,13 @@ Spec chatglm(const Reader& reader) {
   block.norm.eps = reader.not_negative("layernorm_epsilon", 1e-5);
   block.qkv_bias = biased || reader.flag("add_qkv_bias", false);
   block.o_bias = block.up_bias = block.down_bias = biased;
-  // Longer contexts of the family raise the base (rope_ratio).
-  Rope rope{.theta = 10000 * reader.number("rope_ratio", 1), .dim = a.head_dim / 2};
+  // Longer contexts of the family raise the base (rope_ratio); a GGUF file says what it became.
+  const double theta = reader.number("rope_theta", 10000 * reader.number("rope_ratio", 1));
+  const double partial = reader.number("partial_rotary_factor", 0.5);
+  if (partial <= 0 || partial > 1)
+    reader.refuse("partial_rotary_factor", partial, "more than 0, at most 1");
+  Rope rope{.theta = theta,
+            .dim = static_cast<std::int64_t>(static_cast<double>(a.head_dim) * partial)};
   rope.interleaved = true;
   spec.rotaries = {rope};
   const std::int64_t layers = reader.size("num_layers");
