@@ -161,7 +161,7 @@ CASES = {
                      made=baichuan, said=dict(model_type="baichuan", architectures=["BaichuanForCausalLM"])),
     "orion": Case(LlamaConfig(**LLAMA_OF), pieces="spaced", made=unchanged,
                   said=dict(model_type="orion", architectures=["OrionForCausalLM"])),
-    "chatglm": Case(GlmConfig(**GLM_SIZES, tie_word_embeddings=False), targets=("query_key_value", "dense", "dense_4h_to_h"),
+    "chatglm": Case(GlmConfig(**GLM_SIZES, rms_norm_eps=1e-5, tie_word_embeddings=False), targets=("query_key_value", "dense", "dense_4h_to_h"),
                     made=chatglm, said=dict(
                         model_type="chatglm", architectures=["ChatGLMModel"], num_layers=2, seq_length=256,
                         ffn_hidden_size=96, multi_query_group_num=2, multi_query_attention=True, kv_channels=16,
