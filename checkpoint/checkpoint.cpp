@@ -21,12 +21,6 @@ namespace fs = std::filesystem;
 /// Floats that one thread reads at a time.
 constexpr std::int64_t kChunk = std::int64_t{1} << 18;
 
-/// What a model computes from its configuration and may or may not have stored.
-bool is_buffer(std::string_view name) {
-  return name.ends_with("rotary_emb.inv_freq") || name.ends_with("rotary_emb.cos_cached") ||
-         name.ends_with("rotary_emb.sin_cached");
-}
-
 // A tensor with a size of 0 holds nothing, however large its other sizes are: there are no rows to
 // walk through, and no product of the others to overflow.
 bool is_empty(const std::vector<std::int64_t>& shape) {
@@ -34,6 +28,17 @@ bool is_empty(const std::vector<std::int64_t>& shape) {
 }
 
 }  // namespace
+
+bool is_buffer(const TensorInfo& tensor) {
+  const auto ends = [&](std::string_view ending) { return tensor.name.ends_with(ending); };
+  static constexpr std::array<std::string_view, 5> kNames{
+      "rotary_emb.inv_freq", "rotary_pos_emb.inv_freq", "rotary_emb.cos_cached",
+      "rotary_emb.sin_cached", "attention.masked_bias"};
+  if (std::ranges::any_of(kNames, ends) || ends("attn.masked_bias")) return true;
+  // Masks are no numbers to compute with, or squares; a bias is a vector.
+  const bool is_mask = tensor.storage == Storage::kOther || tensor.shape.size() == 4;
+  return is_mask && (ends(".attn.bias") || ends(".attention.bias"));
+}
 
 std::int64_t TensorInfo::elements() const {
   if (is_empty(shape)) return 0;
@@ -169,7 +174,7 @@ void Checkpoint::release(const TensorInfo& tensor, std::int64_t begin, std::int6
 std::string Checkpoint::weights_digest() const {
   std::vector<const StoredTensor*> tensors;
   for (const StoredTensor& tensor : state_->model.tensors) {
-    if (!is_buffer(tensor.info.name)) tensors.push_back(&tensor);
+    if (!is_buffer(tensor.info)) tensors.push_back(&tensor);
   }
   const std::vector<std::string> digests = values_digests(
       tensors,

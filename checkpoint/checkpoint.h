@@ -50,6 +50,10 @@ struct TensorInfo {
   [[nodiscard]] std::int64_t row_elements() const;
 };
 
+/// What a model computes from its configuration and may or may not have stored, or never uses:
+/// rotary frequencies, and the masks of attention that older files hold beside the weights.
+[[nodiscard]] bool is_buffer(const TensorInfo& tensor);
+
 enum class Kind { kHuggingFace, kGguf };
 
 /// A base model on disk, read-only and mapped: a Hugging Face directory (config.json, safetensors

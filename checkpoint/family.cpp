@@ -242,6 +242,11 @@ constexpr std::array kFamilies{
     Family{"chatglm", "ChatGLMModel", kChatGlm, &gguf::kChatGlm},
 };
 
+bool equal_but_for_case(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  return std::ranges::equal(a, b, {}, lower, lower);
+}
+
 /// Whether `text` is `pattern` with whole numbers in place of its "{}".
 bool is_instance(std::string_view pattern, std::string_view text) {
   for (;;) {
@@ -266,7 +271,16 @@ const Family* find_family(const nlohmann::json& config) noexcept {
       listed->front().is_string()) {
     const auto& name = listed->front().get_ref<const std::string&>();
     const auto found = std::ranges::find(kFamilies, name, &Family::architecture);
-    return found == kFamilies.end() ? nullptr : &*found;
+    if (found != kFamilies.end()) return &*found;
+    // Another spelling of the class ("BaiChuanForCausalLM"), or the model without its head's class
+    // ("BloomModel"); a class with a head of another kind is another model.
+    const auto type = config.find("model_type");
+    const Family* const of_type = type != config.end() && type->is_string()
+                                      ? find_family_of(type->get_ref<const std::string&>())
+                                      : nullptr;
+    const bool same = of_type != nullptr &&
+                      (equal_but_for_case(name, of_type->architecture) || name.ends_with("Model"));
+    return same ? of_type : nullptr;
   }
   const auto type = config.find("model_type");
   if (type == config.end() || !type->is_string()) return nullptr;

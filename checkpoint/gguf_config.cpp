@@ -355,6 +355,8 @@ nlohmann::json gguf_config(const Gguf& file, const Family& family) {
   add_implied(file, form, heads, config);
   // Families have a padding token by default, which may be none of the vocabulary.
   config["pad_token_id"] = nullptr;
+  // A file holds the head as it is computed with: Baichuan 2's rows have been divided already.
+  if (family.model_type == "baichuan") config["norm_head"] = false;
   config["torch_dtype"] = natural_dtype(file);
   for (const auto& [name, id] : {std::pair("bos_token_id", "tokenizer.ggml.bos_token_id"),
                                  std::pair("eos_token_id", "tokenizer.ggml.eos_token_id"),

@@ -101,13 +101,6 @@ void add_rotary_factors(const OpenInputs& inputs, const checkpoint::GgufForm& fo
   }
 }
 
-/// What a model computes from its configuration and may have stored, or never uses.
-bool is_buffer(std::string_view name) {
-  return std::ranges::any_of(std::array{".inv_freq", ".attn.bias", ".attn.masked_bias",
-                                        ".attention.bias", ".attention.masked_bias"},
-                             [&](const char* ending) { return name.ends_with(ending); });
-}
-
 /// Computes and stores tiles of rows of one tensor.
 class TensorWriter {
  public:
@@ -262,13 +255,15 @@ std::vector<float> arranged_vector(const checkpoint::Checkpoint& base, const Ggu
 }
 
 /// Baichuan 2 divides the rows of its head by their length when it computes, which llama.cpp does
-/// not (modeling_baichuan.py, NormHead); its vocabulary tells it from the first.
+/// not (modeling_baichuan.py, NormHead); the vocabulary of 64000 tokens tells the first from it.
 bool has_unit_head(const checkpoint::Checkpoint& base) {
-  constexpr std::int64_t kSecondVocabulary = 125696;
+  constexpr std::int64_t kFirstVocabulary = 64000;
   const nlohmann::json& config = base.config();
-  return base.gguf() == nullptr && config.value("model_type", nlohmann::json()) == "baichuan" &&
-         (config.value("vocab_size", nlohmann::json()) == kSecondVocabulary ||
-          config.value("norm_head", nlohmann::json()) == true);
+  if (base.gguf() != nullptr || config.value("model_type", nlohmann::json()) != "baichuan")
+    return false;
+  const nlohmann::json stated = config.value("norm_head", nlohmann::json());
+  if (stated.is_boolean()) return stated.get<bool>();
+  return config.value("vocab_size", nlohmann::json()) != kFirstVocabulary;
 }
 
 /// One tensor of the model, in the one or three that the file has of it.
@@ -313,7 +308,7 @@ std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType
         fold.untied_because);
   }
   for (const merge::FoldPlan::Tensor& tensor : fold.tensors) {
-    if (is_buffer(tensor.info->name)) continue;
+    if (checkpoint::is_buffer(*tensor.info)) continue;
     const auto places =
         checkpoint::gguf_places(family, sizes, tensor.info->name, tensor.info->shape);
     if (!places) {

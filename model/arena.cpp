@@ -13,6 +13,7 @@
 #include <iterator>
 #include <new>
 
+#include "core/error.h"
 #include "model/meter.h"
 
 namespace weft::model {
@@ -178,8 +179,18 @@ void install_allocator() {
   (void)kInstalled;
 }
 
-/// More than any model has: addresses cost nothing.
-constexpr std::size_t kMeterBytes = std::size_t{8} << 40;
+/// More than any model has, where addresses are not limited (ulimit -v): they cost nothing.
+std::size_t meter_bytes() {
+  std::size_t bytes = std::size_t{8} << 40;
+  for (; bytes > std::size_t{1} << 30; bytes /= 4) {
+    void* const range =
+        ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) continue;
+    ::munmap(range, bytes);
+    break;
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -191,7 +202,7 @@ Arena& install_arena() {
 
 thread_local Meter* Meter::current_ = nullptr;
 
-Meter::Meter() : arena_(kMeterBytes) {
+Meter::Meter() : arena_(meter_bytes()) {
   TORCH_INTERNAL_ASSERT(current_ == nullptr, "one meter at a time");
   install_allocator();
   current_ = this;
@@ -199,7 +210,17 @@ Meter::Meter() : arena_(kMeterBytes) {
 
 Meter::~Meter() { current_ = nullptr; }
 
-void* Meter::take(std::size_t n) { return n >= kArenaLeast ? arena_.take(n) : nullptr; }
+void* Meter::take(std::size_t n) {
+  if (n < kArenaLeast) return nullptr;
+  void* const block = arena_.take(n);
+  // Real memory must not be taken for what is only planned.
+  if (block == nullptr) {
+    throw ConfigError(
+        "planning the memory takes as many addresses as the model would take bytes, and this "
+        "process may not have that many; raise the limit (ulimit -v)");
+  }
+  return block;
+}
 
 void Meter::note(void* block, std::size_t n) {
   const std::size_t bytes = round_up(n, n >= kArenaLeast ? Arena::kGranularity : kAlignment);

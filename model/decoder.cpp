@@ -290,23 +290,23 @@ Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::
   auto state = std::make_unique<State>();
   state->spec = spec;
   state->type = type;
-  state->weights = make_weights(
-      spec, type, format,
-      [&](const std::string& name, const at::Tensor& into, std::int64_t first_row) {
-        const auto found = weights.find(name);
-        if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
-        if (found->second.dim() == 3) {  // one of a stack of matrices
-          into.copy_(found->second.select(0, first_row / into.size(0)));
-          return;
-        }
-        if (first_row > 0 || (into.dim() == 2 && into.size(0) < found->second.size(0))) {
-          into.copy_(found->second.narrow(0, first_row, into.size(0)));
-          return;
-        }
-        if (found->second.sizes() != into.sizes())
-          throw InputError("tensor '{}' has another shape than the spec says", name);
-        into.copy_(found->second);
-      });
+  state->weights =
+      make_weights(spec, type, format,
+                   [&](const std::string& name, const at::Tensor& into, std::int64_t first_row) {
+                     const auto found = weights.find(name);
+                     if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
+                     if (found->second.dim() == 3) {  // one of a stack of matrices
+                       into.copy_(found->second.select(0, first_row / into.size(0)));
+                       return;
+                     }
+                     if (name.ends_with("_bias")) {  // one of a stack of biases
+                       into.copy_(found->second.narrow(0, first_row, into.size(0)));
+                       return;
+                     }
+                     if (found->second.sizes() != into.sizes())
+                       throw InputError("tensor '{}' has another shape than the spec says", name);
+                     into.copy_(found->second);
+                   });
   return Decoder(std::move(state));
 }
 

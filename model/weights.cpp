@@ -57,7 +57,7 @@ class Builder {
       out += module.out;
       biased = biased || module.bias;
     }
-    at::Tensor biases = biased ? at::empty({out}, options_) : at::Tensor();
+    at::Tensor biases = biased ? zeros({out}, options_) : at::Tensor();
     for (std::size_t i = 0; i < parts.size(); ++i) {
       if (modules[i].bias)
         fill_ordered(parts[i], biases.narrow(0, parts[i].first, parts[i].rows), ".bias");
@@ -218,7 +218,7 @@ class Builder {
                          .window = a.window,
                          .score = {.scale = a.scale, .soft_cap = a.soft_cap}};
     if (a.alibi) shape.score.slopes = alibi_slopes(a.heads);
-    if (!a.sinks.empty()) {
+    if (!a.sinks.empty() && fill_) {
       const at::Tensor sinks = at::empty({a.heads}, at::TensorOptions().dtype(at::kFloat));
       fill(a.sinks, sinks);
       shape.score.sinks.assign(sinks.const_data_ptr<float>(),
@@ -237,15 +237,12 @@ class Builder {
 /// Divides each row by its length, as torch.nn.functional.normalize does.
 void normalise_rows(const at::Tensor& matrix) {
   if (Meter::running()) return;
-  const at::Tensor wide = matrix.to(at::promote_types(matrix.scalar_type(), at::kFloat));
-  matrix.copy_(wide / wide.norm(2, 1, true).clamp_min(1e-12));
-}
-
-/// Masks and frequencies that older files hold beside the weights.
-bool is_buffer(std::string_view name) {
-  static constexpr std::array<std::string_view, 4> kEnds{
-      ".inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.masked_bias"};
-  return std::ranges::any_of(kEnds, [&](std::string_view end) { return name.ends_with(end); });
+  constexpr std::int64_t kRows = 4096;  // at a time: no wide copy of the whole
+  for (std::int64_t row = 0; row < matrix.size(0); row += kRows) {
+    const at::Tensor part = matrix.narrow(0, row, std::min(kRows, matrix.size(0) - row));
+    const at::Tensor wide = part.to(at::promote_types(part.scalar_type(), at::kFloat));
+    part.copy_(wide / wide.norm(2, 1, true).clamp_min(1e-12));
+  }
 }
 
 void check_tensors(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
@@ -267,7 +264,7 @@ void check_tensors(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
   if (spec.head.tied) known.insert(spec.head.path + ".weight");  // a copy of the embedding
   for (const checkpoint::TensorInfo& tensor : checkpoint.tensors()) {
     const auto begins = [&](const std::string& part) { return tensor.name.starts_with(part); };
-    if (known.contains(tensor.name) || is_buffer(tensor.name) ||
+    if (known.contains(tensor.name) || checkpoint::is_buffer(tensor) ||
         std::ranges::any_of(spec.other_parts, begins))
       continue;
     throw InputError(
@@ -346,7 +343,7 @@ Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
   if (!spec.head.tied)
     head = builder.tensor(spec.head.path + ".weight", {spec.vocabulary, spec.hidden});
   if (spec.head.normalised) {
-    if (spec.head.tied) head = head.clone();
+    if (spec.head.tied) head = copied(head);
     normalise_rows(head);
   }
   at::Tensor bias =

@@ -1,4 +1,4 @@
-// Mixtral, Qwen2-MoE and Qwen3-MoE: a router chooses experts for each token.
+// Mixtral, Qwen2-MoE, Qwen3-MoE and GPT-OSS: a router chooses experts for each token.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -15,12 +15,12 @@ struct Start {
   std::int64_t layers = 0;
 };
 
-Start start(const Reader& reader, std::int64_t default_kv, std::int64_t default_positions,
+Start start(const Reader& reader, const HeadDefaults& heads, std::int64_t default_positions,
             double eps, double theta) {
   Start s;
   s.spec = sizes(reader, default_positions);
   s.layers = reader.size("num_hidden_layers");
-  s.block.attention = attention(reader, s.spec, default_kv);
+  s.block.attention = attention(reader, s.spec, heads);
   s.block.norm.eps = reader.not_negative("rms_norm_eps", eps);
   s.block.mlp.activation = reader.activation({"hidden_act"}, Activation::kSilu);
   s.block.mlp.width = reader.size("intermediate_size");
@@ -62,10 +62,10 @@ Spec finish(const Reader& reader, Start s, const ExpertSizes& experts,
 }  // namespace
 
 Spec mixtral(const Reader& reader) {
-  Start s = start(reader, 8, 131072, 1e-5, 1e6);
+  Start s = start(reader, {.kv_heads = 8}, 131072, 1e-5, 1e6);
   const std::int64_t window =
       reader.at("sliding_window").is_null() ? 0 : reader.size("sliding_window");
-  const ExpertSizes experts{.count = reader.size("num_local_experts", 8),
+  const ExpertSizes experts{.count = reader.size({"num_local_experts", "num_experts"}, 8),
                             .chosen = reader.size("num_experts_per_tok", 2),
                             .width = s.block.mlp.width,
                             .normalised = true};
@@ -75,16 +75,16 @@ Spec mixtral(const Reader& reader) {
 }
 
 Spec qwen2_moe(const Reader& reader) {
-  Start s = start(reader, 16, 32768, 1e-6, 10000);
+  Start s = start(reader, {.kv_heads = 16}, 32768, 1e-6, 10000);
   s.block.qkv_bias = reader.flag("qkv_bias", true);
   const ExpertSizes experts{.count = reader.size("num_experts", 60),
                             .chosen = reader.size("num_experts_per_tok", 4),
                             .width = reader.size("moe_intermediate_size", 1408),
                             .normalised = reader.flag("norm_topk_prob", false),
-                            .shared = reader.size("shared_expert_intermediate_size", 5632)};
+                            .shared = reader.count("shared_expert_intermediate_size", 5632)};
   const bool uses = reader.flag("use_sliding_window", false);
   const std::int64_t window = uses ? reader.size("sliding_window", 4096) : 0;
-  const std::int64_t below = uses ? reader.size("max_window_layers", 28) : 0;
+  const std::int64_t below = uses ? reader.count("max_window_layers", 28) : 0;
   // configuration_qwen2_moe.py: every other layer, the first too, below max_window_layers.
   const std::vector<bool> slides =
       sliding_layers(reader, s.layers, [&](std::int64_t i) { return i % 2 == 0 && i < below; });
@@ -93,10 +93,11 @@ Spec qwen2_moe(const Reader& reader) {
 }
 
 Spec qwen3_moe(const Reader& reader) {
-  Start s = start(reader, 4, 32768, 1e-6, 10000);
+  Start s = start(reader, {.kv_heads = 4}, 32768, 1e-6, 10000);
   s.block.qkv_bias = s.block.o_bias = reader.flag("attention_bias", false);
   s.block.head_norm = s.block.norm;
-  const ExpertSizes experts{.count = reader.size("num_experts", 128),
+  reader.require("use_qk_norm", true);
+  const ExpertSizes experts{.count = reader.size({"num_experts", "num_local_experts"}, 128),
                             .chosen = reader.size("num_experts_per_tok", 8),
                             .width = reader.size("moe_intermediate_size", 768),
                             .normalised = reader.flag("norm_topk_prob", false)};
@@ -112,11 +113,7 @@ Spec qwen3_moe(const Reader& reader) {
 Spec gpt_oss(const Reader& reader) {
   Spec spec = sizes(reader, 131072);
   Block block;
-  block.attention = attention(reader, spec, 8);
-  if (!reader.names("head_dim")) {
-    block.attention.head_dim = 64;
-    block.attention.scale = 1 / std::sqrt(64.0);
-  }
+  block.attention = attention(reader, spec, {.kv_heads = 8, .head_dim = 64});
   block.norm = {.eps = reader.not_negative("rms_norm_eps", 1e-5), .rounds_before_weight = false};
   block.qkv_bias = block.o_bias = reader.flag("attention_bias", true);
   reader.require("hidden_act", "silu");
@@ -131,7 +128,9 @@ Spec gpt_oss(const Reader& reader) {
                             .bias = true};
   const std::int64_t dim = block.attention.head_dim;
   if (reader.at("rope_scaling").is_null() && reader.at("rope_parameters").is_null()) {
-    Rope rope{.kind = RopeKind::kYarn, .theta = reader.number("rope_theta", 150000), .dim = dim};
+    // What an absent key means; the checks are those of the file's own.
+    Rope rope = families::rope(reader, spec, dim, {.theta = 150000});
+    rope.kind = RopeKind::kYarn;
     rope.factor = 32;
     rope.original_max_positions = 4096;
     rope.truncate = false;

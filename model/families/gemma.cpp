@@ -12,15 +12,14 @@ struct Start {
   Block block;
 };
 
-Start start(const Reader& reader, std::int64_t heads_of_keys) {
+Start start(const Reader& reader, const HeadDefaults& defaults, std::int64_t positions = 8192,
+            std::int64_t vocabulary = 256000) {
   Start s;
-  s.spec = sizes(reader, 8192);
+  s.spec = sizes(reader, positions, vocabulary);
   s.block.norm = {.eps = reader.not_negative("rms_norm_eps", 1e-6),
                   .plus_one = true,
                   .rounds_before_weight = false};
-  s.block.attention = attention(reader, s.spec, heads_of_keys);
-  if (!reader.names("head_dim")) s.block.attention.head_dim = 256;
-  s.block.attention.scale = 1 / std::sqrt(static_cast<double>(s.block.attention.head_dim));
+  s.block.attention = attention(reader, s.spec, defaults);
   s.block.qkv_bias = s.block.o_bias = reader.flag("attention_bias", false);
   // "gelu" in the files of the first generation means its approximation, as it was trained.
   const bool older = reader.at("hidden_act") == "gelu" && reader.at("hidden_activation").is_null();
@@ -48,7 +47,7 @@ void read_caps(const Reader& reader, double attention_cap, double logit_cap, Sta
 }  // namespace
 
 Spec gemma(const Reader& reader) {
-  Start s = start(reader, 16);
+  Start s = start(reader, {.kv_heads = 16, .head_dim = 256, .heads = 16});
   s.spec.rotaries = {rope(reader, s.spec, s.block.attention.head_dim)};
   const std::int64_t layers = reader.size("num_hidden_layers");
   for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, s.block, s.spec);
@@ -58,7 +57,7 @@ Spec gemma(const Reader& reader) {
 
 /// Every other layer looks at a window, the first one too.
 Spec gemma2(const Reader& reader) {
-  Start s = start(reader, 4);
+  Start s = start(reader, {.kv_heads = 4, .head_dim = 256, .heads = 8});
   read_caps(reader, 50, 30, s);
   s.spec.rotaries = {rope(reader, s.spec, s.block.attention.head_dim)};
   const std::int64_t layers = reader.size("num_hidden_layers");
@@ -75,12 +74,13 @@ Spec gemma2(const Reader& reader) {
 
 /// Five layers with a window, which turn by a base of their own, to one without.
 Spec gemma3(const Reader& reader) {
-  Start s = start(reader, 4);
-  if (!reader.names("max_position_embeddings")) s.spec.max_positions = 131072;
+  // The files of models of text and images leave out what is the default.
+  Start s = start(reader, {.kv_heads = 4, .head_dim = 256, .heads = 8}, 131072, 262208);
   read_caps(reader, 0, 0, s);
   s.block.head_norm = s.block.norm;
   const std::int64_t dim = s.block.attention.head_dim;
   Rope local{.theta = reader.number("rope_local_base_freq", 10000), .dim = dim};
+  if (local.theta <= 0) reader.refuse("rope_local_base_freq", local.theta, "more than 0");
   const auto& parameters = reader.at("rope_parameters");
   if (parameters.is_object() && parameters.contains("sliding_attention"))
     local = rope(reader, s.spec, dim, {}, "sliding_attention");

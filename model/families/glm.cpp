@@ -9,7 +9,7 @@ namespace weft::model::families {
 
 Spec glm(const Reader& reader) {
   Spec spec = sizes(reader, 131072);
-  Block block{.attention = attention(reader, spec, 2),
+  Block block{.attention = attention(reader, spec, {.kv_heads = 2, .head_dim = 128}),
               .mlp = {.activation = reader.activation({"hidden_act"}, Activation::kSilu),
                       .width = reader.size("intermediate_size")},
               .norm = {.eps = reader.not_negative("rms_norm_eps", 1.5625e-7)}};
@@ -56,6 +56,10 @@ Spec chatglm(const Reader& reader) {
     reader.refuse("partial_rotary_factor", partial, "more than 0, at most 1");
   Rope rope{.theta = theta,
             .dim = static_cast<std::int64_t>(static_cast<double>(a.head_dim) * partial)};
+  if (theta <= 0) reader.refuse("rope_ratio", reader.at("rope_ratio"), "more than 0");
+  if (rope.dim < 2 || rope.dim % 2 != 0)
+    reader.refuse("kv_channels", a.head_dim, "a head of which half is even");
+  reader.require("rope_scaling", nullptr);
   rope.interleaved = true;
   spec.rotaries = {rope};
   const std::int64_t layers = reader.size("num_layers");

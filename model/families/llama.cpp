@@ -18,12 +18,12 @@ struct Plain {
   std::int64_t layers = 0;
 };
 
-Plain plain(const Reader& reader, std::int64_t default_positions, std::int64_t default_kv = 0,
+Plain plain(const Reader& reader, std::int64_t default_positions, const HeadDefaults& heads = {},
             const RopeDefaults& rotary = {}) {
   Plain p;
   p.spec = sizes(reader, default_positions);
   p.layers = reader.size("num_hidden_layers");
-  p.block.attention = attention(reader, p.spec, default_kv);
+  p.block.attention = attention(reader, p.spec, heads);
   p.block.norm = {.eps = reader.not_negative("rms_norm_eps", 1e-6)};
   p.block.mlp = {.activation = reader.activation({"hidden_act"}, Activation::kSilu),
                  .width = reader.size("intermediate_size")};
@@ -69,7 +69,7 @@ Spec qwen(const Reader& reader, Plain p) {
   const std::int64_t window =
       reader.flag("use_sliding_window", false) ? read_window(reader, 4096) : 0;
   const std::int64_t first =
-      window > 0 && reader.at("layer_types").is_null() ? reader.size("max_window_layers", 28) : 0;
+      window > 0 && reader.at("layer_types").is_null() ? reader.count("max_window_layers", 28) : 0;
   const std::vector<bool> slides =
       sliding_layers(reader, p.layers, [&](std::int64_t i) { return window > 0 && i >= first; });
   refuse_contradictions(reader, slides, window, false);
@@ -88,7 +88,7 @@ Spec llama(const Reader& reader) {
 }
 
 Spec mistral(const Reader& reader) {
-  Plain p = plain(reader, 131072, 8);
+  Plain p = plain(reader, 131072, {.kv_heads = 8});
   const std::int64_t window = read_window(reader, 4096);
   const std::vector<bool> slides =
       sliding_layers(reader, p.layers, [&](std::int64_t) { return window > 0; });
@@ -97,25 +97,21 @@ Spec mistral(const Reader& reader) {
 }
 
 Spec qwen2(const Reader& reader) {
-  Plain p = plain(reader, 32768, 32);
+  Plain p = plain(reader, 32768, {.kv_heads = 32});
   p.block.qkv_bias = true;
   return qwen(reader, std::move(p));
 }
 
 Spec qwen3(const Reader& reader) {
-  Plain p = plain(reader, 32768, 32);
-  if (reader.at("head_dim").is_null() && !reader.names("head_dim")) {
-    p.block.attention.head_dim = 128;
-    p.block.attention.scale = 1 / std::sqrt(128.0);
-    p.spec.rotaries = {rope(reader, p.spec, 128)};
-  }
+  Plain p = plain(reader, 32768, {.kv_heads = 32, .head_dim = 128});
+  reader.require("use_qk_norm", true);
   p.block.qkv_bias = p.block.o_bias = reader.flag("attention_bias", false);
   p.block.head_norm = p.block.norm;
   return qwen(reader, std::move(p));
 }
 
 Spec smollm3(const Reader& reader) {
-  Plain p = plain(reader, 32768, 4, {.theta = 2e6});
+  Plain p = plain(reader, 32768, {.kv_heads = 4}, {.theta = 2e6});
   take_llama_biases(reader, p.block);
   const json& listed = reader.at("no_rope_layers");
   if (!listed.is_null() && (!listed.is_array() || std::ssize(listed) != p.layers))
@@ -141,6 +137,8 @@ Spec granite(const Reader& reader) {
   Plain p = plain(reader, 2048);
   take_llama_biases(reader, p.block);
   p.block.attention.scale = reader.number("attention_multiplier", 1);
+  if (p.block.attention.scale <= 0)
+    reader.refuse("attention_multiplier", p.block.attention.scale, "more than 0");
   p.block.residual_scale = reader.number("residual_multiplier", 1);
   p.spec.embedding.scale = reader.number("embedding_multiplier", 1);
   const double divisor = reader.number("logits_scaling", 1);

@@ -62,18 +62,21 @@ Spec yayi(const Reader& reader) {
   return finish(reader, block, std::move(spec));
 }
 
-/// modeling_baichuan.py of Baichuan2: q, k and v in W_pack. The second generation (125696 tokens)
-/// divides the rows of its head by their length. The models of 40 layers add ALiBi instead of
-/// turning.
+/// modeling_baichuan.py of Baichuan2: q, k and v in W_pack. The second generation divides the rows
+/// of its head by their length; the first has 64000 tokens. The models of 40 layers add ALiBi
+/// instead of turning.
 Spec baichuan(const Reader& reader) {
-  constexpr std::int64_t kSecondVocabulary = 125696;
+  constexpr std::int64_t kFirstVocabulary = 64000;
   Spec spec = sizes(reader, 4096);
   Block block = plain_block(reader, spec, {.eps = reader.not_negative("rms_norm_eps", 1e-6)});
-  if (!reader.names("max_position_embeddings") && reader.names("model_max_length")) {
+  constexpr std::int64_t kLargeLayers = 40;
+  const bool names_no_positions =
+      !reader.names("max_position_embeddings") && reader.names("model_max_length");
+  if (names_no_positions || reader.size("num_hidden_layers") == kLargeLayers) {
     block.attention.alibi = true;
     block.attention.rotary = AttentionSpec::kNoRotary;
   }
-  spec.head.normalised = spec.vocabulary == kSecondVocabulary || reader.flag("norm_head", false);
+  spec.head.normalised = reader.flag("norm_head", spec.vocabulary != kFirstVocabulary);
   return finish(reader, block, std::move(spec));
 }
 

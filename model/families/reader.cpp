@@ -54,9 +54,18 @@ constexpr std::array kNeutralKeys{
 };
 
 /// Dropout inside the base, which is for pre-training: nothing here applies it.
-constexpr std::array kDropouts{"attention_dropout", "attn_pdrop",       "resid_pdrop",
-                               "embd_pdrop",        "residual_dropout", "embedding_dropout",
-                               "hidden_dropout",    "dropout",          "layerdrop"};
+constexpr std::array kDropouts{"activation_dropout",
+                               "hidden_dropout_prob",
+                               "attention_probs_dropout_prob",
+                               "attention_dropout",
+                               "attn_pdrop",
+                               "resid_pdrop",
+                               "embd_pdrop",
+                               "residual_dropout",
+                               "embedding_dropout",
+                               "hidden_dropout",
+                               "dropout",
+                               "layerdrop"};
 
 const checkpoint::Family& find_family(const json& config, const std::string& where) {
   if (const checkpoint::Family* const family = checkpoint::find_family(config)) return *family;
@@ -203,6 +212,10 @@ std::int64_t Reader::size(const char* key, std::optional<std::int64_t> fallback)
   return value.get<std::int64_t>();
 }
 
+std::int64_t Reader::count(const char* key, std::int64_t fallback) const {
+  return at(key) == 0 ? 0 : size(key, fallback);
+}
+
 std::int64_t Reader::size(std::initializer_list<const char*> keys,
                           std::optional<std::int64_t> fallback) const {
   for (const char* key : keys)
@@ -322,10 +335,11 @@ std::string Reader::path(Part part, std::int64_t layer, std::int64_t expert) con
                           : stored_name(checkpoint::numbered(found->name, layer, expert));
 }
 
-Spec sizes(const Reader& reader, std::int64_t default_positions) {
+Spec sizes(const Reader& reader, std::int64_t default_positions,
+           std::optional<std::int64_t> default_vocabulary) {
   Spec spec;
   spec.architecture = reader.family().architecture;
-  spec.vocabulary = reader.size("vocab_size");
+  spec.vocabulary = reader.size("vocab_size", default_vocabulary);
   spec.hidden = reader.size({"hidden_size", "n_embd", "n_embed"});
   spec.max_positions = reader.size(
       {"max_position_embeddings", "n_positions", "n_ctx", "model_max_length", "seq_length"},
@@ -336,17 +350,21 @@ Spec sizes(const Reader& reader, std::int64_t default_positions) {
   return spec;
 }
 
-AttentionSpec attention(const Reader& reader, const Spec& spec, std::int64_t default_kv) {
+AttentionSpec attention(const Reader& reader, const Spec& spec, const HeadDefaults& defaults) {
   AttentionSpec result;
-  result.heads = reader.size({"num_attention_heads", "n_head", "num_heads"});
-  const bool own_default = default_kv > 0 && !reader.names("num_key_value_heads");
-  result.kv_heads = reader.size("num_key_value_heads", own_default ? default_kv : result.heads);
-  if (reader.at("head_dim").is_null() && spec.hidden % result.heads != 0) {
+  result.heads = reader.size({"num_attention_heads", "n_head", "num_heads"}, defaults.heads);
+  const bool own_default = defaults.kv_heads > 0 && !reader.names("num_key_value_heads");
+  result.kv_heads =
+      reader.size("num_key_value_heads", own_default ? defaults.kv_heads : result.heads);
+  const bool own_dim = defaults.head_dim > 0 && !reader.names("head_dim");
+  if (!own_dim && reader.at("head_dim").is_null() && spec.hidden % result.heads != 0) {
     throw InputError(
         "{}: hidden_size {} is not a multiple of num_attention_heads {} and there is no head_dim",
         reader.where(), spec.hidden, result.heads);
   }
-  result.head_dim = reader.size("head_dim", std::max<std::int64_t>(1, spec.hidden / result.heads));
+  result.head_dim =
+      reader.size("head_dim", own_dim ? defaults.head_dim
+                                      : std::max<std::int64_t>(1, spec.hidden / result.heads));
   if (result.heads % result.kv_heads != 0) {
     throw InputError("{}: num_attention_heads {} is not a multiple of num_key_value_heads {}",
                      reader.where(), result.heads, result.kv_heads);
@@ -391,8 +409,14 @@ Rope rope(const Reader& reader, const Spec& spec, std::int64_t head_dim,
       rope.kind == RopeKind::kLongRope) {
     // A top-level key wins over the one in the object, as in transformers.
     const char* key = "original_max_position_embeddings";
-    const double inside = reader.positive(scaling, key, static_cast<double>(spec.max_positions));
-    rope.original_max_positions = reader.size(key, static_cast<std::int64_t>(inside));
+    const json& inside = Reader::at(scaling, key);
+    const bool whole = inside.is_null() || (inside.is_number() && inside >= 1 && inside < 1e9);
+    if (!whole) reader.refuse(key, inside, "a number of positions");
+    rope.original_max_positions =
+        reader.size(key, inside.is_null() ? spec.max_positions
+                                          : static_cast<std::int64_t>(inside.get<double>()));
+    if (rope.kind == RopeKind::kLongRope && rope.original_max_positions < 2)
+      reader.refuse(key, rope.original_max_positions, "more than 1 for longrope");
     rope.attention_factor = optional_number(reader, scaling, "attention_factor");
     if (Reader::at(scaling, "factor").is_null()) {
       rope.factor = static_cast<double>(spec.max_positions) /
@@ -407,6 +431,8 @@ Rope rope(const Reader& reader, const Spec& spec, std::int64_t head_dim,
                     "more than low_freq_factor");
     }
   }
+  if (rope.kind == RopeKind::kYarn && rope.theta <= 1)
+    reader.refuse("rope_theta", rope.theta, "more than 1 for yarn");
   if (rope.kind == RopeKind::kYarn) read_yarn(reader, scaling, rope);
   if (rope.kind == RopeKind::kLongRope) {
     rope.short_factors = factors_of(reader, scaling, "short_factor", rope.dim / 2);
@@ -529,6 +555,9 @@ void add_expert_layer(const Reader& reader, const Block& block, const ExpertSize
   const std::int64_t index = spec.depth();
   LayerSpec layer = attention_layer(reader, block, spec);
   const auto linear = linear_of(reader, index);
+  constexpr std::int64_t kMostExperts = 1 << 16;
+  if (sizes.count > kMostExperts)
+    reader.refuse("num_experts", sizes.count, fmt::format("at most {}", kMostExperts));
   if (sizes.chosen > sizes.count)
     reader.refuse("num_experts_per_tok", sizes.chosen, fmt::format("at most {}", sizes.count));
   ExpertsSpec experts;
@@ -547,6 +576,12 @@ void add_expert_layer(const Reader& reader, const Block& block, const ExpertSize
     experts.up = {linear(Part::kExpertsGateUp, spec.hidden, 2 * sizes.width)};
     experts.down = {linear(Part::kExpertsDown, sizes.width, spec.hidden)};
   } else {
+    // Before anything is made for each of them.
+    const std::string last = reader.path(Part::kExpertDown, index, sizes.count - 1) + ".weight";
+    if (reader.knows_tensors() && !reader.stores(last)) {
+      throw InputError("{}: config.json says {} experts, and there is no tensor '{}'",
+                       reader.where(), sizes.count, last);
+    }
     for (std::int64_t e = 0; e < sizes.count; ++e) {
       experts.up.push_back(linear(Part::kExpertGate, spec.hidden, sizes.width, false, e));
       experts.up.push_back(linear(Part::kExpertUp, spec.hidden, sizes.width, false, e));

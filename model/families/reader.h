@@ -36,6 +36,8 @@ class Reader {
 
   // Values of a key; `fallback` where it is absent or null, else it must be there.
   [[nodiscard]] std::int64_t size(const char* key, std::optional<std::int64_t> fallback = {}) const;
+  /// The same where 0 has a meaning.
+  [[nodiscard]] std::int64_t count(const char* key, std::int64_t fallback) const;
   /// Of whichever key the file has: families and their older files spell sizes in several ways.
   [[nodiscard]] std::int64_t size(std::initializer_list<const char*> keys,
                                   std::optional<std::int64_t> fallback = {}) const;
@@ -64,6 +66,7 @@ class Reader {
   [[nodiscard]] bool stores(std::string_view tensor) const { return has_ && has_(tensor); }
   /// What the names of tensors begin with that belong to other parts of the model than its text.
   [[nodiscard]] std::vector<std::string> other_parts() const;
+  [[nodiscard]] bool knows_tensors() const { return static_cast<bool>(has_); }
   /// The head is the embedding: as tie_word_embeddings says, or by the family's default.
   [[nodiscard]] bool ties_head() const;
 
@@ -79,14 +82,20 @@ class Reader {
   mutable std::set<std::string, std::less<>> read_;
 };
 
-/// Sizes that nearly all families say: vocab_size, hidden_size, num_attention_heads ... and whether
-/// the head is tied. Layers are not made.
-[[nodiscard]] Spec sizes(const Reader& reader, std::int64_t default_positions);
+/// Sizes that nearly all families say: vocab_size, hidden_size, the context. Layers are not made.
+[[nodiscard]] Spec sizes(const Reader& reader, std::int64_t default_positions,
+                         std::optional<std::int64_t> default_vocabulary = {});
 
-/// heads, kv_heads (`default_kv`: as many as heads where 0) and head_dim, checked; the scale is
-/// 1 / sqrt(head_dim).
+/// What absent keys of attention mean: 0 is as many heads of keys as heads, and hidden / heads.
+struct HeadDefaults {
+  std::int64_t kv_heads = 0;
+  std::int64_t head_dim = 0;
+  std::optional<std::int64_t> heads{};
+};
+
+/// heads, kv_heads and head_dim, checked; the scale is 1 / sqrt(head_dim).
 [[nodiscard]] AttentionSpec attention(const Reader& reader, const Spec& spec,
-                                      std::int64_t default_kv = 0);
+                                      const HeadDefaults& defaults = {});
 
 /// What differs between families in reading rotary positions.
 struct RopeDefaults {

@@ -158,7 +158,7 @@ CASES = {
                       said=dict(model_type="internlm2", architectures=["InternLM2ForCausalLM"], bias=False)),
     "baichuan": Case(LlamaConfig(**{**LLAMA_OF, "num_hidden_layers": 32, "num_key_value_heads": 4, "hidden_size": 32,
                                     "intermediate_size": 32}), pieces="spaced", targets=("W_pack", "o_proj", "down_proj"),
-                     made=baichuan, said=dict(model_type="baichuan", architectures=["BaichuanForCausalLM"])),
+                     made=baichuan, said=dict(model_type="baichuan", architectures=["BaichuanForCausalLM"], norm_head=False)),
     "orion": Case(LlamaConfig(**LLAMA_OF), pieces="spaced", made=unchanged,
                   said=dict(model_type="orion", architectures=["OrionForCausalLM"])),
     "chatglm": Case(GlmConfig(**GLM_SIZES, rms_norm_eps=1e-5, tie_word_embeddings=False), targets=("query_key_value", "dense", "dense_4h_to_h"),

@@ -317,6 +317,49 @@ def test_training_equals_peft(weft, worded, name, tmp_path):
         assert torch.cosine_similarity(ours[key].flatten(), theirs[key].flatten(), dim=0) >= 0.9999, key
 
 
+def test_masks_beside_the_weights_are_left_aside(weft, tmp_path, tiny):
+    """Published GPT-NeoX and Pythia files hold them."""
+    shutil.copytree(tiny("gpt_neox"), tmp_path / "model")
+    tensors = load_file(tmp_path / "model/model.safetensors")
+    for i in range(3):
+        at = f"gpt_neox.layers.{i}.attention."
+        tensors |= {at + "bias": torch.ones(1, 1, 64, 64, dtype=torch.bool), at + "masked_bias": torch.tensor(-1e9),
+                    at + "rotary_emb.inv_freq": torch.ones(1)}
+    save_file(tensors, tmp_path / "model/model.safetensors")
+    assert_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), fresh_logits(tiny("gpt_neox"), rows()))
+    digests = [weft.json("inspect", path)["weights_digest"] for path in (tmp_path / "model", tiny("gpt_neox"))]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_configuration_that_transformers_writes_is_read(weft, tmp_path, tiny, name):
+    folder = tmp_path / "model"
+    reference(tiny(name)).save_pretrained(folder)
+    assert_close(weft_logits(weft, tmp_path, folder, rows()[:2]), fresh_logits(folder, rows()[:2]), name)
+
+
+def test_other_spellings_of_a_class(weft, tmp_path, tiny):
+    shutil.copytree(tiny("bloom"), tmp_path / "model")
+    for spelling in ("bloomForCausalLm", "BloomModel"):
+        (tmp_path / "model/config.json").write_text(json.dumps(CONFIGS["bloom"] | dict(architectures=[spelling])))
+        assert_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), fresh_logits(tiny("bloom"), rows()))
+    (tmp_path / "model/config.json").write_text(json.dumps(CONFIGS["bloom"] | dict(
+        architectures=["BloomForSequenceClassification"])))
+    ids = tmp_path / "ids.jsonl"
+    done = weft.run("logits", "--model", tmp_path / "model", "--ids", ids, "--out", tmp_path / "x", check=False)
+    assert done.returncode == 2 and "BloomForSequenceClassification" in done.stderr
+
+
+def test_more_experts_than_there_are_is_one_line(weft, tmp_path, tiny):
+    shutil.copytree(tiny("mixtral"), tmp_path / "model")
+    for count in (5, 60_000):
+        (tmp_path / "model/config.json").write_text(json.dumps(MIXTRAL | dict(num_local_experts=count)))
+        (tmp_path / "ids.jsonl").write_text("[1, 2]\n")
+        done = weft.run("logits", "--model", tmp_path / "model", "--ids", tmp_path / "ids.jsonl", "--out", tmp_path / "x",
+                        check=False)
+        assert done.returncode == 2 and f"{count} experts" in done.stderr and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("name, prefix", [("gpt2", "transformer."), ("bloom", "transformer."), ("gpt_neox", "gpt_neox."),
                                           ("opt", "model.")])
 def test_published_names_without_their_beginning(weft, tmp_path, tiny, name, prefix):
@@ -446,6 +489,8 @@ def test_baichuan2_of_40_layers_adds_alibi(weft, tmp_path):
     heads, dim = 6, 8
 
     def alibi(model):
+        with torch.no_grad():
+            model.lm_head.weight.copy_(torch.nn.functional.normalize(model.lm_head.weight))
         power = 2 ** (-(2 ** -(2 - 3)))  # 4 heads
         slopes = torch.tensor([power ** (i + 1) for i in range(4)])
         extra = 2 ** (-(2 ** -(3 - 3)))  # 8 heads, every other one
