@@ -23,12 +23,6 @@ Block classic_block(const Reader& reader, const Spec& spec, const MlpSpec& mlp, 
           .down_bias = true};
 }
 
-Spec finish(const Reader& reader, const Block& block, std::int64_t layers, Spec spec) {
-  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, block, spec);
-  set_ends(reader, block.norm, spec);
-  return spec;
-}
-
 void set_positions(const Reader& reader, std::int64_t rows, std::int64_t first, Spec& spec) {
   spec.embedding.positions = reader.path(checkpoint::Part::kPositions);
   spec.embedding.position_rows = rows;

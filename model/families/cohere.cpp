@@ -35,10 +35,7 @@ Spec cohere(const Reader& reader) {
     s.block.head_norm = s.block.norm;
     s.block.head_norm_kind = Block::HeadNorm::kOfItsOwn;
   }
-  const std::int64_t layers = reader.size("num_hidden_layers");
-  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, s.block, s.spec);
-  set_ends(reader, s.block.norm, s.spec);
-  return std::move(s.spec);
+  return finish(reader, s.block, reader.size("num_hidden_layers"), std::move(s.spec));
 }
 
 /// Layers with a window turn; every fourth sees everything and does not.

@@ -49,10 +49,7 @@ void read_caps(const Reader& reader, double attention_cap, double logit_cap, Sta
 Spec gemma(const Reader& reader) {
   Start s = start(reader, {.kv_heads = 16, .head_dim = 256, .heads = 16});
   s.spec.rotaries = {rope(reader, s.spec, s.block.attention.head_dim)};
-  const std::int64_t layers = reader.size("num_hidden_layers");
-  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, s.block, s.spec);
-  set_ends(reader, s.block.norm, s.spec);
-  return std::move(s.spec);
+  return finish(reader, s.block, reader.size("num_hidden_layers"), std::move(s.spec));
 }
 
 /// Every other layer looks at a window, the first one too.

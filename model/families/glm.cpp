@@ -16,10 +16,7 @@ Spec glm(const Reader& reader) {
   block.qkv_bias = reader.flag("attention_bias", true);
   spec.rotaries = {
       rope(reader, spec, block.attention.head_dim, {.partial = 0.5, .interleaved = true})};
-  const std::int64_t layers = reader.size("num_hidden_layers");
-  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, block, spec);
-  set_ends(reader, block.norm, spec);
-  return spec;
+  return finish(reader, block, reader.size("num_hidden_layers"), std::move(spec));
 }
 
 /// modeling_chatglm.py of THUDM's repositories.
@@ -62,10 +59,7 @@ Spec chatglm(const Reader& reader) {
   reader.require("rope_scaling", nullptr);
   rope.interleaved = true;
   spec.rotaries = {rope};
-  const std::int64_t layers = reader.size("num_layers");
-  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, block, spec);
-  set_ends(reader, block.norm, spec);
-  return spec;
+  return finish(reader, block, reader.size("num_layers"), std::move(spec));
 }
 
 }  // namespace weft::model::families

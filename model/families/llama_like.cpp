@@ -15,10 +15,7 @@ Block plain_block(const Reader& reader, const Spec& spec, const NormSpec& norm) 
 
 Spec finish(const Reader& reader, const Block& block, Spec spec) {
   spec.rotaries = {rope(reader, spec, block.attention.head_dim)};
-  const std::int64_t layers = reader.size("num_hidden_layers");
-  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, block, spec);
-  set_ends(reader, block.norm, spec);
-  return spec;
+  return families::finish(reader, block, reader.size("num_hidden_layers"), std::move(spec));
 }
 
 }  // namespace

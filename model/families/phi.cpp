@@ -14,10 +14,7 @@ Spec phi3(const Reader& reader) {
   if (!reader.at("sliding_window").is_null())
     block.attention.window = reader.size("sliding_window");
   spec.rotaries = {rope(reader, spec, block.attention.head_dim)};
-  const std::int64_t layers = reader.size("num_hidden_layers");
-  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, block, spec);
-  set_ends(reader, block.norm, spec);
-  return spec;
+  return finish(reader, block, reader.size("num_hidden_layers"), std::move(spec));
 }
 
 Spec phi(const Reader& reader) {
@@ -37,11 +34,8 @@ Spec phi(const Reader& reader) {
               .parallel = true};
   if (reader.flag("qk_layernorm", false)) block.head_norm = norm;
   spec.rotaries = {rope(reader, spec, block.attention.head_dim, {.partial = 0.5})};
-  const std::int64_t layers = reader.size("num_hidden_layers");
-  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, block, spec);
-  set_ends(reader, norm, spec);
   spec.head.bias = true;
-  return spec;
+  return finish(reader, block, reader.size("num_hidden_layers"), std::move(spec));
 }
 
 }  // namespace weft::model::families

@@ -602,6 +602,12 @@ void add_expert_layer(const Reader& reader, const Block& block, const ExpertSize
   spec.layers.push_back(std::move(layer));
 }
 
+Spec finish(const Reader& reader, const Block& block, std::int64_t layers, Spec spec) {
+  for (std::int64_t i = 0; i < layers; ++i) add_layer(reader, block, spec);
+  set_ends(reader, block.norm, spec);
+  return spec;
+}
+
 void set_ends(const Reader& reader, const NormSpec& norm, Spec& spec) {
   spec.embedding.path = reader.path(Part::kEmbedding);
   NormSpec last = norm;

@@ -146,6 +146,9 @@ struct ExpertSizes {
 void add_expert_layer(const Reader& reader, const Block& block, const ExpertSizes& sizes,
                       Spec& spec);
 
+/// `layers` layers that are all alike, and the ends.
+[[nodiscard]] Spec finish(const Reader& reader, const Block& block, std::int64_t layers, Spec spec);
+
 /// Embedding, final norm and head, as the family's row names them; `norm` gives the final norm's
 /// kind.
 void set_ends(const Reader& reader, const NormSpec& norm, Spec& spec);
