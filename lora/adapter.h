@@ -31,7 +31,8 @@ struct Targets {
 };
 
 /// What an adapter may change besides linear layers by pairs of factors. Merging folds all of it;
-/// training, generating and exporting as an adapter refuse it by name (PeftFile::require_plain).
+/// training and computing take stacks of experts and refuse the rest by name, exporting as an
+/// adapter refuses all of it (PeftFile::require_plain).
 struct AdapterExtras {
   bool use_dora = false;             ///< arXiv 2402.09353: rows (or columns) of given norms.
   bool lora_bias = false;            ///< A bias beside B, added to that of the layer.
@@ -71,6 +72,13 @@ struct Module {
   std::int64_t out = 0;
 };
 
+/// A parameter that holds the matrices of all experts of a layer, each of which takes factors of
+/// its own (PEFT's target_parameters).
+struct Stack {
+  Module module;  ///< The parameter's path, and the inputs and outputs of each expert's matrix.
+  std::int64_t experts = 0;
+};
+
 /// What a pair of factors changes.
 enum class TargetKind {
   kLinear,
@@ -89,14 +97,14 @@ struct Target {
   TargetKind kind = TargetKind::kLinear;
   std::int64_t experts = 1;
 
+  /// Rows of A and columns of B.
+  [[nodiscard]] std::int64_t ranks() const { return experts * rank; }
   /// Numbers in A and B.
-  [[nodiscard]] std::int64_t parameters() const {
-    return experts * rank * (module.in + module.out);
-  }
+  [[nodiscard]] std::int64_t parameters() const { return ranks() * (module.in + module.out); }
 };
 
 /// The pair of matrices of one module: update = scale * B A, A [rank, in], B [out, rank],
-/// row-major.
+/// row-major. Of a stack of experts as TargetKind::kExperts says.
 struct Factors {
   Target target;
   std::vector<float> a;
@@ -128,8 +136,11 @@ struct Adapter {
 /// Chooses targets among `modules` as PEFT does, in order of path. A list entry, pattern, layer
 /// index, rank_pattern or alpha_pattern key that matches nothing is a ConfigError naming it and the
 /// nearest module name (PEFT: silent, or a warning); so are overlapping pattern keys that disagree.
+/// target_parameters chooses among `stacks`: an entry is a path or its ending after a '.'; neither
+/// exclude_modules nor layers_to_transform takes one of them away.
 [[nodiscard]] std::vector<Target> resolve_targets(const AdapterConfig& config,
-                                                  const std::vector<Module>& modules);
+                                                  const std::vector<Module>& modules,
+                                                  const std::vector<Stack>& stacks = {});
 
 /// An untrained adapter: A uniform in [-1/sqrt(in), 1/sqrt(in)) (PEFT's kaiming_uniform with
 /// a = sqrt 5), B zero, so the model is unchanged at first. The numbers depend on `seed` and each
@@ -179,9 +190,9 @@ void check_prompts(const std::optional<Provenance>& provenance, const PromptDige
 
 /// Reads a PEFT directory (adapter_config.json, adapter_model.safetensors in F32, F16 or BF16).
 /// Validates every key, shape, pair and number; anything unmatched or unsupported is an InputError
-/// that names it, as is an adapter with more than pairs of factors of linear layers
-/// (PeftFile::require_plain). `log` hears of pattern keys that match nothing, which PEFT ignores
-/// too. To read one module at a time use PeftFile (lora/peft_file.h).
+/// that names it, as is an adapter with more than pairs of factors of linear layers and of stacks
+/// of experts (PeftFile::require_plain). `log` hears of pattern keys that match nothing, which PEFT
+/// ignores too. To read one module at a time use PeftFile (lora/peft_file.h).
 [[nodiscard]] Adapter read_peft(const std::filesystem::path& directory, const core::Log& log = {});
 
 /// Writes a PEFT directory: keys sorted, indent 2, tensors F32 with metadata {"format":"pt"}, and

@@ -28,8 +28,7 @@ constexpr std::array<std::string_view, 11> kWithoutEffect{
     "lorap_lr_ratio", "lorap_emb_lr"};
 
 /// Keys of AdapterExtras that are null where they are not used.
-constexpr std::array<const char*, 3> kNullExtras{"modules_to_save", "target_parameters",
-                                                 "trainable_token_indices"};
+constexpr std::array<const char*, 2> kNullExtras{"modules_to_save", "trainable_token_indices"};
 
 struct Refusal {
   std::string_view key;
@@ -311,7 +310,6 @@ nlohmann::json number_json(double value) {
 
 nlohmann::json targets_json(const Targets& targets) {
   if (targets.pattern) return *targets.pattern;
-  if (targets.names.empty()) return nullptr;
   std::vector<std::string> names = targets.names;
   std::ranges::sort(names);
   return names;
@@ -321,7 +319,9 @@ nlohmann::json targets_json(const Targets& targets) {
 /// again (heads and embeddings are named otherwise, exclude_modules is saved too).
 nlohmann::json resolved_names(const std::vector<Target>& targets) {
   std::set<std::string> names;
-  for (const Target& target : targets) names.emplace(last_name(target.module.path));
+  for (const Target& target : targets) {
+    if (target.kind == TargetKind::kLinear) names.emplace(last_name(target.module.path));
+  }
   return names;
 }
 
@@ -362,7 +362,8 @@ std::string config_text(const AdapterConfig& config, const std::vector<Target>& 
       {"bias", "none"},
       {"ensure_weight_tying", false},
       {"eva_config", nullptr},
-      {"exclude_modules", targets_json(config.exclude_modules)},
+      {"exclude_modules", config.exclude_modules.empty() ? nlohmann::json(nullptr)
+                                                         : targets_json(config.exclude_modules)},
       {"fan_in_fan_out", config.fan_in_fan_out},
       {"inference_mode", true},
       {"init_lora_weights", true},
@@ -388,6 +389,7 @@ std::string config_text(const AdapterConfig& config, const std::vector<Target>& 
   json["alpha_pattern"] = nlohmann::json::object();
   for (const auto& [key, alpha] : config.alpha_pattern)
     json["alpha_pattern"][key] = number_json(alpha);
+  json["target_parameters"] = or_null(config.extras.target_parameters);
   json["target_modules"] = config.target_modules.all_linear() ? resolved_names(targets)
                                                               : targets_json(config.target_modules);
   return json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace);

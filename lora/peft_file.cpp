@@ -36,7 +36,8 @@ std::vector<std::string> wrapped_parameters(const std::string& module,
   for (const std::string& entry : extras.target_parameters) {
     const std::size_t dot = entry.rfind('.');
     if (dot == std::string::npos || !ends_in_name(module, entry.substr(0, dot))) continue;
-    names.push_back(entry.substr(dot + 1));
+    const std::string name = entry.substr(dot + 1);
+    if (std::ranges::find(names, name) == names.end()) names.push_back(name);
   }
   std::ranges::stable_partition(
       names, [](const std::string& name) { return name.find("down") == std::string::npos; });
@@ -156,6 +157,19 @@ std::string key_of_b(std::string_view path) {
   return fmt::format("{}{}.lora_B.weight", kPrefix, path);
 }
 
+std::string key_path(const Target& target, const AdapterExtras& extras) {
+  const std::string& path = target.module.path;
+  if (target.kind != TargetKind::kExperts) return path;
+  const std::size_t dot = path.rfind('.');
+  std::string wrapper = path.substr(0, dot);
+  const std::vector<std::string> names = wrapped_parameters(wrapper, extras);
+  const auto at = std::ranges::find(names, path.substr(dot + 1));
+  if (at == names.end())
+    throw std::logic_error(fmt::format("target_parameters does not name '{}'", path));
+  for (auto outer = std::next(at); outer != names.end(); ++outer) wrapper += kBaseLayer;
+  return wrapper;
+}
+
 std::string weight_name(const Target& target) {
   return target.kind == TargetKind::kExperts ? target.module.path : target.module.path + ".weight";
 }
@@ -221,7 +235,7 @@ void PeftFile::pair_up(const core::Log& log) {
   }
 }
 
-std::vector<std::string> PeftFile::features() const {
+std::vector<std::string> PeftFile::features(Stacks stacks) const {
   std::vector<std::string> list;
   const auto add = [&](bool present, const char* name) {
     if (present) list.emplace_back(name);
@@ -232,14 +246,15 @@ std::vector<std::string> PeftFile::features() const {
   add(config_.extras.use_dora, "DoRA (use_dora)");
   add(config_.extras.lora_bias, "a bias on lora_B (lora_bias)");
   add(any(TargetKind::kEmbedding), "an adapter on an embedding");
-  add(any(TargetKind::kExperts), "adapters on bare parameters (target_parameters)");
+  add(stacks == Stacks::kRefused && any(TargetKind::kExperts),
+      "adapters on bare parameters (target_parameters)");
   add(!rows_.empty(), "trained rows of the embedding (trainable_token_indices)");
   add(!saved_.empty(), "tensors saved whole (modules_to_save, bias, resized embeddings)");
   return list;
 }
 
-void PeftFile::require_plain(std::string_view who) const {
-  const std::vector<std::string> found = features();
+void PeftFile::require_plain(std::string_view who, Stacks stacks) const {
+  const std::vector<std::string> found = features(stacks);
   if (found.empty()) return;
   throw InputError(
       "adapter '{}' has {}, which {} does not support; fold it into the model first (weft merge)",

@@ -23,6 +23,10 @@ inline constexpr std::string_view kProvenanceFile = "weft_provenance.json";
 /// "base_model.model.<path>.lora_B.weight" of shape [out, rank].
 [[nodiscard]] std::string key_of_b(std::string_view module_path);
 
+/// The path in the keys of a target: the module's, or that of PEFT's wrapper of a stack of experts.
+/// std::logic_error for a stack that `extras` does not name.
+[[nodiscard]] std::string key_path(const Target& target, const AdapterExtras& extras);
+
 /// The tensor of the base that a target's factors change: "<path>.weight", or the parameter itself.
 [[nodiscard]] std::string weight_name(const Target& target);
 /// "<path>.bias".
@@ -52,10 +56,12 @@ class PeftFile {
   /// The file's tensors under their keys, for streaming what is saved whole; only where saved() is
   /// not empty.
   [[nodiscard]] const checkpoint::Checkpoint& tensors() const { return *tensors_; }
-  /// What it has besides pairs of factors of linear layers, in words; empty: a plain adapter.
-  [[nodiscard]] std::vector<std::string> features() const;
-  /// InputError naming the features that are not plain and `who` cannot use them.
-  void require_plain(std::string_view who) const;
+  enum class Stacks { kRefused, kTaken };
+  /// What it has besides pairs of factors of linear layers (and, where they are taken, of stacks of
+  /// experts), in words; empty: a plain adapter.
+  [[nodiscard]] std::vector<std::string> features(Stacks stacks = Stacks::kRefused) const;
+  /// InputError naming the features that are not plain and that `who` cannot use them.
+  void require_plain(std::string_view who, Stacks stacks = Stacks::kRefused) const;
   [[nodiscard]] const std::optional<Provenance>& provenance() const noexcept { return provenance_; }
   /// "F32", "F16" or "BF16", or several joined by "+".
   [[nodiscard]] std::string storage() const;

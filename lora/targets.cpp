@@ -37,6 +37,17 @@ std::string hint(const std::string& wrong, const std::vector<Module>& modules) {
                       : fmt::format("nearest: '{}'", near);
 }
 
+/// "mlp.experts.gate_up_proj": what follows the number of the layer.
+std::vector<std::string> endings_of(const std::vector<Stack>& stacks) {
+  std::set<std::string> endings;
+  for (const Stack& stack : stacks) {
+    const std::string& path = stack.module.path;
+    const std::size_t digit = path.find_last_of("0123456789");
+    endings.insert(digit == std::string::npos ? path : path.substr(digit + 2));
+  }
+  return {endings.begin(), endings.end()};
+}
+
 void require_entries_match(const AdapterConfig& config, const std::vector<Module>& modules) {
   const auto matches_some = [&](const std::string& entry) {
     return std::ranges::any_of(modules,
@@ -59,6 +70,50 @@ void require_entries_match(const AdapterConfig& config, const std::vector<Module
     throw ConfigError("exclude_modules: '{}' matches no linear layer of the model; {}", entry,
                       hint(entry, modules));
   }
+}
+
+/// The stacks that target_parameters chooses.
+std::vector<Target> chosen_stacks(const TargetRule& rule, const AdapterConfig& config,
+                                  const std::vector<Stack>& stacks) {
+  const std::vector<std::string>& entries = config.extras.target_parameters;
+  for (const std::string& entry : entries) {
+    const auto is_of = [&](const Stack& stack) { return ends_in_name(stack.module.path, entry); };
+    if (std::ranges::any_of(stacks, is_of)) continue;
+    if (stacks.empty()) {
+      throw ConfigError(
+          "target_parameters: '{}' is not there: the model has no experts; name linear layers in "
+          "target_modules",
+          entry);
+    }
+    const std::string near = core::nearest(entry, endings_of(stacks));
+    throw ConfigError("target_parameters: '{}' names no stack of experts of the model; {}", entry,
+                      near.empty() ? "there are " + quoted_list(endings_of(stacks))
+                                   : fmt::format("nearest: '{}'", near));
+  }
+  if (!entries.empty() && !config.layers_to_transform.empty()) {
+    throw ConfigError(
+        "layers_to_transform takes no stack of experts away (PEFT's rule); name those of some "
+        "layers "
+        "in target_parameters, as '{}', and take layers_to_transform out",
+        stacks.front().module.path);
+  }
+  if (!entries.empty() && config.lora_dropout != 0) {
+    throw ConfigError(
+        "lora_dropout: {} cannot be had with target_parameters, whose factors see no input to drop "
+        "from (PEFT refuses it too); set it to 0",
+        config.lora_dropout);
+  }
+  std::vector<Target> targets;
+  for (const Stack& stack : stacks) {
+    const auto names = [&](const std::string& entry) {
+      return ends_in_name(stack.module.path, entry);
+    };
+    if (std::ranges::none_of(entries, names)) continue;
+    targets.push_back(rule.target(stack.module));
+    targets.back().kind = TargetKind::kExperts;
+    targets.back().experts = stack.experts;
+  }
+  return targets;
 }
 
 /// Why nothing is left, for a configuration whose entries all match something.
@@ -245,11 +300,11 @@ std::vector<std::string> TargetRule::idle_patterns(const std::vector<Target>& ta
   return idle;
 }
 
-std::vector<Target> resolve_targets(const AdapterConfig& config,
-                                    const std::vector<Module>& modules) {
+std::vector<Target> resolve_targets(const AdapterConfig& config, const std::vector<Module>& modules,
+                                    const std::vector<Stack>& stacks) {
   const TargetRule rule(config);
   require_entries_match(config, modules);
-  std::vector<Target> targets;
+  std::vector<Target> targets = chosen_stacks(rule, config, stacks);
   for (const Module& module : modules) {
     if (rule.selects(module.path)) targets.push_back(rule.target(module));
   }

@@ -17,8 +17,8 @@ static_assert(std::endian::native == std::endian::little, "safetensors data are 
 
 void require_whole(const Factors& factors) {
   const Target& target = factors.target;
-  const auto a = static_cast<std::size_t>(target.rank * target.module.in);
-  const auto b = static_cast<std::size_t>(target.rank * target.module.out);
+  const auto a = static_cast<std::size_t>(target.ranks() * target.module.in);
+  const auto b = static_cast<std::size_t>(target.ranks() * target.module.out);
   if (factors.a.size() == a && factors.b.size() == b) return;
   throw std::logic_error(
       fmt::format("factors of '{}' have {} and {} numbers, rank {} wants {} and {}",
@@ -35,10 +35,11 @@ void write_peft(const Adapter& adapter, const std::filesystem::path& directory) 
     require_whole(factors);
     const Target& target = factors.target;
     targets.push_back(target);
-    const std::string a = key_of_a(target.module.path);
-    const std::string b = key_of_b(target.module.path);
-    plans.push_back({a, "F32", {target.rank, target.module.in}});
-    plans.push_back({b, "F32", {target.module.out, target.rank}});
+    const std::string path = key_path(target, adapter.config.extras);
+    const std::string a = key_of_a(path);
+    const std::string b = key_of_b(path);
+    plans.push_back({a, "F32", {target.ranks(), target.module.in}});
+    plans.push_back({b, "F32", {target.module.out, target.ranks()}});
     values.emplace(a, &factors.a);
     values.emplace(b, &factors.b);
   }

@@ -126,20 +126,39 @@ struct Decoder::State {
   void for_linears(const Body& body) {
     for (Layer& layer : weights.layers) {
       for (Linear* linear : layer.linears()) body(*linear);
+      for (const std::vector<Linear*>& stack : layer.stacks()) {
+        for (Linear* linear : stack) body(*linear);
+      }
     }
   }
 
-  /// A linear layer's place, in the order of linear_modules().
+  /// What a pair of factors can be attached to: part of one linear layer, or the matrices of all
+  /// experts.
   struct Place {
-    Linear* linear = nullptr;
+    lora::Module module;
+    std::vector<Linear*> linears{};
     std::size_t part = 0;
+    lora::TargetKind kind = lora::TargetKind::kLinear;
+
+    [[nodiscard]] std::int64_t matrices() const { return std::ssize(linears); }
   };
-  [[nodiscard]] std::vector<Place> places() {
-    std::vector<Place> result;
-    for_linears([&](Linear& linear) {
-      for (std::size_t part = 0; part < linear.parts().size(); ++part)
-        result.push_back({&linear, part});
-    });
+  [[nodiscard]] std::map<std::string, Place, std::less<>> places() {
+    std::map<std::string, Place, std::less<>> result;
+    const std::vector<lora::Module> modules = linear_modules(spec);
+    const std::vector<lora::Stack> stacks = expert_stacks(spec);
+    auto module = modules.begin();
+    auto stack = stacks.begin();
+    for (Layer& layer : weights.layers) {
+      for (Linear* linear : layer.linears()) {
+        for (std::size_t part = 0; part < linear->parts().size(); ++part, ++module)
+          result.emplace(module->path, Place{*module, {linear}, part});
+      }
+      for (std::vector<Linear*>& linears : layer.stacks()) {
+        result.emplace(stack->module.path,
+                       Place{stack->module, std::move(linears), 0, lora::TargetKind::kExperts});
+        ++stack;
+      }
+    }
     return result;
   }
 
@@ -147,25 +166,43 @@ struct Decoder::State {
   struct Room {
     at::Tensor a, b;
   };
-  static Room room_of(const lora::Module& module, std::int64_t rank) {
+  static Room room_of(const Place& place, std::int64_t rank) {
     const auto options = at::TensorOptions().dtype(at::kFloat);
-    return {at::empty({rank, module.in}, options), at::empty({module.out, rank}, options)};
+    const std::int64_t ranks = place.matrices() * rank;
+    return {at::empty({ranks, place.module.in}, options),
+            at::empty({place.module.out, ranks}, options)};
+  }
+  /// Of one matrix of a place: A holds the experts one after the other, B has them fastest
+  /// (lora::TargetKind::kExperts).
+  static at::Tensor own_a(const at::Tensor& a, std::int64_t expert, std::int64_t rank) {
+    return a.defined() ? a.narrow(0, expert * rank, rank) : a;
+  }
+  static at::Tensor own_b(const at::Tensor& b, std::int64_t expert, std::int64_t rank) {
+    return b.defined() ? b.view({b.size(0), rank, -1}).select(2, expert) : b;
   }
 
-  void attach(const Place& place, const lora::Target& target, const lora::Module& module,
-              const Room& factors, bool trained, double weight) {
-    Linear::Slot slot;
-    slot.part = place.part;
-    slot.scale = target.scale * weight;
-    slot.a = factors.a;
-    slot.b = factors.b;
+  void attach(const Place& place, const lora::Target& target, const Room& factors, bool trained,
+              double weight) {
+    Room gradients;
     if (trained) {
-      slot.grad_a = zeros(slot.a.sizes(), slot.a.options());
-      slot.grad_b = zeros(slot.b.sizes(), slot.b.options());
-      parameters.push_back({target, slot.a, slot.b, slot.grad_a, slot.grad_b});
-      parameters.back().target.module = module;
+      gradients = {zeros(factors.a.sizes(), factors.a.options()),
+                   zeros(factors.b.sizes(), factors.b.options())};
+      parameters.push_back({target, factors.a, factors.b, gradients.a, gradients.b});
+      lora::Target& known = parameters.back().target;
+      known.module = place.module;
+      known.kind = place.kind;
+      known.experts = place.matrices();
     }
-    place.linear->attach(std::move(slot));
+    for (std::int64_t e = 0; e < place.matrices(); ++e) {
+      Linear::Slot slot;
+      slot.part = place.part;
+      slot.scale = target.scale * weight;
+      slot.a = own_a(factors.a, e, target.rank);
+      slot.b = own_b(factors.b, e, target.rank);
+      slot.grad_a = own_a(gradients.a, e, target.rank);
+      slot.grad_b = own_b(gradients.b, e, target.rank);
+      place.linears[static_cast<std::size_t>(e)]->attach(std::move(slot));
+    }
   }
 
   [[nodiscard]] RowContext context(const data::Row& row, const Dropout& dropout = {}) const {
@@ -338,51 +375,58 @@ std::vector<lora::Module> Decoder::linear_modules() const {
 
 void Decoder::attach(const lora::Adapter& adapter, Use use, double weight) {
   const Guard guard;
-  const std::vector<lora::Module> modules = linear_modules();
-  std::map<std::string_view, std::size_t> index;
-  for (std::size_t i = 0; i < modules.size(); ++i) index.emplace(modules[i].path, i);
+  const auto places = state_->places();
   for (const lora::Factors& factors : adapter.factors) {
-    const lora::Module& at = factors.target.module;
-    const auto found = index.find(at.path);
-    if (found == index.end()) {
+    const lora::Target& target = factors.target;
+    const std::string& path = target.module.path;
+    const auto found = places.find(path);
+    if (found == places.end() || found->second.kind != target.kind) {
       std::vector<std::string> paths;
-      for (const lora::Module& module : modules) paths.push_back(module.path);
-      const std::string meant = core::nearest(at.path, paths);
-      throw InputError("the adapter has factors for '{}', which is no linear layer of this {}{}",
-                       at.path, state_->spec.architecture,
-                       meant.empty() ? "" : fmt::format(" (nearest: '{}')", meant));
+      for (const auto& [known, place] : places) {
+        if (place.kind == target.kind) paths.push_back(known);
+      }
+      const std::string meant = core::nearest(path, paths);
+      throw InputError(
+          "the adapter has factors for '{}', which is no {} of this {}{}", path,
+          target.kind == lora::TargetKind::kExperts ? "stack of experts" : "linear layer",
+          state_->spec.architecture, meant.empty() ? "" : fmt::format(" (nearest: '{}')", meant));
     }
-    const lora::Module& module = modules[found->second];
-    const auto rank = static_cast<std::size_t>(factors.target.rank);
-    if (rank == 0 || factors.a.size() != rank * static_cast<std::size_t>(module.in) ||
-        factors.b.size() != rank * static_cast<std::size_t>(module.out)) {
+    const State::Place& place = found->second;
+    if (place.matrices() != target.experts) {
+      throw InputError(
+          "the adapter's factors for '{}' are of {} experts, and the model has {}: was it trained "
+          "on "
+          "another base?",
+          path, target.experts, place.matrices());
+    }
+    const auto ranks = static_cast<std::size_t>(target.ranks());
+    const std::size_t a = ranks * static_cast<std::size_t>(place.module.in);
+    const std::size_t b = ranks * static_cast<std::size_t>(place.module.out);
+    if (ranks == 0 || factors.a.size() != a || factors.b.size() != b) {
       throw InputError(
           "the adapter's factors for '{}' have {} and {} elements, rank {} on a layer of {} inputs "
           "and {} "
           "outputs needs {} and {}: was it trained on another base?",
-          at.path, factors.a.size(), factors.b.size(), rank, module.in, module.out,
-          rank * static_cast<std::size_t>(module.in), rank * static_cast<std::size_t>(module.out));
+          path, factors.a.size(), factors.b.size(), target.rank, place.module.in, place.module.out,
+          a, b);
     }
   }
-  const std::vector<State::Place> places = state_->places();
   for (const lora::Factors& factors : adapter.factors) {
-    const std::size_t module = index.at(factors.target.module.path);
-    const State::Room copy{as_tensor(factors.a, factors.target.rank, modules[module].in),
-                           as_tensor(factors.b, modules[module].out, factors.target.rank)};
-    state_->attach(places[module], factors.target, modules[module], copy, use == Use::kTraining,
-                   weight);
+    const lora::Target& target = factors.target;
+    const State::Place& place = places.find(target.module.path)->second;
+    const State::Room copy{as_tensor(factors.a, target.ranks(), place.module.in),
+                           as_tensor(factors.b, place.module.out, target.ranks())};
+    state_->attach(place, target, copy, use == Use::kTraining, weight);
   }
 }
 
 void Decoder::attach_room(std::span<const lora::Target> targets, bool trained) {
   const Guard guard;
-  const std::vector<lora::Module> modules = linear_modules();
-  const std::vector<State::Place> places = state_->places();
+  const auto places = state_->places();
   for (const lora::Target& target : targets) {
-    const auto found = std::ranges::find(modules, target.module.path, &lora::Module::path);
-    if (found == modules.end()) continue;
-    state_->attach(places[static_cast<std::size_t>(found - modules.begin())], target, *found,
-                   State::room_of(*found, target.rank), trained, 1);
+    const auto found = places.find(target.module.path);
+    if (found == places.end()) continue;
+    state_->attach(found->second, target, State::room_of(found->second, target.rank), trained, 1);
   }
 }
 

@@ -29,8 +29,8 @@ enum class Compute { kF32, kBF16 };
 /// An adapter's factors on their way through training: fp32 masters and gradients.
 struct AdapterParameter {
   lora::Target target;
-  at::Tensor a;       ///< [r, in] fp32
-  at::Tensor b;       ///< [out, r] fp32
+  at::Tensor a;       ///< [r, in] fp32; of a stack of experts [E r, in]
+  at::Tensor b;       ///< [out, r] fp32; of a stack of experts [out, r E]
   at::Tensor grad_a;  ///< like a; accumulated by Decoder::train()
   at::Tensor grad_b;
 };
@@ -96,9 +96,9 @@ class Decoder {
   /// The linear layers that an adapter can take, in the order of the model.
   [[nodiscard]] std::vector<lora::Module> linear_modules() const;
 
-  /// Adds an adapter (several add up). Trainable: gradients are kept for its factors. InputError
-  /// for a module this model lacks or factors of another shape, naming it; nothing is attached
-  /// then.
+  /// Adds an adapter (several add up), of linear layers and of stacks of experts. Trainable:
+  /// gradients are kept for its factors. InputError for a module this model lacks or factors of
+  /// another shape, naming it; nothing is attached then.
   enum class Use { kInference, kTraining };
   void attach(const lora::Adapter& adapter, Use use, double weight = 1.0);
   /// The same for factors without numbers (Meter).

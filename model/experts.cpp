@@ -229,12 +229,16 @@ at::Tensor Experts::sum_of(const at::Tensor& h, const RowContext& row, State& s,
   s.routing = route(logits, spec);
   at::Tensor sum = zeros(h.sizes(), h.options());
   s.up.resize(experts.size());
+  s.up_middle.resize(experts.size());
   for (std::size_t e = 0; e < experts.size(); ++e) {
     const std::span<const std::int64_t> tokens = tokens_of(s.routing, e);
     if (tokens.empty()) continue;
-    s.up[e] = experts[e].up.forward(gather(h, tokens));
+    s.up[e] = experts[e].up.forward(gather(h, tokens), {}, {}, &s.up_middle[e]);
     const at::Tensor activated = activate(s.up[e], spec.mlp);
-    if (!keep) s.up[e].reset();
+    if (!keep) {
+      s.up[e].reset();
+      s.up_middle[e].reset();
+    }
     add_rows_(sum, experts[e].down.forward(activated), tokens,
               weights_of(s.routing, s.routing.weights, e));
   }
@@ -268,61 +272,82 @@ void Experts::recompute(const at::Tensor& x, const RowContext& row, State& s) co
   (void)sum_of(normed(x, &s), row, s, true);
 }
 
-void Experts::backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row,
-                        State& s, bool want_input) const {
-  const at::Tensor h = normed(s.x, nullptr);
-  const at::Tensor d_sum = scale == 1 ? dy : scaled(dy, scale);
-  at::Tensor dh = want_input ? zeros(h.sizes(), h.options()) : at::Tensor();
-  if (shared) {
-    at::Tensor d_out = copied(d_sum);
-    at::Tensor d_gate;
-    if (shared->gate.in() != 0) {
-      const at::Tensor g = gate_values(s.shared_gate);
-      d_gate = row_dots(d_sum, s.shared_out);
-      at::Tensor narrow_gate = at::empty({d_gate.size(0), 1}, h.options());
-      kernel::for_type(h.scalar_type(), [&]<typename T>(T) {
-        const Wide<T>* const d = kernel::data<Wide<T>>(d_gate);
-        const Wide<T>* const v = kernel::data<Wide<T>>(g);
-        T* const out = kernel::mutable_data<T>(narrow_gate);
-        for_rows(d_gate.size(0), 1,
-                 [&](std::int64_t i) { out[i] = narrow<T>(d[i] * v[i] * (1 - v[i])); });
-      });
-      scale_rows_(d_out, g);
-      const at::Tensor d =
-          shared->gate.backward(narrow_gate, h, s.middle_gate, row.dropout, want_input);
-      if (want_input) add_(dh, d);
-    }
-    const at::Tensor activated = activate(s.shared_up, shared->mlp);
-    const bool below = want_input || shared->up.trains();
-    const at::Tensor d_activated =
-        shared->down.backward(d_out, activated, s.middle_down, row.dropout, below);
-    if (below) {
-      activate_backward_(s.shared_up, d_activated, shared->mlp);
-      const at::Tensor d =
-          shared->up.backward(s.shared_up, h, s.middle_up, row.dropout, want_input);
-      if (want_input) add_(dh, d);
-    }
+void Experts::shared_backward(const at::Tensor& dh, const at::Tensor& d_sum, const at::Tensor& h,
+                              const RowContext& row, State& s) const {
+  const bool want_input = dh.defined();
+  at::Tensor d_out = copied(d_sum);
+  if (shared->gate.in() != 0) {
+    const at::Tensor g = gate_values(s.shared_gate);
+    const at::Tensor d_gate = row_dots(d_sum, s.shared_out);
+    at::Tensor narrow_gate = at::empty({d_gate.size(0), 1}, h.options());
+    kernel::for_type(h.scalar_type(), [&]<typename T>(T) {
+      const Wide<T>* const d = kernel::data<Wide<T>>(d_gate);
+      const Wide<T>* const v = kernel::data<Wide<T>>(g);
+      T* const out = kernel::mutable_data<T>(narrow_gate);
+      for_rows(d_gate.size(0), 1,
+               [&](std::int64_t i) { out[i] = narrow<T>(d[i] * v[i] * (1 - v[i])); });
+    });
+    scale_rows_(d_out, g);
+    const at::Tensor d =
+        shared->gate.backward(narrow_gate, h, s.middle_gate, row.dropout, want_input);
+    if (want_input) add_(dh, d);
   }
-  if (!want_input) return;
+  const at::Tensor activated = activate(s.shared_up, shared->mlp);
+  const bool below = want_input || shared->up.trains();
+  const at::Tensor d_activated =
+      shared->down.backward(d_out, activated, s.middle_down, row.dropout, below);
+  if (!below) return;
+  activate_backward_(s.shared_up, d_activated, shared->mlp);
+  const at::Tensor d = shared->up.backward(s.shared_up, h, s.middle_up, row.dropout, want_input);
+  if (want_input) add_(dh, d);
+}
+
+void Experts::experts_backward(const at::Tensor& dh, const at::Tensor& d_sum, const at::Tensor& h,
+                               State& s) const {
+  const bool want_input = dh.defined();
+  const Dropout none;  // PEFT's adapters of parameters know none.
   at::Tensor d_weights = at::empty(s.routing.weights.sizes(), s.routing.weights.options());
   for (std::size_t e = 0; e < experts.size(); ++e) {
     const std::span<const std::int64_t> tokens = tokens_of(s.routing, e);
     if (tokens.empty()) continue;
+    const auto& [up, down] = experts[e];
     const at::Tensor d_out = gather(d_sum, tokens);
     const at::Tensor activated = activate(s.up[e], spec.mlp);
-    // The weight of a visit multiplies what the expert gives: its gradient is <d_out, out>.
-    const at::Tensor dot = row_dots(d_out, experts[e].down.forward(activated));
-    if (!Meter::running()) weights_of(s.routing, d_weights, e).copy_(dot);
+    at::Tensor middle;
+    if (want_input) {
+      // The weight of a visit multiplies what the expert gives: its gradient is <d_out, out>.
+      const at::Tensor dot = row_dots(d_out, down.forward(activated, {}, none, &middle));
+      if (!Meter::running()) weights_of(s.routing, d_weights, e).copy_(dot);
+    } else {
+      middle = down.middle(activated, none);
+    }
     scale_rows_(d_out, weights_of(s.routing, s.routing.weights, e));
-    const at::Tensor d_activated = experts[e].down.backward(d_out, {}, {}, {}, true);
-    activate_backward_(s.up[e], d_activated, spec.mlp);
-    add_rows_(dh, experts[e].up.backward(s.up[e], {}, {}, {}, true), tokens, {});
+    const bool below = want_input || up.trains();
+    const at::Tensor d_activated = down.backward(d_out, activated, middle, none, below);
+    if (below) {
+      activate_backward_(s.up[e], d_activated, spec.mlp);
+      const at::Tensor x = up.trains() ? gather(h, tokens) : at::Tensor();
+      const at::Tensor d = up.backward(s.up[e], x, s.up_middle[e], none, want_input);
+      if (want_input) add_rows_(dh, d, tokens, {});
+    }
     s.up[e].reset();
+    s.up_middle[e].reset();
   }
+  if (!want_input) return;
   const at::Tensor d_logits = logit_gradient(s.routing, d_weights, spec, h);
   at::Tensor through = at::empty(h.sizes(), h.options());
   product_(through, {{d_logits, router}});
   add_(dh, through);
+}
+
+void Experts::backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row,
+                        State& s, bool want_input) const {
+  const at::Tensor h = normed(s.x, nullptr);
+  const at::Tensor d_sum = scale == 1 ? dy : scaled(dy, scale);
+  const at::Tensor dh = want_input ? zeros(h.sizes(), h.options()) : at::Tensor();
+  if (shared) shared_backward(dh, d_sum, h, row, s);
+  if (want_input || trains_experts()) experts_backward(dh, d_sum, h, s);
+  if (!want_input) return;
   if (norm) {
     norm->backward_(into, dh, s.x, s.statistics);
   } else {
@@ -330,7 +355,12 @@ void Experts::backward_(const at::Tensor& into, const at::Tensor& dy, const RowC
   }
 }
 
+bool Experts::trains_experts() const {
+  return experts.front().up.trains() || experts.front().down.trains();
+}
+
 bool Experts::trains() const {
+  if (trains_experts()) return true;
   return shared && (shared->up.trains() || shared->down.trains() || shared->gate.trains());
 }
 
@@ -338,6 +368,15 @@ std::vector<Linear*> Experts::linears() {
   if (!shared) return {};
   std::vector<Linear*> result{&shared->up, &shared->down};
   if (shared->gate.in() != 0) result.push_back(&shared->gate);
+  return result;
+}
+
+std::vector<std::vector<Linear*>> Experts::stacks() {
+  std::vector<std::vector<Linear*>> result(2);
+  for (Expert& expert : experts) {
+    result[0].push_back(&expert.up);
+    result[1].push_back(&expert.down);
+  }
   return result;
 }
 

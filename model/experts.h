@@ -31,7 +31,8 @@ struct Routing {
 ///   x -> residual + s (sum of w_e mlp_e(h) over the chosen + sigmoid(g h) mlp_shared(h)),
 ///   h = norm(x), w = softmax(router h), of the chosen ones alone where `normalised`.
 /// Tokens are sorted by expert, so that each expert's matrices are read once for all of them. The
-/// router and the experts are frozen; the shared expert takes adapters.
+/// experts take adapters, each factors of its own, and so does the shared one; the router is
+/// frozen.
 struct Experts {
   std::optional<Norm> norm;
   at::Tensor router;       ///< [E, D]
@@ -55,6 +56,7 @@ struct Experts {
     Norm::Statistics statistics;
     Routing routing;
     std::vector<at::Tensor> up;                      ///< Of each expert's visits
+    std::vector<at::Tensor> up_middle;               ///< Of each expert's adapters
     at::Tensor shared_up, shared_out, shared_gate;   ///< Gate before the sigmoid
     at::Tensor middle_up, middle_down, middle_gate;  ///< Of the shared expert's adapters
   };
@@ -64,12 +66,20 @@ struct Experts {
   void backward_(const at::Tensor& into, const at::Tensor& dy, const RowContext& row, State& state,
                  bool want_input) const;
   [[nodiscard]] bool trains() const;
-  /// Those that adapters can take.
+  /// The shared expert's, which are layers of their own.
   [[nodiscard]] std::vector<Linear*> linears();
+  /// The experts' own: up of each, down of each.
+  [[nodiscard]] std::vector<std::vector<Linear*>> stacks();
   void for_inputs(const State& state,
                   const std::function<void(const Linear&, const at::Tensor&)>& body) const;
 
  private:
+  [[nodiscard]] bool trains_experts() const;
+  /// Adds the gradient of h to `dh` where it is defined, and to those of trained adapters.
+  void shared_backward(const at::Tensor& dh, const at::Tensor& d_sum, const at::Tensor& h,
+                       const RowContext& row, State& state) const;
+  void experts_backward(const at::Tensor& dh, const at::Tensor& d_sum, const at::Tensor& h,
+                        State& state) const;
   [[nodiscard]] at::Tensor normed(const at::Tensor& x, State* state) const;
   /// What is added to the residual, before the scale; fills `state`.
   [[nodiscard]] at::Tensor sum_of(const at::Tensor& h, const RowContext& row, State& state,

@@ -249,6 +249,10 @@ std::vector<Linear*> Layer::linears() {
   return result;
 }
 
+std::vector<std::vector<Linear*>> Layer::stacks() {
+  return experts ? experts->stacks() : std::vector<std::vector<Linear*>>();
+}
+
 void Layer::for_inputs(const LayerState& state,
                        const std::function<void(const Linear&, const at::Tensor&)>& body) const {
   body(attention.entry.linear, attention.entry.input(state.attention.entry));

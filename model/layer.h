@@ -170,6 +170,8 @@ struct Layer {
 
   /// The linear layers in the order of linear_modules().
   [[nodiscard]] std::vector<Linear*> linears();
+  /// The matrices of the experts: those of each stack in the order of expert_stacks().
+  [[nodiscard]] std::vector<std::vector<Linear*>> stacks();
   /// Calls body(linear, input) in that order, with what each read in the forward that `state` is
   /// of.
   void for_inputs(const LayerState& state,

@@ -73,6 +73,19 @@ std::vector<lora::Module> linear_modules(const Spec& spec) {
   return modules;
 }
 
+std::vector<lora::Stack> expert_stacks(const Spec& spec) {
+  std::vector<lora::Stack> stacks;
+  for (const LayerSpec& layer : spec.layers) {
+    if (!layer.experts) continue;
+    const ExpertsSpec& experts = *layer.experts;
+    const std::int64_t hidden = spec.hidden;
+    const std::int64_t width = experts.mlp.width;
+    stacks.push_back({{experts.up_stack, hidden, 2 * width}, experts.count});
+    stacks.push_back({{experts.down_stack, width, hidden}, experts.count});
+  }
+  return stacks;
+}
+
 std::int64_t widest_input(const Spec& spec) {
   std::int64_t widest = spec.hidden;
   for_linears(spec, [&](const LinearSpec& linear) { widest = std::max(widest, linear.in); });

@@ -116,6 +116,8 @@ struct ExpertsSpec {
   std::int64_t chosen = 0;
   bool normalised = false;  ///< The weights of the chosen ones add up to 1.
   MlpSpec mlp;              ///< Of each
+  /// The stacks' paths as transformers loads them, whatever is stored: adapters know them by these.
+  std::string up_stack{}, down_stack{};
   /// Each expert's matrices, one by one: up holds gate and up. In stacks, their rows of one tensor.
   std::vector<LinearSpec> up, down;  ///< Two an expert and one an expert; or one stack each
   bool stacked = false;
@@ -202,6 +204,10 @@ struct Spec {
 /// Linear layers that an adapter can take, in the order of the model: q, k, v, o, gate, up, down of
 /// layer 0 (or what stands for them), of layer 1, ...
 [[nodiscard]] std::vector<lora::Module> linear_modules(const Spec& spec);
+
+/// Stacks of experts that an adapter can take, in the order of the model: gate and up of all
+/// experts of a layer, one above the other, and down.
+[[nodiscard]] std::vector<lora::Stack> expert_stacks(const Spec& spec);
 
 /// The widest input of a linear layer.
 [[nodiscard]] std::int64_t widest_input(const Spec& spec);

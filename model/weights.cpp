@@ -110,25 +110,22 @@ class Builder {
       shared.down = linear({&spec.shared_down, 1});
       if (spec.shared_gate) shared.gate = linear({&*spec.shared_gate, 1});
     }
-    // Their matrices are frozen and known to no adapter: they take no number among the modules.
-    const std::uint32_t next = next_module_;
     for (std::int64_t e = 0; e < spec.count; ++e) {
       const auto i = static_cast<std::size_t>(e);
-      if (!spec.stacked) {
+      if (spec.stacked) {
         result.experts.push_back(
-            {linear(std::span(spec.up).subspan(2 * i, 2)), linear({&spec.down[i], 1})});
-        continue;
+            {of_stack(spec.up.front(), spec.bias, e), of_stack(spec.down.front(), spec.bias, e)});
+      } else {
+        result.experts.push_back({of_expert(std::span(spec.up).subspan(2 * i, 2), spec.up_stack),
+                                  of_expert({&spec.down[i], 1}, spec.down_stack)});
       }
-      result.experts.push_back(
-          {of_stack(spec.up.front(), spec.bias, e), of_stack(spec.down.front(), spec.bias, e)});
     }
-    next_module_ = next;
     return result;
   }
 
  private:
   /// Matrix `e` of a stack, which is [count, out, in], or [count, in, out].
-  Linear of_stack(const LinearSpec& spec, bool biased, std::int64_t e) const {
+  Linear of_stack(const LinearSpec& spec, bool biased, std::int64_t e) {
     const auto type = format_ == BaseFormat::kDense ? type_ : at::kFloat;
     const auto options = at::TensorOptions().dtype(type);
     const at::Tensor matrix = at::empty({spec.out, spec.in}, options);
@@ -144,18 +141,46 @@ class Builder {
         bias.copy_(outputs_in_order(all, spec.layout));
       }
     }
-    std::vector<LinearPart> parts{{spec.path, 0, 0, spec.out, {}}};
+    return of_matrix(matrix, bias, {spec.path, 0, 0, spec.out, order_of_stack(spec)});
+  }
+
+  /// Matrices that are stored one by one and that adapters know as one of a stack.
+  Linear of_expert(std::span<const LinearSpec> matrices, const std::string& stack) const {
+    std::int64_t out = 0;
+    for (const LinearSpec& one : matrices) out += one.out;
+    const auto type = format_ == BaseFormat::kDense ? type_ : at::kFloat;
+    const at::Tensor all = at::empty({out, matrices.front().in}, at::TensorOptions().dtype(type));
+    std::int64_t first = 0;
+    for (const LinearSpec& one : matrices) {
+      fill(one.path + ".weight", all.narrow(0, first, one.out));
+      first += one.out;
+    }
+    return of_matrix(all, {}, {stack, 0, 0, out, {}});
+  }
+
+  /// A matrix of fp32 where it is to be quantised.
+  Linear of_matrix(const at::Tensor& matrix, const at::Tensor& bias, LinearPart part) const {
+    std::vector<LinearPart> parts{std::move(part)};
     if (format_ == BaseFormat::kDense) return {matrix, bias, std::move(parts)};
     std::vector<QuantisedMatrix> matrices;
     if (fill_) {
       matrices.emplace_back(
           format_,
           std::span(matrix.const_data_ptr<float>(), static_cast<std::size_t>(matrix.numel())),
-          spec.out, spec.in);
+          matrix.size(0), matrix.size(1));
     } else {
-      matrices.emplace_back(format_, spec.out, spec.in);
+      matrices.emplace_back(format_, matrix.size(0), matrix.size(1));
     }
     return {std::move(matrices), bias, std::move(parts), type_};
+  }
+
+  /// One tensor for all experts of the model.
+  at::Tensor order_of_stack(const LinearSpec& spec) {
+    if (spec.layout != checkpoint::Layout::kAlternating) return {};
+    if (!alternating_.defined() || alternating_.size(0) != spec.out)
+      alternating_ =
+          outputs_in_order(at::arange(spec.out, at::TensorOptions().dtype(at::kLong)), spec.layout);
+    return alternating_;
   }
 
   /// Outputs that stand by turns, gate and up, one after the other.
@@ -231,6 +256,7 @@ class Builder {
   at::TensorOptions options_;
   BaseFormat format_;
   const FillTensor& fill_;
+  at::Tensor alternating_;
   std::uint32_t next_module_ = 0;  // counts as linear_modules() does
 };
 

@@ -165,9 +165,16 @@ void describe(schema::Schema<AdapterSection>& s) {
       .alias("dropout");
   s.field("target_modules", &A::target_modules,
           "layers that get an adapter: all-linear, names or endings of names (q_proj), or one "
-          "regular expression for whole names")
-      .non_empty();
+          "regular expression for whole names; []: none, where target_parameters names some");
   s.field("exclude_modules", &A::exclude_modules, "layers that get none, in the same words");
+  s.field(
+      "target_parameters", &A::target_parameters,
+      "stacks of experts whose every matrix gets an adapter of rank r: names or endings of names "
+      "(mlp.experts.gate_up_proj, mlp.experts.down_proj); needs lora_dropout: 0");
+  s.check([](const A& a, schema::CheckReport& report) {
+    if (a.target_modules.empty() && a.target_parameters.empty())
+      report.problem("target_modules", "expected at least one name, or one in target_parameters");
+  });
   s.field("use_rslora", &A::use_rslora,
           "multiply by lora_alpha / sqrt(r) instead (rank-stabilised LoRA)");
   s.field("rank_pattern", &A::rank_pattern, "rank by name or regular expression");
@@ -387,6 +394,7 @@ lora::AdapterConfig adapter_config(const TrainConfig& config) {
   adapter.lora_dropout = section.lora_dropout;
   adapter.target_modules = targets_of(section.target_modules);
   adapter.exclude_modules = targets_of(section.exclude_modules);
+  adapter.extras.target_parameters = section.target_parameters;
   adapter.layers_to_transform = section.layers_to_transform;
   adapter.rank_pattern.assign(section.rank_pattern.begin(), section.rank_pattern.end());
   adapter.alpha_pattern.assign(section.alpha_pattern.begin(), section.alpha_pattern.end());

@@ -31,6 +31,7 @@ struct AdapterSection {
   double lora_dropout = 0;
   std::vector<std::string> target_modules{"all-linear"};
   std::vector<std::string> exclude_modules;
+  std::vector<std::string> target_parameters;
   bool use_rslora = false;
   std::map<std::string, std::int64_t> rank_pattern;
   std::map<std::string, double> alpha_pattern;

@@ -346,6 +346,7 @@ void add_adapter_words(std::vector<ForeignWord>& words) {
       shared("lora_dropout"),
       shared("lora_model_dir"),
       same_word("adapter_name_or_path", kFactory, "adapter.init_from"),
+      same_word("lora_target_parameters", kAxolotl, "adapter.target_parameters"),
       same_word("peft_use_rslora", kAxolotl, "adapter.use_rslora"),
       same_word("use_rslora", kFactory, "adapter.use_rslora"),
       same_word("peft_layers_to_transform", kAxolotl, "adapter.layers_to_transform"),
@@ -492,7 +493,6 @@ void add_refused_words(std::vector<ForeignWord>& words) {
       "name the unquantised model, and base_quantization: nf4 or int8";
   add("lora_modules_to_save", kAxolotl, kWhole);
   add("additional_target", kFactory, kWhole);
-  add("lora_target_parameters", kAxolotl, kWhole);
   add("unfrozen_parameters", kAxolotl, kWhole);
   add("peft_trainable_token_indices", kAxolotl, kWhole);
   add("peft_use_dora", kAxolotl, "LoRA is trained here, DoRA is not");

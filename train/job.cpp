@@ -108,7 +108,8 @@ nlohmann::ordered_json preflight_json(const Prepared& prepared) {
 }
 
 /// Ingredients that a checkpoint of an earlier version does not name.
-constexpr const char* kLaterIngredients[] = {"program", "kernels", kTemplateDate};
+constexpr const char* kLaterIngredients[] = {"program", "kernels", kTemplateDate,
+                                             "adapter.target_parameters"};
 
 /// "[a, b]" in order of its items: PEFT keeps target modules as a set, in any order.
 std::string in_order(const std::string& list) {
@@ -139,7 +140,8 @@ void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now
       recorded != then.end() && tokenizer.matches(recorded->second)) {
     recorded->second = tokenizer.digest();  // format 1 recorded another digest of it
   }
-  for (const char* key : {"adapter.target_modules", "adapter.exclude_modules"}) {
+  for (const char* key :
+       {"adapter.target_modules", "adapter.exclude_modules", "adapter.target_parameters"}) {
     for (Fingerprint* one : {&then, &now}) {
       if (const auto found = one->find(key); found != one->end())
         found->second = in_order(found->second);

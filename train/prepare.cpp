@@ -33,6 +33,7 @@ constexpr const char* kShapeKeys[] = {"adapter.r",
                                       "adapter.use_rslora",
                                       "adapter.rank_pattern",
                                       "adapter.exclude_modules",
+                                      "adapter.target_parameters",
                                       "adapter.alpha_pattern",
                                       "adapter.layers_to_transform"};
 
@@ -40,9 +41,13 @@ std::vector<std::string> words_of(const lora::Targets& targets) {
   return targets.pattern ? std::vector<std::string>{*targets.pattern} : targets.names;
 }
 
+std::vector<lora::Target> targets_of(const lora::AdapterConfig& adapter, const model::Spec& spec) {
+  return lora::resolve_targets(adapter, model::linear_modules(spec), model::expert_stacks(spec));
+}
+
 /// What was written about the adapter has to agree with the adapter that training starts from.
 void require_agreement(const TrainConfig& config, const lora::Adapter& adapter,
-                       const std::vector<lora::Module>& modules, const schema::Origins& given) {
+                       const model::Spec& spec, const schema::Origins& given) {
   const auto* const key =
       std::ranges::find_if(kShapeKeys, [&](const char* name) { return given.contains(name); });
   if (key == std::ranges::end(kShapeKeys)) return;
@@ -52,7 +57,7 @@ void require_agreement(const TrainConfig& config, const lora::Adapter& adapter,
         "another adapter: {}; remove the key to take over that adapter's",
         given.at(*key), *key, config.adapter.init_from.string(), what);
   };
-  const std::vector<lora::Target> wanted = lora::resolve_targets(adapter_config(config), modules);
+  const std::vector<lora::Target> wanted = targets_of(adapter_config(config), spec);
   for (std::size_t i = 0; i < std::min(wanted.size(), adapter.factors.size()); ++i) {
     const lora::Target& there = adapter.factors[i].target;
     if (wanted[i].module.path != there.module.path) {
@@ -76,6 +81,7 @@ void take_over(const lora::AdapterConfig& from, AdapterSection& into) {
   into.use_rslora = from.use_rslora;
   into.target_modules = words_of(from.target_modules);
   into.exclude_modules = words_of(from.exclude_modules);
+  into.target_parameters = from.extras.target_parameters;
   into.layers_to_transform = from.layers_to_transform;
   into.rank_pattern = {from.rank_pattern.begin(), from.rank_pattern.end()};
   into.alpha_pattern = {from.alpha_pattern.begin(), from.alpha_pattern.end()};
@@ -85,10 +91,9 @@ lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint&
                               const model::Spec& spec, const lora::PromptDigests& prompts,
                               const schema::Origins& given,
                               const std::optional<TrainState>& resumed, const core::Log& log) {
-  const std::vector<lora::Module> modules = model::linear_modules(spec);
   if (config.adapter.init_from.empty()) {
     lora::AdapterConfig adapter = adapter_config(config);
-    std::vector<lora::Target> targets = lora::resolve_targets(adapter, modules);
+    std::vector<lora::Target> targets = targets_of(adapter, spec);
     // What PEFT calls a layer whose matrix is stored [in, out].
     adapter.fan_in_fan_out = std::ranges::any_of(targets, [&](const lora::Target& target) {
       return lora::stores_input_first(base, target.module.path);
@@ -103,7 +108,7 @@ lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint&
     lora::check_base(adapter, base);
     lora::check_prompts(adapter.provenance, prompts, base.path(), log);
   }
-  require_agreement(config, adapter, modules, given);
+  require_agreement(config, adapter, spec, given);
   take_over(adapter.config, config.adapter);
   adapter.config.lora_dropout = config.adapter.lora_dropout;
   adapter.config.base_model_name_or_path = config.base_model.string();

@@ -37,8 +37,8 @@ std::vector<MomentPlace> moment_places(const lora::Adapter& adapter) {
       places.push_back({stem + ".first_moment", shape, index, &Moments::first});
       places.push_back({stem + ".second_moment", std::move(shape), index, &Moments::second});
     };
-    add(".lora_A", 2 * i, {target.rank, target.module.in});
-    add(".lora_B", 2 * i + 1, {target.module.out, target.rank});
+    add(".lora_A", 2 * i, {target.ranks(), target.module.in});
+    add(".lora_B", 2 * i + 1, {target.module.out, target.ranks()});
   }
   return places;
 }
@@ -200,7 +200,7 @@ void require_factors_of(const TrainState& state, const std::vector<lora::Target>
                        here.module.path));
     }
     if (there.rank != here.rank || there.module.in != here.module.in ||
-        there.module.out != here.module.out) {
+        there.module.out != here.module.out || there.experts != here.experts) {
       fail(fmt::format("'{}' has rank {} and {} -> {} in it, and rank {} and {} -> {} in the run",
                        here.module.path, there.rank, there.module.in, there.module.out, here.rank,
                        here.module.in, here.module.out));

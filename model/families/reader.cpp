@@ -569,9 +569,9 @@ void add_expert_layer(const Reader& reader, const Block& block, const ExpertSize
   experts.mlp = block.mlp;
   experts.mlp.width = sizes.width;
   // Stacks where they are stored, or where a family has nothing else.
-  const std::string stack = reader.path(Part::kExpertsGateUp, index);
-  experts.stacked =
-      !stack.empty() && (reader.row(Part::kExpertUp) == nullptr || reader.stores(stack));
+  experts.up_stack = reader.path(Part::kExpertsGateUp, index);
+  experts.down_stack = reader.path(Part::kExpertsDown, index);
+  experts.stacked = reader.row(Part::kExpertUp) == nullptr || reader.stores(experts.up_stack);
   if (experts.stacked) {
     experts.up = {linear(Part::kExpertsGateUp, spec.hidden, 2 * sizes.width)};
     experts.down = {linear(Part::kExpertsDown, sizes.width, spec.hidden)};

@@ -55,6 +55,36 @@ TEST(Targets, APatternMatchesTheWholePath) {
                      "'q_proj'", "whole path", "nearest: 'q_proj'");
 }
 
+TEST(Targets, StacksOfExpertsAreNamedByTargetParameters) {
+  const std::vector<Stack> stacks{{{"model.layers.0.mlp.experts.gate_up_proj", 6, 10}, 4},
+                                  {{"model.layers.0.mlp.experts.down_proj", 5, 6}, 4},
+                                  {{"model.layers.1.mlp.experts.down_proj", 5, 6}, 4}};
+  AdapterConfig config = named({"q_proj"});
+  config.extras.target_parameters = {"mlp.experts.down_proj"};
+  config.rank_pattern = {{"layers.1.mlp.experts.down_proj", 3}};
+  const std::vector<Target> targets = resolve_targets(config, llama_modules(1), stacks);
+  EXPECT_THAT(paths(targets),
+              ElementsAre("model.layers.0.mlp.experts.down_proj", "model.layers.0.self_attn.q_proj",
+                          "model.layers.1.mlp.experts.down_proj"));
+  EXPECT_EQ(targets[0].experts, 4);
+  EXPECT_EQ(targets[0].parameters(), 4 * 8 * (5 + 6));
+  EXPECT_EQ(targets[2].rank, 3);
+  EXPECT_EQ(targets[1].kind, TargetKind::kLinear);
+  config.extras.target_parameters = {"mlp.experts.dwn_proj"};
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1), stacks), ConfigError,
+                     "'mlp.experts.dwn_proj'", "nearest: 'mlp.experts.down_proj'");
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1)), ConfigError, "no experts");
+  config.extras.target_parameters = {"down_proj"};
+  config.rank_pattern.clear();
+  config.lora_dropout = 0.1;
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1), stacks), ConfigError,
+                     "lora_dropout: 0.1");
+  config.lora_dropout = 0;
+  config.layers_to_transform = {0};
+  EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1), stacks), ConfigError,
+                     "layers_to_transform takes no stack");
+}
+
 TEST(Targets, AllLinearInAnyCaseMeansEveryModule) {
   EXPECT_THAT(resolve_targets(patterned("all-linear"), llama_modules(2)), SizeIs(14));
   EXPECT_THAT(resolve_targets(patterned("All-Linear"), llama_modules(2)), SizeIs(14));

@@ -62,6 +62,46 @@ TEST(WritePeft, TensorsAreF32UnderPeftsNames) {
   EXPECT_THAT(b->shape, ::testing::ElementsAre(12, 2));
 }
 
+// PEFT wraps the parameters of a module one around the other: the first has the longest key.
+TEST(WritePeft, StacksOfExpertsReadBackBitForBitUnderPeftsNames) {
+  const TempDir dir;
+  AdapterConfig config;
+  config.r = 2;
+  config.extras.target_parameters = {"mlp.experts.down_proj", "1.mlp.experts.gate_up_proj"};
+  std::vector<Stack> stacks;
+  for (const char* layer : {"0", "1"}) {
+    const std::string path = fmt::format("model.layers.{}.mlp.experts.", layer);
+    stacks.push_back({{path + "gate_up_proj", 6, 10}, 3});
+    stacks.push_back({{path + "down_proj", 5, 6}, 3});
+  }
+  Adapter adapter = make_adapter(config, resolve_targets(config, {}, stacks), 3);
+  for (Factors& factors : adapter.factors) {
+    for (std::size_t i = 0; i < factors.b.size(); ++i) factors.b[i] = 0.25F * static_cast<float>(i);
+  }
+  write_peft(adapter, dir.path());
+  const auto file = checkpoint::Safetensors::open(dir / kWeightsFile);
+  const auto shape = [&](const std::string& key) {
+    const auto* const found = file.find("base_model.model.model.layers." + key + ".weight");
+    return found == nullptr ? std::vector<std::int64_t>() : found->shape;
+  };
+  EXPECT_THAT(shape("0.mlp.experts.lora_A"), ::testing::ElementsAre(6, 5));
+  EXPECT_THAT(shape("0.mlp.experts.lora_B"), ::testing::ElementsAre(6, 6));
+  EXPECT_THAT(shape("1.mlp.experts.base_layer.lora_A"), ::testing::ElementsAre(6, 6));
+  EXPECT_THAT(shape("1.mlp.experts.base_layer.lora_B"), ::testing::ElementsAre(10, 6));
+  // An empty list: PEFT takes null for its own choice of modules.
+  const std::string text = slurp(dir / kConfigFile);
+  EXPECT_THAT(text, ::testing::HasSubstr("\"target_modules\": []"));
+  EXPECT_THAT(text, ::testing::HasSubstr("\"target_parameters\": ["));
+  const Adapter read = read_peft(dir.path());
+  ASSERT_EQ(read.factors.size(), 3U);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(read.factors[i].target.module.path, adapter.factors[i].target.module.path);
+    EXPECT_EQ(read.factors[i].target.experts, 3);
+    EXPECT_EQ(read.factors[i].a, adapter.factors[i].a);
+    EXPECT_EQ(read.factors[i].b, adapter.factors[i].b);
+  }
+}
+
 TEST(WritePeft, FactorsOfTheWrongSizeAreAProgrammingError) {
   const TempDir dir;
   Adapter adapter = sample();

@@ -38,7 +38,7 @@ class Reference {
           .requires_grad_(trained);
     };
     for (const lora::Factors& f : adapter.factors) {
-      adapters_[f.target.module.path].push_back({leaf(f.a, f.target.rank),
+      adapters_[f.target.module.path].push_back({leaf(f.a, f.target.ranks()),
                                                  leaf(f.b, f.target.module.out),
                                                  f.target.scale * weight, trained});
     }
@@ -173,6 +173,19 @@ class Reference {
             all.narrow(1, a.heads + a.kv_heads, a.kv_heads)};
   }
 
+  /// What the adapters of a stack add to the matrix of expert `e` of `count`.
+  at::Tensor change(const std::string& stack, std::int64_t e, std::int64_t count) {
+    at::Tensor sum = at::zeros({1}, at::kDouble);
+    const auto found = adapters_.find(stack);
+    if (found == adapters_.end()) return sum;
+    for (const ReferenceFactors& f : found->second) {
+      const at::Tensor a = f.a.view({count, -1, f.a.size(1)}).select(0, e);
+      const at::Tensor b = f.b.view({f.b.size(0), -1, count}).select(2, e);
+      sum = sum + f.scale * at::matmul(b, a);
+    }
+    return sum;
+  }
+
   /// Every expert for every token, weighted by 0 where it is not chosen.
   at::Tensor experts(const at::Tensor& h, const model::ExpertsSpec& spec,
                      const model::Dropout& dropout, std::uint32_t& module) {
@@ -196,7 +209,9 @@ class Reference {
       };
       at::Tensor up = spec.stacked ? matrix(spec.up[0])
                                    : at::cat({matrix(spec.up[2 * i]), matrix(spec.up[2 * i + 1])});
-      const at::Tensor down = matrix(spec.stacked ? spec.down[0] : spec.down[i]);
+      up = up + change(spec.up_stack, e, spec.count);
+      const at::Tensor down = matrix(spec.stacked ? spec.down[0] : spec.down[i]) +
+                              change(spec.down_stack, e, spec.count);
       at::Tensor gate_up = at::matmul(h, up.t());
       if (spec.bias) gate_up = gate_up + bias(spec.up[0]);
       if (spec.up[0].layout == checkpoint::Layout::kAlternating) {

@@ -68,23 +68,36 @@ inline TensorMap random_weights(const model::Spec& spec, std::uint64_t seed) {
   return weights;
 }
 
-/// Factors for the modules that `wanted` accepts; neither A nor B is zero.
+/// Factors for the linear layers and stacks of experts that `wanted` accepts; neither A nor B is
+/// zero.
 template <typename Wanted>
 lora::Adapter random_adapter(const model::Spec& spec, std::int64_t rank, double scale,
                              std::uint64_t seed, const Wanted& wanted) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal(0, 0.3F);
   lora::Adapter adapter;
-  for (const lora::Module& module : model::linear_modules(spec)) {
-    if (!wanted(module.path)) continue;
+  const auto add = [&](const lora::Module& module, lora::TargetKind kind, std::int64_t experts) {
+    if (!wanted(module.path)) return;
     lora::Factors factors;
-    factors.target = {
-        .module = module, .rank = rank, .alpha = scale * static_cast<double>(rank), .scale = scale};
-    factors.a.resize(static_cast<std::size_t>(rank * module.in));
-    factors.b.resize(static_cast<std::size_t>(rank * module.out));
+    factors.target = {.module = module,
+                      .rank = rank,
+                      .alpha = scale * static_cast<double>(rank),
+                      .scale = scale,
+                      .kind = kind,
+                      .experts = experts};
+    const std::int64_t ranks = factors.target.ranks();
+    factors.a.resize(static_cast<std::size_t>(ranks * module.in));
+    factors.b.resize(static_cast<std::size_t>(ranks * module.out));
     for (float& value : factors.a) value = normal(random);
     for (float& value : factors.b) value = normal(random);
     adapter.factors.push_back(std::move(factors));
+  };
+  for (const lora::Module& module : model::linear_modules(spec))
+    add(module, lora::TargetKind::kLinear, 1);
+  for (const lora::Stack& stack : model::expert_stacks(spec)) {
+    add(stack.module, lora::TargetKind::kExperts, stack.experts);
+    if (wanted(stack.module.path))
+      adapter.config.extras.target_parameters.push_back(stack.module.path);
   }
   return adapter;
 }

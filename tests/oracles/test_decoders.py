@@ -156,6 +156,9 @@ TARGETS = dict(gpt2=["c_attn", "c_proj", "c_fc"], gpt_neox=["query_key_value", "
                qwen2_moe=["q_proj", "gate_proj", "down_proj", "shared_expert_gate"],
                qwen3_moe_normalised=["k_proj", "o_proj"], gpt_oss_yarn=["q_proj", "k_proj", "v_proj", "o_proj"])
 STACKS = ["mixtral", "qwen3_moe_normalised", "gpt_oss_yarn"]
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+# Adapters of the experts themselves (PEFT's target_parameters), with those of linear layers or alone.
+PARAMETERS = {"mixtral": EXPERTS, "qwen2_moe": EXPERTS[1:], "qwen3_moe_normalised": EXPERTS[:1], "gpt_oss_yarn": EXPERTS}
 PROMPT = "In altepetl ihuan in atoyatl: nehuatl nicnequi nimitzittas moztla, tlazohcamati."
 PLAIN = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
@@ -239,12 +242,15 @@ def test_bf16_is_as_near_as_its_rounding(weft, tmp_path, tiny, name):
     record(name_of(name), "bf16", share)
 
 
-@pytest.mark.parametrize("name", CHOSEN)
-def test_adapters_equal_peft(weft, tmp_path, tiny, name):
+WITH_EXPERTS = [(name, None) for name in CHOSEN] + list(PARAMETERS.items())
+
+
+@pytest.mark.parametrize("name, parameters", WITH_EXPERTS)
+def test_adapters_equal_peft(weft, tmp_path, tiny, name, parameters):
     folder = tiny(name)
     model = get_peft_model(reference(folder), LoraConfig(
-        r=3, lora_alpha=5, target_modules=TARGETS.get(name, PLAIN), task_type="CAUSAL_LM",
-        fan_in_fan_out=name == "gpt2"))
+        r=3, lora_alpha=5, target_modules=TARGETS.get(name, PLAIN), target_parameters=parameters,
+        task_type="CAUSAL_LM", fan_in_fan_out=name == "gpt2"))
     torch.manual_seed(3)
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
@@ -293,8 +299,8 @@ def test_greedy_generation_equals_transformers(weft, worded, name):
     record(name_of(name), "generation", len(answer), min)
 
 
-@pytest.mark.parametrize("name", CHOSEN)
-def test_training_equals_peft(weft, worded, name, tmp_path):
+@pytest.mark.parametrize("name, parameters", WITH_EXPERTS)
+def test_training_equals_peft(weft, worded, name, parameters, tmp_path):
     folder = worded(name)
     shutil.copytree(folder / "base", tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
@@ -303,7 +309,9 @@ def test_training_equals_peft(weft, worded, name, tmp_path):
                                                     if name == "gpt2"}, **({"dropout": 0.0} if name == "opt" else {}))
     # What PEFT makes of "all-linear" for stacks of experts, routers included, is more than linear layers.
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if name in STACKS else "all-linear"
-    adapted, config = set_up(tmp_path, model, targets, max_updates=10)
+    if name == "gpt_oss_yarn" and parameters:
+        targets = []
+    adapted, config = set_up(tmp_path, model, targets, parameters, max_updates=10)
     weft("train", tmp_path / "config.yaml")
     losses, norms = train_with_peft(adapted, tokenizer, config)
     assert metrics(tmp_path / "run") == pytest.approx(losses, rel=1e-4)

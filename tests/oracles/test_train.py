@@ -30,11 +30,11 @@ PAIRS = [
 ]
 
 
-def set_up(folder, model, targets="all-linear", **changes):
+def set_up(folder, model, targets="all-linear", parameters=None, **changes):
     """Writes an initial adapter with both factors random, the pairs, and the configuration."""
     torch.manual_seed(11)
     adapted = get_peft_model(model, LoraConfig(
-        r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False,
+        r=4, lora_alpha=8, target_modules=targets, target_parameters=parameters, init_lora_weights=False,
         task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():

@@ -12,13 +12,14 @@
 
 namespace weft::tests {
 
-/// Shape of a small Llama. The vocabulary is <pad>, <s>, </s> and the 256 bytes.
+/// Shape of a small Llama, or of a Mixtral. The vocabulary is <pad>, <s>, </s> and the 256 bytes.
 struct TinyModel {
   std::int64_t hidden = 32;
   std::int64_t layers = 2;
   std::int64_t heads = 4;
   std::int64_t kv_heads = 2;
   std::int64_t intermediate = 48;
+  std::int64_t experts = 0;  ///< Of which two are visited; 0: a Llama
   std::int64_t max_positions = 512;
   bool tied_head = true;
   std::uint32_t seed = 1;
@@ -80,25 +81,33 @@ inline std::filesystem::path write_tiny_model(const std::filesystem::path& folde
   const auto write = [&](const char* name, const nlohmann::ordered_json& json) {
     std::ofstream(folder / name) << json.dump(1);
   };
-  write("config.json", {{"architectures", {"LlamaForCausalLM"}},
-                        {"model_type", "llama"},
-                        {"vocab_size", kTinyVocabulary},
-                        {"hidden_size", shape.hidden},
-                        {"num_hidden_layers", shape.layers},
-                        {"num_attention_heads", shape.heads},
-                        {"num_key_value_heads", shape.kv_heads},
-                        {"head_dim", head_dim},
-                        {"intermediate_size", shape.intermediate},
-                        {"max_position_embeddings", shape.max_positions},
-                        {"rms_norm_eps", 1e-5},
-                        {"rope_theta", 10000.0},
-                        {"hidden_act", "silu"},
-                        {"attention_bias", false},
-                        {"mlp_bias", false},
-                        {"tie_word_embeddings", shape.tied_head},
-                        {"bos_token_id", 1},
-                        {"eos_token_id", 2},
-                        {"torch_dtype", "float32"}});
+  nlohmann::ordered_json config{{"architectures", {"LlamaForCausalLM"}},
+                                {"model_type", "llama"},
+                                {"vocab_size", kTinyVocabulary},
+                                {"hidden_size", shape.hidden},
+                                {"num_hidden_layers", shape.layers},
+                                {"num_attention_heads", shape.heads},
+                                {"num_key_value_heads", shape.kv_heads},
+                                {"head_dim", head_dim},
+                                {"intermediate_size", shape.intermediate},
+                                {"max_position_embeddings", shape.max_positions},
+                                {"rms_norm_eps", 1e-5},
+                                {"rope_theta", 10000.0},
+                                {"hidden_act", "silu"},
+                                {"attention_bias", false},
+                                {"mlp_bias", false},
+                                {"tie_word_embeddings", shape.tied_head},
+                                {"bos_token_id", 1},
+                                {"eos_token_id", 2},
+                                {"torch_dtype", "float32"}};
+  if (shape.experts > 0) {
+    config["architectures"] = {"MixtralForCausalLM"};
+    config["model_type"] = "mixtral";
+    config["num_local_experts"] = shape.experts;
+    config["num_experts_per_tok"] = 2;
+    for (const char* key : {"attention_bias", "mlp_bias"}) config.erase(key);
+  }
+  write("config.json", config);
   write("tokenizer.json", tiny_tokenizer());
   write("tokenizer_config.json", {{"tokenizer_class", "PreTrainedTokenizerFast"},
                                   {"bos_token", "<s>"},
@@ -120,6 +129,16 @@ inline std::filesystem::path write_tiny_model(const std::filesystem::path& folde
     add("self_attn.k_proj", {shape.kv_heads * head_dim, shape.hidden});
     add("self_attn.v_proj", {shape.kv_heads * head_dim, shape.hidden});
     add("self_attn.o_proj", {shape.hidden, shape.heads * head_dim});
+    if (shape.experts > 0) {
+      add("block_sparse_moe.gate", {shape.experts, shape.hidden});
+      for (std::int64_t e = 0; e < shape.experts; ++e) {
+        const std::string expert = "block_sparse_moe.experts." + std::to_string(e) + ".";
+        add((expert + "w1").c_str(), {shape.intermediate, shape.hidden});
+        add((expert + "w3").c_str(), {shape.intermediate, shape.hidden});
+        add((expert + "w2").c_str(), {shape.hidden, shape.intermediate});
+      }
+      continue;
+    }
     add("mlp.gate_proj", {shape.intermediate, shape.hidden});
     add("mlp.up_proj", {shape.intermediate, shape.hidden});
     add("mlp.down_proj", {shape.hidden, shape.intermediate});

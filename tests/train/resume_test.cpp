@@ -26,6 +26,28 @@ std::map<std::string, std::string> contents(const fs::path& folder) {
   return all;
 }
 
+TEST(Resume, AdaptersOfExpertsGoOnToTheSameBits) {
+  TinyRun job({.experts = 3});
+  const std::string yaml = "lr_scheduler: constant\nsave: {every: 2u}\n";
+  const auto with = [](std::string updates,
+                       const char* stacks = "gate_up_proj,mlp.experts.down_proj") {
+    return std::vector<std::string>{
+        std::move(updates), "adapter.target_modules=[]",
+        fmt::format("adapter.target_parameters=[mlp.experts.{}]", stacks)};
+  };
+  job.run(yaml, with("max_updates=6"));
+  const std::string whole = job.adapter_bytes();
+  job.run(yaml, with("max_updates=4"));
+  EXPECT_NE(job.adapter_bytes(), whole);
+  job.run(yaml, with("max_updates=6"), Start::kResume);
+  EXPECT_EQ(job.adapter_bytes(), whole);
+  EXPECT_THROWS_WITH(job.run(yaml, with("max_updates=7", "down_proj"), Start::kResume), InputError,
+                     "adapter.target_parameters");
+  auto dropping = with("max_updates=2");
+  dropping.emplace_back("adapter.lora_dropout=0.1");
+  EXPECT_THROWS_WITH(job.run(yaml, dropping), ConfigError, "lora_dropout: 0.1");
+}
+
 TEST(Resume, WithMoreUpdatesKeepsTheBestAdapter) {
   TinyRun job;
   const std::string yaml =
