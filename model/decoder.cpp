@@ -144,7 +144,7 @@ struct Decoder::State {
   };
   [[nodiscard]] std::map<std::string, Place, std::less<>> places() {
     std::map<std::string, Place, std::less<>> result;
-    const std::vector<lora::Module> modules = linear_modules(spec);
+    const std::vector<lora::Module> modules = model::linear_modules(spec);
     const std::vector<lora::Stack> stacks = expert_stacks(spec);
     auto module = modules.begin();
     auto stack = stacks.begin();
