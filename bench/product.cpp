@@ -2,7 +2,7 @@
 // in GFLOP/s and their quotient.
 //
 //   bench_product [--dtype bf16|f32] [--rows 512] [--rounds 15]
-#include "model/product.h"
+#include "model/kernels/product.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>

@@ -19,8 +19,8 @@ model::Compute compute_of(const std::string& dtype, const core::Log& log) {
   if (best == model::Compute::kF32) {
     core::tell(
         log, core::Level::kWarning,
-        "this processor has no products of bf16 (AVX-512 BF16): numbers are kept in bf16 and "
-        "multiplied in f32, which takes half the memory of --dtype f32 and is no faster");
+        "this processor has no fast products of bf16 (AMX, AVX-512 BF16): numbers are kept in bf16 "
+        "and multiplied in f32, which takes half the memory of --dtype f32 and is about as fast");
   }
   return model::Compute::kBF16;
 }

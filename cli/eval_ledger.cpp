@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "core/error.h"
+#include "model/runtime.h"
 
 namespace weft::cli {
 namespace {
@@ -70,7 +71,7 @@ EvalRecord::EvalRecord(const eval::EvalConfig& config, std::string name, const c
 
 void EvalRecord::begin() {
   std::string name = std::move(circumstances_.name);
-  circumstances_ = eval::circumstances_now();
+  circumstances_ = eval::circumstances_now(model::kernel_names());
   circumstances_.name = std::move(name);
   begun_ = clock_seconds();
 }

@@ -117,23 +117,35 @@ Run add_inspect(CLI::App& app) {
     bool json = false;
     bool no_hash = false;
     bool verify = false;
+    bool machine = false;
   };
   const auto arguments = std::make_shared<Arguments>();
-  app.description("Says what a model, a weights file, an adapter or a run's folder holds.");
-  app.add_option("path", arguments->path,
-                 "Hugging Face folder, GGUF or .safetensors file, adapter, run's folder")
-      ->required();
+  app.description(
+      "Says what a model, a weights file, an adapter or a run's folder holds, or what the machine "
+      "computes with.");
+  CLI::Option* const path =
+      app.add_option("path", arguments->path,
+                     "Hugging Face folder, GGUF or .safetensors file, adapter, run's folder");
   app.add_flag("--tensors", arguments->options.tensors, "list every tensor");
   app.add_flag("--no-hash", arguments->no_hash, "skip the digest, which reads all weights");
   app.add_flag("--verify", arguments->verify,
                "hold a folder that weft merge wrote against its merge.json: every file's SHA-256; "
                "with --no-hash the inputs are not read");
+  app.add_flag("--machine", arguments->machine,
+               "this machine: processor, caches, the kernels that it can multiply with, which are "
+               "chosen and how fast they are (takes a second)")
+      ->excludes(path);
   app.add_flag("--json", arguments->json, "for programs: one JSON object");
   return [arguments] {
     arguments->options.hash = !arguments->no_hash;
-    const InspectReport report = arguments->verify
-                                     ? verify_folder(arguments->path, arguments->options)
-                                     : inspect(arguments->path, arguments->options);
+    if (arguments->path.empty() && !arguments->machine)
+      throw ConfigError("inspect: name a file or folder, or give --machine");
+    const auto describe = [&] {
+      if (arguments->machine) return inspect_machine();
+      return arguments->verify ? verify_folder(arguments->path, arguments->options)
+                               : inspect(arguments->path, arguments->options);
+    };
+    const InspectReport report = describe();
     if (arguments->json) {
       // Names and metadata come from files: malformed bytes must not end the output.
       print("{}\n", report.json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));

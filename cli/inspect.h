@@ -76,6 +76,9 @@ InspectReport inspect_run(const std::filesystem::path& path, const InspectOption
 // inspect_verify.cpp: a merged folder against its certificate; throws where it differs.
 InspectReport verify_folder(const std::filesystem::path& path, const InspectOptions& options);
 
+// inspect_machine.cpp: the processor, and what it computes with; measures for a second.
+InspectReport inspect_machine();
+
 // inspect_model.cpp
 bool is_model_folder(const std::filesystem::path& path);
 InspectReport inspect_model_folder(const std::filesystem::path& path,

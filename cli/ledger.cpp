@@ -54,19 +54,13 @@ void give(const LedgerArguments& a, const std::string& text) {
 
 Json to_json(const eval::LedgerEntry& entry) {
   const eval::Circumstances& c = entry.circumstances;
-  return {{"id", entry.id},
-          {"recorded_at", c.recorded_at},
-          {"name", c.name},
-          {"tags", entry.tags},
-          {"run", c.run},
-          {"program", c.program},
-          {"machine", c.machine},
-          {"threads", c.threads},
-          {"seconds", c.seconds},
-          {"stages", entry.stages},
-          {"suites", entry.suites},
-          {"gates", entry.gates},
-          {"gates_failed", entry.gates_failed}};
+  return {{"id", entry.id},         {"recorded_at", c.recorded_at},
+          {"name", c.name},         {"tags", entry.tags},
+          {"run", c.run},           {"program", c.program},
+          {"machine", c.machine},   {"threads", c.threads},
+          {"kernels", c.kernels},   {"seconds", c.seconds},
+          {"stages", entry.stages}, {"suites", entry.suites},
+          {"gates", entry.gates},   {"gates_failed", entry.gates_failed}};
 }
 
 std::string gates_cell(const eval::LedgerEntry& entry) {
@@ -133,7 +127,8 @@ int show(const LedgerArguments& a) {
   }
   print("{} {}, recorded {}{}\n", id, c.name, c.recorded_at,
         entry.tags.empty() ? std::string() : fmt::format(", tags {}", fmt::join(entry.tags, " ")));
-  print("{}, {} threads, {}; took {}\n", c.program, c.threads, c.machine,
+  print("{}, {} threads{}, {}; took {}\n", c.program, c.threads,
+        c.kernels.empty() ? "" : fmt::format(", kernels {}", c.kernels), c.machine,
         core::human_duration(c.seconds));
   if (!c.run.empty()) print("run {}\n", c.run);
   core::Table contents({"stage", "holds", "SHA-256"});

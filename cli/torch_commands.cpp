@@ -1,6 +1,7 @@
 #include <array>
 
 #include "cli/command.h"
+#include "cli/machine.h"
 #include "cli/verify_engine.h"
 #include "core/stop.h"
 
@@ -31,7 +32,7 @@ extern "C" __attribute__((visibility("default"))) int weft_run_torch_command(con
                                 {arguments, static_cast<std::size_t>(count)});
 }
 
-/// The same for functions that commands of the program call (cli/verification.h).
+/// The same for functions that commands of the program call (cli/verification.h, cli/machine.h).
 extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_start_verification(
     const weft::cli::VerificationRequest& request, const weft::core::Log& log,
     weft::cli::EngineVerify& verify) {
@@ -44,4 +45,10 @@ extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_
       return weft::cli::caught([&] { found = measure(written); });
     };
   });
+}
+
+extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_describe_machine(
+    weft::model::Machine& machine) {
+  constexpr double kSeconds = 1;
+  return weft::cli::caught([&] { machine = weft::model::describe_machine(kSeconds); });
 }

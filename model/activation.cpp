@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "model/kernel_math.h"
+#include "model/kernels/kernel_math.h"
 
 namespace weft::model {
 namespace {

@@ -1,7 +1,6 @@
 #include "model/decoder.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/cpu/Utils.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/square.h>
 #include <ATen/ops/sum.h>
@@ -15,7 +14,8 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "model/generate.h"
-#include "model/kernel_math.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/sets.h"
 #include "model/weights.h"
 
 namespace weft::model {
@@ -108,12 +108,7 @@ data::Row plain_row(std::span<const std::int32_t> tokens, std::int64_t first) {
 }  // namespace
 
 Compute best_compute() {
-  const auto capabilities = at::cpu::get_cpu_capabilities();
-  const auto has = [&](const char* name) {
-    const auto found = capabilities.find(name);
-    return found != capabilities.end() && found->second.isBool() && found->second.toBool();
-  };
-  return has("avx512_bf16") || has("amx_bf16") ? Compute::kBF16 : Compute::kF32;
+  return kernel::prefers_bfloat16(kernel::chosen_set()) ? Compute::kBF16 : Compute::kF32;
 }
 
 struct Decoder::State {

@@ -23,7 +23,7 @@ namespace weft::model {
 /// and the adapters' masters are fp32 either way.
 enum class Compute { kF32, kBF16 };
 
-/// bf16 where the processor multiplies it natively (AVX-512 BF16 or AMX), fp32 elsewhere.
+/// What is faster with the kernels of this process (model/kernels/sets.h).
 [[nodiscard]] Compute best_compute();
 
 /// An adapter's factors on their way through training: fp32 masters and gradients.
@@ -67,7 +67,7 @@ using InputSquares = std::vector<std::vector<double>>;
 struct KvCache;  ///< Keys and values of past tokens (model/generate.h).
 
 /// A decoder-only model: frozen base and, optionally, adapters. A chain of operations with explicit
-/// forward and backward (model/ops.h); no autograd.
+/// forward and backward (model/kernels/ops.h); no autograd.
 ///
 /// Not thread-safe: one call at a time. Uses LibTorch's threads.
 class Decoder {
@@ -142,7 +142,7 @@ class Decoder {
   [[nodiscard]] at::Tensor next_logits(std::span<const std::int32_t> tokens, KvCache& cache);
   /// One token more of each of several sequences: logits [n, V] fp32 of tokens[i], which continues
   /// what caches[i] (distinct) holds and is added to it. The weights are read once for all, and
-  /// a sequence's logits have the same bits whatever the others are (model/product.h).
+  /// a sequence's logits have the same bits whatever the others are (model/kernels/product.h).
   [[nodiscard]] at::Tensor step_logits(std::span<const std::int32_t> tokens,
                                        std::span<KvCache* const> caches);
 

@@ -7,9 +7,9 @@
 #include <numeric>
 #include <utility>
 
-#include "model/kernel_math.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/product.h"
 #include "model/layer.h"
-#include "model/product.h"
 
 namespace weft::model {
 namespace {

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "model/activation.h"
+#include "model/kernels/ops.h"
 #include "model/linear.h"
 #include "model/norm.h"
-#include "model/ops.h"
 #include "model/spec.h"
 
 namespace weft::model {

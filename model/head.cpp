@@ -8,8 +8,8 @@
 #include <limits>
 #include <utility>
 
-#include "model/kernel_math.h"
-#include "model/product.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/product.h"
 
 namespace weft::model {
 namespace {

@@ -10,12 +10,12 @@
 
 #include "data/row.h"
 #include "model/activation.h"
-#include "model/attention.h"
-#include "model/attention_step.h"
 #include "model/experts.h"
+#include "model/kernels/attention.h"
+#include "model/kernels/attention_step.h"
+#include "model/kernels/ops.h"
 #include "model/linear.h"
 #include "model/norm.h"
-#include "model/ops.h"
 #include "model/spec.h"
 
 namespace weft::model {

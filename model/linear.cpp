@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/kernels/product.h"
 #include "model/meter.h"
-#include "model/product.h"
 
 namespace weft::model {
 

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "model/ops.h"
-#include "model/product.h"
+#include "model/kernels/ops.h"
+#include "model/kernels/product.h"
 #include "model/quantised.h"
 
 namespace weft::model {

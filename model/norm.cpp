@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "model/kernel_math.h"
+#include "model/kernels/kernel_math.h"
 
 namespace weft::model {
 namespace {

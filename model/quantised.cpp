@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/parallel.h"
-#include "model/kernel_math.h"
+#include "model/kernels/kernel_math.h"
 
 namespace weft::model {
 namespace {

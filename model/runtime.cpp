@@ -5,13 +5,17 @@
 #include <malloc.h>
 #endif
 
+#include <algorithm>
+#include <vector>
+
 #include "core/parallel.h"
 #include "model/arena.h"
-#include "model/tile_product.h"
+#include "model/kernels/sets.h"
 
 namespace weft::model {
 
 void prepare_runtime(int threads) {
+  (void)kernel::chosen_set();  // fails here rather than in the first product
 #ifdef __GLIBC__
   // 32 MiB is the largest threshold glibc accepts; larger blocks are mapped one by one.
   ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
@@ -23,9 +27,11 @@ void prepare_runtime(int threads) {
   at::set_num_threads(core::thread_count());
 }
 
-std::string kernel_names() {
-  const std::string dense = kernel::dense_instructions();
-  return kernel::has_bf16_pairs() ? "avx512_bf16 " + dense : dense;
+std::string kernel_names() { return std::string(kernel::name_of(kernel::chosen_set())); }
+
+bool has_kernels(std::string_view name) {
+  const std::vector<kernel::Set> sets = kernel::available_sets();
+  return std::ranges::find(sets, name, kernel::name_of) != sets.end();
 }
 
 }  // namespace weft::model

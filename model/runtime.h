@@ -1,10 +1,12 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace weft::model {
 
-/// Sets up the process for LibTorch's work; call once, before the first tensor.
+/// Sets up the process for LibTorch's work; call once, before the first tensor. ConfigError where
+/// WEFT_KERNELS names kernels that this processor lacks.
 ///
 /// `threads` (0: the machine's cores) becomes core::thread_count() and LibTorch's, whose own
 /// default can be wrong. Large tensors come from an Arena (model/arena.h), and glibc is told to
@@ -12,8 +14,11 @@ namespace weft::model {
 /// the arithmetic.
 void prepare_runtime(int threads);
 
-/// The sets of instructions that products are computed with on this processor, which decide the
-/// last bits: "avx512_bf16 avx512", "avx2".
+/// The set of instructions that products are computed with, which decides the last bits
+/// (model/kernels/sets.h): "avx512_bf16".
 [[nodiscard]] std::string kernel_names();
+
+/// Whether this processor has kernels of that name, so that WEFT_KERNELS can ask for them.
+[[nodiscard]] bool has_kernels(std::string_view name);
 
 }  // namespace weft::model

@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/philox.h"
-#include "model/ops.h"
+#include "model/kernels/ops.h"
 
 namespace weft::model {
 namespace {

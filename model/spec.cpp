@@ -86,12 +86,6 @@ std::vector<lora::Stack> expert_stacks(const Spec& spec) {
   return stacks;
 }
 
-std::int64_t widest_input(const Spec& spec) {
-  std::int64_t widest = spec.hidden;
-  for_linears(spec, [&](const LinearSpec& linear) { widest = std::max(widest, linear.in); });
-  return widest;
-}
-
 std::vector<WeightShape> weight_shapes(const Spec& spec) {
   std::vector<WeightShape> shapes;
   const auto add = [&](const std::string& module, std::vector<std::int64_t> shape) {

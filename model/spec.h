@@ -209,9 +209,6 @@ struct Spec {
 /// experts of a layer, one above the other, and down.
 [[nodiscard]] std::vector<lora::Stack> expert_stacks(const Spec& spec);
 
-/// The widest input of a linear layer.
-[[nodiscard]] std::int64_t widest_input(const Spec& spec);
-
 /// A tensor of the checkpoint and the shape the spec gives it.
 struct WeightShape {
   std::string name;

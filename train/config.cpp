@@ -440,9 +440,10 @@ model::Compute compute_of(DTypeChoice dtype) {
 
 std::string dtype_note(DTypeChoice dtype, model::Compute best) {
   if (dtype != DTypeChoice::kBFloat16 || best == model::Compute::kBF16) return "";
-  return "dtype: this processor has no products of bfloat16 (AVX-512 BF16): numbers are kept in "
-         "bfloat16 and multiplied in float32, which takes half the memory of dtype: float32 and "
-         "is no faster";
+  return "dtype: this processor has no fast products of bfloat16 (AMX, AVX-512 BF16): numbers are "
+         "kept in bfloat16 and multiplied in float32, which takes half the memory of dtype: "
+         "float32 "
+         "and is about as fast";
 }
 
 namespace {
@@ -481,7 +482,6 @@ const std::vector<std::string>& resumable_keys() {
                                               "gradient_checkpointing",
                                               "threads",
                                               "program",
-                                              "kernels",
                                               "early_stopping",
                                               "preflight",
                                               "token_cache",

@@ -124,6 +124,14 @@ std::string in_order(const std::string& list) {
   return fmt::format("[{}]", fmt::join(items, ", "));
 }
 
+/// How to compute with the kernels of then.
+std::string kernels_hint(const std::string& then, const std::string& now) {
+  if (then == now) return "";
+  return model::has_kernels(then)
+             ? fmt::format("WEFT_KERNELS={} before the command computes as it did, ", then)
+             : fmt::format("this processor lacks '{}', ", then);
+}
+
 /// Refuses a checkpoint that is of another run.
 void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now,
                       const text::Tokenizer& tokenizer, std::int64_t update, const core::Log& log) {
@@ -147,12 +155,15 @@ void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now
         found->second = in_order(found->second);
     }
   }
+  // Version 0.1 named both of the processor's sets where it multiplied pairs of bfloat16.
+  if (std::string& kernels = then["kernels"]; kernels == "avx512_bf16 avx512")
+    kernels = "avx512_bf16";
   const std::string changed = difference(then, now, resumable_keys());
   if (!changed.empty()) {
     throw InputError(
-        "{} cannot be resumed, because it would be another run: {}; undo the change, or "
+        "{} cannot be resumed, because it would be another run: {}; {}undo the change, or "
         "start anew with --force or another output_dir",
-        folder.path().string(), changed);
+        folder.path().string(), changed, kernels_hint(then.at("kernels"), now.at("kernels")));
   }
   const std::string noted =
       difference(then, now,

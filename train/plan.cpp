@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "core/parallel.h"
+#include "model/kernels/product.h"
 #include "model/memory.h"
-#include "model/product.h"
 
 namespace weft::train {
 namespace {
@@ -93,17 +93,12 @@ class Planner {
   }
 
   [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed) const {
-    return need(row, recomputed).total() + demand_.other_adapters + program_and_data(row) <=
+    return need(row, recomputed).total() + demand_.other_adapters + program_and_data() <=
            plan_.available;
   }
 
-  [[nodiscard]] std::uint64_t program_and_data(std::int64_t row) const {
-    std::uint64_t buffers = 0;
-    if (demand_.compute == model::Compute::kBF16) {
-      buffers = model::widened_bytes(row, model::widest_input(demand_.spec)) *
-                static_cast<std::uint64_t>(core::thread_count());
-    }
-    return program_ + kRuntime + buffers + demand_.data_bytes;
+  [[nodiscard]] std::uint64_t program_and_data() const {
+    return program_ + kRuntime + demand_.data_bytes;
   }
 
   MemoryPlan take(std::int64_t row, std::int64_t recomputed) {
@@ -120,7 +115,7 @@ class Planner {
                    {"adapter and optimiser", n.adapter,
                     fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
                                 config_.adapter.r)},
-                   {"program and data", program_and_data(row), ""}};
+                   {"program and data", program_and_data(), ""}};
     if (demand_.other_adapters > 0) {
       plan_.parts.push_back({"the other adapters", demand_.other_adapters,
                              "a smaller adapter.r of theirs, or fewer `adapters` at once"});

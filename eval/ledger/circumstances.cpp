@@ -6,6 +6,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "core/parallel.h"
 #include "core/version.h"
@@ -25,11 +26,12 @@ std::string processor() {
 
 }  // namespace
 
-Circumstances circumstances_now() {
+Circumstances circumstances_now(std::string kernels) {
   return {.recorded_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
           .program = fmt::format("weft {}", core::kVersion),
           .machine = processor(),
-          .threads = core::thread_count()};
+          .threads = core::thread_count(),
+          .kernels = std::move(kernels)};
 }
 
 std::string run_of(const std::vector<StageResult>& stages) {

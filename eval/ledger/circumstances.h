@@ -16,11 +16,13 @@ struct Circumstances {
   std::string program{};      ///< "weft 0.1.0"
   std::string machine{};      ///< The processor's name.
   std::int64_t threads = 0;
+  /// What products were computed with (model/kernels/sets.h); empty where that was not recorded.
+  std::string kernels{};
   double seconds = 0;
 };
 
 /// Those of an evaluation that begins now in this process, without name and run.
-[[nodiscard]] Circumstances circumstances_now();
+[[nodiscard]] Circumstances circumstances_now(std::string kernels);
 
 /// The folder of the training run that the last adapter of the stages lies in (docs/run_folder.md);
 /// empty where none does.

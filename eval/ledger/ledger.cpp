@@ -145,13 +145,14 @@ std::int64_t Ledger::record(const Recorded& recorded, const Analysis& analysis,
   sqlite::Transaction transaction(database_);
   sqlite::Statement(database_,
                     "INSERT INTO evaluations(recorded_at, name, run, program, machine, threads, "
-                    "seconds, settings, gates) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+                    "kernels, seconds, settings, gates) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
       .bind(c.recorded_at)
       .bind(c.name)
       .bind(c.run)
       .bind(c.program)
       .bind(c.machine)
       .bind(c.threads)
+      .bind(c.kernels)
       .bind(c.seconds)
       .bind(settings_text(recorded))
       .bind(to_json(recorded.gates).dump(-1, ' ', false, Json::error_handler_t::replace))

@@ -29,8 +29,10 @@ void read_settings(const Json& settings, Recorded& recorded) {
                          generate.value("stop", std::vector<std::string>{})};
 }
 
-/// Columns of `evaluations` from recorded_at to seconds.
-constexpr const char* kCircumstances = "recorded_at, name, run, program, machine, threads, seconds";
+/// Columns of `evaluations` that say when, where and by what.
+constexpr const char* kCircumstances =
+    "recorded_at, name, run, program, machine, threads, kernels, seconds";
+constexpr int kCircumstanceColumns = 8;
 
 Circumstances circumstances_of(const sqlite::Statement& row, int column) {
   return {.recorded_at = row.text(column),
@@ -39,7 +41,8 @@ Circumstances circumstances_of(const sqlite::Statement& row, int column) {
           .program = row.text(column + 3),
           .machine = row.text(column + 4),
           .threads = row.integer(column + 5),
-          .seconds = row.real(column + 6)};
+          .kernels = row.text(column + 6),
+          .seconds = row.real(column + 7)};
 }
 
 std::vector<std::string> texts(sqlite::Database& database, const char* sql, std::int64_t id) {
@@ -69,8 +72,8 @@ Recorded Ledger::read(std::int64_t id) {
     throw ConfigError("there is no evaluation {} in ledger '{}'", id, path_.string());
   Recorded recorded{.circumstances = circumstances_of(query, 0)};
   try {
-    read_settings(Json::parse(query.text(7)), recorded);
-    recorded.gates = gates_from_json(Json::parse(query.text(8)));
+    read_settings(Json::parse(query.text(kCircumstanceColumns)), recorded);
+    recorded.gates = gates_from_json(Json::parse(query.text(kCircumstanceColumns + 1)));
     read_stages(id, recorded.evaluation);
   } catch (const Json::exception& error) {
     throw InputError("ledger '{}': evaluation {} cannot be read ({})", path_.string(), id,

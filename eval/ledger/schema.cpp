@@ -79,7 +79,11 @@ CREATE TABLE parts(
   results BLOB NOT NULL);     -- as in suites
 )sql";
 
-constexpr std::array kMigrations{kVersion1, kVersion2};
+// What products were computed with; empty in what was recorded before.
+constexpr const char* kVersion3 =
+    "ALTER TABLE evaluations ADD COLUMN kernels TEXT NOT NULL DEFAULT ''";
+
+constexpr std::array kMigrations{kVersion1, kVersion2, kVersion3};
 
 /// Write-ahead logs need memory that all writers share, which machines on a network do not.
 bool is_on_network(const std::filesystem::path& path) {

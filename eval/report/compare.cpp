@@ -67,6 +67,8 @@ std::vector<std::string> changed_circumstances(const Circumstances& then,
     changed.push_back(fmt::format("{}, was {}", now.machine, then.machine));
   if (then.threads != now.threads)
     changed.push_back(fmt::format("{} threads, were {}", now.threads, then.threads));
+  if (!then.kernels.empty() && !now.kernels.empty() && then.kernels != now.kernels)
+    changed.push_back(fmt::format("kernels {}, were {}", now.kernels, then.kernels));
   return changed;
 }
 

@@ -29,6 +29,7 @@ std::string part_key(const PartInputs& inputs) {
       {"program", c.program},
       {"machine", c.machine},
       {"threads", c.threads},
+      {"kernels", c.kernels},
       {"dtype", inputs.dtype},
       {"row_tokens", inputs.row_tokens},
       {"stage", contents(inputs.stage)},

@@ -17,6 +17,7 @@
 #include "lora/adapter.h"
 #include "model/decoder.h"
 #include "model/memory.h"
+#include "model/runtime.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -276,7 +277,7 @@ void require_gates(const EvalConfig& config, const std::vector<StagePlan>& plans
 void find_finished(std::vector<StageWork>& all, std::size_t reference, const std::string& dtype,
                    const Hooks& hooks) {
   if (!hooks.parts.find) return;
-  const Circumstances now = circumstances_now();
+  const Circumstances now = circumstances_now(model::kernel_names());
   std::size_t found = 0, total = 0;
   for (StageWork& work : all) {
     for (SuiteWork& part : work.suites) {

@@ -64,6 +64,7 @@ inline eval::Recorded sample_evaluation(int seed = 0) {
                             .program = "weft 1",
                             .machine = "a processor",
                             .threads = 2,
+                            .kernels = "avx2",
                             .seconds = 12.5};
   recorded.evaluation = {.sequence_len = 512,
                          .dtype = "float32",

@@ -1,11 +1,11 @@
-#include "model/ops.h"
+#include "model/kernels/ops.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "model/activation.h"
-#include "model/attention.h"
 #include "model/head.h"
+#include "model/kernels/attention.h"
 #include "model/linear.h"
 #include "model/norm.h"
 #include "tests/model/tiny.h"

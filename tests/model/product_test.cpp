@@ -1,4 +1,4 @@
-#include "model/product.h"
+#include "model/kernels/product.h"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "core/number.h"
-#include "model/product.h"
+#include "model/kernels/product.h"
 
 namespace weft::tests {
 namespace {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/philox.h"
-#include "model/ops.h"
+#include "model/kernels/ops.h"
 #include "tests/model/tiny.h"
 
 // The decoder as plain ATen formulas on double tensors, differentiated by autograd: what the

@@ -10,7 +10,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "model/decoder.h"
-#include "model/ops.h"
+#include "model/kernels/ops.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 #include "tests/support/tiny_model.h"

@@ -118,6 +118,7 @@ TEST_F(LedgerTest, GivesBackEveryBit) {
   EXPECT_EQ(read.circumstances.recorded_at, written.circumstances.recorded_at);
   EXPECT_EQ(read.circumstances.run, "/runs/nahuatl");
   EXPECT_EQ(read.circumstances.threads, 2);
+  EXPECT_EQ(read.circumstances.kernels, "avx2");
   EXPECT_EQ(read.evaluation.decoding->repetition_penalty, 1.1);
   EXPECT_EQ(read.bootstrap.confidence, 0.9);
   EXPECT_EQ(read.bootstrap.permutations, 100);

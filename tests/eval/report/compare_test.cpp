@@ -71,10 +71,12 @@ TEST(Compare, EveryKindOfResultIsLookedAt) {
 TEST(Compare, OtherCircumstancesMayRoundAndAreNamed) {
   Recorded later = sample_evaluation();
   later.circumstances.threads = 8;
+  later.circumstances.kernels = "amx";
   later.circumstances.program = "weft 2";
   for (Item& item : later.evaluation.stages[0].suites[0].items) item.loss *= 1 + 1e-5;
   Changes changes = compare(sample_evaluation(), later);
-  EXPECT_THAT(changes.circumstances, ElementsAre("weft 2, was weft 1", "8 threads, were 2"));
+  EXPECT_THAT(changes.circumstances,
+              ElementsAre("weft 2, was weft 1", "8 threads, were 2", "kernels amx, were avx2"));
   EXPECT_EQ(verdict(changes, change_of(changes, "base", "corpus")), Verdict::kRounding);
   EXPECT_FALSE(has_drifted(changes));
   EXPECT_THAT(to_text(changes, "v1"), HasSubstr("8 threads, were 2"));

@@ -15,8 +15,8 @@
 #include <cmath>
 #include <numbers>
 
-#include "model/kernel_math.h"
-#include "model/ops.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/ops.h"
 
 namespace weft::model {
 namespace {

@@ -10,10 +10,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "model/attention.h"
-#include "model/kernel_math.h"
-#include "model/pack.h"
-#include "model/tile_product.h"
+#include "model/kernels/attention.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/pack.h"
+#include "model/kernels/multiply.h"
 
 // What attention's forward and backward share: where heads lie in memory, how tiles become operands
 // of products, which keys a query sees, and how tasks are spread over threads.
@@ -80,18 +80,18 @@ struct Job {
 template <typename Element>
 using Buffer = std::unique_ptr<Element[]>;
 
-/// Buffers of one thread. E: element type of operands.
-template <typename T, typename E>
+/// Buffers of one thread.
+template <typename T>
 struct Scratch {
   using W = Wide<T>;
   std::int64_t depth;                   ///< head_dim, filled up to whole pairs
   std::int64_t columns;                 ///< head_dim, filled up to whole registers
   std::int64_t rows;                    ///< of a block of queries, filled up
-  Buffer<E> staged;                     // [max(rows, kForwardKeys), depth]
-  Buffer<E> left, left_gradient;        // [max(rows, kKeys), depth]
-  Buffer<E> across, across_gradient;    // packed [depth, rows or kForwardKeys]
-  Buffer<E> along, along_gradient;      // packed [rows or kForwardKeys, columns]
-  Buffer<E> weights, weights_gradient;  // [rows, keys] or [keys, rows]
+  Buffer<T> staged;                     // [max(rows, kForwardKeys), depth]
+  Buffer<T> left, left_gradient;        // [max(rows, kKeys), depth]
+  Buffer<T> across, across_gradient;    // packed [depth, rows or kForwardKeys]
+  Buffer<T> along, along_gradient;      // packed [rows or kForwardKeys, columns]
+  Buffer<T> weights, weights_gradient;  // [rows, keys] or [keys, rows]
   Buffer<W> scores, scores_gradient;    // the same
   Buffer<W> sums, sums_gradient;        // [max(rows, kKeys), columns]
   Buffer<W> most, total;                // [rows]
@@ -101,7 +101,7 @@ struct Scratch {
   }
 
   explicit Scratch(const AttentionShape& shape)
-      : depth(round_up(shape.head_dim, Operand<E>::kPair)),
+      : depth(round_up(shape.head_dim, Operand<T>::kPair)),
         columns(round_up(shape.head_dim, kLanes)),
         rows(tall_of(shape)) {
     const auto make = []<typename Element>(Buffer<Element>& buffer, std::int64_t count) {
@@ -119,40 +119,31 @@ struct Scratch {
   }
 };
 
-template <typename E, typename T>
-WEFT_INLINE E operand(T value) {
-  if constexpr (std::is_same_v<E, T>) {
-    return value;
-  } else {
-    return static_cast<E>(widen(value));
-  }
-}
-
 /// Tokens [begin, begin + count) of one head, made operands, one under the other: [count, depth],
 /// depth being head_dim filled up to whole pairs. A left operand as it is.
-template <typename E, typename T>
-WEFT_INLINE void stage(E* to, const Rows<const T>& rows, std::int64_t head, std::int64_t begin,
+template <typename T>
+WEFT_INLINE void stage(T* to, const Rows<const T>& rows, std::int64_t head, std::int64_t begin,
                        std::int64_t count, std::int64_t dim, std::int64_t depth) {
   for (std::int64_t i = 0; i < count; ++i) {
     const T* const from = rows.at(head, begin + i);
-    E* const row = to + i * depth;
-    for (std::int64_t d = 0; d < dim; ++d) row[d] = operand<E>(from[d]);
-    for (std::int64_t d = dim; d < depth; ++d) row[d] = E(0);
+    T* const row = to + i * depth;
+    for (std::int64_t d = 0; d < dim; ++d) row[d] = from[d];
+    for (std::int64_t d = dim; d < depth; ++d) row[d] = T(0);
   }
 }
 
 /// Packs staged rows, a multiple of kLanes, as the right operand of a product over head_dim: its
 /// columns are the rows.
-template <typename E>
-WEFT_INLINE void pack_across(E* packed, const E* staged, std::int64_t rows, std::int64_t depth) {
-  kernel::pack_panel(packed, kernel::MatrixView<E>{staged, 1, depth}, 0, rows, depth);
+template <typename T>
+WEFT_INLINE void pack_across(T* packed, const T* staged, std::int64_t rows, std::int64_t depth) {
+  kernel::pack_panel(packed, kernel::MatrixView<T>{staged, 1, depth}, 0, rows, depth);
 }
 
 /// The same of a product over rows: its columns are the elements.
-template <typename E>
-WEFT_INLINE void pack_along(E* packed, const E* staged, std::int64_t rows, std::int64_t dim,
+template <typename T>
+WEFT_INLINE void pack_along(T* packed, const T* staged, std::int64_t rows, std::int64_t dim,
                             std::int64_t depth) {
-  kernel::pack_panel(packed, kernel::MatrixView<E>{staged, depth, 1}, 0, dim, rows);
+  kernel::pack_panel(packed, kernel::MatrixView<T>{staged, depth, 1}, 0, dim, rows);
 }
 
 /// A score as the softmax takes it: rounded as the output of transformers' matrix product is, and
@@ -228,38 +219,25 @@ WEFT_INLINE void for_key_tiles(const Visibility& visible, const Visibility::Bloc
 
 /// Calls run(scratch, task) for every task, each once, on all threads; whoever is free takes the
 /// next. Tasks write to places of their own, so who takes which does not matter.
-template <typename T, typename E, typename Run>
+template <typename T, typename Run>
 void run_tasks(const AttentionShape& shape, std::int64_t tasks, const Run& run) {
   std::atomic<std::int64_t> next = 0;
   const std::int64_t workers = std::min<std::int64_t>(tasks, at::get_num_threads());
   kernel::parallel_for(workers, 1, [&](std::int64_t, std::int64_t) {
-    Scratch<T, E> scratch(shape);
+    Scratch<T> scratch(shape);
     for (std::int64_t task = next++; task < tasks; task = next++) run(scratch, task);
   });
 }
 
 /// Tasks over blocks and heads of keys; the later blocks of a segment, which see more, come first.
-template <typename T, typename E, typename Run>
+template <typename T, typename Run>
 void run_blocks(const Job<T>& job, const std::vector<Visibility::Block>& blocks, const Run& run) {
   const auto count = std::ssize(blocks);
-  run_tasks<T, E>(
-      job.shape, count * job.shape.kv_heads, [&](Scratch<T, E>& scratch, std::int64_t task) {
+  run_tasks<T>(
+      job.shape, count * job.shape.kv_heads, [&](Scratch<T>& scratch, std::int64_t task) {
         const auto block = static_cast<std::size_t>(count - 1 - task / job.shape.kv_heads);
         run(job, blocks[block], task % job.shape.kv_heads, scratch);
       });
-}
-
-/// Calls body(T{}, E{}) for the tensor's type and the operands that its products take.
-template <typename Body>
-void for_operands(at::ScalarType type, const Body& body) {
-  kernel::for_type(type, [&]<typename T>(T) {
-    if constexpr (std::is_same_v<T, c10::BFloat16>) {
-      if (kernel::has_bf16_pairs()) return body(T{}, c10::BFloat16{});
-      return body(T{}, float{});
-    } else {
-      return body(T{}, T{});
-    }
-  });
 }
 
 template <typename T>

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "model/attention_tiles.h"
+#include "model/kernels/attention_tiles.h"
 
 namespace weft::model {
 namespace {
@@ -13,9 +13,9 @@ using namespace attention;
 using kernel::narrow;
 
 /// Gradient of one block of queries.
-template <typename T, typename E>
+template <typename T>
 WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block& block,
-                                     std::int64_t kv_head, Scratch<T, E>& s) {
+                                     std::int64_t kv_head, Scratch<T>& s) {
   using W = Wide<T>;
   const std::int64_t dim = job.shape.head_dim;
   const std::int64_t group = job.group();
@@ -34,8 +34,8 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
       [&](const Visibility::Range& range, bool is_own, std::int64_t begin,
           std::int64_t count) WEFT_INLINED {
         const std::int64_t keys = round_up(count, kLanes);
-        E* const unused = s.staged.get() + count * s.depth;
-        std::fill(unused, s.staged.get() + keys * s.depth, E(0));
+        T* const unused = s.staged.get() + count * s.depth;
+        std::fill(unused, s.staged.get() + keys * s.depth, T(0));
         stage(s.staged.get(), job.v, kv_head, begin, count, dim, s.depth);
         pack_across(s.across_gradient.get(), s.staged.get(), keys, s.depth);
         stage(s.staged.get(), job.k, kv_head, begin, count, dim, s.depth);
@@ -55,12 +55,12 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
           const W delta = job.delta[place];
           W* const score = s.scores.get() + row * keys;
           const W* const gradient = s.scores_gradient.get() + row * keys;
-          E* const weight = s.weights.get() + row * keys;
-          for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
+          T* const weight = s.weights.get() + row * keys;
+          for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = T(0);
           if (job.plain) {
             for (std::int64_t j = seen.first; j < seen.last; ++j) {
               const W p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
-              weight[j] = narrow<E>(p * (gradient[j] - delta) * job.scale);
+              weight[j] = narrow<T>(p * (gradient[j] - delta) * job.scale);
             }
           } else {
             adjust(job, kv_head * group + row / n, score, seen.first, seen.last,
@@ -69,10 +69,10 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
             for (std::int64_t j = seen.first; j < seen.last; ++j) {
               const W p = kernel::exponential(score[j] - log_sum);
               weight[j] =
-                  narrow<E>(p * (gradient[j] - delta) * job.scale * slope_of(score[j], job.cap));
+                  narrow<T>(p * (gradient[j] - delta) * job.scale * slope_of(score[j], job.cap));
             }
           }
-          for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j) weight[j] = E(0);
+          for (std::int64_t j = std::max(seen.first, seen.last); j < keys; ++j) weight[j] = T(0);
         }
         kernel::multiply(s.sums.get(), s.columns, s.weights.get(), keys, s.along.get(),
                          {rows, s.columns, keys}, true);
@@ -94,9 +94,9 @@ struct Column {
 
 /// Weights and their gradients of `column`'s queries for key j of `tile`; what they do not see
 /// stays as it is.
-template <typename T, typename E>
+template <typename T>
 WEFT_INLINE void weigh(const Job<T>& job, const Visibility::Block& tile, const Column& column,
-                       std::int64_t kv_head, std::int64_t j, std::int64_t row, Scratch<T, E>& s) {
+                       std::int64_t kv_head, std::int64_t j, std::int64_t row, Scratch<T>& s) {
   using W = Wide<T>;
   const Visibility::Range& keys = job.visible.own(tile.segment);
   const Visibility::Range& own = job.visible.own(column.block.segment);
@@ -118,47 +118,47 @@ WEFT_INLINE void weigh(const Job<T>& job, const Visibility::Block& tile, const C
     const std::int64_t at = row + column.column + g * n;
     W* const score = s.scores.get() + at;
     const W* const gradient = s.scores_gradient.get() + at;
-    E* const weight = s.weights.get() + at;
-    E* const weight_gradient = s.weights_gradient.get() + at;
+    T* const weight = s.weights.get() + at;
+    T* const weight_gradient = s.weights_gradient.get() + at;
     if (!job.plain) {
       const std::int64_t key_position = keys.position + (tile.begin + j - keys.begin);
       const std::int64_t query_position = own.position + (column.block.begin - own.begin);
       adjust(job, kv_head * job.group() + g, score, first, last, key_position - query_position, -1);
       for (std::int64_t i = first; i < last; ++i) {
         const W p = kernel::exponential(score[i] - log_sum[i]);
-        weight[i] = narrow<E>(p);
+        weight[i] = narrow<T>(p);
         weight_gradient[i] =
-            narrow<E>(p * (gradient[i] - delta[i]) * job.scale * slope_of(score[i], job.cap));
+            narrow<T>(p * (gradient[i] - delta[i]) * job.scale * slope_of(score[i], job.cap));
       }
       continue;
     }
     for (std::int64_t i = first; i < last; ++i) {
       const W p = kernel::exponential(scaled<T>(score[i], job.scale) - log_sum[i]);
-      weight[i] = narrow<E>(p);
-      weight_gradient[i] = narrow<E>(p * (gradient[i] - delta[i]) * job.scale);
+      weight[i] = narrow<T>(p);
+      weight_gradient[i] = narrow<T>(p * (gradient[i] - delta[i]) * job.scale);
     }
   }
 }
 
 /// Adds to the gradients of a tile of keys what blocks of queries, some of which may see it, have
 /// to say. Scores are transposed: a row for each key.
-template <typename T, typename E>
+template <typename T>
 WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& tile,
                                    std::span<const Column> blocks, std::int64_t kv_head,
-                                   Scratch<T, E>& s) {
+                                   Scratch<T>& s) {
   const std::int64_t dim = job.shape.head_dim;
   const std::int64_t group = job.group();
   const std::int64_t count = tile.end - tile.begin;
   const std::int64_t queries = blocks.back().column + group * blocks.back().count();
   const std::int64_t columns = round_up(queries, kLanes);
-  const auto pack = [&](const Rows<const T>& rows, E* across, E* along) WEFT_INLINED {
+  const auto pack = [&](const Rows<const T>& rows, T* across, T* along) WEFT_INLINED {
     for (const Column& one : blocks) {
       for (std::int64_t g = 0; g < group; ++g) {
         stage(s.staged.get() + (one.column + g * one.count()) * s.depth, rows, kv_head * group + g,
               one.block.begin, one.count(), dim, s.depth);
       }
     }
-    std::fill(s.staged.get() + queries * s.depth, s.staged.get() + columns * s.depth, E(0));
+    std::fill(s.staged.get() + queries * s.depth, s.staged.get() + columns * s.depth, T(0));
     pack_across(across, s.staged.get(), columns, s.depth);
     pack_along(along, s.staged.get(), columns, dim, s.depth);
   };
@@ -168,8 +168,8 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
   kernel::multiply(s.scores.get(), columns, s.left.get(), s.depth, s.across.get(), extent, false);
   kernel::multiply(s.scores_gradient.get(), columns, s.left_gradient.get(), s.depth,
                    s.across_gradient.get(), extent, false);
-  std::fill_n(s.weights.get(), count * columns, E(0));
-  std::fill_n(s.weights_gradient.get(), count * columns, E(0));
+  std::fill_n(s.weights.get(), count * columns, T(0));
+  std::fill_n(s.weights_gradient.get(), count * columns, T(0));
   for (std::int64_t j = 0; j < count; ++j) {
     for (const Column& one : blocks) weigh(job, tile, one, kv_head, j, j * columns, s);
   }
@@ -215,10 +215,10 @@ inline std::vector<std::vector<Column>> queries_of(const AttentionShape& shape,
 }
 
 /// Gradients of one tile of keys and values.
-template <typename T, typename E>
+template <typename T>
 WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& tile,
                                   std::span<const std::vector<Column>> queries,
-                                  std::int64_t kv_head, Scratch<T, E>& s) {
+                                  std::int64_t kv_head, Scratch<T>& s) {
   using W = Wide<T>;
   const std::int64_t dim = job.shape.head_dim;
   const std::int64_t count = tile.end - tile.begin;
@@ -241,20 +241,19 @@ WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& ti
   }
 }
 
-#define WEFT_BACKWARD_KERNELS(T, E)                                                    \
+#define WEFT_BACKWARD_KERNELS(T)                                                    \
   WEFT_CLONES void backward_queries(const Job<T>& job, const Visibility::Block& block, \
-                                    std::int64_t kv_head, Scratch<T, E>& scratch) {    \
+                                    std::int64_t kv_head, Scratch<T>& scratch) {    \
     backward_queries_of(job, block, kv_head, scratch);                                 \
   }                                                                                    \
   WEFT_CLONES void backward_keys(const Job<T>& job, const Visibility::Block& tile,     \
                                  std::span<const std::vector<Column>> queries,         \
-                                 std::int64_t kv_head, Scratch<T, E>& scratch) {       \
+                                 std::int64_t kv_head, Scratch<T>& scratch) {       \
     backward_keys_of(job, tile, queries, kv_head, scratch);                            \
   }
-WEFT_BACKWARD_KERNELS(float, float)
-WEFT_BACKWARD_KERNELS(double, double)
-WEFT_BACKWARD_KERNELS(c10::BFloat16, float)
-WEFT_BACKWARD_KERNELS(c10::BFloat16, c10::BFloat16)
+WEFT_BACKWARD_KERNELS(float)
+WEFT_BACKWARD_KERNELS(double)
+WEFT_BACKWARD_KERNELS(c10::BFloat16)
 
 template <typename T>
 WEFT_INLINE void delta_rows_of(const T* output, const T* gradient, Wide<T>* delta,
@@ -291,7 +290,7 @@ at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& out
   const at::Tensor delta = at::empty_like(log_sums);
   const std::vector<Visibility::Block> query_blocks = visible.blocks(block_tokens(shape));
   const std::vector<Visibility::Block> key_tiles = visible.blocks(kKeys);
-  for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
+  kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
     kernel::parallel_for(
         tokens, kernel::grain(gradient.size(1)), [&](std::int64_t begin, std::int64_t end) {
           delta_rows(kernel::data<T>(output), kernel::data<T>(gradient),
@@ -306,11 +305,11 @@ at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& out
     job.dq = heads_of(data, 0, result.size(1), shape);
     job.dk = heads_of(data, shape.heads, result.size(1), shape);
     job.dv = heads_of(data, shape.heads + shape.kv_heads, result.size(1), shape);
-    run_blocks<T, E>(job, query_blocks,
+    run_blocks<T>(job, query_blocks,
                      [](auto&&... arguments) { backward_queries(arguments...); });
-    run_blocks<T, E>(job, key_tiles,
+    run_blocks<T>(job, key_tiles,
                      [](const Job<T>& all, const Visibility::Block& tile, std::int64_t kv_head,
-                        Scratch<T, E>& scratch) {
+                        Scratch<T>& scratch) {
                        backward_keys(all, tile, queries_of(all.shape, all.visible, tile), kv_head,
                                      scratch);
                      });

@@ -1,4 +1,4 @@
-#include "model/product.h"
+#include "model/kernels/product.h"
 
 #include <ATen/ops/empty.h>
 
@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "model/kernel_math.h"
-#include "model/pack.h"
-#include "model/tile_product.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/pack.h"
+#include "model/kernels/multiply.h"
 
 namespace weft::model {
 namespace {
@@ -120,15 +120,12 @@ Shares share(std::int64_t m, std::int64_t n, std::int64_t threads) {
   return best;
 }
 
-/// E: element as stored; P: as multiplied (BFloat16 in pairs, or widened); C: of the result.
-template <typename E, typename P, typename C>
+/// E: element of the operands; C: of the result.
+template <typename E, typename C>
 class Product {
  public:
-  using Sum = typename kernel::Operand<P>::Sum;
-  static constexpr std::int64_t kPair = kernel::Operand<P>::kPair;
-  /// Of k between two visits to a sum: where operands have its precision, short chains keep its
-  /// digits.
-  static constexpr std::int64_t kStep = kPair == 1 ? 256 : 1024;
+  using Sum = typename kernel::Operand<E>::Sum;
+  static constexpr std::int64_t kPair = kernel::Operand<E>::kPair;
 
   Product(std::vector<Term<E>> terms, std::int64_t m, std::int64_t n, const Target& target)
       : terms_(std::move(terms)), m_(m), n_(n), target_(target) {}
@@ -159,16 +156,23 @@ class Product {
   }
 
  private:
+  /// Of k between two visits to a sum: where operands have its precision, short chains keep its
+  /// digits.
+  static std::int64_t step() {
+    if constexpr (kPair == 1) return 256;
+    return kernel::kernels().bfloat16_step;
+  }
+
   /// Left operands as the kernel reads them: rows of pairs.
   struct Left {
-    const P* data = nullptr;
+    const E* data = nullptr;
     std::int64_t stride = 0;
     std::int64_t depth = 0;  // k, rounded up to pairs
   };
 
   /// Whether the kernel can read a where it lies.
   [[nodiscard]] static bool is_direct(const Term<E>& term) {
-    return std::is_same_v<E, P> && term.a.column_stride == 1 && term.k % kPair == 0;
+    return term.a.column_stride == 1 && term.k % kPair == 0;
   }
 
   /// Rows and panels of the result, and which of them was taken last: a panel of kMostRows rows at
@@ -182,8 +186,8 @@ class Product {
 
   /// Computes what no thread has taken yet.
   void work(Part& part) const {
-    thread_local std::vector<P> left_buffer;
-    thread_local std::vector<P> panel;
+    thread_local std::vector<E> left_buffer;
+    thread_local std::vector<E> panel;
     thread_local std::vector<Sum> sums;
     const std::int64_t panels = part.last_panel - part.first_panel;
     std::vector<Left> left;
@@ -213,20 +217,18 @@ class Product {
     if (std::ssize(buffer) < size) buffer.resize(static_cast<std::size_t>(size));
   }
 
-  std::vector<Left> pack_lefts(std::int64_t row, std::int64_t end, std::vector<P>& buffer) const {
+  std::vector<Left> pack_lefts(std::int64_t row, std::int64_t end, std::vector<E>& buffer) const {
     std::int64_t size = 0;
     for (const Term<E>& term : terms_)
       if (!is_direct(term)) size += round_up(term.k, kPair) * (end - row);
     grow(buffer, size);
     std::vector<Left> left;
-    P* packed = buffer.data();
+    E* packed = buffer.data();
     for (const Term<E>& term : terms_) {
       const std::int64_t depth = round_up(term.k, kPair);
-      if constexpr (std::is_same_v<E, P>) {
-        if (is_direct(term)) {
-          left.push_back({term.a.data + row * term.a.row_stride, term.a.row_stride, depth});
-          continue;
-        }
+      if (is_direct(term)) {
+        left.push_back({term.a.data + row * term.a.row_stride, term.a.row_stride, depth});
+        continue;
       }
       kernel::pack_left(packed, term.a, row, end, term.k);
       left.push_back({packed, depth, depth});
@@ -236,7 +238,7 @@ class Product {
   }
 
   /// Rows [first, first + depth) of a term's right operand, in the columns of `block`.
-  static void pack(P* to, const Term<E>& term, std::int64_t first, std::int64_t depth,
+  static void pack(E* to, const Term<E>& term, std::int64_t first, std::int64_t depth,
                    const Block& block) {
     if (term.quantised == nullptr) {
       MatrixView<E> b = term.b;
@@ -282,11 +284,11 @@ class Product {
   /// Sums of `block` and their way to c. A chunk of rows meets all pieces of a group while its sums
   /// are in the first cache.
   void fill(Sum* sums, const std::vector<Left>& left, const std::vector<std::vector<Piece>>& groups,
-            const Block& block, std::vector<P>& panel) const {
+            const Block& block, std::vector<E>& panel) const {
     const std::int64_t lanes = round_up(block.columns, kernel::kLanes);
     grow(panel, kDepth * kPanel);
     for (std::size_t g = 0; g < groups.size(); ++g) {
-      P* packed = panel.data();
+      E* packed = panel.data();
       for (const Piece& piece : groups[g]) {
         pack(packed, terms_[piece.term], piece.first,
              std::min(piece.depth, terms_[piece.term].k - piece.first), block);
@@ -307,13 +309,14 @@ class Product {
     std::int64_t row = 0, rows = 0, lanes = 0;
   };
   static void multiply(Sum* sums, const std::vector<Left>& left, const std::vector<Piece>& pieces,
-                       const Chunk& chunk, const P* packed, bool add) {
+                       const Chunk& chunk, const E* packed, bool add) {
+    const std::int64_t step = Product::step();
     for (const Piece& piece : pieces) {
       const Left& a = left[piece.term];
-      const P* const from = a.data + chunk.row * a.stride + piece.first;
-      for (std::int64_t k = 0; k < piece.depth; k += kStep) {
+      const E* const from = a.data + chunk.row * a.stride + piece.first;
+      for (std::int64_t k = 0; k < piece.depth; k += step) {
         kernel::multiply(sums, kPanel, from + k, a.stride, packed + k * chunk.lanes,
-                         {chunk.rows, chunk.lanes, std::min(kStep, piece.depth - k)}, add);
+                         {chunk.rows, chunk.lanes, std::min(step, piece.depth - k)}, add);
         add = true;
       }
       packed += piece.depth * chunk.lanes;
@@ -352,13 +355,7 @@ void run(const at::Tensor& c, std::span<const Factors> terms, const Target& targ
     views.push_back({.a = view<E>(f.a), .k = depth, .quantised = f.quantised, .turned = f.turned});
     if (f.quantised == nullptr) views.back().b = view<E>(f.b);
   }
-  if constexpr (std::is_same_v<E, c10::BFloat16>) {
-    if (kernel::has_bf16_pairs()) {
-      Product<E, E, C>(std::move(views), c.size(0), c.size(1), target).run();
-      return;
-    }
-  }
-  Product<E, kernel::Wide<E>, C>(std::move(views), c.size(0), c.size(1), target).run();
+  Product<E, C>(std::move(views), c.size(0), c.size(1), target).run();
 }
 
 }  // namespace
@@ -392,11 +389,6 @@ at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
   at::Tensor c = at::empty({a.size(0), b.size(1)}, a.options());
   product_(c, {{a, b}});
   return c;
-}
-
-std::uint64_t widened_bytes(std::int64_t rows, std::int64_t depth) {
-  if (kernel::has_bf16_pairs()) return 0;
-  return static_cast<std::uint64_t>(std::min(rows, kMostRows) * depth) * sizeof(float);
 }
 
 }  // namespace weft::model

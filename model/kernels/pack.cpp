@@ -1,11 +1,11 @@
-#include "model/pack.h"
+#include "model/kernels/pack.h"
 
 #include <algorithm>
 #include <type_traits>
 #include <utility>
 
-#include "model/kernel_math.h"
-#include "model/tile_product.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/multiply.h"
 
 namespace weft::model::kernel {
 namespace {
@@ -64,25 +64,24 @@ WEFT_CLONES void transpose(Word* to, std::int64_t to_stride, const Word* from,
 
 // --- rows of b lie in rows of the packed panel -------------------------------------------------
 
-template <typename P, typename E>
-WEFT_INLINE void copy_rows_of(P* to, std::int64_t lanes, const MatrixView<E>& b, std::int64_t first,
+template <typename E>
+WEFT_INLINE void copy_rows_of(E* to, std::int64_t lanes, const MatrixView<E>& b, std::int64_t first,
                               std::int64_t columns, std::int64_t k) {
   for (std::int64_t i = 0; i < k; ++i) {
     const E* from = b.data + i * b.row_stride + first;
-    P* row = to + i * lanes;
+    E* row = to + i * lanes;
 #pragma omp simd
-    for (std::int64_t j = 0; j < columns; ++j) row[j] = widen(from[j]);
-    for (std::int64_t j = columns; j < lanes; ++j) row[j] = P{};
+    for (std::int64_t j = 0; j < columns; ++j) row[j] = from[j];
+    for (std::int64_t j = columns; j < lanes; ++j) row[j] = E{};
   }
 }
-#define WEFT_COPY_ROWS(P, E)                                                             \
-  WEFT_CLONES void copy_rows(P* to, std::int64_t lanes, const MatrixView<E>& b,          \
+#define WEFT_COPY_ROWS(E)                                                                \
+  WEFT_CLONES void copy_rows(E* to, std::int64_t lanes, const MatrixView<E>& b,          \
                              std::int64_t first, std::int64_t columns, std::int64_t k) { \
     copy_rows_of(to, lanes, b, first, columns, k);                                       \
   }
-WEFT_COPY_ROWS(float, float)
-WEFT_COPY_ROWS(double, double)
-WEFT_COPY_ROWS(float, c10::BFloat16)
+WEFT_COPY_ROWS(float)
+WEFT_COPY_ROWS(double)
 
 /// Rows 2 i and 2 i + 1 of b become row i of pairs.
 WEFT_CLONES void interleave_rows(c10::BFloat16* to, std::int64_t lanes,
@@ -113,13 +112,12 @@ void turn(float* to, std::int64_t lanes, const MatrixView<float>& b, std::int64_
             columns, k);
 }
 
-template <typename P, typename E>
-void turn(P* to, std::int64_t lanes, const MatrixView<E>& b, std::int64_t first,
+void turn(double* to, std::int64_t lanes, const MatrixView<double>& b, std::int64_t first,
           std::int64_t columns, std::int64_t k) {
-  if (columns < lanes) std::fill_n(to, k * lanes, P{});
+  if (columns < lanes) std::fill_n(to, k * lanes, 0.0);
   for (std::int64_t j = 0; j < columns; ++j) {
-    const E* from = b.data + (first + j) * b.column_stride;
-    for (std::int64_t i = 0; i < k; ++i) to[i * lanes + j] = widen(from[i]);
+    const double* from = b.data + (first + j) * b.column_stride;
+    for (std::int64_t i = 0; i < k; ++i) to[i * lanes + j] = from[i];
   }
 }
 
@@ -143,44 +141,36 @@ void turn_pairs(c10::BFloat16* to, std::int64_t lanes, const MatrixView<c10::BFl
     packed[pairs * lanes + j] = from[j * b.column_stride + k - 1].x;
 }
 
-template <typename P, typename E>
-void pack_left_of(P* to, const MatrixView<E>& a, std::int64_t first, std::int64_t last,
+template <typename E>
+void pack_left_of(E* to, const MatrixView<E>& a, std::int64_t first, std::int64_t last,
                   std::int64_t k) {
-  const std::int64_t depth = round_up(k, Operand<P>::kPair);
-  const auto element = [](E value) {
-    if constexpr (std::is_same_v<E, P>) {
-      return value;
-    } else {
-      return widen(value);
-    }
-  };
+  const std::int64_t depth = round_up(k, Operand<E>::kPair);
   if (a.column_stride == 1) {
     for (std::int64_t i = first; i < last; ++i) {
-      P* row = to + (i - first) * depth;
-      const E* from = a.data + i * a.row_stride;
-      for (std::int64_t j = 0; j < k; ++j) row[j] = element(from[j]);
-      for (std::int64_t j = k; j < depth; ++j) row[j] = P{};
+      E* row = to + (i - first) * depth;
+      std::copy_n(a.data + i * a.row_stride, k, row);
+      std::fill(row + k, row + depth, E{});
     }
     return;
   }
   for (std::int64_t i = first; i < last; i += kLanes) {
     const std::int64_t height = std::min(kLanes, last - i);
-    P* rows = to + (i - first) * depth;
+    E* rows = to + (i - first) * depth;
     for (std::int64_t j = 0; j < k; ++j) {
       const E* from = a.data + i + j * a.column_stride;
-      for (std::int64_t r = 0; r < height; ++r) rows[r * depth + j] = element(from[r]);
+      for (std::int64_t r = 0; r < height; ++r) rows[r * depth + j] = from[r];
     }
     for (std::int64_t j = k; j < depth; ++j) {
-      for (std::int64_t r = 0; r < height; ++r) rows[r * depth + j] = P{};
+      for (std::int64_t r = 0; r < height; ++r) rows[r * depth + j] = E{};
     }
   }
 }
 
-template <typename P, typename E>
-void pack_panel_of(P* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns,
+template <typename E>
+void pack_panel_of(E* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns,
                    std::int64_t k) {
   const std::int64_t lanes = round_up(columns, kLanes);
-  if constexpr (Operand<P>::kPair == 2) {
+  if constexpr (Operand<E>::kPair == 2) {
     if (b.column_stride == 1) return interleave_rows(to, lanes, b, first, columns, k);
     turn_pairs(to, lanes, b, first, columns, k);
   } else {
@@ -191,19 +181,18 @@ void pack_panel_of(P* to, const MatrixView<E>& b, std::int64_t first, std::int64
 
 }  // namespace
 
-#define WEFT_PACK(P, E)                                                                    \
-  void pack_panel(P* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns, \
+#define WEFT_PACK(E)                                                                    \
+  void pack_panel(E* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns, \
                   std::int64_t k) {                                                        \
     pack_panel_of(to, b, first, columns, k);                                               \
   }                                                                                        \
-  void pack_left(P* to, const MatrixView<E>& a, std::int64_t first, std::int64_t last,     \
+  void pack_left(E* to, const MatrixView<E>& a, std::int64_t first, std::int64_t last,     \
                  std::int64_t k) {                                                         \
     pack_left_of(to, a, first, last, k);                                                   \
   }
-WEFT_PACK(float, float)
-WEFT_PACK(double, double)
-WEFT_PACK(float, c10::BFloat16)
-WEFT_PACK(c10::BFloat16, c10::BFloat16)
+WEFT_PACK(float)
+WEFT_PACK(double)
+WEFT_PACK(c10::BFloat16)
 #undef WEFT_PACK
 
 }  // namespace weft::model::kernel

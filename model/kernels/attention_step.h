@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "model/attention.h"
+#include "model/kernels/attention.h"
 
 namespace weft::model {
 

@@ -3,8 +3,8 @@
 #include <array>
 
 #include "core/philox.h"
-#include "model/kernel_math.h"
-#include "model/ops.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/ops.h"
 
 namespace weft::model {
 namespace {

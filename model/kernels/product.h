@@ -37,10 +37,10 @@ struct Epilogue {
 /// c [m, n] = scale * sum of a b over `terms` (+ bias), rounded once to c's type, then + residual.
 /// c's rows are contiguous and may be apart; its type is that of the operands, or float.
 ///
-/// Products of BFloat16 are exact in fp32 and summed there: by AVX-512 BF16 where the processor has
-/// it, otherwise operands are widened on the way. An element's sum runs over the terms in turn and
-/// over k in order, so its bits depend neither on m and n nor on the threads: a row has the same
-/// result in any batch.
+/// Products of BFloat16 are exact in fp32 and summed there, by the instructions that are chosen for
+/// the process (model/kernels/sets.h). An element's sum runs over the terms in turn and over k in
+/// order, so its bits depend neither on m and n nor on the threads: a row has the same result in
+/// any batch.
 ///
 /// Why not LibTorch's: oneDNN keeps some 0.6 MB for every shape it meets and its bits depend on the
 /// shape; MKL chooses slower kernels on processors of other makers; and neither can add an
@@ -53,9 +53,5 @@ inline void product_(const at::Tensor& c, std::initializer_list<Factors> terms,
 
 /// product_() into a new tensor of the operands' type.
 [[nodiscard]] at::Tensor product(const at::Tensor& a, const at::Tensor& b);
-
-/// Bytes that each thread keeps for BFloat16 rows of `depth` numbers that are widened to fp32 for a
-/// product; 0 where the processor multiplies them as they are. `rows` of the left operand.
-[[nodiscard]] std::uint64_t widened_bytes(std::int64_t rows, std::int64_t depth);
 
 }  // namespace weft::model

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "model/attention_tiles.h"
+#include "model/kernels/attention_tiles.h"
 
 namespace weft::model {
 namespace {
@@ -13,9 +13,9 @@ using namespace attention;
 using kernel::narrow;
 
 /// Output of one block of queries in the heads that read one head of keys.
-template <typename T, typename E>
+template <typename T>
 WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, std::int64_t kv_head,
-                            Scratch<T, E>& s) {
+                            Scratch<T>& s) {
   using W = Wide<T>;
   const std::int64_t dim = job.shape.head_dim;
   const std::int64_t group = job.group();
@@ -42,8 +42,8 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
       [&](const Visibility::Range& range, bool is_own, std::int64_t begin,
           std::int64_t count) WEFT_INLINED {
         const std::int64_t keys = round_up(count, kLanes);
-        E* const unused = s.staged.get() + count * s.depth;
-        std::fill(unused, s.staged.get() + keys * s.depth, E(0));
+        T* const unused = s.staged.get() + count * s.depth;
+        std::fill(unused, s.staged.get() + keys * s.depth, T(0));
         stage(s.staged.get(), job.k, kv_head, begin, count, dim, s.depth);
         pack_across(s.across.get(), s.staged.get(), keys, s.depth);
         stage(s.staged.get(), job.v, kv_head, begin, count, dim, s.depth);
@@ -55,9 +55,9 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
           const Seen seen = seen_by_query(range, is_own, begin, count, token,
                                           own.position + (token - own.begin), job.shape.window);
           W* const score = s.scores.get() + row * keys;
-          E* const weight = s.weights.get() + row * keys;
+          T* const weight = s.weights.get() + row * keys;
           if (seen.first >= seen.last) {
-            std::fill_n(weight, keys, E(0));
+            std::fill_n(weight, keys, T(0));
             continue;
           }
           W most = s.most[static_cast<std::size_t>(row)];
@@ -80,12 +80,12 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
             score[j] = kernel::exponential(score[j] - most);
             total += score[j];
           }
-          for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = E(0);
+          for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = T(0);
           const W sunk = sinks.empty() ? W(0) : kernel::exponential(before - most);  // of the sink
           const W share = is_one_tile ? 1 / (total + sunk) : W(1);
           for (std::int64_t j = seen.first; j < seen.last; ++j)
-            weight[j] = narrow<E>(score[j] * share);
-          for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = E(0);
+            weight[j] = narrow<T>(score[j] * share);
+          for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = T(0);
           if (most > before) {
             // The first time it multiplies by e^-infinity what is zero.
             const W shrink = kernel::exponential(before - most);
@@ -114,15 +114,14 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
   }
 }
 
-#define WEFT_FORWARD_KERNEL(T, E)                                             \
+#define WEFT_FORWARD_KERNEL(T)                                             \
   WEFT_CLONES void forward(const Job<T>& job, const Visibility::Block& block, \
-                           std::int64_t kv_head, Scratch<T, E>& scratch) {    \
+                           std::int64_t kv_head, Scratch<T>& scratch) {    \
     forward_of(job, block, kv_head, scratch);                                 \
   }
-WEFT_FORWARD_KERNEL(float, float)
-WEFT_FORWARD_KERNEL(double, double)
-WEFT_FORWARD_KERNEL(c10::BFloat16, float)
-WEFT_FORWARD_KERNEL(c10::BFloat16, c10::BFloat16)
+WEFT_FORWARD_KERNEL(float)
+WEFT_FORWARD_KERNEL(double)
+WEFT_FORWARD_KERNEL(c10::BFloat16)
 
 }  // namespace
 
@@ -148,12 +147,12 @@ at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape, const 
   if (log_sums != nullptr)
     *log_sums = at::empty({shape.heads, tokens}, qkv.options().dtype(sum_type(qkv)));
   const std::vector<Visibility::Block> blocks = visible.blocks(block_tokens(shape));
-  for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
+  kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
     Job<T> job = make_job<T>(shape, visible, tokens);
     set_qkv(job, qkv);
     job.out = heads_of(kernel::mutable_data<T>(out), 0, out.size(1), shape);
     if (log_sums != nullptr) job.log_sums = kernel::mutable_data<Wide<T>>(*log_sums);
-    run_blocks<T, E>(job, blocks, [](auto&&... arguments) { forward(arguments...); });
+    run_blocks<T>(job, blocks, [](auto&&... arguments) { forward(arguments...); });
   });
   return out;
 }
@@ -164,7 +163,7 @@ at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at
   at::Tensor out = at::empty({n, shape.heads * shape.head_dim}, qkv.options());
   const Visibility visible(m);
   const std::vector<Visibility::Block> blocks = visible.blocks(block_tokens(shape), m - n);
-  for_operands(qkv.scalar_type(), [&]<typename T, typename E>(T, E) {
+  kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
     Job<T> job = make_job<T>(shape, visible, m);
     set_qkv(job, qkv);
     job.q.first = m - n;
@@ -175,7 +174,7 @@ at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at
              .row_stride = shape.head_dim};
     job.out = heads_of(kernel::mutable_data<T>(out), 0, out.size(1), shape);
     job.out.first = m - n;
-    run_blocks<T, E>(job, blocks, [](auto&&... arguments) { forward(arguments...); });
+    run_blocks<T>(job, blocks, [](auto&&... arguments) { forward(arguments...); });
   });
   return out;
 }

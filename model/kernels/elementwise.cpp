@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "model/kernel_math.h"
-#include "model/ops.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/ops.h"
 
 namespace weft::model {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "data/row.h"
-#include "model/attention.h"
+#include "model/kernels/attention.h"
 #include "model/spec.h"
 
 // The operations of a decoder between its matrix products, each with an explicit forward and
@@ -16,7 +16,7 @@
 // writes to its first argument. Rounding to BFloat16 happens where transformers' modules round, so
 // that a model in bf16 gives the numbers it was checked with.
 // Linear layers are in model/linear.h, norms in model/norm.h, activations in model/activation.h,
-// attention in model/attention.h, the head in model/head.h.
+// attention in model/kernels/attention.h, the head in model/head.h.
 namespace weft::model {
 
 /// Rows `indices` of a matrix [N, D]: [T, D].

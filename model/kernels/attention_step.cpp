@@ -1,4 +1,4 @@
-#include "model/attention_step.h"
+#include "model/kernels/attention_step.h"
 
 #include <ATen/ops/empty.h>
 
@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "model/kernel_math.h"
+#include "model/kernels/kernel_math.h"
 
 namespace weft::model {
 namespace {

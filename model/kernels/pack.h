@@ -14,9 +14,8 @@ struct MatrixView {
   std::int64_t column_stride = 1;
 };
 
-// Operands of kernel::multiply() (model/tile_product.h) from matrices as they are stored. E is the
-// stored element, P the multiplied one: the same, or float for BFloat16. Missing halves of pairs
-// and missing columns are written as zeros.
+// Operands of kernel::multiply() (model/kernels/multiply.h) from matrices as they are stored.
+// Missing halves of pairs and missing columns are written as zeros.
 
 /// Columns [first, first + columns) of b's k rows: [ceil(k / pair)][lanes][pair], lanes = columns
 /// rounded up to kLanes.
@@ -24,8 +23,6 @@ void pack_panel(float* to, const MatrixView<float>& b, std::int64_t first, std::
                 std::int64_t k);
 void pack_panel(double* to, const MatrixView<double>& b, std::int64_t first, std::int64_t columns,
                 std::int64_t k);
-void pack_panel(float* to, const MatrixView<c10::BFloat16>& b, std::int64_t first,
-                std::int64_t columns, std::int64_t k);
 void pack_panel(c10::BFloat16* to, const MatrixView<c10::BFloat16>& b, std::int64_t first,
                 std::int64_t columns, std::int64_t k);
 
@@ -33,8 +30,6 @@ void pack_panel(c10::BFloat16* to, const MatrixView<c10::BFloat16>& b, std::int6
 void pack_left(float* to, const MatrixView<float>& a, std::int64_t first, std::int64_t last,
                std::int64_t k);
 void pack_left(double* to, const MatrixView<double>& a, std::int64_t first, std::int64_t last,
-               std::int64_t k);
-void pack_left(float* to, const MatrixView<c10::BFloat16>& a, std::int64_t first, std::int64_t last,
                std::int64_t k);
 void pack_left(c10::BFloat16* to, const MatrixView<c10::BFloat16>& a, std::int64_t first,
                std::int64_t last, std::int64_t k);

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace weft::model::kernel {
+
+/// A set of instructions that matrix products are computed with. It decides the last bits of every
+/// result, so that it is part of a run's state.
+enum class Set : std::uint8_t {
+  kAmx,         ///< BFloat16 by tiles (tdpbf16ps); float and double as kAvx512
+  kAvx512Bf16,  ///< BFloat16 in pairs (vdpbf16ps); float and double as kAvx512
+  kAvx512,      ///< BFloat16 widened to float in registers
+  kAvx2,        ///< The same, in half the width
+  kPortable,    ///< What the compiler makes of it for every processor of the kind
+  kAmxEmulated  ///< kAmx with its tiles in memory: for tests where there is no AMX. Very slow.
+};
+
+/// "amx", "avx512_bf16", "avx512", "avx2", "portable", "amx_emulated": in WEFT_KERNELS and records.
+[[nodiscard]] std::string_view name_of(Set set) noexcept;
+
+/// Whether this processor has the instructions and the system lets the process use them.
+[[nodiscard]] bool is_available(Set set) noexcept;
+
+/// Those that are, the emulated one aside, the best first.
+[[nodiscard]] std::vector<Set> available_sets();
+
+/// What this processor computes with: the set that the environment variable WEFT_KERNELS names,
+/// else the fastest by rules that were measured (docs/performance.md), never by a timing, so that a
+/// machine always chooses alike. Decided once. ConfigError where the variable names what there is
+/// not.
+[[nodiscard]] Set chosen_set();
+
+/// Whether products of BFloat16 are faster than those of float under it.
+[[nodiscard]] bool prefers_bfloat16(Set set) noexcept;
+
+}  // namespace weft::model::kernel

@@ -1,0 +1,187 @@
+#include "model/kernels/multiply.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "model/kernels/amx.h"
+
+namespace weft::tests {
+namespace {
+
+using namespace model::kernel;
+using c10::BFloat16;
+
+std::size_t of(std::int64_t count) { return static_cast<std::size_t>(count); }
+
+/// Operands and sums of one product, with room between the rows.
+template <typename E>
+struct Problem {
+  using Sum = typename Operand<E>::Sum;
+  static constexpr std::int64_t kPair = Operand<E>::kPair;
+  Extent extent;
+  std::int64_t a_stride, c_stride;
+  std::vector<E> a, b;
+  std::vector<Sum> c;
+
+  Problem(Extent e, std::mt19937_64& random)
+      : extent(e),
+        a_stride(e.k + 2),
+        c_stride(e.n + 3),
+        a(of(e.m * a_stride)),
+        b(of(e.k * e.n)),
+        c(of(e.m * c_stride)) {
+    std::normal_distribution<float> normal;
+    for (E& x : a) x = static_cast<E>(normal(random));
+    for (E& x : b) x = static_cast<E>(normal(random));
+    for (Sum& x : c) x = normal(random);
+  }
+  [[nodiscard]] E& left(std::int64_t i, std::int64_t p) { return a[of(i * a_stride + p)]; }
+  [[nodiscard]] E& right(std::int64_t p, std::int64_t j) {
+    return b[of((p / kPair * extent.n + j) * kPair + p % kPair)];
+  }
+  [[nodiscard]] std::vector<Sum> product(Multiply<E> multiply, bool add) const {
+    std::vector<Sum> result = c;
+    multiply(result.data(), c_stride, a.data(), a_stride, b.data(), extent, add);
+    return result;
+  }
+};
+
+/// Against plain sums in double over the same (already rounded) operands.
+template <typename E>
+void expect_sums(Multiply<E> multiply, Extent extent, double tolerance, std::mt19937_64& random) {
+  Problem<E> problem(extent, random);
+  for (const bool add : {false, true}) {
+    const auto result = problem.product(multiply, add);
+    for (std::int64_t i = 0; i < extent.m; ++i) {
+      for (std::int64_t j = 0; j < problem.c_stride; ++j) {
+        const std::size_t place = of(i * problem.c_stride + j);
+        if (j >= extent.n) {
+          ASSERT_EQ(result[place], problem.c[place]) << "written beyond the row";
+          continue;
+        }
+        double sum = add ? static_cast<double>(problem.c[place]) : 0;
+        double size = 1;
+        for (std::int64_t p = 0; p < extent.k; ++p) {
+          const auto product =
+              static_cast<double>(problem.left(i, p)) * static_cast<double>(problem.right(p, j));
+          sum += product;
+          size += std::abs(product);
+        }
+        ASSERT_NEAR(static_cast<double>(result[place]), sum, tolerance * size)
+            << extent.m << "x" << extent.k << "x" << extent.n << " at " << i << ", " << j;
+      }
+    }
+  }
+}
+
+/// Every shape near the kernels' edges.
+template <typename E>
+void expect_products(Multiply<E> multiply, double tolerance) {
+  std::mt19937_64 random(3);
+  for (std::int64_t m = 1; m <= 40; m += m < 20 ? 1 : 3) {
+    for (const std::int64_t n : {16, 32, 48, 64, 112})
+      for (const std::int64_t k : {2, 6, 30, 32, 34, 64, 130})
+        expect_sums<E>(multiply, {m, n, k}, tolerance, random);
+  }
+  expect_sums<E>(multiply, {3, 80, 1024}, tolerance, random);
+}
+
+class KernelSets : public testing::TestWithParam<Set> {
+ protected:
+  void SetUp() override {
+    if (!is_available(GetParam())) GTEST_SKIP() << "this processor lacks " << name_of(GetParam());
+  }
+  const Kernels& kernels() const { return kernels_of(GetParam()); }
+};
+
+TEST_P(KernelSets, MultiplyFloats) { expect_products<float>(kernels().of_float, 1e-6); }
+TEST_P(KernelSets, MultiplyDoubles) { expect_products<double>(kernels().of_double, 1e-14); }
+TEST_P(KernelSets, MultiplyBFloat16) { expect_products<BFloat16>(kernels().of_bfloat16, 1e-6); }
+
+// What product.h promises: a row has the same bits in any batch.
+TEST_P(KernelSets, ARowsBitsDependOnNoOtherRowOrColumn) {
+  std::mt19937_64 random(5);
+  Problem<BFloat16> whole({40, 112, 130}, random);
+  const auto all = whole.product(kernels().of_bfloat16, true);
+  for (const std::int64_t m : {1, 5, 15, 16, 17, 31, 33}) {
+    Problem<BFloat16> part = whole;
+    part.extent.m = m;
+    part.a.assign(whole.a.end() - m * whole.a_stride, whole.a.end());
+    part.c.assign(whole.c.end() - m * whole.c_stride, whole.c.end());
+    const auto last = part.product(kernels().of_bfloat16, true);
+    EXPECT_TRUE(std::equal(last.begin(), last.end(), all.end() - m * whole.c_stride)) << m;
+  }
+}
+
+// A product that is filled up to whole registers must not meet infinity with the filling.
+TEST_P(KernelSets, InfinitiesAndNanStayWhereTheyBelong) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::mt19937_64 random(7);
+  for (const std::int64_t k : {2, 16, 34}) {
+    Problem<BFloat16> problem({19, 48, k}, random);
+    problem.left(3, k - 1) = BFloat16(kInfinity);
+    problem.right(0, 20) = BFloat16(-kInfinity);
+    problem.left(5, 1) = BFloat16(std::numeric_limits<float>::quiet_NaN());
+    const auto result = problem.product(kernels().of_bfloat16, false);
+    for (std::int64_t i = 0; i < 19; ++i) {
+      for (std::int64_t j = 0; j < 48; ++j) {
+        const float sum = result[of(i * problem.c_stride + j)];
+        if (i == 5) {
+          EXPECT_TRUE(std::isnan(sum));
+        } else if (i != 3 && j != 20) {
+          EXPECT_TRUE(std::isfinite(sum)) << k << ": " << i << ", " << j;
+        } else if (i != 3) {
+          EXPECT_EQ(sum, static_cast<float>(problem.left(i, 0)) > 0 ? -kInfinity : kInfinity);
+        }
+      }
+    }
+  }
+}
+
+// Some processors take numbers below float's normal range for zero; none makes more of them.
+TEST_P(KernelSets, NumbersBelowTheNormalRangeAreKeptOrZero) {
+  std::mt19937_64 random(9);
+  Problem<BFloat16> problem({4, 16, 2}, random);
+  std::ranges::fill(problem.a, BFloat16(std::ldexp(1.0F, -130)));
+  std::ranges::fill(problem.b, BFloat16(std::ldexp(1.0F, 100)));
+  const auto result = problem.product(kernels().of_bfloat16, false);
+  const float kept = std::ldexp(1.0F, -29);
+  for (std::int64_t j = 0; j < 16; ++j) EXPECT_TRUE(result[of(j)] == 0 || result[of(j)] == kept);
+}
+
+INSTANTIATE_TEST_SUITE_P(Multiply, KernelSets,
+                         testing::Values(Set::kAmx, Set::kAvx512Bf16, Set::kAvx512, Set::kAvx2,
+                                         Set::kPortable, Set::kAmxEmulated),
+                         [](const auto& tested) { return std::string(name_of(tested.param)); });
+
+TEST(Amx, HasTheBitsOfItsEmulation) {
+  if (!has_amx()) GTEST_SKIP() << "this processor, or its system, has no AMX";
+  std::mt19937_64 random(11);
+  for (const std::int64_t m : {1, 16, 31, 40}) {
+    for (const std::int64_t k : {2, 32, 130, 576}) {
+      const Problem<BFloat16> problem({m, 80, k}, random);
+      EXPECT_EQ(problem.product(multiply_amx, true), problem.product(multiply_amx_emulated, true));
+    }
+  }
+}
+
+// Widening keeps the order of the sums: what every register width gives is the same.
+TEST(Widened, HasTheSameBitsInAnyWidth) {
+  std::mt19937_64 random(13);
+  const Problem<BFloat16> problem({23, 112, 130}, random);
+  const auto expected = problem.product(kernels_of(Set::kAvx2).of_bfloat16, true);
+  if (!is_available(Set::kAvx512)) GTEST_SKIP() << "this processor lacks avx512";
+  EXPECT_EQ(problem.product(kernels_of(Set::kAvx512).of_bfloat16, true), expected);
+}
+
+TEST(Sets, TheChosenOneIsAvailable) {
+  EXPECT_TRUE(is_available(chosen_set()));
+  EXPECT_EQ(available_sets().back(), Set::kPortable);
+}
+
+}  // namespace
+}  // namespace weft::tests

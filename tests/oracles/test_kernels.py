@@ -1,0 +1,101 @@
+"""Every set of product kernels that the processor has: the same losses as PEFT, rows of the same quality, and a run that
+goes on with its own kernels only. Tiles of AMX are emulated where the processor has none."""
+import os
+import warnings
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from test_model import divergence, reference, reference_logits, rows_of, weft_logits
+from test_train import metrics, set_up, train_with_peft
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+SETS = ["amx", "avx512_bf16", "avx512", "avx2", "portable", "amx_emulated"]
+
+
+@pytest.fixture(scope="module")
+def machine(weft):
+    return weft.json("inspect", "--machine")
+
+
+@pytest.fixture(params=SETS)
+def kernels(request, machine, monkeypatch):
+    if request.param != "amx_emulated" and request.param not in [rate["kernels"] for rate in machine["rates"]]:
+        pytest.skip(f"this processor lacks {request.param}")
+    monkeypatch.setenv("WEFT_KERNELS", request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(smollm2_dir, tmp_path_factory):
+    """A random model of two layers with SmolLM2's tokenizer, and 20 updates of it by PEFT."""
+    folder = tmp_path_factory.mktemp("kernels")
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    torch.manual_seed(7)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    adapted, config = set_up(folder, model)
+    return folder, train_with_peft(adapted, tokenizer, config)
+
+
+def test_the_machine_is_described(machine):
+    assert machine["processor"] and machine["cores"] >= 1 and machine["available_bytes"] > 0
+    rates = {rate["kernels"]: rate for rate in machine["rates"]}
+    assert machine["kernels"] in rates and "portable" in rates and "amx_emulated" not in rates
+    assert all(rate["bfloat16_gflops"] > 1 and rate["float32_gflops"] > 1 for rate in rates.values())
+
+
+@pytest.mark.parametrize("dtype, limit", [("float32", 1e-4), ("bfloat16", 2e-2)])
+def test_training_equals_peft(weft, kernels, trained, tmp_path, dtype, limit):
+    folder, (losses, norms) = trained
+    weft("train", folder / "config.yaml", "--set", f"dtype={dtype}", "--set", f"output_dir={tmp_path / 'run'}")
+    assert metrics(tmp_path / "run") == pytest.approx(losses, rel=limit)
+    assert metrics(tmp_path / "run", "gradient_norm") == pytest.approx(norms, rel=10 * limit)
+
+
+def test_bf16_is_as_near_as_its_rounding(weft, kernels, trained, tmp_path):
+    base = trained[0] / "base"
+    rows = rows_of(199)
+    exact, rounded = (reference_logits(reference(base, dtype), rows) for dtype in (torch.float32, torch.bfloat16))
+    ours = weft_logits(weft, tmp_path, base, rows, "--dtype", "bf16")
+    assert divergence(exact, ours) <= 1.5 * divergence(exact, rounded)
+
+
+def test_a_run_goes_on_with_its_own_kernels_only(weft, machine, trained, tmp_path):
+    own, other = machine["kernels"], next(rate["kernels"] for rate in reversed(machine["rates"])
+                                          if rate["kernels"] != machine["kernels"])
+    def train(run, updates, *options, kernels=None, **more):
+        settings = dict(output_dir=tmp_path / run, dtype="bfloat16", max_updates=updates, lr_scheduler="constant")
+        changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        return weft.run("train", trained[0] / "config.yaml", *changes, *options,
+                        env=os.environ | ({"WEFT_KERNELS": kernels} if kernels else {}), **more)
+
+    train("whole", 6, kernels=other)
+    train("run", 4, kernels=other)
+    refused = train("run", 6, "--resume", check=False)
+    assert refused.returncode == 2
+    assert f"WEFT_KERNELS={other} before the command computes as it did" in refused.stderr
+    assert f"kernels was {other}" in refused.stderr and own in refused.stderr
+    train("run", 6, "--resume", kernels=other)
+    files = [(tmp_path / run / "adapter/adapter_model.safetensors").read_bytes() for run in ("run", "whole")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("name, told", [("avx1024", "there are no such kernels"), ("avx_2", "there are no such kernels (nearest: 'avx2')"),
+                                        ("amx", "this processor, or its operating system, lacks these instructions")])
+def test_kernels_that_are_not_there_are_one_line(weft, machine, tmp_path, name, told):
+    if name in [rate["kernels"] for rate in machine["rates"]]:
+        pytest.skip("this processor has them")
+    done = weft.run("inspect", "--machine", check=False, env=os.environ | {"WEFT_KERNELS": name})
+    assert done.returncode == 2 and done.stdout == ""
+    assert told in done.stderr and done.stderr.count("\n") == 1 and machine["kernels"] in done.stderr
