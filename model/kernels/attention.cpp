@@ -114,9 +114,9 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
   }
 }
 
-#define WEFT_FORWARD_KERNEL(T)                                             \
+#define WEFT_FORWARD_KERNEL(T)                                                \
   WEFT_CLONES void forward(const Job<T>& job, const Visibility::Block& block, \
-                           std::int64_t kv_head, Scratch<T>& scratch) {    \
+                           std::int64_t kv_head, Scratch<T>& scratch) {       \
     forward_of(job, block, kv_head, scratch);                                 \
   }
 WEFT_FORWARD_KERNEL(float)

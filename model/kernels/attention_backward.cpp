@@ -241,14 +241,14 @@ WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& ti
   }
 }
 
-#define WEFT_BACKWARD_KERNELS(T)                                                    \
+#define WEFT_BACKWARD_KERNELS(T)                                                       \
   WEFT_CLONES void backward_queries(const Job<T>& job, const Visibility::Block& block, \
-                                    std::int64_t kv_head, Scratch<T>& scratch) {    \
+                                    std::int64_t kv_head, Scratch<T>& scratch) {       \
     backward_queries_of(job, block, kv_head, scratch);                                 \
   }                                                                                    \
   WEFT_CLONES void backward_keys(const Job<T>& job, const Visibility::Block& tile,     \
                                  std::span<const std::vector<Column>> queries,         \
-                                 std::int64_t kv_head, Scratch<T>& scratch) {       \
+                                 std::int64_t kv_head, Scratch<T>& scratch) {          \
     backward_keys_of(job, tile, queries, kv_head, scratch);                            \
   }
 WEFT_BACKWARD_KERNELS(float)
@@ -305,14 +305,13 @@ at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& out
     job.dq = heads_of(data, 0, result.size(1), shape);
     job.dk = heads_of(data, shape.heads, result.size(1), shape);
     job.dv = heads_of(data, shape.heads + shape.kv_heads, result.size(1), shape);
-    run_blocks<T>(job, query_blocks,
-                     [](auto&&... arguments) { backward_queries(arguments...); });
+    run_blocks<T>(job, query_blocks, [](auto&&... arguments) { backward_queries(arguments...); });
     run_blocks<T>(job, key_tiles,
-                     [](const Job<T>& all, const Visibility::Block& tile, std::int64_t kv_head,
-                        Scratch<T>& scratch) {
-                       backward_keys(all, tile, queries_of(all.shape, all.visible, tile), kv_head,
-                                     scratch);
-                     });
+                  [](const Job<T>& all, const Visibility::Block& tile, std::int64_t kv_head,
+                     Scratch<T>& scratch) {
+                    backward_keys(all, tile, queries_of(all.shape, all.visible, tile), kv_head,
+                                  scratch);
+                  });
   });
   return result;
 }

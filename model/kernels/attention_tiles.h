@@ -12,8 +12,8 @@
 
 #include "model/kernels/attention.h"
 #include "model/kernels/kernel_math.h"
-#include "model/kernels/pack.h"
 #include "model/kernels/multiply.h"
+#include "model/kernels/pack.h"
 
 // What attention's forward and backward share: where heads lie in memory, how tiles become operands
 // of products, which keys a query sees, and how tasks are spread over threads.
@@ -233,11 +233,10 @@ void run_tasks(const AttentionShape& shape, std::int64_t tasks, const Run& run) 
 template <typename T, typename Run>
 void run_blocks(const Job<T>& job, const std::vector<Visibility::Block>& blocks, const Run& run) {
   const auto count = std::ssize(blocks);
-  run_tasks<T>(
-      job.shape, count * job.shape.kv_heads, [&](Scratch<T>& scratch, std::int64_t task) {
-        const auto block = static_cast<std::size_t>(count - 1 - task / job.shape.kv_heads);
-        run(job, blocks[block], task % job.shape.kv_heads, scratch);
-      });
+  run_tasks<T>(job.shape, count * job.shape.kv_heads, [&](Scratch<T>& scratch, std::int64_t task) {
+    const auto block = static_cast<std::size_t>(count - 1 - task / job.shape.kv_heads);
+    run(job, blocks[block], task % job.shape.kv_heads, scratch);
+  });
 }
 
 template <typename T>

@@ -181,7 +181,7 @@ void pack_panel_of(E* to, const MatrixView<E>& b, std::int64_t first, std::int64
 
 }  // namespace
 
-#define WEFT_PACK(E)                                                                    \
+#define WEFT_PACK(E)                                                                       \
   void pack_panel(E* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns, \
                   std::int64_t k) {                                                        \
     pack_panel_of(to, b, first, columns, k);                                               \

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "model/kernels/kernel_math.h"
-#include "model/kernels/pack.h"
 #include "model/kernels/multiply.h"
+#include "model/kernels/pack.h"
 
 namespace weft::model {
 namespace {
