@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
 
 namespace weft::model {
@@ -216,6 +217,11 @@ void for_activation(Activation activation, const Body& body) {
   }
 }
 
+/// Whether there are kernels of AVX-512 BF16 for it.
+bool is_fast(const MlpSpec& mlp) {
+  return mlp.gated && mlp.activation == Activation::kSilu && kernel::has_bf16_rows();
+}
+
 }  // namespace
 
 at::Tensor activate(const at::Tensor& up, const MlpSpec& mlp) {
@@ -229,6 +235,14 @@ at::Tensor activate(const at::Tensor& up, const MlpSpec& mlp) {
           up.size(0), kernel::grain(width), [&](std::int64_t begin, std::int64_t end) {
             clamped_rows(in, out, width, static_cast<Wide<T>>(mlp.limit), begin, end);
           });
+    }
+    if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      if (is_fast(mlp)) {
+        return kernel::parallel_for(up.size(0), kernel::grain(width),
+                                    [&](std::int64_t begin, std::int64_t end) {
+                                      kernel::silu_rows(in, out, width, begin, end);
+                                    });
+      }
     }
     for_activation(mlp.activation, [&](auto f) {
       kernel::parallel_for(up.size(0), kernel::grain(width),
@@ -251,6 +265,14 @@ void activate_backward_(const at::Tensor& up, const at::Tensor& dy, const MlpSpe
             clamped_backward_rows(in_out, gradient, width, static_cast<Wide<T>>(mlp.limit), begin,
                                   end);
           });
+    }
+    if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      if (is_fast(mlp)) {
+        return kernel::parallel_for(
+            up.size(0), kernel::grain(width), [&](std::int64_t begin, std::int64_t end) {
+              kernel::silu_backward_rows(in_out, gradient, width, begin, end);
+            });
+      }
     }
     for_activation(mlp.activation, [&](auto f) {
       kernel::parallel_for(up.size(0), kernel::grain(width),

@@ -3,8 +3,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <type_traits>
 #include <utility>
 
+#include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
 
 namespace weft::model {
@@ -78,6 +80,29 @@ WEFT_INLINE void rms_backward_rows_of(const Groups<T>& a, std::int64_t begin, st
         dx[i] =
             narrow<T>(around + s * (widen(weight[i]) + a.plus) * widen(dy[i]) - back * widen(x[i]));
       }
+    }
+  }
+}
+
+/// By AVX-512 BF16.
+void rms_rows_fast(const Groups<c10::BFloat16>& a, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    for (std::int64_t g = 0; g < a.groups; ++g) {
+      const float s = kernel::rms_row(
+          a.x + row * a.x_stride + g * a.width, a.weight + g * a.weight_stride, a.plus,
+          static_cast<float>(a.eps), a.y + row * a.y_stride + g * a.width, a.width);
+      if (a.inverse != nullptr) a.inverse[row * a.groups + g] = s;
+    }
+  }
+}
+
+void rms_backward_rows_fast(const Groups<c10::BFloat16>& a, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    for (std::int64_t g = 0; g < a.groups; ++g) {
+      kernel::rms_backward_row(a.x + row * a.x_stride + g * a.width, a.weight + g * a.weight_stride,
+                               a.plus, a.inverse[row * a.groups + g],
+                               a.dy + row * a.dy_stride + g * a.width,
+                               a.dx + row * a.dx_stride + g * a.width, a.adds, a.width);
     }
   }
 }
@@ -162,6 +187,15 @@ WEFT_NORM_KERNELS(float)
 WEFT_NORM_KERNELS(double)
 WEFT_NORM_KERNELS(c10::BFloat16)
 
+template <typename T>
+bool has_fast() {
+  return std::is_same_v<T, c10::BFloat16> && kernel::has_bf16_rows();
+}
+template <typename T>
+void rms_rows_fast(const Groups<T>&, std::int64_t, std::int64_t) {}  // of other types: not called
+template <typename T>
+void rms_backward_rows_fast(const Groups<T>&, std::int64_t, std::int64_t) {}
+
 /// What all four calls have in common.
 template <typename T>
 Groups<T> groups_of(const NormSpec& spec, const at::Tensor& weight, const at::Tensor& bias,
@@ -200,7 +234,8 @@ void run_forward(const NormSpec& spec, const Groups<T>& a, std::int64_t rows) {
   kernel::parallel_for(rows, kernel::grain(a.groups * a.width),
                        [&](std::int64_t begin, std::int64_t end) {
                          if (spec.kind == NormSpec::Kind::kRms) {
-                           rms_rows(a, begin, end);
+                           a.rounds_before_weight&& has_fast<T>() ? rms_rows_fast(a, begin, end)
+                                                                  : rms_rows(a, begin, end);
                          } else {
                            layer_rows(a, begin, end);
                          }
@@ -209,14 +244,14 @@ void run_forward(const NormSpec& spec, const Groups<T>& a, std::int64_t rows) {
 
 template <typename T>
 void run_backward(const NormSpec& spec, const Groups<T>& a, std::int64_t rows) {
-  kernel::parallel_for(rows, kernel::grain(a.groups * a.width),
-                       [&](std::int64_t begin, std::int64_t end) {
-                         if (spec.kind == NormSpec::Kind::kRms) {
-                           rms_backward_rows(a, begin, end);
-                         } else {
-                           layer_backward_rows(a, begin, end);
-                         }
-                       });
+  kernel::parallel_for(
+      rows, kernel::grain(a.groups * a.width), [&](std::int64_t begin, std::int64_t end) {
+        if (spec.kind == NormSpec::Kind::kRms) {
+          has_fast<T>() ? rms_backward_rows_fast(a, begin, end) : rms_backward_rows(a, begin, end);
+        } else {
+          layer_backward_rows(a, begin, end);
+        }
+      });
 }
 
 }  // namespace

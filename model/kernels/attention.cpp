@@ -63,28 +63,18 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
           W most = s.most[static_cast<std::size_t>(row)];
           const W before = most;
           if (job.plain) {
-#pragma omp simd reduction(max : most)
-            for (std::int64_t j = seen.first; j < seen.last; ++j) {
-              score[j] = scaled<T>(score[j], job.scale);
-              most = std::max(most, score[j]);
-            }
+            most = scale_scores<T>(score, seen.first, seen.last, job.scale, most);
           } else {
             adjust(job, kv_head * group + row / n, score, seen.first, seen.last,
                    range.position + (begin - range.begin) - (own.position + (token - own.begin)),
                    1);
             for (std::int64_t j = seen.first; j < seen.last; ++j) most = std::max(most, score[j]);
           }
-          W total = 0;
-#pragma omp simd reduction(+ : total)
-          for (std::int64_t j = seen.first; j < seen.last; ++j) {
-            score[j] = kernel::exponential(score[j] - most);
-            total += score[j];
-          }
+          const W total = exponentials<T>(score, seen.first, seen.last, most);
           for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = T(0);
           const W sunk = sinks.empty() ? W(0) : kernel::exponential(before - most);  // of the sink
           const W share = is_one_tile ? 1 / (total + sunk) : W(1);
-          for (std::int64_t j = seen.first; j < seen.last; ++j)
-            weight[j] = narrow<T>(score[j] * share);
+          put_weights(weight, score, seen.first, seen.last, share);
           for (std::int64_t j = seen.last; j < keys; ++j) weight[j] = T(0);
           if (most > before) {
             // The first time it multiplies by e^-infinity what is zero.

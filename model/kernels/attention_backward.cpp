@@ -12,6 +12,23 @@ namespace {
 using namespace attention;
 using kernel::narrow;
 
+/// Gradients of one query's plain scores.
+template <typename T>
+WEFT_INLINE void put_gradients(const Job<T>& job, T* to, const Wide<T>* score,
+                               const Wide<T>* gradient, const Seen& seen, Wide<T> log_sum,
+                               Wide<T> delta) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (is_fast<T>()) {
+      return kernel::score_gradients(to + seen.first, score + seen.first, gradient + seen.first,
+                                     seen.last - seen.first, job.scale, log_sum, delta);
+    }
+  }
+  for (std::int64_t j = seen.first; j < seen.last; ++j) {
+    const Wide<T> p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
+    to[j] = narrow<T>(p * (gradient[j] - delta) * job.scale);
+  }
+}
+
 /// Gradient of one block of queries.
 template <typename T>
 WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block& block,
@@ -58,10 +75,7 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
           T* const weight = s.weights.get() + row * keys;
           for (std::int64_t j = 0; j < seen.first; ++j) weight[j] = T(0);
           if (job.plain) {
-            for (std::int64_t j = seen.first; j < seen.last; ++j) {
-              const W p = kernel::exponential(scaled<T>(score[j], job.scale) - log_sum);
-              weight[j] = narrow<T>(p * (gradient[j] - delta) * job.scale);
-            }
+            put_gradients(job, weight, score, gradient, seen, log_sum, delta);
           } else {
             adjust(job, kv_head * group + row / n, score, seen.first, seen.last,
                    range.position + (begin - range.begin) - (own.position + (token - own.begin)),
@@ -131,6 +145,14 @@ WEFT_INLINE void weigh(const Job<T>& job, const Visibility::Block& tile, const C
             narrow<T>(p * (gradient[i] - delta[i]) * job.scale * slope_of(score[i], job.cap));
       }
       continue;
+    }
+    if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      if (is_fast<T>()) {
+        kernel::score_gradients_across(weight + first, weight_gradient + first, score + first,
+                                       gradient + first, log_sum + first, delta + first,
+                                       last - first, job.scale);
+        continue;
+      }
     }
     for (std::int64_t i = first; i < last; ++i) {
       const W p = kernel::exponential(scaled<T>(score[i], job.scale) - log_sum[i]);

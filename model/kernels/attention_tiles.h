@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "model/kernels/attention.h"
+#include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/multiply.h"
 #include "model/kernels/pack.h"
@@ -175,6 +176,56 @@ WEFT_INLINE void adjust(const Job<T>& job, std::int64_t head, Wide<T>* score, st
 template <typename W>
 WEFT_INLINE W slope_of(W score, W cap) {
   return cap == 0 ? W(1) : 1 - (score / cap) * (score / cap);
+}
+
+// Loops over [first, last) of a row of plain scores, by model/kernels/bf16_rows.h where it has
+// them.
+
+/// Whether scores of T go through these.
+template <typename T>
+WEFT_INLINE bool is_fast() {
+  return std::is_same_v<T, c10::BFloat16> && kernel::has_bf16_rows();
+}
+
+/// Scores as the softmax takes them; the largest of them and `most`.
+template <typename T>
+WEFT_INLINE Wide<T> scale_scores(Wide<T>* score, std::int64_t first, std::int64_t last,
+                                 Wide<T> scale, Wide<T> most) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (is_fast<T>()) return kernel::scale_scores(score + first, last - first, scale, most);
+  }
+#pragma omp simd reduction(max : most)
+  for (std::int64_t j = first; j < last; ++j) {
+    score[j] = scaled<T>(score[j], scale);
+    most = std::max(most, score[j]);
+  }
+  return most;
+}
+
+/// e^(score - most) in their place; their sum.
+template <typename T>
+WEFT_INLINE Wide<T> exponentials(Wide<T>* score, std::int64_t first, std::int64_t last,
+                                 Wide<T> most) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (is_fast<T>()) return kernel::exponentials(score + first, last - first, most);
+  }
+  Wide<T> total = 0;
+#pragma omp simd reduction(+ : total)
+  for (std::int64_t j = first; j < last; ++j) {
+    score[j] = kernel::exponential(score[j] - most);
+    total += score[j];
+  }
+  return total;
+}
+
+template <typename T>
+WEFT_INLINE void put_weights(T* weight, const Wide<T>* score, std::int64_t first, std::int64_t last,
+                             Wide<T> share) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (is_fast<T>())
+      return kernel::weights_row(weight + first, score + first, last - first, share);
+  }
+  for (std::int64_t j = first; j < last; ++j) weight[j] = kernel::narrow<T>(score[j] * share);
 }
 
 /// Part of a tile that a query sees: keys [first, last) of it.

@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/multiply.h"
 
@@ -102,6 +103,20 @@ WEFT_CLONES void interleave_rows(c10::BFloat16* to, std::int64_t lanes,
   }
 }
 
+/// The same by permutations of whole registers.
+void interleave_rows_fast(c10::BFloat16* to, std::int64_t lanes, const MatrixView<c10::BFloat16>& b,
+                          std::int64_t first, std::int64_t columns, std::int64_t k) {
+  if (k % 2 != 0)
+    interleave_rows(to + (k - 1) * lanes, lanes, {b.data + (k - 1) * b.row_stride, b.row_stride, 1},
+                    first, columns, 1);
+  for (std::int64_t i = 0; i + 1 < k; i += 2) {
+    const c10::BFloat16* const even = b.data + i * b.row_stride + first;
+    c10::BFloat16* const row = to + i * lanes;
+    interleave_row(row, even, even + b.row_stride, columns);
+    std::fill(row + 2 * columns, row + 2 * lanes, c10::BFloat16());
+  }
+}
+
 // --- columns of b lie in rows of memory: turned on the way ---------------------------------------
 
 void turn(float* to, std::int64_t lanes, const MatrixView<float>& b, std::int64_t first,
@@ -171,7 +186,10 @@ void pack_panel_of(E* to, const MatrixView<E>& b, std::int64_t first, std::int64
                    std::int64_t k) {
   const std::int64_t lanes = round_up(columns, kLanes);
   if constexpr (Operand<E>::kPair == 2) {
-    if (b.column_stride == 1) return interleave_rows(to, lanes, b, first, columns, k);
+    if (b.column_stride == 1) {
+      return has_bf16_rows() ? interleave_rows_fast(to, lanes, b, first, columns, k)
+                             : interleave_rows(to, lanes, b, first, columns, k);
+    }
     turn_pairs(to, lanes, b, first, columns, k);
   } else {
     if (b.column_stride == 1) return copy_rows(to, lanes, b, first, columns, k);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/multiply.h"
 #include "model/kernels/pack.h"
@@ -83,6 +84,22 @@ WEFT_INLINE void finish_of(const Target& t, const W* sums, const Block& block) {
 WEFT_FINISH(float, float, float)
 WEFT_FINISH(double, double, double)
 WEFT_FINISH(c10::BFloat16, c10::BFloat16, float)
+/// The same by the processor's own conversion.
+void finish_fast(const Target& t, const float* sums, const Block& block) {
+  using c10::BFloat16;
+  for (std::int64_t i = 0; i < block.rows; ++i) {
+    const auto place = [&](const void* data, std::int64_t stride) {
+      return data == nullptr
+                 ? nullptr
+                 : static_cast<const BFloat16*>(data) + (block.row + i) * stride + block.column;
+    };
+    kernel::finish_row(
+        static_cast<BFloat16*>(t.c) + (block.row + i) * t.stride + block.column, sums + i * kPanel,
+        static_cast<float>(t.scale),
+        t.bias == nullptr ? nullptr : static_cast<const BFloat16*>(t.bias) + block.column,
+        place(t.residual, t.residual_stride), block.columns);
+  }
+}
 WEFT_FINISH(c10::BFloat16, float, float)
 WEFT_FINISH(double, float, double)
 
@@ -300,9 +317,16 @@ class Product {
         if (groups[g].empty()) std::fill_n(chunk, rows * kPanel, Sum{});
         multiply(chunk, left, groups[g], {row, rows, lanes}, panel.data(), g > 0);
         if (g + 1 == groups.size())
-          finish(target_, E{}, C{}, chunk, {block.row + row, rows, block.column, block.columns});
+          finish_chunk(chunk, {block.row + row, rows, block.column, block.columns});
       }
     }
+  }
+
+  void finish_chunk(const Sum* sums, const Block& block) const {
+    if constexpr (std::is_same_v<C, c10::BFloat16>) {
+      if (!target_.add && kernel::has_bf16_rows()) return finish_fast(target_, sums, block);
+    }
+    finish(target_, E{}, C{}, sums, block);
   }
 
   struct Chunk {

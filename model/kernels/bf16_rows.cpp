@@ -1,0 +1,264 @@
+#include "model/kernels/bf16_rows.h"
+
+#include <limits>
+
+#include "model/kernels/sets.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
+#include <cmath>
+
+// GCC 12 warns of the registers that its own intrinsics leave undefined.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
+#define WEFT_ROWS [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]]
+#define WEFT_ROWS_INLINE \
+  [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"), gnu::always_inline]] inline
+
+namespace weft::model::kernel {
+namespace {
+
+using c10::BFloat16;
+constexpr std::int64_t kWidth = 16;
+
+/// Lanes that are left of `count`, all of them where there are so many.
+WEFT_ROWS_INLINE __mmask16 lanes(std::int64_t count) {
+  return count >= kWidth ? static_cast<__mmask16>(0xffff)
+                         : static_cast<__mmask16>((1U << static_cast<unsigned>(count)) - 1U);
+}
+
+WEFT_ROWS_INLINE __m512 read(const BFloat16* from, __mmask16 m) {
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, from)), 16));
+}
+WEFT_ROWS_INLINE __m512 read(const float* from, __mmask16 m) {
+  return _mm512_maskz_loadu_ps(m, from);
+}
+WEFT_ROWS_INLINE void write(BFloat16* to, __m512 value, __mmask16 m) {
+  _mm256_mask_storeu_epi16(to, m, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
+}
+WEFT_ROWS_INLINE void write(float* to, __m512 value, __mmask16 m) {
+  _mm512_mask_storeu_ps(to, m, value);
+}
+WEFT_ROWS_INLINE __m512 rounded(__m512 value) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(
+      _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value))), 16));
+}
+
+/// e^x; 0 far below float's range, infinity above it; NaN stays NaN.
+WEFT_ROWS_INLINE __m512 exponential(__m512 x) {
+  // Of two operands of which one is NaN, the second is taken.
+  x = _mm512_min_ps(_mm512_set1_ps(150.0F), _mm512_max_ps(_mm512_set1_ps(-150.0F), x));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341F)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375F), x);
+  r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4F), r);
+  __m512 p = _mm512_set1_ps(1.38888889e-3F);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.33333333e-3F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.16666667e-2F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.66666667e-1F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0F));
+  return _mm512_scalef_ps(p, n);
+}
+
+/// 1 / (1 + e^-x)
+WEFT_ROWS_INLINE __m512 sigmoid(__m512 x) {
+  // Beyond 87 the denominator would leave the range in which its reciprocal is a number.
+  const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(-87.0F), x);
+  const __m512 one = _mm512_set1_ps(1.0F);
+  const __m512 d = _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), bounded)));
+  const __m512 y = _mm512_rcp14_ps(d);
+  return _mm512_mul_ps(y, _mm512_fnmadd_ps(d, y, _mm512_set1_ps(2.0F)));
+}
+
+/// Calls body(place, mask) for each 16 of `count`.
+template <typename Body>
+WEFT_ROWS_INLINE void for_lanes(std::int64_t count, const Body& body) {
+  std::int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) body(i, static_cast<__mmask16>(0xffff));
+  if (i < count) body(i, lanes(count - i));
+}
+#define WEFT_LANES                 \
+  [&](std::int64_t i, __mmask16 m) \
+      __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"), always_inline))
+
+}  // namespace
+
+bool has_bf16_rows() {
+  static const bool kHas = chosen_set() == Set::kAmx || chosen_set() == Set::kAvx512Bf16;
+  return kHas;
+}
+
+WEFT_ROWS void silu_rows(const BFloat16* in, BFloat16* y, std::int64_t width, std::int64_t begin,
+                         std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    const BFloat16* const gate = in + row * 2 * width;
+    const BFloat16* const up = gate + width;
+    BFloat16* const out = y + row * width;
+    for_lanes(
+        width, WEFT_LANES {
+          const __m512 g = read(gate + i, m);
+          const __m512 activated = rounded(_mm512_mul_ps(g, sigmoid(g)));
+          write(out + i, _mm512_mul_ps(activated, read(up + i, m)), m);
+        });
+  }
+}
+
+WEFT_ROWS void silu_backward_rows(BFloat16* in_out, const BFloat16* dy, std::int64_t width,
+                                  std::int64_t begin, std::int64_t end) {
+  const __m512 one = _mm512_set1_ps(1.0F);
+  for (std::int64_t row = begin; row < end; ++row) {
+    BFloat16* const gate = in_out + row * 2 * width;
+    BFloat16* const up = gate + width;
+    const BFloat16* const gradient = dy + row * width;
+    for_lanes(
+        width, WEFT_LANES {
+          const __m512 g = read(gate + i, m);
+          const __m512 d = read(gradient + i, m);
+          const __m512 s = sigmoid(g);
+          const __m512 slope = _mm512_fmadd_ps(g, _mm512_sub_ps(one, s), one);
+          const __m512 through = _mm512_mul_ps(d, read(up + i, m));
+          write(gate + i, _mm512_mul_ps(_mm512_mul_ps(through, s), slope), m);
+          write(up + i, _mm512_mul_ps(_mm512_mul_ps(d, g), s), m);
+        });
+  }
+}
+
+WEFT_ROWS void finish_row(BFloat16* to, const float* sums, float scale, const BFloat16* bias,
+                          const BFloat16* residual, std::int64_t count) {
+  const __m512 factor = _mm512_set1_ps(scale);
+  for_lanes(
+      count, WEFT_LANES {
+        __m512 value = _mm512_mul_ps(read(sums + i, m), factor);
+        if (bias != nullptr) value = _mm512_add_ps(value, read(bias + i, m));
+        if (residual != nullptr) value = _mm512_add_ps(rounded(value), read(residual + i, m));
+        write(to + i, value, m);
+      });
+}
+
+WEFT_ROWS void interleave_row(BFloat16* to, const BFloat16* even, const BFloat16* odd,
+                              std::int64_t count) {
+  alignas(64) static constexpr std::uint16_t kLower[32] = {
+      0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i lower = _mm512_load_si512(kLower);
+  const __m512i upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
+  std::int64_t i = 0;
+  for (; i + 2 * kWidth <= count; i += 2 * kWidth) {
+    const __m512i a = _mm512_loadu_si512(even + i);
+    const __m512i b = _mm512_loadu_si512(odd + i);
+    _mm512_storeu_si512(to + 2 * i, _mm512_permutex2var_epi16(a, lower, b));
+    _mm512_storeu_si512(to + 2 * i + 2 * kWidth, _mm512_permutex2var_epi16(a, upper, b));
+  }
+  for (; i < count; ++i) {
+    to[2 * i] = even[i];
+    to[2 * i + 1] = odd[i];
+  }
+}
+
+WEFT_ROWS float rms_row(const BFloat16* x, const BFloat16* weight, float plus, float eps,
+                        BFloat16* y, std::int64_t width) {
+  __m512 squares = _mm512_setzero_ps();
+  for_lanes(
+      width, WEFT_LANES {
+        const __m512 value = read(x + i, m);
+        squares = _mm512_fmadd_ps(value, value, squares);
+      });
+  const float s = 1 / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(width) + eps);
+  const __m512 factor = _mm512_set1_ps(s);
+  const __m512 shift = _mm512_set1_ps(plus);
+  for_lanes(
+      width, WEFT_LANES {
+        const __m512 normal = rounded(_mm512_mul_ps(read(x + i, m), factor));
+        write(y + i, _mm512_mul_ps(_mm512_add_ps(read(weight + i, m), shift), normal), m);
+      });
+  return s;
+}
+
+WEFT_ROWS void rms_backward_row(const BFloat16* x, const BFloat16* weight, float plus, float s,
+                                const BFloat16* dy, BFloat16* dx, bool adds, std::int64_t width) {
+  const __m512 shift = _mm512_set1_ps(plus);
+  __m512 dots = _mm512_setzero_ps();
+  for_lanes(
+      width, WEFT_LANES {
+        const __m512 through =
+            _mm512_mul_ps(read(dy + i, m), _mm512_add_ps(read(weight + i, m), shift));
+        dots = _mm512_fmadd_ps(through, read(x + i, m), dots);
+      });
+  const __m512 back =
+      _mm512_set1_ps(_mm512_reduce_add_ps(dots) * s * s * s / static_cast<float>(width));
+  const __m512 factor = _mm512_set1_ps(s);
+  for_lanes(
+      width, WEFT_LANES {
+        const __m512 around = adds ? read(dx + i, m) : _mm512_setzero_ps();
+        const __m512 through = _mm512_mul_ps(
+            _mm512_mul_ps(factor, _mm512_add_ps(read(weight + i, m), shift)), read(dy + i, m));
+        write(dx + i, _mm512_fnmadd_ps(back, read(x + i, m), _mm512_add_ps(around, through)), m);
+      });
+}
+
+WEFT_ROWS float scale_scores(float* score, std::int64_t count, float scale, float most) {
+  const __m512 factor = _mm512_set1_ps(scale);
+  const __m512 least = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  __m512 largest = _mm512_set1_ps(most);
+  for_lanes(
+      count, WEFT_LANES {
+        const __m512 value = _mm512_mul_ps(rounded(read(score + i, m)), factor);
+        largest = _mm512_max_ps(largest, _mm512_mask_blend_ps(m, least, value));
+        write(score + i, value, m);
+      });
+  return _mm512_reduce_max_ps(largest);
+}
+
+WEFT_ROWS float exponentials(float* score, std::int64_t count, float most) {
+  const __m512 top = _mm512_set1_ps(most);
+  __m512 sum = _mm512_setzero_ps();
+  for_lanes(
+      count, WEFT_LANES {
+        const __m512 value = exponential(_mm512_sub_ps(read(score + i, m), top));
+        sum = _mm512_add_ps(sum, _mm512_maskz_mov_ps(m, value));
+        write(score + i, value, m);
+      });
+  return _mm512_reduce_add_ps(sum);
+}
+
+WEFT_ROWS void weights_row(BFloat16* to, const float* score, std::int64_t count, float share) {
+  const __m512 factor = _mm512_set1_ps(share);
+  for_lanes(
+      count, WEFT_LANES { write(to + i, _mm512_mul_ps(read(score + i, m), factor), m); });
+}
+
+WEFT_ROWS void score_gradients(BFloat16* to, const float* score, const float* gradient,
+                               std::int64_t count, float scale, float log_sum, float delta) {
+  const __m512 factor = _mm512_set1_ps(scale);
+  const __m512 top = _mm512_set1_ps(log_sum);
+  const __m512 shift = _mm512_set1_ps(delta);
+  for_lanes(
+      count, WEFT_LANES {
+        const __m512 p = exponential(_mm512_fmsub_ps(rounded(read(score + i, m)), factor, top));
+        const __m512 d = _mm512_sub_ps(read(gradient + i, m), shift);
+        write(to + i, _mm512_mul_ps(_mm512_mul_ps(p, d), factor), m);
+      });
+}
+
+WEFT_ROWS void score_gradients_across(BFloat16* weight, BFloat16* to, const float* score,
+                                      const float* gradient, const float* log_sum,
+                                      const float* delta, std::int64_t count, float scale) {
+  const __m512 factor = _mm512_set1_ps(scale);
+  for_lanes(
+      count, WEFT_LANES {
+        const __m512 p =
+            exponential(_mm512_fmsub_ps(rounded(read(score + i, m)), factor, read(log_sum + i, m)));
+        const __m512 d = _mm512_sub_ps(read(gradient + i, m), read(delta + i, m));
+        write(weight + i, p, m);
+        write(to + i, _mm512_mul_ps(_mm512_mul_ps(p, d), factor), m);
+      });
+}
+
+}  // namespace weft::model::kernel
+
+#endif

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <c10/util/BFloat16.h>
+
+#include <cstdint>
+
+// Row kernels of BFloat16 in the instructions of AVX-512 BF16: conversion by vcvtneps2bf16, e^x by
+// vscalefps and a polynomial of degree 6, reciprocals by vrcp14ps and a step of Newton's method
+// (within 2^-22 of the value, before it is rounded to eight bits). The compiler makes none of these
+// of the plain loops that compute the same elsewhere. They belong to the kernel sets of processors
+// that multiply BFloat16 (model/kernels/sets.h), so that one set always gives the same bits.
+namespace weft::model::kernel {
+
+/// Whether the chosen set has them; the functions below are called only then.
+[[nodiscard]] bool has_bf16_rows();
+
+/// y = rounded(silu(gate)) up for rows [begin, end) of in [T, gate width + up width].
+void silu_rows(const c10::BFloat16* in, c10::BFloat16* y, std::int64_t width, std::int64_t begin,
+               std::int64_t end);
+/// Puts the gradients of gate and up in their place.
+void silu_backward_rows(c10::BFloat16* in_out, const c10::BFloat16* dy, std::int64_t width,
+                        std::int64_t begin, std::int64_t end);
+
+/// to = rounded(scale sums + bias) + residual, each rounded; bias and residual may be null.
+void finish_row(c10::BFloat16* to, const float* sums, float scale, const c10::BFloat16* bias,
+                const c10::BFloat16* residual, std::int64_t count);
+
+/// to[2 i] = even[i], to[2 i + 1] = odd[i].
+void interleave_row(c10::BFloat16* to, const c10::BFloat16* even, const c10::BFloat16* odd,
+                    std::int64_t count);
+
+/// y = rounded(x s) (weight + plus), s = 1 / sqrt(mean of x^2 + eps), which is returned.
+float rms_row(const c10::BFloat16* x, const c10::BFloat16* weight, float plus, float eps,
+              c10::BFloat16* y, std::int64_t width);
+/// dx = around + s (weight + plus) dy - back x with back = s^3 / width sum of dy (weight + plus) x;
+/// around: dx itself where it `adds`, else 0.
+void rms_backward_row(const c10::BFloat16* x, const c10::BFloat16* weight, float plus, float s,
+                      const c10::BFloat16* dy, c10::BFloat16* dx, bool adds, std::int64_t width);
+
+// Of a softmax over scores that come out of a product, which are first rounded to BFloat16 as
+// transformers' matrix product rounds them.
+
+/// score = rounded(score) scale; the largest of them and `most`.
+float scale_scores(float* score, std::int64_t count, float scale, float most);
+/// score = e^(score - most); their sum.
+float exponentials(float* score, std::int64_t count, float most);
+/// to = rounded(score share)
+void weights_row(c10::BFloat16* to, const float* score, std::int64_t count, float share);
+/// to = rounded(p (gradient - delta) scale), p = e^(rounded(score) scale - log_sum)
+void score_gradients(c10::BFloat16* to, const float* score, const float* gradient,
+                     std::int64_t count, float scale, float log_sum, float delta);
+/// The same with a log_sum and a delta for each element, and weight = rounded(p).
+void score_gradients_across(c10::BFloat16* weight, c10::BFloat16* to, const float* score,
+                            const float* gradient, const float* log_sum, const float* delta,
+                            std::int64_t count, float scale);
+
+}  // namespace weft::model::kernel

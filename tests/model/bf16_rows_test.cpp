@@ -1,0 +1,205 @@
+#include "model/kernels/bf16_rows.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "model/kernels/sets.h"
+
+// Against the formulas in double, over rows of every length near the registers' width.
+namespace weft::tests {
+namespace {
+
+using namespace model::kernel;
+using c10::BFloat16;
+constexpr double kRounding = 1.0 / 256;  // half a unit in the last of BFloat16's eight bits
+
+class BFloat16Rows : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!has_bf16_rows()) GTEST_SKIP() << "the chosen kernels have none";
+  }
+  std::vector<BFloat16> random_row(std::int64_t count, float spread = 2) {
+    std::normal_distribution<float> normal(0, spread);
+    std::vector<BFloat16> row(static_cast<std::size_t>(count));
+    for (BFloat16& x : row) x = BFloat16(normal(random_));
+    return row;
+  }
+  std::vector<float> random_floats(std::int64_t count, float spread = 2) {
+    std::normal_distribution<float> normal(0, spread);
+    std::vector<float> row(static_cast<std::size_t>(count));
+    for (float& x : row) x = normal(random_);
+    return row;
+  }
+  static double of(BFloat16 x) { return static_cast<double>(static_cast<float>(x)); }
+  static double rounded(double x) { return of(BFloat16(static_cast<float>(x))); }
+  static double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+  static void expect_near(BFloat16 got, double wanted) {
+    EXPECT_NEAR(of(got), wanted, kRounding * std::abs(wanted) + 1e-30);
+  }
+  static constexpr std::int64_t kCounts[] = {1, 15, 16, 17, 31, 32, 33, 48, 63, 64, 100};
+
+  std::mt19937_64 random_{1};
+};
+
+TEST_F(BFloat16Rows, SiluAndItsGradient) {
+  for (const std::int64_t n : kCounts) {
+    const auto in = random_row(2 * n, 6);
+    std::vector<BFloat16> y(static_cast<std::size_t>(n) + 1, BFloat16(7));
+    silu_rows(in.data(), y.data(), n, 0, 1);
+    const auto dy = random_row(n);
+    auto gradient = in;
+    silu_backward_rows(gradient.data(), dy.data(), n, 0, 1);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const auto up_at = static_cast<std::size_t>(n + i);
+      const double g = of(in[at]);
+      const double up = of(in[up_at]);
+      const double d = of(dy[at]);
+      const double s = sigmoid(g);
+      EXPECT_NEAR(of(y[at]), g * s * up, 2 * kRounding * std::abs(g * s * up) + 1e-30);
+      expect_near(gradient[at], d * up * s * (1 + g * (1 - s)));
+      expect_near(gradient[up_at], d * g * s);
+    }
+    EXPECT_EQ(of(y.back()), 7) << "written beyond the row";
+  }
+}
+
+TEST_F(BFloat16Rows, SiluOfExtremesIsWhatItIsElsewhere) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> gates{-300, -89, -87, 0, 88, 300, kInfinity, std::nanf("")};
+  std::vector<BFloat16> in;
+  for (const float g : gates) in.emplace_back(g);
+  in.resize(16, BFloat16(1));
+  std::vector<BFloat16> y(8);
+  silu_rows(in.data(), y.data(), 8, 0, 1);
+  for (std::size_t i : {0U, 1U, 2U, 3U}) EXPECT_NEAR(of(y[i]), 0, 1e-30);
+  EXPECT_EQ(of(y[4]), 88);
+  EXPECT_NEAR(of(y[5]), 300, 2);
+  EXPECT_EQ(static_cast<float>(y[6]), kInfinity);
+  EXPECT_TRUE(std::isnan(static_cast<float>(y[7])));
+}
+
+TEST_F(BFloat16Rows, SumsAreFinishedInTheOrderOfTheModules) {
+  for (const std::int64_t n : kCounts) {
+    const auto sums = random_floats(n);
+    const auto bias = random_row(n);
+    const auto residual = random_row(n);
+    std::vector<BFloat16> c(static_cast<std::size_t>(n) + 1, BFloat16(7));
+    finish_row(c.data(), sums.data(), 0.5F, bias.data(), residual.data(), n);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+      const float biased = sums[i] * 0.5F + static_cast<float>(bias[i]);
+      EXPECT_EQ(c[i],
+                BFloat16(static_cast<float>(BFloat16(biased)) + static_cast<float>(residual[i])));
+    }
+    EXPECT_EQ(of(c.back()), 7);
+    finish_row(c.data(), sums.data(), 1, nullptr, nullptr, n);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
+      EXPECT_EQ(c[i], BFloat16(sums[i]));
+  }
+}
+
+TEST_F(BFloat16Rows, PairsLieTogether) {
+  for (const std::int64_t n : kCounts) {
+    const auto even = random_row(n);
+    const auto odd = random_row(n);
+    std::vector<BFloat16> to(static_cast<std::size_t>(2 * n) + 1, BFloat16(7));
+    interleave_row(to.data(), even.data(), odd.data(), n);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+      EXPECT_EQ(to[2 * i], even[i]);
+      EXPECT_EQ(to[2 * i + 1], odd[i]);
+    }
+    EXPECT_EQ(of(to.back()), 7);
+  }
+}
+
+TEST_F(BFloat16Rows, RootMeanSquareNormAndItsGradient) {
+  for (const std::int64_t n : kCounts) {
+    const auto x = random_row(n);
+    const auto weight = random_row(n, 1);
+    const auto dy = random_row(n);
+    std::vector<BFloat16> y(x.size());
+    const float s = rms_row(x.data(), weight.data(), 1, 1e-5F, y.data(), n);
+    double squares = 0;
+    double dot = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      squares += of(x[i]) * of(x[i]);
+      dot += of(dy[i]) * (of(weight[i]) + 1) * of(x[i]);
+    }
+    const double exact = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
+    EXPECT_NEAR(static_cast<double>(s), exact, 1e-5 * exact);
+    auto dx = random_row(n);
+    const auto before = dx;
+    rms_backward_row(x.data(), weight.data(), 1, s, dy.data(), dx.data(), true, n);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      expect_near(y[i], rounded(of(x[i]) * static_cast<double>(s)) * (of(weight[i]) + 1));
+      const double through = exact * (of(weight[i]) + 1) * of(dy[i]);
+      const double back = dot * exact * exact * exact / static_cast<double>(n) * of(x[i]);
+      const double size = std::abs(of(before[i])) + std::abs(through) + std::abs(back);
+      EXPECT_NEAR(of(dx[i]), of(before[i]) + through - back, kRounding * size);
+    }
+  }
+}
+
+TEST_F(BFloat16Rows, SoftmaxOfScoresAndItsGradient) {
+  constexpr float kScale = 0.3F;
+  for (const std::int64_t n : kCounts) {
+    const auto scores = random_floats(n, 20);
+    auto row = scores;
+    const float most = scale_scores(row.data(), n, kScale, -1000);
+    double largest = -1000;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const double wanted = rounded(static_cast<double>(scores[i])) * static_cast<double>(kScale);
+      EXPECT_NEAR(static_cast<double>(row[i]), wanted, 1e-6 * std::abs(wanted));
+      largest = std::max(largest, static_cast<double>(row[i]));
+    }
+    EXPECT_EQ(static_cast<double>(most), largest);
+    EXPECT_EQ(scale_scores(std::vector<float>(scores).data(), n, kScale, 1000), 1000);
+    const auto scaled = row;
+    const float total = exponentials(row.data(), n, most);
+    double sum = 0;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const double wanted = std::exp(static_cast<double>(scaled[i]) - static_cast<double>(most));
+      EXPECT_NEAR(static_cast<double>(row[i]), wanted, 1e-5 * wanted + 1e-37);
+      sum += wanted;
+    }
+    EXPECT_NEAR(static_cast<double>(total), sum, 1e-5 * sum);
+    std::vector<BFloat16> weights(row.size());
+    weights_row(weights.data(), row.data(), n, 1 / total);
+    const auto gradient = random_floats(n);
+    const auto log_sums = random_floats(n);
+    const auto deltas = random_floats(n);
+    std::vector<BFloat16> along(row.size()), across(row.size()), p_across(row.size());
+    score_gradients(along.data(), scores.data(), gradient.data(), n, kScale, 1.5F, 0.5F);
+    score_gradients_across(p_across.data(), across.data(), scores.data(), gradient.data(),
+                           log_sums.data(), deltas.data(), n, kScale);
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      expect_near(weights[i], static_cast<double>(row[i]) / static_cast<double>(total));
+      const auto expected = [&](double log_sum, double delta) {
+        const double p = std::exp(static_cast<double>(scaled[i]) - log_sum);
+        return std::pair(
+            p, p * (static_cast<double>(gradient[i]) - delta) * static_cast<double>(kScale));
+      };
+      expect_near(along[i], expected(1.5, 0.5).second);
+      const auto [p, d] =
+          expected(static_cast<double>(log_sums[i]), static_cast<double>(deltas[i]));
+      expect_near(p_across[i], p);
+      expect_near(across[i], d);
+    }
+  }
+}
+
+// What is masked out is minus infinity; a row of it sums to nothing.
+TEST_F(BFloat16Rows, ExponentialsOfMinusInfinityAreZero) {
+  std::vector<float> row(20, -std::numeric_limits<float>::infinity());
+  row[3] = 2;
+  EXPECT_EQ(exponentials(row.data(), 20, 2), 1);
+  EXPECT_EQ(row[0], 0);
+  EXPECT_EQ(row[3], 1);
+}
+
+}  // namespace
+}  // namespace weft::tests
