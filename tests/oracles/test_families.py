@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModelForCausalLM, AutoTokenizer, Cohere2Config, Gemma2Config, GPT2Config, LlamaConfig, Qwen2Config,
@@ -99,6 +99,34 @@ def test_the_file_is_a_base_again(weft, family, tmp_path):
     weft("export", "--model", folder, "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "first.gguf")
     for other in ("again.gguf", "straight.gguf"):
         assert differing(tmp_path / "first.gguf", tmp_path / other) == []
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "gpt_oss"])
+def test_importance_of_each_expert_is_used_as_llama_quantize_uses_it(weft, probe, models, tmp_path, name):
+    folder = models[name]
+    weft("export", "--model", folder, "--to", "gguf", "--type", "f32", "--out", tmp_path / "f32.gguf")
+    random = np.random.default_rng(6)
+    writer = GGUFWriter(tmp_path / "imatrix.gguf", "")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["text"])
+    writer.add_uint32("imatrix.chunk_count", 3)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for key, tensor in tensors(tmp_path / "f32.gguf").items():
+        if key.startswith("blk.") and key.endswith(".weight") and len(tensor.shape) > 1 and "ffn_gate_inp" not in key:
+            experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
+            sums = random.lognormal(size=(experts, tensor.shape[-1])).astype(np.float32)
+            counts = random.integers(0, 3, (experts, 1)).astype(np.float32) * (experts > 1) + (experts == 1)
+            writer.add_tensor(key + ".in_sum2", sums)
+            writer.add_tensor(key + ".counts", counts.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for kind in ("q4_0", "q4_k_m", "q5_1"):
+        weft("export", "--model", folder, "--to", "gguf", "--type", kind, "--imatrix", tmp_path / "imatrix.gguf", "--out",
+             tmp_path / "ours.gguf", "--force")
+        probe("quantize", tmp_path / "f32.gguf", tmp_path / "theirs.gguf", FILE_TYPES[kind], tmp_path / "imatrix.gguf")
+        assert differing(tmp_path / "ours.gguf", tmp_path / "theirs.gguf") == []
 
 
 @pytest.mark.parametrize("name", ["mixtral_few", "gpt_oss"])
