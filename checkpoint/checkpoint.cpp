@@ -134,6 +134,17 @@ void Checkpoint::read_rows(const TensorInfo& tensor, std::int64_t begin, std::in
   read_stored_rows(state_->stored(tensor), begin, end, out);
 }
 
+void Checkpoint::read_columns(const TensorInfo& tensor, std::int64_t matrix, std::int64_t begin,
+                              std::int64_t end, std::span<float> out) const {
+  read_stored_columns(state_->stored(tensor), matrix, begin, end, out);
+}
+
+void Checkpoint::read_mxfp4_columns(const TensorInfo& tensor, std::int64_t matrix,
+                                    std::int64_t begin, std::int64_t end,
+                                    std::span<std::byte> out) const {
+  read_stored_mxfp4(state_->stored(tensor), matrix, begin, end, out);
+}
+
 std::vector<float> Checkpoint::read(const TensorInfo& tensor) const {
   const StoredTensor& stored = state_->stored(tensor);
   const std::int64_t width = stored.info.row_elements();

@@ -29,6 +29,7 @@ enum class Storage : std::uint8_t {
   kQ4_K,
   kQ5_K,
   kQ6_K,
+  kMXFP4,
   kOther
 };
 
@@ -88,6 +89,15 @@ class Checkpoint {
   /// Throws InputError for Storage::kOther, naming the tensor and the storage types that work.
   void read_rows(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
                  std::span<float> out) const;
+  /// Columns [begin, end) of one matrix of a stack [matrices, rows, columns], or of a matrix (which
+  /// is 0 then), each after the other: the numbers of read_rows(), turned. Whole rows of the file
+  /// where it has the columns as rows. out.size() == (end - begin) * rows of the matrix.
+  void read_columns(const TensorInfo& tensor, std::int64_t matrix, std::int64_t begin,
+                    std::int64_t end, std::span<float> out) const;
+  /// The same as blocks of Storage::kMXFP4, without touching a number, of a tensor that safetensors
+  /// hold as MXFP4 (checkpoint/mxfp4.h). out.size() == their bytes.
+  void read_mxfp4_columns(const TensorInfo& tensor, std::int64_t matrix, std::int64_t begin,
+                          std::int64_t end, std::span<std::byte> out) const;
   /// The whole tensor as floats, using the threads of core/parallel.h.
   [[nodiscard]] std::vector<float> read(const TensorInfo& tensor) const;
   /// The bytes as stored; only where the stored layout is the canonical one (F32, F16, BF16 and

@@ -25,7 +25,7 @@ constexpr std::array kFormats{
     Format{Storage::kQ4_0, "Q4_0", {32, 18}},   Format{Storage::kQ4_1, "Q4_1", {32, 20}},
     Format{Storage::kQ5_0, "Q5_0", {32, 22}},   Format{Storage::kQ5_1, "Q5_1", {32, 24}},
     Format{Storage::kQ4_K, "Q4_K", {256, 144}}, Format{Storage::kQ5_K, "Q5_K", {256, 176}},
-    Format{Storage::kQ6_K, "Q6_K", {256, 210}}};
+    Format{Storage::kQ6_K, "Q6_K", {256, 210}}, Format{Storage::kMXFP4, "MXFP4", {32, 17}}};
 
 using Bytes = const std::uint8_t*;
 
@@ -185,6 +185,22 @@ inline void block_q6_k(Bytes in, float* out) noexcept {
   }
 }
 
+/// u8 e; u8 q[16]:  x = v(q) 2^(e - 127), v a float of 4 bits (a sign, two bits of exponent, one of
+/// fraction); low nibbles are elements 0 to 15, high ones 16 to 31. ggml doubles v and halves the
+/// power, whose products are the same; its code 8 has lost the sign of zero, which safetensors
+/// keep.
+inline void block_mxfp4(Bytes in, float* out) noexcept {
+  static constexpr std::array<float, 16> kValues{0,     1,  2,  3,  4,  6,  8,  12,
+                                                 -0.0F, -1, -2, -3, -4, -6, -8, -12};
+  // 2^(e - 128): of e below 2 a number without its leading one.
+  const std::uint32_t power = in[0] < 2 ? 0x00200000U << in[0] : (in[0] - 1U) << 23U;
+  const auto scale = std::bit_cast<float>(power);
+  for (int i = 0; i < 16; ++i) {
+    out[i] = kValues[in[1 + i] & 15U] * scale;
+    out[i + 16] = kValues[in[1 + i] >> 4U] * scale;
+  }
+}
+
 template <void (*kBlock)(Bytes, float*) noexcept>
 void each_block(Bytes in, float* out, std::size_t count, BlockSize size) noexcept {
   for (std::size_t done = 0; done < count; done += size.elements, in += size.bytes) {
@@ -246,6 +262,7 @@ void dequantize(Storage storage, std::span<const std::byte> blocks, std::span<fl
     case Storage::kQ4_K: return each_block<block_q4_k>(in, to, count, size);
     case Storage::kQ5_K: return each_block<block_q5_k>(in, to, count, size);
     case Storage::kQ6_K: return each_block<block_q6_k>(in, to, count, size);
+    case Storage::kMXFP4: return each_block<block_mxfp4>(in, to, count, size);
     case Storage::kOther: break;
   }
 }

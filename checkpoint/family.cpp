@@ -201,8 +201,10 @@ constexpr std::array kQwen2Moe =
 constexpr std::array kQwen3Moe = joined(kQwen3, kQwenExperts);
 
 constexpr std::array kGptOss = joined(
-    kLlamaEnds, kLlamaNorms, kLlamaAttention,
+    kLlamaEnds, kInputNormRow, kLlamaAttention,
     std::array{
+        TensorRow{kMlpNorm, "model.layers.{}.post_attention_layernorm", Layout::kPlain,
+                  "blk.{}.post_attention_norm"},
         TensorRow{kSinks, "model.layers.{}.self_attn.sinks"},
         TensorRow{kRouter, "model.layers.{}.mlp.router"},
         TensorRow{kExpertsGateUp, "model.layers.{}.mlp.experts.gate_up_proj", Layout::kAlternating},
@@ -214,10 +216,10 @@ constexpr std::array kFamilies{
     Family{"ministral", "MinistralForCausalLM", kLlama},
     Family{"qwen2", "Qwen2ForCausalLM", kLlama, &gguf::kQwen2},
     Family{"qwen3", "Qwen3ForCausalLM", kQwen3, &gguf::kQwen3},
-    Family{"mixtral", "MixtralForCausalLM", kMixtral},
-    Family{"qwen2_moe", "Qwen2MoeForCausalLM", kQwen2Moe},
-    Family{"qwen3_moe", "Qwen3MoeForCausalLM", kQwen3Moe},
-    Family{"gpt_oss", "GptOssForCausalLM", kGptOss},
+    Family{"mixtral", "MixtralForCausalLM", kMixtral, &gguf::kMixtral},
+    Family{"qwen2_moe", "Qwen2MoeForCausalLM", kQwen2Moe, &gguf::kQwen2Moe},
+    Family{"qwen3_moe", "Qwen3MoeForCausalLM", kQwen3Moe, &gguf::kQwen3Moe},
+    Family{"gpt_oss", "GptOssForCausalLM", kGptOss, &gguf::kGptOss},
     Family{"smollm3", "SmolLM3ForCausalLM", kLlama, &gguf::kSmolLm3},
     Family{"granite", "GraniteForCausalLM", kLlama, &gguf::kGranite},
     Family{"gemma", "GemmaForCausalLM", kLlama, &gguf::kGemma},

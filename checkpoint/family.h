@@ -62,6 +62,14 @@ enum class Layout : std::uint8_t {
   kAlternating,  ///< [in, out], the outputs gate and up by turns (GPT-OSS)
 };
 
+/// One matrix of one expert, and a stack of all experts' in a layer.
+[[nodiscard]] constexpr bool is_expert(Part part) noexcept {
+  return part == Part::kExpertGate || part == Part::kExpertUp || part == Part::kExpertDown;
+}
+[[nodiscard]] constexpr bool is_stack(Part part) noexcept {
+  return part == Part::kExpertsGateUp || part == Part::kExpertsDown;
+}
+
 struct TensorRow {
   Part part;
   std::string_view name;  ///< Without ".weight" and ".bias"; "{}": the layer's number.

@@ -92,7 +92,7 @@ json scaling_from_factors(const Gguf& file, const GgufTensor& tensor, double the
   fail(file, "tensor 'rope_freqs.weight' holds rotary factors that are not Llama 3's scaling");
 }
 
-json scaling_from_metadata(const Gguf& file, const Key& key, std::int64_t context) {
+json scaling_from_metadata(const Gguf& file, const Key& key, std::int64_t context, bool own_yarn) {
   const std::string type(file.string(key("rope.scaling.type")).value_or(""));
   const auto old_linear = file.real(key("rope.scale_linear"));  // Before rope.scaling.* existed.
   const auto given = file.real(key("rope.scaling.factor"));
@@ -110,6 +110,7 @@ json scaling_from_metadata(const Gguf& file, const Key& key, std::int64_t contex
                    count_or(file, key("rope.scaling.original_context_length"), context)}};
   if (const auto beta = file.real(key("rope.scaling.yarn_beta_fast"))) scaling["beta_fast"] = *beta;
   if (const auto beta = file.real(key("rope.scaling.yarn_beta_slow"))) scaling["beta_slow"] = *beta;
+  if (own_yarn) scaling["truncate"] = false;
   // llama.cpp multiplies its own 0.1 ln(factor) + 1 by this; transformers replaces it.
   if (const auto attention = file.real(key("rope.scaling.attn_factor"))) {
     scaling["attention_factor"] = *attention * (0.1 * std::log(factor) + 1.0);
@@ -142,8 +143,12 @@ std::string_view natural_dtype(const Gguf& file) {
   bool all_bf16 = true;
   for (const GgufTensor& tensor : file.tensors()) {
     if (tensor.shape.size() < 2) continue;  // Norms are F32 in every file.
+    // Routers and the biases of stacks too; MXFP4 lies in BF16 without loss.
+    if (tensor.name.find("ffn_gate_inp") != std::string::npos || tensor.name.ends_with(".bias")) {
+      continue;
+    }
     all_f16 = all_f16 && tensor.type->name == "F16";
-    all_bf16 = all_bf16 && tensor.type->name == "BF16";
+    all_bf16 = all_bf16 && (tensor.type->name == "BF16" || tensor.type->name == "MXFP4");
   }
   return all_f16 ? "float16" : all_bf16 ? "bfloat16" : "float32";
 }
@@ -153,9 +158,10 @@ std::string_view natural_dtype(const Gguf& file) {
 json number_of(const Gguf& file, const Key& key, const GgufKey& entry) {
   const std::string name = key(entry.gguf);
   if (file.find(name) == nullptr) {
-    const bool epsilon = entry.gguf.find("_epsilon") != std::string_view::npos;
+    const bool always_said =
+        entry.gguf.find("_epsilon") != std::string_view::npos || entry.gguf.starts_with("expert_");
     if (entry.absent == Absent::kOmitted) return nullptr;
-    if (entry.absent != Absent::kDefault || epsilon) {
+    if (entry.absent != Absent::kDefault || always_said) {
       fail(file, "metadata '{}' is missing", name);
     }
     if (entry.kind == GgufKey::Kind::kFlag) return entry.fallback != 0;
@@ -261,7 +267,7 @@ void add_rotation(const Gguf& file, const Key& key, const GgufForm& form, const 
   } else if (rotation.llama3 && factors != nullptr) {
     config["rope_scaling"] = scaling_from_factors(file, *factors, theta, heads.width);
   } else {
-    config["rope_scaling"] = scaling_from_metadata(file, key, context);
+    config["rope_scaling"] = scaling_from_metadata(file, key, context, rotation.own_yarn);
   }
 }
 
@@ -288,6 +294,24 @@ void add_windows(const Gguf& file, const Key& key, const GgufForm& form, json& c
   }
   json& types = config["layer_types"] = json::array();
   for (const bool window : slides) types.push_back(window ? "sliding_attention" : "full_attention");
+}
+
+/// Experts where the family has none, too many to be meant, and another way to weigh them.
+void refuse_other_experts(const Gguf& file, const Key& key, const Family& family) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 16;
+  const std::int64_t experts = file.integer(key("expert_count")).value_or(0);
+  if (find_row(family, Part::kRouter) == nullptr && experts != 0) {
+    fail(file, "a mixture of experts ('{}' is {}) without their tensors is not supported",
+         key("expert_count"), experts);
+  }
+  if (experts > kMost)
+    fail(file, "metadata '{}' is {}, at most {} are supported", key("expert_count"), experts,
+         kMost);
+  const double scale = file.real(key("expert_weights_scale")).value_or(1);
+  if (scale != 0 && scale != 1) {
+    fail(file, "metadata '{}' is {}, and weights of experts with a scale are not supported",
+         key("expert_weights_scale"), scale);
+  }
 }
 
 /// What the architecture computes without saying it, and config.json has to.
@@ -319,9 +343,7 @@ std::int64_t gemma_attention_scalar(std::int64_t layers, const GgufForm& form,
 nlohmann::json gguf_config(const Gguf& file, const Family& family) {
   const GgufForm& form = *family.gguf;
   const Key key(form.architecture);
-  if (file.integer(key("expert_count")).value_or(0) > 0) {
-    fail(file, "a mixture of experts ('{}') is not supported", key("expert_count"));
-  }
+  refuse_other_experts(file, key, family);
   json config = {{"architectures", {family.architecture}}, {"model_type", family.model_type}};
   if (!form.activation_key.empty()) config[std::string(form.activation_key)] = form.activation;
   const Heads heads = read_heads(file, key);

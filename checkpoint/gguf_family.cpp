@@ -1,6 +1,7 @@
 #include "checkpoint/gguf_family.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 #include <numeric>
@@ -10,9 +11,6 @@
 
 namespace weft::checkpoint {
 namespace {
-
-using nlohmann::json;
-using Absent = GgufKey::Absent;
 
 /// ggml-org/llama.cpp, gguf-py/gguf/constants.py, TENSOR_NAMES
 std::string_view usual_name(Part part) noexcept {
@@ -58,78 +56,66 @@ bool is_norm(Part part) noexcept {
          part == Part::kMlpNorm || part == Part::kMlpOutputNorm;
 }
 
-/// Of a Hugging Face tensor's name: the row, the layer and ".weight" or ".bias".
+/// Is no module's weight, but a parameter with a name of its own.
+bool is_parameter(Part part) noexcept { return part == Part::kSinks || is_stack(part); }
+
+/// Of a Hugging Face tensor's name: the row, the numbers in it and which of the two it is.
 struct Instance {
   const TensorRow* row = nullptr;
   std::int64_t layer = 0;
-  std::string_view suffix;
+  std::int64_t expert = 0;
+  bool bias = false;
+
+  [[nodiscard]] std::string_view suffix() const noexcept { return bias ? ".bias" : ".weight"; }
 };
 
+/// Reads the number at the beginning of `text` and takes it away; nothing for "007".
+std::optional<std::int64_t> take_number(std::string_view& text) {
+  std::int64_t number = 0;
+  std::size_t at = 0;
+  for (; at < text.size() && text[at] >= '0' && text[at] <= '9'; ++at) {
+    if (number > 99'999'999 || (at > 0 && number == 0)) return std::nullopt;
+    number = 10 * number + (text[at] - '0');
+  }
+  text.remove_prefix(at);
+  return number;
+}
+
+/// The numbers that a path has where the row's name has "{}": of the layer and of the expert.
+std::optional<std::array<std::int64_t, 2>> numbers_of(std::string_view name,
+                                                      std::string_view path) {
+  std::array<std::int64_t, 2> numbers{};
+  for (std::int64_t& number : numbers) {
+    const auto hole = name.find("{}");
+    if (hole == std::string_view::npos) break;
+    name.remove_prefix(hole + 2);
+    path.remove_prefix(hole);
+    const auto taken = take_number(path);
+    if (!taken) return std::nullopt;
+    number = *taken;
+  }
+  return numbers;
+}
+
 std::optional<Instance> instance_of(const Family& family, std::string_view tensor) {
-  const auto dot = tensor.rfind('.');
-  if (dot == std::string_view::npos) return std::nullopt;
-  const std::string_view suffix = tensor.substr(dot);
-  const std::string_view path = tensor.substr(0, dot);
-  if (suffix != ".weight" && suffix != ".bias") return std::nullopt;
-  const TensorRow* const row = find_row(family, path);
-  if (row == nullptr) return std::nullopt;
-  std::int64_t layer = 0;
-  if (const auto hole = row->name.find("{}"); hole != std::string_view::npos) {
-    for (std::size_t at = hole; at < path.size() && path[at] >= '0' && path[at] <= '9'; ++at) {
-      if (layer > 99'999'999 || (at > hole && layer == 0)) return std::nullopt;  // "007"
-      layer = 10 * layer + (path[at] - '0');
-    }
+  struct Ending {
+    std::string_view text;
+    bool bias;
+    bool parameter;
+  };
+  static constexpr std::array<Ending, 4> kEndings{{{".weight", false, false},
+                                                   {".bias", true, false},
+                                                   {"_bias", true, true},
+                                                   {"", false, true}}};
+  for (const Ending& ending : kEndings) {
+    if (!tensor.ends_with(ending.text)) continue;
+    const std::string_view path = tensor.substr(0, tensor.size() - ending.text.size());
+    const TensorRow* const row = find_row(family, path);
+    if (row == nullptr || is_parameter(row->part) != ending.parameter) continue;
+    const auto numbers = numbers_of(row->name, path);
+    if (!numbers) return std::nullopt;
+    return Instance{row, (*numbers)[0], (*numbers)[1], ending.bias};
   }
-  return Instance{row, layer, suffix};
-}
-
-const json* find_first(const json& config, std::string_view keys) {
-  const json* null = nullptr;
-  while (!keys.empty()) {
-    const auto bar = keys.find('|');
-    const auto found = config.find(std::string(keys.substr(0, bar)));
-    if (found != config.end()) {
-      if (!found->is_null()) return &*found;
-      if (null == nullptr) null = &*found;
-    }
-    keys = bar == std::string_view::npos ? std::string_view() : keys.substr(bar + 1);
-  }
-  return null;
-}
-
-std::string spelled(std::string_view keys) {
-  std::string text;
-  for (const char letter : keys)
-    text += letter == '|' ? std::string("' or '") : std::string(1, letter);
-  return fmt::format("'{}'", text);
-}
-
-std::optional<double> absent_value(const json& config, const GgufForm& form, const GgufKey& key,
-                                   std::string_view where) {
-  const auto other = [&](const char* name) { return gguf_value(config, form, name, where); };
-  switch (key.absent) {
-    case Absent::kOmitted: return std::nullopt;
-    case Absent::kDefault: return key.fallback;
-    case Absent::kFourfold: return 4 * other("embedding_length").value_or(0);
-    case Absent::kHeads: return other("attention.head_count");
-    case Absent::kWidth: return other("embedding_length");
-    case Absent::kQuotient:
-      if (key.fallback > 0) return key.fallback;
-      return std::floor(other("embedding_length").value_or(0) /
-                        other("attention.head_count").value_or(1));
-    case Absent::kRefused: break;
-  }
-  throw InputError("{}: config.json must have a positive whole number {}", where,
-                   spelled(key.config));
-}
-
-/// Falcon's heads of keys are said by three keys (modeling_falcon.py, FalconAttention).
-std::optional<double> falcon_key_heads(const json& config, const GgufForm& form,
-                                       std::string_view where) {
-  const bool grouped = config.value("new_decoder_architecture", json(false)) == true;
-  const bool shared = config.value("multi_query", json(true)) != false;
-  if (!grouped && shared) return 1;
-  if (!grouped) return gguf_value(config, form, "attention.head_count", where);
   return std::nullopt;
 }
 
@@ -197,6 +183,37 @@ void order_rows(const GgufForm& form, const GgufSizes& sizes, Part part, Layout 
   places.group = sizes.head_dim;
 }
 
+/// What an expert's matrix and a stack have to be.
+void place_experts(const GgufSizes& sizes, const Instance& instance, std::string_view tensor,
+                   const std::vector<std::int64_t>& shape, GgufPlaces& places) {
+  const Part part = instance.row->part;
+  if (!is_expert(part) && !is_stack(part)) return;
+  places.experts = sizes.experts;
+  if (is_expert(part)) places.expert = instance.expert;
+  const std::size_t dimensions = (instance.bias ? 1U : 2U) + (is_stack(part) ? 1U : 0U);
+  const bool fits = is_stack(part) ? shape.front() == sizes.experts : places.expert < sizes.experts;
+  if (shape.size() == dimensions && fits) return;
+  throw InputError("tensor {} does not belong to a model of {} experts, its shape is [{}]",
+                   printable(tensor), sizes.experts, fmt::join(shape, ", "));
+}
+
+/// Gives the tensors of a stack's outputs their parts: halves, or by turns.
+void cut_outputs(Layout layout, GgufPlaces& places) {
+  const auto parts = std::ssize(places.tensors);
+  const std::int64_t each = places.tensors.front().outputs / parts;
+  if (each * parts != places.tensors.front().outputs) {
+    throw InputError("{} outputs cannot be cut into '{}' and '{}'", places.tensors.front().outputs,
+                     places.tensors.front().name, places.tensors.back().name);
+  }
+  const bool by_turns = layout == Layout::kAlternating;
+  for (std::int64_t i = 0; i < parts; ++i) {
+    GgufPlace& place = places.tensors[static_cast<std::size_t>(i)];
+    place.outputs = each;
+    place.first = by_turns ? i : i * each;
+    place.step = by_turns ? parts : 1;
+  }
+}
+
 /// Whether the family has every tensor of the file's first layer.
 bool has_tensors(const Family& family, const Gguf& file) {
   std::vector<std::string> names;
@@ -241,79 +258,6 @@ std::string known_gguf_families() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-std::optional<double> gguf_value(const json& config, const GgufForm& form, const GgufKey& key,
-                                 std::string_view where) {
-  if (form.architecture == "falcon" && key.gguf == "attention.head_count_kv") {
-    if (const auto heads = falcon_key_heads(config, form, where)) return heads;
-  }
-  const json* const found = find_first(config, key.config);
-  if (found == nullptr) return absent_value(config, form, key, where);
-  if (found->is_null()) {
-    if (key.absent != Absent::kDefault) return absent_value(config, form, key, where);
-    throw InputError("{}: config.json has {} = null, which the GGUF architecture '{}' cannot say",
-                     where, spelled(key.config), form.architecture);
-  }
-  const auto wrong = [&](const char* wanted) {
-    return InputError("{}: config.json must have {} {}, found {}", where, wanted,
-                      spelled(key.config), found->dump());
-  };
-  if (key.kind == GgufKey::Kind::kFlag) {
-    if (!found->is_boolean()) throw wrong("true or false as");
-    return found->get<bool>() ? 1 : 0;
-  }
-  if (key.kind == GgufKey::Kind::kReal) {
-    if (!found->is_number()) throw wrong("a number");
-    return found->get<double>();
-  }
-  if (!found->is_number_integer() || found->get<std::int64_t>() < 1) {
-    throw wrong("a positive whole number");
-  }
-  return static_cast<double>(found->get<std::int64_t>());
-}
-
-std::optional<double> gguf_value(const json& config, const GgufForm& form, std::string_view gguf,
-                                 std::string_view where) {
-  const auto key = std::ranges::find(form.keys, gguf, &GgufKey::gguf);
-  return key == form.keys.end() ? std::nullopt : gguf_value(config, form, *key, where);
-}
-
-GgufSizes gguf_sizes(const json& config, const GgufForm& form, std::string_view where) {
-  const auto count = [&](const char* name) {
-    const auto value = gguf_value(config, form, name, where);
-    return value ? std::optional(static_cast<std::int64_t>(*value)) : std::nullopt;
-  };
-  GgufSizes sizes;
-  sizes.hidden = count("embedding_length").value_or(0);
-  sizes.layers = count("block_count").value_or(0);
-  sizes.heads = count("attention.head_count").value_or(1);
-  sizes.key_heads = count("attention.head_count_kv").value_or(sizes.heads);
-  const std::int64_t quotient = sizes.hidden / sizes.heads;
-  sizes.head_dim = count("attention.key_length").value_or(quotient);
-  // More than any model has; their product must stay a number.
-  constexpr std::int64_t kMost = std::int64_t{1} << 24;
-  if (std::max({sizes.heads, sizes.key_heads, sizes.head_dim}) > kMost) {
-    throw InputError("{}: {} attention heads of {} cannot be meant", where, sizes.heads,
-                     sizes.head_dim);
-  }
-  if (sizes.heads % sizes.key_heads != 0) {
-    throw InputError("{}: {} attention heads cannot share {} key-value heads", where, sizes.heads,
-                     sizes.key_heads);
-  }
-  const auto key = std::ranges::find(form.keys, "attention.key_length", &GgufKey::gguf);
-  const json* const stated = find_first(config, "head_dim");
-  const bool fixed = key == form.keys.end() || key->absent == Absent::kQuotient;
-  if (key == form.keys.end() && stated != nullptr && stated->is_number_integer()) {
-    sizes.head_dim = stated->get<std::int64_t>();
-  }
-  if (fixed && sizes.head_dim != quotient) {
-    throw InputError(
-        "{}: config.json says heads of {}, and the GGUF architecture '{}' cannot say another width "
-        "than hidden_size / num_attention_heads = {}",
-        where, sizes.head_dim, form.architecture, quotient);
-  }
-  return sizes;
-}
-
 std::vector<std::string> gguf_names(const Family& family, const TensorRow& row,
                                     std::int64_t layer) {
   if (row.part == Part::kQueryKeyValue && family.gguf != nullptr && family.gguf->split) {
@@ -323,6 +267,10 @@ std::vector<std::string> gguf_names(const Family& family, const TensorRow& row,
     }
     return names;
   }
+  if (row.part == Part::kExpertsGateUp) {
+    return {numbered(usual_name(Part::kExpertGate), layer),
+            numbered(usual_name(Part::kExpertUp), layer)};
+  }
   return {numbered(gguf_name(row), layer)};
 }
 
@@ -330,8 +278,20 @@ std::vector<std::string> gguf_names(const Family& family, std::string_view tenso
   const auto instance = instance_of(family, tensor);
   if (!instance) return {};
   std::vector<std::string> names = gguf_names(family, *instance->row, instance->layer);
-  for (std::string& name : names) name += instance->suffix;
+  for (std::string& name : names) name += instance->suffix();
   return names;
+}
+
+const TensorRow* find_tensor_row(const Family& family, std::string_view tensor) {
+  const auto instance = instance_of(family, tensor);
+  return instance ? instance->row : nullptr;
+}
+
+std::string tensor_name(const TensorRow& row, std::int64_t layer, std::int64_t expert, bool bias) {
+  const std::string_view ending = is_parameter(row.part) ? (bias ? "_bias" : "")
+                                  : bias                 ? ".bias"
+                                                         : ".weight";
+  return numbered(row.name, layer, expert) + std::string(ending);
 }
 
 std::optional<GgufPlaces> gguf_places(const Family& family, const GgufSizes& sizes,
@@ -341,19 +301,27 @@ std::optional<GgufPlaces> gguf_places(const Family& family, const GgufSizes& siz
   const auto instance = instance_of(family, tensor);
   if (!instance || shape.empty()) return std::nullopt;
   const TensorRow& row = *instance->row;
+  const std::string_view name_shown = shown.empty() ? tensor : shown;
   GgufPlaces places;
-  places.transposed = row.layout == Layout::kTransposed && shape.size() == 2;
-  places.shift = is_norm(row.part) && instance->suffix == ".weight" ? family.gguf->norm_shift : 0;
+  place_experts(sizes, *instance, name_shown, shape, places);
+  const bool in_stack = is_stack(row.part);
+  const auto matrix = std::span(shape).subspan(in_stack ? 1 : 0);
+  const bool turned = row.layout == Layout::kTransposed || row.layout == Layout::kAlternating;
+  places.transposed = turned && matrix.size() == 2;
+  places.shift = is_norm(row.part) && !instance->bias ? family.gguf->norm_shift : 0;
   if (places.shift != 0 && shape.size() > 1) {
-    throw InputError("tensor {} must be a vector, its shape is [{}]",
-                     printable(shown.empty() ? tensor : shown), fmt::join(shape, ", "));
+    throw InputError("tensor {} must be a vector, its shape is [{}]", printable(name_shown),
+                     fmt::join(shape, ", "));
   }
-  const std::int64_t outputs = places.transposed ? shape[1] : shape[0];
+  const std::int64_t outputs = places.transposed ? matrix[1] : matrix[0];
   for (const std::string& name : gguf_names(family, row, instance->layer)) {
-    places.tensors.push_back({name + std::string(instance->suffix), outputs, {}});
+    places.tensors.push_back({name + std::string(instance->suffix()), outputs, {}});
   }
-  order_rows(*family.gguf, sizes, row.part, row.layout, shown.empty() ? tensor : shown, shape,
-             places);
+  if (in_stack) {
+    cut_outputs(row.layout, places);
+  } else {
+    order_rows(*family.gguf, sizes, row.part, row.layout, name_shown, shape, places);
+  }
   return places;
 }
 

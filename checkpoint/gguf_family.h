@@ -45,6 +45,7 @@ struct GgufSizes {
   std::int64_t heads = 0;
   std::int64_t key_heads = 0;
   std::int64_t head_dim = 0;
+  std::int64_t experts = 0;  ///< Of a layer; 0: the family has none.
 };
 
 /// InputError naming `where` and the key that is missing or no positive whole number, and for heads
@@ -52,21 +53,30 @@ struct GgufSizes {
 [[nodiscard]] GgufSizes gguf_sizes(const nlohmann::json& config, const GgufForm& form,
                                    std::string_view where);
 
-/// A tensor of the file.
+/// A tensor of the file, or one matrix of it where it is a stack.
 struct GgufPlace {
   std::string name;
   std::int64_t outputs = 0;  ///< Rows of a matrix, elements of a bias.
-  /// For each of them, the output of the Hugging Face tensor that it is; empty: the same, in order.
+  /// For each of them, the output of the Hugging Face tensor that it is; empty: every `step`-th
+  /// from `first` on.
   std::vector<std::int64_t> rows;
+  std::int64_t first = 0;
+  std::int64_t step = 1;
 };
 
 /// Where a Hugging Face tensor lies in the file.
 struct GgufPlaces {
-  std::vector<GgufPlace> tensors;  ///< One, or q, k and v of a matrix that the file has apart.
-  bool transposed = false;         ///< The model has [in, out], the file [out, in].
-  float shift = 0;                 ///< Added to the numbers in the file.
+  /// One, or q, k and v of a matrix that the file has apart, or gate and up of a stack.
+  std::vector<GgufPlace> tensors;
+  bool transposed = false;  ///< The model has [in, out], the file [out, in].
+  float shift = 0;          ///< Added to the numbers in the file.
   /// Rows of the file come in groups of so many neighbours of the model; 1: without groups.
   std::int64_t group = 1;
+  /// Not 0: the file's tensors are stacks of as many matrices (a bias: of vectors), and `tensors`
+  /// tell of each of them.
+  std::int64_t experts = 0;
+  /// Which of them the model's tensor is; nothing: the model has a stack as well.
+  std::optional<std::int64_t> expert{};
 };
 
 /// Nothing for a tensor that the family does not have. InputError, naming `shown` (else the
@@ -81,6 +91,14 @@ struct GgufPlaces {
 /// Those of a row in a layer, without ".weight".
 [[nodiscard]] std::vector<std::string> gguf_names(const Family& family, const TensorRow& row,
                                                   std::int64_t layer);
+
+/// The row of a tensor by its whole name, weight or bias; null for one that the family does not
+/// have.
+[[nodiscard]] const TensorRow* find_tensor_row(const Family& family, std::string_view tensor);
+/// What the model calls the tensor of a row: "model.layers.0.self_attn.q_proj.bias"; a parameter
+/// of its own has no ".weight" ("model.layers.0.mlp.experts.down_proj", "..._bias").
+[[nodiscard]] std::string tensor_name(const TensorRow& row, std::int64_t layer, std::int64_t expert,
+                                      bool bias);
 
 /// Parameters of Llama 3's rotary scaling (config.json, rope_type "llama3").
 struct Llama3Scaling {

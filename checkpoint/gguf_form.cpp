@@ -39,6 +39,44 @@ constexpr std::array kVocabulary{GgufKey{"vocab_size", "vocab_size"}};
 constexpr std::array kPlainKeys = joined(kSizeKeys, kContext, kSharedHeads, kHeadDim, kRmsEpsilon);
 constexpr std::array kLlamaKeys = joined(kPlainKeys, kVocabulary);
 
+template <std::size_t kSize>
+constexpr auto with(std::array<GgufKey, kSize> keys, const GgufKey& other) {
+  for (GgufKey& key : keys) {
+    if (key.gguf == other.gguf) key = other;
+  }
+  return keys;
+}
+
+constexpr GgufKey shared_heads(double fallback) {
+  return {"attention.head_count_kv", "num_key_value_heads", kCount, kDefault, fallback};
+}
+constexpr std::array<GgufKey, 2> expert_counts(std::string_view config, double count,
+                                               double chosen) {
+  return {GgufKey{"expert_count", config, kCount, kDefault, count},
+          GgufKey{"expert_used_count", "num_experts_per_tok", kCount, kDefault, chosen}};
+}
+constexpr GgufKey expert_width(double fallback) {
+  return {"expert_feed_forward_length", "moe_intermediate_size", kCount, kDefault, fallback};
+}
+constexpr std::array kMixtralKeys =
+    joined(with(with(kLlamaKeys, kWiderRmsEpsilon[0]), shared_heads(8)),
+           expert_counts("num_local_experts|num_experts", 8, 2));
+constexpr std::array kQwen2MoeKeys =
+    joined(with(kPlainKeys, shared_heads(16)), expert_counts("num_experts", 60, 4),
+           std::array{expert_width(1408),
+                      GgufKey{"expert_shared_feed_forward_length",
+                              "shared_expert_intermediate_size", kCount, kDefault, 5632}});
+constexpr std::array kQwen3MoeKeys =
+    joined(with(kPlainKeys, shared_heads(4)),
+           expert_counts("num_experts|num_local_experts", 128, 8), std::array{expert_width(768)});
+constexpr std::array kQwen2MoeBiases{BiasRule{".attn_q.bias", "qkv_bias"}};
+// llama.cpp has experts in every layer, and one way to weigh them.
+constexpr std::array kQwen2MoeNeutral{NeutralKey{"norm_topk_prob", 0},
+                                      NeutralKey{"decoder_sparse_step", 1}};
+constexpr std::array kQwen3MoeNeutral{NeutralKey{"norm_topk_prob", 1, false},
+                                      NeutralKey{"decoder_sparse_step", 1},
+                                      NeutralKey{"use_qk_norm", 1}};
+
 constexpr std::array kLlamaBiases{BiasRule{".attn_q.bias", "attention_bias"},
                                   BiasRule{".ffn_up.bias", "mlp_bias"}};
 constexpr std::array kQueryBiases{BiasRule{".attn_q.bias", "attention_bias"}};
@@ -65,6 +103,17 @@ constexpr std::array kGemma3Keys = joined(
     kGemmaKeys, kWindow,
     std::array{GgufKey{"final_logit_softcapping", "final_logit_softcapping", kReal, kOmitted}});
 constexpr std::array kBothWays{NeutralKey{"use_bidirectional_attention", 0}};
+
+constexpr std::array kGptOssHeadDim{
+    GgufKey{"attention.key_length", "head_dim", kCount, kDefault, 64},
+    GgufKey{"attention.value_length", "head_dim", kCount, kDefault, 64}};
+constexpr std::array kGptOssKeys = joined(
+    kSizeKeys, kContext, std::array{shared_heads(8)}, kGptOssHeadDim, kWiderRmsEpsilon,
+    expert_counts("num_local_experts|num_experts", 128, 4),
+    std::array{GgufKey{"expert_feed_forward_length", "intermediate_size"},
+               GgufKey{"attention.sliding_window", "sliding_window", kCount, kDefault, 128}});
+constexpr std::array kGptOssNeutral{NeutralKey{"attention_bias", 1}, NeutralKey{"swiglu_limit", 7},
+                                    NeutralKey{"swiglu_alpha", 1.702}};
 
 constexpr std::array kOlmo2Keys =
     joined(kSizeKeys, kContext, kSharedHeads, kHeadDim, kWiderRmsEpsilon);
@@ -177,6 +226,25 @@ constinit const GgufForm kLlama{.architecture = "llama",
 constinit const GgufForm kQwen2{.architecture = "qwen2", .keys = kPlainKeys};
 constinit const GgufForm kQwen3{
     .architecture = "qwen3", .keys = kPlainKeys, .biases = kQueryBiases};
+constinit const GgufForm kMixtral{.architecture = "llama",
+                                  .keys = kMixtralKeys,
+                                  .rotation = {.theta = 1e6, .states_width = true, .llama3 = true},
+                                  .interleaved = true};
+constinit const GgufForm kQwen2Moe{.architecture = "qwen2moe",
+                                   .keys = kQwen2MoeKeys,
+                                   .head = GgufHead::kOwn,
+                                   .biases = kQwen2MoeBiases,
+                                   .neutral = kQwen2MoeNeutral};
+constinit const GgufForm kQwen3Moe{.architecture = "qwen3moe",
+                                   .keys = kQwen3MoeKeys,
+                                   .biases = kQueryBiases,
+                                   .neutral = kQwen3MoeNeutral};
+constinit const GgufForm kGptOss{.architecture = "gpt-oss",
+                                 .keys = kGptOssKeys,
+                                 .rotation = {.theta = 150000, .own_yarn = true},
+                                 .head = GgufHead::kOwn,
+                                 .neutral = kGptOssNeutral,
+                                 .window_period = 2};
 constinit const GgufForm kSmolLm3{.architecture = "smollm3",
                                   .keys = kLlamaKeys,
                                   .rotation = {.theta = 2e6, .states_width = true},

@@ -68,6 +68,9 @@ struct GgufRotation {
   bool longrope = false;          ///< Has the tensors rope_factors_long and rope_factors_short.
   std::string_view ratio = {};    ///< The key that says theta / 10000, where none says theta.
   double local_theta = 0;         ///< Of layers that slide, where they have their own.
+  /// YaRN is the family's own: it is meant where a configuration says nothing, and its bounds are
+  /// no whole dimensions ("truncate"), which no file says and llama.cpp does not compute.
+  bool own_yarn = false;
 };
 
 enum class GgufHead : std::uint8_t {
@@ -98,6 +101,10 @@ namespace gguf {
 extern const GgufForm kLlama;
 extern const GgufForm kQwen2;
 extern const GgufForm kQwen3;
+extern const GgufForm kMixtral;
+extern const GgufForm kQwen2Moe;
+extern const GgufForm kQwen3Moe;
+extern const GgufForm kGptOss;
 extern const GgufForm kSmolLm3;
 extern const GgufForm kGranite;
 extern const GgufForm kGemma;

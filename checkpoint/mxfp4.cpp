@@ -7,6 +7,7 @@
 #include <map>
 #include <string>
 
+#include "checkpoint/dequantize.h"
 #include "checkpoint/open_model.h"
 #include "checkpoint/printable.h"
 #include "core/error.h"
@@ -148,7 +149,15 @@ bool says_mxfp4(const nlohmann::json& config) {
   return method != found->end() && *method == "mxfp4";
 }
 
-std::int64_t row_group(const TensorInfo& tensor) { return is_mxfp4(tensor) ? kMxfp4Group : 1; }
+bool is_mxfp4(const Arrangement& arranged) {
+  return arranged.matrices > 0 && arranged.pieces.front().storage == Storage::kOther;
+}
+
+std::int64_t row_group(const TensorInfo& tensor) {
+  if (is_mxfp4(tensor)) return kMxfp4Group;
+  if (tensor.shape.size() != 3 || tensor.storage == Storage::kOther) return 1;
+  return block_size(tensor.storage).elements;
+}
 
 void join_mxfp4(OpenModel& model) {
   if (!says_mxfp4(model.config)) return;
@@ -190,6 +199,26 @@ void read_mxfp4_rows(const Arrangement& arranged, std::int64_t width, std::int64
     read_group(blocks.data() + block * kBlockBytes, scales.data() + block, groups, width, first,
                last, out.data() + (row - begin) * width);
     row += last - first;
+  }
+}
+
+void read_mxfp4_columns(const Arrangement& arranged, std::int64_t width, std::int64_t matrix,
+                        std::int64_t begin, std::int64_t end, std::span<std::byte> out) {
+  const std::int64_t groups = std::ssize(arranged.pieces[1].bytes) / (arranged.matrices * width);
+  const std::byte* const blocks = arranged.pieces[0].bytes.data();
+  const std::byte* const scales = arranged.pieces[1].bytes.data();
+  const std::int64_t first = (matrix * width + begin) * groups;
+  std::byte* to = out.data();
+  for (std::int64_t i = first; i < first + (end - begin) * groups; ++i) {
+    const std::byte* const pairs = blocks + i * kBlockBytes;
+    *to++ = scales[i];
+    for (std::int64_t k = 0; k < kBlockBytes; ++k) {
+      // Number n is a half of byte n / 2.
+      const std::byte low = k % 2 == 0 ? pairs[k / 2] & std::byte{15} : pairs[k / 2] >> 4;
+      const std::byte above = pairs[(k + kBlockBytes) / 2];
+      const std::byte high = k % 2 == 0 ? above & std::byte{15} : above >> 4;
+      *to++ = low | high << 4;
+    }
   }
 }
 

@@ -28,8 +28,10 @@ inline constexpr std::int64_t kMxfp4Group = 32;
 [[nodiscard]] bool is_mxfp4(const TensorInfo& tensor);
 /// Whether a configuration says that its experts are stored so.
 [[nodiscard]] bool says_mxfp4(const nlohmann::json& config);
+/// Whether the pieces are such a pair.
+[[nodiscard]] bool is_mxfp4(const Arrangement& arranged);
 /// Rows that are best read together, beginning at a multiple of as many: to read one of them is to
-/// read all.
+/// read all. Of stacks in blocks too, which are transposed (checkpoint/open_gguf.cpp).
 [[nodiscard]] std::int64_t row_group(const TensorInfo& tensor);
 
 /// Makes one tensor of each pair of a model whose configuration says so. InputError where one of
@@ -39,5 +41,11 @@ void join_mxfp4(OpenModel& model);
 /// Rows [begin, end) of such a tensor, whose rows are `width` wide. Thread-safe.
 void read_mxfp4_rows(const Arrangement& arranged, std::int64_t width, std::int64_t begin,
                      std::int64_t end, std::span<float> out);
+
+/// Columns [begin, end) of one matrix, of `width`, as blocks of GGUF (Storage::kMXFP4), column
+/// after column: the scale, then byte i with number i in its low half and number i + 16 in its high
+/// one. Thread-safe.
+void read_mxfp4_columns(const Arrangement& arranged, std::int64_t width, std::int64_t matrix,
+                        std::int64_t begin, std::int64_t end, std::span<std::byte> out);
 
 }  // namespace weft::checkpoint

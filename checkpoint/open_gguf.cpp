@@ -27,18 +27,19 @@ bool is_factor(const GgufForm& form, std::string_view name) {
 /// The tensors of the file that make one of the model.
 struct Source {
   std::string name;  ///< The model's.
+  const TensorRow* row = nullptr;
   std::vector<const GgufTensor*> tensors;
 };
 
 /// Finds the tensors of a row in a layer, and takes them from `left`. Nothing where the file has
 /// none of them; InputError for one that is missing.
 std::optional<Source> take(const Gguf& file, const Family& family, const TensorRow& row,
-                           std::int64_t layer, std::string_view suffix,
+                           std::int64_t layer, bool bias,
                            std::set<std::string, std::less<>>& left) {
-  Source source{numbered(row.name, layer) + std::string(suffix), {}};
+  Source source{tensor_name(row, layer, 0, bias), &row, {}};
   std::string missing;
   for (const std::string& plain : gguf_names(family, row, layer)) {
-    const std::string name = plain + std::string(suffix);
+    const std::string name = plain + (bias ? ".bias" : ".weight");
     const auto found = left.find(name);
     if (found == left.end()) {
       missing = name;
@@ -64,32 +65,63 @@ std::vector<TensorRow> rows_in_order(const Gguf& file, const Family& family) {
   return rows;
 }
 
+/// What no file of the family lacks. Layers have experts or an MLP.
+bool is_essential(const Family& family, Part part) {
+  const bool has_experts = find_row(family, Part::kRouter) != nullptr;
+  const bool one_by_one = find_row(family, Part::kExpertDown) != nullptr;
+  const Part down = !has_experts ? Part::kDown
+                    : one_by_one ? Part::kExpertDown
+                                 : Part::kExpertsDown;
+  return part == Part::kEmbedding || part == Part::kFinalNorm || part == Part::kOutput ||
+         part == down;
+}
+
+/// Adds what a row has in every layer, experts one by one.
+void add_sources(const Gguf& file, const Family& family, const TensorRow& row,
+                 const GgufSizes& sizes, bool bias, std::set<std::string, std::less<>>& left,
+                 std::vector<Source>& sources) {
+  const bool in_layers = row.name.find("{}") != std::string_view::npos;
+  const std::int64_t layers = in_layers ? sizes.layers : 1;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    auto source = take(file, family, row, layer, bias, left);
+    if (!source) {
+      throw InputError("{}: the tensor '{}{}' is missing", file.path().string(),
+                       gguf_names(family, row, layer).front(), bias ? ".bias" : ".weight");
+    }
+    if (!is_expert(row.part)) {
+      sources.push_back(std::move(*source));
+      continue;
+    }
+    for (std::int64_t expert = 0; expert < sizes.experts; ++expert) {
+      sources.push_back({tensor_name(row, layer, expert, bias), &row, source->tensors});
+    }
+  }
+}
+
 /// What the first layer or the last has, every layer has.
-std::vector<Source> find_sources(const Gguf& file, const Family& family, std::int64_t layers) {
+std::vector<Source> find_sources(const Gguf& file, const Family& family,
+                                 std::span<const TensorRow> rows, const GgufSizes& sizes) {
   std::set<std::string, std::less<>> left;
   for (const GgufTensor& tensor : file.tensors()) {
     if (!is_factor(*family.gguf, tensor.name)) left.insert(tensor.name);
   }
   std::vector<Source> sources;
-  for (const TensorRow& row : rows_in_order(file, family)) {
+  // Of several spellings of one part the first is the model's.
+  const auto is_found = [&](Part part) {
+    return std::ranges::any_of(sources, [&](const Source& s) { return s.row->part == part; });
+  };
+  for (const TensorRow& row : rows) {
     const bool in_layers = row.name.find("{}") != std::string_view::npos;
-    const bool essential = row.part == Part::kEmbedding || row.part == Part::kFinalNorm ||
-                           row.part == Part::kOutput || row.part == Part::kDown;
-    const std::int64_t count = in_layers ? layers : 1;
-    for (const std::string_view suffix : {".weight", ".bias"}) {
+    const std::int64_t last = in_layers ? sizes.layers - 1 : 0;
+    for (const bool bias : {false, true}) {
       const auto in = [&](std::int64_t layer) {
         return std::ranges::any_of(gguf_names(family, row, layer), [&](const std::string& name) {
-          return left.contains(name + std::string(suffix));
+          return left.contains(name + (bias ? ".bias" : ".weight"));
         });
       };
-      if (!in(0) && !in(count - 1) && !(essential && suffix == ".weight")) continue;
-      for (std::int64_t layer = 0; layer < count; ++layer) {
-        auto source = take(file, family, row, layer, suffix, left);
-        if (!source) {
-          throw InputError("{}: the tensor '{}{}' is missing", file.path().string(),
-                           gguf_names(family, row, layer).front(), suffix);
-        }
-        sources.push_back(std::move(*source));
+      const bool needed = !bias && is_essential(family, row.part) && !is_found(row.part);
+      if (in(0) || in(last) || needed) {
+        add_sources(file, family, row, sizes, bias, left, sources);
       }
     }
   }
@@ -100,21 +132,47 @@ std::vector<Source> find_sources(const Gguf& file, const Family& family, std::in
   return sources;
 }
 
-/// The shape of the model's tensor: that of the pieces, one below the other.
-std::vector<std::int64_t> shape_of(const Gguf& file, const Source& source, bool transposed) {
+/// The shape of the model's tensor: that of the pieces, one below the other, or by turns in a
+/// stack.
+std::vector<std::int64_t> shape_of(const Gguf& file, const Source& source) {
   std::vector<std::int64_t> shape = source.tensors.front()->shape;
+  if (is_expert(source.row->part) && shape.size() > 1) shape.erase(shape.begin());
+  const std::size_t outputs = is_stack(source.row->part) && shape.size() > 1 ? 1 : 0;
   for (std::size_t i = 1; i < source.tensors.size(); ++i) {
     const std::vector<std::int64_t>& other = source.tensors[i]->shape;
-    if (other.size() != shape.size() || shape.empty() ||
-        !std::equal(shape.begin() + 1, shape.end(), other.begin() + 1)) {
+    std::vector<std::int64_t> same = shape;
+    if (other.size() == shape.size() && !shape.empty()) {
+      same[outputs] = other[outputs];
+      shape[outputs] += other[outputs];
+    }
+    if (other != same || (outputs > 0 && other != source.tensors.front()->shape)) {
       throw InputError("{}: tensors {} and {} have shapes that do not fit each other",
                        file.path().string(), printable(source.tensors.front()->name),
                        printable(source.tensors[i]->name));
     }
-    shape[0] += other[0];
   }
-  if (transposed && shape.size() == 2) std::swap(shape[0], shape[1]);
+  const bool turned =
+      source.row->layout == Layout::kTransposed || source.row->layout == Layout::kAlternating;
+  if (turned && shape.size() == 2 + outputs) std::swap(shape[outputs], shape[outputs + 1]);
   return shape;
+}
+
+/// A stack of the model: matrices that are transposed one by one, or rows that have the pieces' by
+/// turns.
+std::shared_ptr<const Arrangement> arrange_stack(const Gguf& file, const Source& source,
+                                                 std::int64_t experts) {
+  auto arranged = std::make_shared<Arrangement>();
+  for (const GgufTensor* tensor : source.tensors) {
+    std::int64_t rows = 1;
+    for (std::size_t i = 0; i + 1 < tensor->shape.size(); ++i) rows *= tensor->shape[i];
+    arranged->pieces.push_back({file.bytes(*tensor), storage_of(tensor->type->name), rows});
+  }
+  const bool matrices = source.tensors.front()->shape.size() == 3;
+  if (!matrices && source.tensors.size() == 1) return {};
+  arranged->transposed = matrices;
+  arranged->matrices = matrices ? experts : 0;
+  arranged->by_turns = !matrices;
+  return arranged;
 }
 
 /// Null where the tensor lies in the file row after row.
@@ -122,6 +180,7 @@ std::shared_ptr<const Arrangement> arrange(const Gguf& file, const Source& sourc
                                            const GgufPlaces& places, bool is_vector) {
   const auto moved = [](const GgufPlace& place) { return !place.rows.empty(); };
   const bool moves = std::ranges::any_of(places.tensors, moved);
+  if (places.expert) return {};
   if (source.tensors.size() == 1 && !moves && !places.transposed && places.shift == 0) return {};
   auto arranged = std::make_shared<Arrangement>();
   arranged->transposed = places.transposed;
@@ -168,30 +227,60 @@ GgufPlaces places_of(const Family& family, const GgufSizes& sizes, const TensorI
   }
 }
 
-void add_tensors(OpenModel& model, const Family& family) {
+/// Of an expert, the part of its stack.
+std::span<const std::byte> bytes_of(const Gguf& file, const GgufTensor& tensor,
+                                    const GgufPlaces& places) {
+  const std::span<const std::byte> bytes = file.bytes(tensor);
+  if (!places.expert) return bytes;
+  const std::size_t each = bytes.size() / static_cast<std::size_t>(places.experts);
+  return bytes.subspan(static_cast<std::size_t>(*places.expert) * each, each);
+}
+
+StoredTensor stored_tensor(const OpenModel& model, const Family& family, const GgufSizes& sizes,
+                           const Source& source) {
   const Gguf& file = *model.gguf;
   const std::string where = model.path.string();
-  const GgufSizes sizes = gguf_sizes(model.config, *family.gguf, where);
-  for (Source& source : find_sources(file, family, sizes.layers)) {
-    const GgufTensor& first = *source.tensors.front();
-    const std::string_view path = std::string_view(source.name).substr(0, source.name.rfind('.'));
-    const bool transposed = find_row(family, path)->layout == Layout::kTransposed;
-    StoredTensor stored;
-    stored.info = {.name = source.name,
-                   .shape = shape_of(file, source, transposed),
-                   .storage = storage_of(first.type->name),
-                   .storage_name = std::string(first.type->name),
-                   .bytes = 0,
-                   .file = model.path};
-    for (const GgufTensor* tensor : source.tensors) stored.info.bytes += tensor->bytes;
-    if (stored.info.shape.empty()) {
-      throw InputError("{}: tensor {} is a single number", where, printable(first.name));
-    }
-    const GgufPlaces places = places_of(family, sizes, stored.info, first, where);
-    stored.bytes = file.bytes(first);
-    stored.file_tensor = &first;
-    stored.arrangement = arrange(file, source, places, stored.info.shape.size() == 1);
-    model.tensors.push_back(std::move(stored));
+  const GgufTensor& first = *source.tensors.front();
+  StoredTensor stored;
+  stored.info = {.name = source.name,
+                 .shape = shape_of(file, source),
+                 .storage = storage_of(first.type->name),
+                 .storage_name = std::string(first.type->name),
+                 .bytes = 0,
+                 .file = model.path};
+  if (stored.info.shape.empty()) {
+    throw InputError("{}: tensor {} is a single number", where, printable(first.name));
+  }
+  for (const GgufTensor* tensor : source.tensors) {
+    if (storage_of(tensor->type->name) != Storage::kOther) continue;
+    stored.info.storage = Storage::kOther;
+    stored.info.storage_name = std::string(tensor->type->name);
+  }
+  if (is_expert(source.row->part) && first.shape.front() != sizes.experts) {
+    throw InputError("{}: tensor {} must hold {} experts, its shape is [{}]", where,
+                     printable(first.name), sizes.experts, fmt::join(first.shape, ", "));
+  }
+  const GgufPlaces places = places_of(family, sizes, stored.info, first, where);
+  stored.bytes = bytes_of(file, first, places);
+  for (const GgufTensor* tensor : source.tensors) {
+    stored.info.bytes += bytes_of(file, *tensor, places).size();
+  }
+  stored.file_tensor = &first;
+  const bool is_vector = stored.info.shape.size() == 1;
+  if (is_stack(source.row->part)) {
+    stored.arrangement = arrange_stack(file, source, sizes.experts);
+  } else {
+    stored.arrangement = arrange(file, source, places, is_vector);
+  }
+  return stored;
+}
+
+void add_tensors(OpenModel& model, const Family& family) {
+  const Gguf& file = *model.gguf;
+  const GgufSizes sizes = gguf_sizes(model.config, *family.gguf, model.path.string());
+  const std::vector<TensorRow> rows = rows_in_order(file, family);
+  for (const Source& source : find_sources(file, family, rows, sizes)) {
+    model.tensors.push_back(stored_tensor(model, family, sizes, source));
   }
 }
 

@@ -29,9 +29,12 @@ struct Arrangement {
   std::vector<Piece> pieces;       ///< One below the other.
   std::vector<std::int64_t> rows;  ///< Of each row of the model, its row in them; empty: the same.
   bool transposed = false;         ///< A row of the model is a column of the one piece.
-  /// Not 0: the pieces are blocks and scales of MXFP4 (checkpoint/mxfp4.h), a stack of as many
-  /// matrices that are transposed one by one.
+  /// Not 0: a stack of as many matrices that are transposed one by one. The pieces have their
+  /// columns by turns; or they are blocks and scales of MXFP4 (checkpoint/mxfp4.h), whose storage
+  /// is kOther.
   std::int64_t matrices = 0;
+  /// Not transposed: the pieces have the columns of each row by turns.
+  bool by_turns = false;
   float shift = 0;  ///< What reading adds.
 };
 

@@ -144,7 +144,7 @@ void each_number(std::span<const float> values, std::uint8_t* out, Round round) 
 
 void quantize(Storage storage, std::span<const float> values, std::span<std::byte> blocks) {
   const BlockSize block = block_size(storage);
-  if (block.elements == 0 || values.size() % block.elements != 0 ||
+  if (block.elements == 0 || storage == Storage::kMXFP4 || values.size() % block.elements != 0 ||
       blocks.size() != values.size() / block.elements * block.bytes) {
     throw std::logic_error("quantize: values and room are not the same whole blocks");
   }
@@ -163,6 +163,7 @@ void quantize(Storage storage, std::span<const float> values, std::span<std::byt
     case Storage::kQ6_K:
       quantize_super_blocks(storage, values.data(), nullptr, values.size() / block.elements, out);
       return;
+    case Storage::kMXFP4:
     case Storage::kOther: break;
   }
 }

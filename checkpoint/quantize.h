@@ -13,8 +13,8 @@
 namespace weft::checkpoint {
 
 /// Turns whole blocks of floats into `blocks`, which must have exactly the room they need; anything
-/// else, or Storage::kOther, is a mistake of the caller (std::logic_error). Thread-safe; the bytes
-/// do not depend on the processor.
+/// else, or Storage::kMXFP4 and kOther, is a mistake of the caller (std::logic_error). Thread-safe;
+/// the bytes do not depend on the processor.
 ///
 /// F16 and BF16 round to nearest, ties to even. Values must be finite, and for F16 and the block
 /// formats no larger than 65504 (their scales are F16): see fits().

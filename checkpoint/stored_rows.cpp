@@ -1,5 +1,6 @@
 #include "checkpoint/stored_rows.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <vector>
 
@@ -44,6 +45,66 @@ void read_arranged_rows(const Arrangement& arranged, std::int64_t width, std::in
   }
 }
 
+/// Rows of a matrix whose columns the pieces have by turns.
+void read_rows_by_turns(const Arrangement& arranged, std::int64_t width, std::int64_t begin,
+                        std::int64_t end, std::span<float> out) {
+  const auto pieces = std::ssize(arranged.pieces);
+  std::vector<float> part(index(width / pieces));
+  for (std::int64_t row = begin; row < end; ++row) {
+    float* const to = out.data() + (row - begin) * width;
+    for (std::int64_t p = 0; p < pieces; ++p) {
+      const Arrangement::Piece& piece = arranged.pieces[index(p)];
+      const std::size_t size = row_bytes(piece.storage, width / pieces);
+      dequantize(piece.storage, piece.bytes.subspan(index(row) * size, size), part);
+      for (std::int64_t i = 0; i < width / pieces; ++i) to[i * pieces + p] = part[index(i)];
+    }
+  }
+}
+
+/// Of a stack of transposed matrices of `rows` rows each: rows [begin, end), counted through all.
+void read_stack_rows(const Arrangement& stack, std::int64_t rows, std::int64_t width,
+                     std::int64_t begin, std::int64_t end, std::span<float> out) {
+  const auto pieces = std::ssize(stack.pieces);
+  const std::int64_t outputs = width / pieces;
+  std::vector<float> part;
+  while (begin < end) {
+    const std::int64_t first = begin % rows;
+    const std::int64_t last = std::min(rows, first + end - begin);
+    for (std::int64_t p = 0; p < pieces; ++p) {
+      const Arrangement::Piece& piece = stack.pieces[index(p)];
+      const std::size_t size = piece.bytes.size() / index(stack.matrices);
+      const auto matrix = piece.bytes.subspan(index(begin / rows) * size, size);
+      if (pieces == 1) {
+        gather_columns(piece.storage, matrix, outputs, rows, first, last,
+                       out.first(index((last - first) * width)));
+        break;
+      }
+      part.resize(index((last - first) * outputs));
+      gather_columns(piece.storage, matrix, outputs, rows, first, last, part);
+      for (std::int64_t row = 0; row < last - first; ++row) {
+        for (std::int64_t i = 0; i < outputs; ++i)
+          out[index(row * width + i * pieces + p)] = part[index(row * outputs + i)];
+      }
+    }
+    out = out.subspan(index((last - first) * width));
+    begin += last - first;
+  }
+}
+
+/// Of such a stack, or of one such matrix: columns [begin, end) of one matrix.
+void read_stack_columns(const Arrangement& stack, std::int64_t rows, std::int64_t matrix,
+                        std::int64_t begin, std::int64_t end, std::span<float> out) {
+  const auto pieces = std::ssize(stack.pieces);
+  for (std::int64_t column = begin; column < end; ++column) {
+    const Arrangement::Piece& piece = stack.pieces[index(column % pieces)];
+    const std::size_t size = row_bytes(piece.storage, rows);
+    const std::int64_t each = piece.rows / std::max<std::int64_t>(1, stack.matrices);
+    const std::int64_t row = matrix * each + column / pieces;
+    dequantize(piece.storage, piece.bytes.subspan(index(row) * size, size),
+               out.subspan(index((column - begin) * rows), index(rows)));
+  }
+}
+
 void require_numbers(const StoredTensor& tensor) {
   const TensorInfo& info = tensor.info;
   if (info.storage != Storage::kOther) return;
@@ -74,7 +135,21 @@ std::vector<StoredPart> finished_matrices(const Arrangement& stack, std::int64_t
   return parts;
 }
 
+void require_columns(const TensorInfo& tensor, std::int64_t matrix, std::int64_t begin,
+                     std::int64_t end, bool fits) {
+  const std::int64_t matrices = tensor.rows() / std::max<std::int64_t>(1, matrix_rows(tensor));
+  if (tensor.shape.size() >= 2 && matrix >= 0 && matrix < matrices && begin >= 0 && end >= begin &&
+      end <= tensor.row_elements() && fits) {
+    return;
+  }
+  throw std::logic_error("read_columns: columns or room do not fit the tensor " + tensor.name);
+}
+
 }  // namespace
+
+std::int64_t matrix_rows(const TensorInfo& tensor) {
+  return tensor.shape.size() < 2 ? 1 : tensor.shape[tensor.shape.size() - 2];
+}
 
 void gather_columns(Storage storage, std::span<const std::byte> bytes, std::int64_t rows,
                     std::int64_t width, std::int64_t begin, std::int64_t end,
@@ -118,14 +193,49 @@ void read_stored_rows(const StoredTensor& tensor, std::int64_t begin, std::int64
     dequantize(info.storage, rows_of(tensor, begin, end), out);
   } else if (info.shape.size() < 2) {
     read_arranged_vector(*arranged, out);
-  } else if (arranged->matrices > 0) {
+  } else if (arranged->by_turns) {
+    read_rows_by_turns(*arranged, info.row_elements(), begin, end, out);
+  } else if (arranged->matrices > 0 && is_mxfp4(*arranged)) {
     read_mxfp4_rows(*arranged, info.row_elements(), begin, end, out);
+  } else if (arranged->matrices > 0) {
+    read_stack_rows(*arranged, info.shape[1], info.row_elements(), begin, end, out);
   } else if (arranged->transposed) {
     const Arrangement::Piece& piece = arranged->pieces.front();
     gather_columns(piece.storage, piece.bytes, piece.rows, info.rows(), begin, end, out);
   } else {
     read_arranged_rows(*arranged, info.row_elements(), begin, end, out);
   }
+}
+
+void read_stored_columns(const StoredTensor& tensor, std::int64_t matrix, std::int64_t begin,
+                         std::int64_t end, std::span<float> out) {
+  const TensorInfo& info = tensor.info;
+  require_numbers(tensor);
+  const std::int64_t rows = matrix_rows(info);
+  require_columns(info, matrix, begin, end, out.size() == index((end - begin) * rows));
+  if (out.empty()) return;
+  const Arrangement* const arranged = tensor.arrangement.get();
+  if (arranged == nullptr) {
+    gather_columns(info.storage, rows_of(tensor, matrix * rows, (matrix + 1) * rows), rows,
+                   info.row_elements(), begin, end, out);
+  } else if (arranged->matrices > 0 && is_mxfp4(*arranged)) {
+    std::vector<std::byte> blocks(index(end - begin) * row_bytes(Storage::kMXFP4, rows));
+    read_mxfp4_columns(*arranged, info.row_elements(), matrix, begin, end, blocks);
+    dequantize(Storage::kMXFP4, blocks, out);
+  } else if (arranged->transposed) {
+    read_stack_columns(*arranged, rows, matrix, begin, end, out);
+  } else {
+    throw std::logic_error("read_columns: the rows of " + info.name + " are moved");
+  }
+}
+
+void read_stored_mxfp4(const StoredTensor& tensor, std::int64_t matrix, std::int64_t begin,
+                       std::int64_t end, std::span<std::byte> out) {
+  const TensorInfo& info = tensor.info;
+  const std::size_t size = index(end - begin) * row_bytes(Storage::kMXFP4, matrix_rows(info));
+  require_columns(info, matrix, begin, end, is_mxfp4(info) && out.size() == size);
+  if (out.empty()) return;
+  read_mxfp4_columns(*tensor.arrangement, info.row_elements(), matrix, begin, end, out);
 }
 
 }  // namespace weft::checkpoint

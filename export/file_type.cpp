@@ -4,6 +4,7 @@
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <optional>
 
 #include "checkpoint/dequantize.h"
 #include "core/error.h"
@@ -80,10 +81,23 @@ Storage head_storage(const FileType& type, std::int64_t columns, const ModelShap
   return Storage::kQ6_K;
 }
 
+/// Attention is little beside eight experts, and gets more; nothing for other tensors.
+std::optional<Storage> beside_eight_experts(const FileType& type, std::string_view name) {
+  if (name.find("attn_v.weight") != name.npos || name.find("attn_k.weight") != name.npos) {
+    return Storage::kQ8_0;
+  }
+  const bool four_bits = type.name == "q4_k_s" || type.name == "q4_k_m";
+  if (name.find("attn_output.weight") != name.npos && four_bits) return Storage::kQ5_K;
+  return std::nullopt;
+}
+
 Storage mixed(const FileType& type, std::string_view name, std::int64_t columns,
               const ModelShape& model) {
   if (name == "output.weight" || (model.tied_head && name == "token_embd.weight")) {
     return head_storage(type, columns, model);
+  }
+  if (model.experts == 8) {
+    if (const auto storage = beside_eight_experts(type, name)) return *storage;
   }
   const std::int64_t layer = layer_of(name);
   if (name.find("attn_v.weight") != name.npos || name.find("attn_qkv.weight") != name.npos) {

@@ -35,7 +35,11 @@ struct ModelShape {
   /// Llama 2 70B and its kin: 80 layers whose key-value heads are shared.
   bool shared_heads_of_80_layers = false;
   bool falcon = false;  ///< Has choices of its own.
+  std::int64_t experts = 0;
 };
+
+/// general.file_type of plain matrices beside experts in MXFP4 (LLAMA_FTYPE_MOSTLY_MXFP4_MOE).
+inline constexpr std::int64_t kMxfp4FileType = 38;
 
 /// What the mix chooses for a tensor before its rows are looked at; storage_for() differs where
 /// they are no whole number of that format's blocks.

@@ -28,6 +28,14 @@ checkpoint::GgufPlaces places_of(const checkpoint::Family& family,
   const bool input_first = row != nullptr && row->layout == checkpoint::Layout::kTransposed;
   std::vector<std::int64_t> shape{module.out, module.in};
   if (input_first) std::swap(shape[0], shape[1]);
+  const bool of_experts =
+      row != nullptr && (checkpoint::is_expert(row->part) || checkpoint::is_stack(row->part));
+  if (of_experts) {
+    throw InputError(
+        "the adapter changes the experts' matrix '{}', and weft writes no adapter of a stack of "
+        "experts to GGUF; fold it (weft export --to gguf)",
+        module.path);
+  }
   auto places = checkpoint::gguf_places(family, sizes, module.path + ".weight", shape);
   if (!places) {
     throw InputError("the architecture '{}' has no tensor for the adapted layer '{}'",

@@ -6,6 +6,8 @@
 
 #include "checkpoint/roles.h"
 #include "core/error.h"
+#include "export/config_values.h"
+#include "export/gguf_refusals.h"
 #include "export/gguf_vocabulary.h"
 
 namespace weft::exporting {
@@ -15,20 +17,7 @@ using checkpoint::Checkpoint;
 using checkpoint::GgufFields;
 using checkpoint::GgufForm;
 using checkpoint::GgufKey;
-using checkpoint::NeutralKey;
 using nlohmann::json;
-
-std::optional<std::int64_t> whole(const json& config, const char* key) {
-  const auto found = config.find(key);
-  if (found == config.end() || !found->is_number_integer()) return std::nullopt;
-  return found->get<std::int64_t>();
-}
-
-std::optional<double> real(const json& config, const char* key) {
-  const auto found = config.find(key);
-  if (found == config.end() || !found->is_number()) return std::nullopt;
-  return found->get<double>();
-}
 
 /// The rotary parameters: rope_parameters of transformers 5, rope_scaling before. Of layers that
 /// attend to everything, where those that slide have their own.
@@ -95,10 +84,31 @@ void tell_about_dynamic(const core::Log& log) {
              "length are computed without it");
 }
 
+/// llama.cpp reads no bounds of the ramp but for a few architectures, and rounds them.
+void tell_about_bounds(const json& rope, const core::Log& log) {
+  const bool usual = rope.value("truncate", json()) != false &&
+                     real(rope, "beta_fast").value_or(32) == 32 &&
+                     real(rope, "beta_slow").value_or(1) == 1;
+  if (usual) return;
+  core::tell(log, core::Level::kWarning,
+             "llama.cpp computes the rotary scaling 'yarn' with beta_fast = 32, beta_slow = 1 and "
+             "truncate = true, the model with others: llama.cpp's numbers are slightly different");
+}
+
+bool states_rope(const json& config) {
+  return std::ranges::any_of(std::array{"rope_parameters", "rope_scaling"}, [&](const char* key) {
+    return config.value(key, json()).is_object();
+  });
+}
+
 void add_scaling(const Checkpoint& model, const json& rope, const std::string& prefix,
                  const core::Log& log, GgufFields& fields) {
   const GgufForm& form = *family_of(model).gguf;
   const std::string type = rope_type(rope);
+  if (form.rotation.own_yarn && type == "default" && !states_rope(model.config())) {
+    throw InputError("{}: config.json must have 'rope_scaling' or 'rope_parameters'",
+                     model.path().string());
+  }
   if (type == "default" || (type == "llama3" && form.rotation.llama3)) return;
   if (type == "dynamic") return tell_about_dynamic(log);
   if (is_longrope(type) && form.rotation.longrope) {
@@ -117,6 +127,7 @@ void add_scaling(const Checkpoint& model, const json& rope, const std::string& p
   fields.set_string(prefix + "rope.scaling.type", type);
   fields.set_f32(prefix + "rope.scaling.factor", *factor);
   if (type == "linear") return;
+  tell_about_bounds(rope, log);
   const auto original = whole(rope, "original_max_position_embeddings");
   if (!original) {
     throw InputError("{}: rotary scaling 'yarn' without original_max_position_embeddings",
@@ -156,9 +167,7 @@ void add_rope(const Checkpoint& model, const std::string& prefix, const core::Lo
 }
 
 /// "135M", "1.1B": gguf/utility.py, model_weight_count_rounded_notation.
-std::string size_label(const Checkpoint& model) {
-  double count = 0;
-  for (const auto& tensor : model.tensors()) count += static_cast<double>(tensor.elements());
+std::string rounded_count(double count) {
   const auto [scale, suffix] = count > 1e12  ? std::pair(1e-12, 'T')
                                : count > 1e9 ? std::pair(1e-9, 'B')
                                : count > 1e6 ? std::pair(1e-6, 'M')
@@ -167,6 +176,24 @@ std::string size_label(const Checkpoint& model) {
   const bool one_digit = std::nearbyint(scaled) < 10;
   const int decimals = std::nearbyint(scaled) < 1 ? 2 : one_digit ? 1 : 0;
   return fmt::format("{:.{}f}{}", scaled, decimals, suffix);
+}
+
+/// Of experts "8x7.2B": how many, and the numbers of all that is shared and of one expert, where
+/// biases of stacks count as shared (gguf_writer.py, get_total_parameter_count).
+std::string size_label(const Checkpoint& model) {
+  const checkpoint::Family& family = family_of(model);
+  const std::int64_t experts = sizes_of(model).experts;
+  double count = 0;
+  for (const auto& tensor : model.tensors()) {
+    const auto* row = checkpoint::find_tensor_row(family, tensor.name);
+    const bool shared =
+        row == nullptr || (!checkpoint::is_expert(row->part) &&
+                           !(checkpoint::is_stack(row->part) && tensor.shape.size() == 3));
+    const auto elements = static_cast<double>(tensor.elements());
+    count += shared ? elements : elements / static_cast<double>(experts);
+  }
+  const std::string text = rounded_count(count);
+  return experts == 0 ? text : fmt::format("{}x{}", experts, text);
 }
 
 /// The rows of the embedding.
@@ -251,148 +278,6 @@ bool describes_storage(std::string_view key) {
          key == "general.alignment";
 }
 
-/// Of every family, unless a row of checkpoint/gguf_form.h names the key.
-constexpr std::array kNeutralKeys{NeutralKey{"partial_rotary_factor", 1},
-                                  NeutralKey{"rotary_pct", 1},
-                                  NeutralKey{"embedding_multiplier", 1},
-                                  NeutralKey{"residual_multiplier", 1},
-                                  NeutralKey{"logits_scaling", 1},
-                                  NeutralKey{"logit_scale", 1},
-                                  NeutralKey{"scale_emb", 1},
-                                  NeutralKey{"scale_depth", 1},
-                                  NeutralKey{"attention_multiplier", 1},
-                                  NeutralKey{"attn_logit_softcapping", 0},
-                                  NeutralKey{"final_logit_softcapping", 0},
-                                  NeutralKey{"use_qk_norm", 0},
-                                  NeutralKey{"qk_layernorm", 0},
-                                  NeutralKey{"attention_bias", 0},
-                                  NeutralKey{"mlp_bias", 0},
-                                  NeutralKey{"parallel_residual", 0},
-                                  NeutralKey{"use_parallel_residual", 0},
-                                  NeutralKey{"rope_interleaved", 0}};
-
-bool names(std::string_view spellings, std::string_view key) {
-  for (; !spellings.empty();) {
-    const auto bar = spellings.find('|');
-    if (spellings.substr(0, bar) == key) return true;
-    spellings = bar == std::string_view::npos ? std::string_view() : spellings.substr(bar + 1);
-  }
-  return false;
-}
-
-/// Whether the architecture has a place for what the key says.
-bool is_said(const GgufForm& form, std::string_view key) {
-  const bool turns = key == "partial_rotary_factor" || key == "rotary_pct";
-  return (turns && !form.rotation.partial.empty()) ||
-         std::ranges::any_of(form.keys, [&](const GgufKey& k) { return names(k.config, key); }) ||
-         std::ranges::any_of(form.biases, [&](const auto& rule) { return rule.config == key; }) ||
-         std::ranges::any_of(form.neutral, [&](const auto& own) { return own.config == key; });
-}
-
-[[noreturn]] void refuse(const Checkpoint& model, std::string_view key, const json& value,
-                         const std::string& wanted) {
-  throw InputError(
-      "{}: config.json has {} = {}, which the GGUF architecture '{}' cannot say ({} is what it "
-      "computes)",
-      model.path().string(), key, value.dump(), family_of(model).gguf->architecture, wanted);
-}
-
-void refuse_unless_neutral(const Checkpoint& model, const NeutralKey& entry) {
-  const auto found = model.config().find(std::string(entry.config));
-  const bool absent = found == model.config().end() || found->is_null();
-  if (absent && entry.by_default) return;
-  const json value = absent ? json() : *found;
-  const bool neutral = (value.is_boolean() && value.get<bool>() == (entry.neutral != 0)) ||
-                       (value.is_number() && value.get<double>() == entry.neutral);
-  if (neutral) return;
-  const bool flag = value.is_boolean() || value.is_null();
-  refuse(
-      model, entry.config, value,
-      flag ? std::string(entry.neutral != 0 ? "true" : "false") : fmt::format("{}", entry.neutral));
-}
-
-/// llama.cpp computes every kind of GELU by the approximation with tanh.
-void refuse_other_activation(const Checkpoint& model) {
-  const std::string_view own = family_of(model).gguf->activation;
-  const bool gelu = own.starts_with("gelu");
-  for (const char* key : {"hidden_act", "hidden_activation", "activation_function", "activation"}) {
-    const auto act = model.config().find(key);
-    if (act == model.config().end() || act->is_null()) continue;
-    const std::string name = act->is_string() ? act->get<std::string>() : "";
-    const bool known = gelu ? name == "gelu" || name == "gelu_new" || name == "gelu_fast" ||
-                                  name == "gelu_pytorch_tanh" || name == "gelu_python"
-                            : name == "silu" || name == "swish";
-    if (!known) refuse(model, key, *act, std::string(own));
-  }
-}
-
-/// What an architecture decides by itself: the scale of Gemma's attention, the layers of SmolLM3
-/// without positions, the norms of Command R's heads, what Baichuan has for positions.
-void refuse_other_choices(const Checkpoint& model) {
-  const json& config = model.config();
-  const GgufForm& form = *family_of(model).gguf;
-  const checkpoint::GgufSizes sizes = sizes_of(model);
-  if (form.architecture == "gemma2" || form.architecture == "gemma3") {
-    const std::int64_t own = checkpoint::gemma_attention_scalar(
-        sizes.layers, form, sizes.hidden / sizes.heads, sizes.head_dim);
-    const double stated = real(config, "query_pre_attn_scalar").value_or(256);
-    if (stated != static_cast<double>(own)) {
-      refuse(model, "query_pre_attn_scalar", stated, fmt::format("{}", own));
-    }
-  }
-  if (form.architecture == "smollm3") {
-    const json rotates = config.value("no_rope_layers", json());
-    const auto interval = whole(config, "no_rope_layer_interval").value_or(4);
-    for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
-      const bool own = (layer + 1) % 4 != 0;
-      const bool stated = rotates.is_array() && std::ssize(rotates) > layer
-                              ? rotates[static_cast<std::size_t>(layer)] != 0
-                              : (layer + 1) % interval != 0;
-      if (own != stated) refuse(model, "no_rope_layers", rotates, "every fourth");
-    }
-  }
-  if (form.architecture == "command-r") {
-    const bool stated = config.value("use_qk_norm", json()) == true;
-    if (stated != (sizes.layers >= 64)) {
-      refuse(model, "use_qk_norm", stated, fmt::format("{} of {} layers", !stated, sizes.layers));
-    }
-  }
-  if (form.architecture == "baichuan") {
-    // llama.cpp goes by the number of layers; the models by the name of their length.
-    const bool slopes =
-        !whole(config, "max_position_embeddings") && whole(config, "model_max_length").has_value();
-    if (sizes.layers != (slopes ? 40 : 32)) {
-      refuse(model, "num_hidden_layers", sizes.layers,
-             slopes ? "40 with slopes for positions" : "32 with rotary positions");
-    }
-  }
-}
-
-/// The GGUF architecture has one way to compute: a configuration that asks for another one would be
-/// written as if it had not.
-void refuse_other_arithmetic(const Checkpoint& model) {
-  const GgufForm& form = *family_of(model).gguf;
-  refuse_other_activation(model);
-  for (const NeutralKey& entry : kNeutralKeys) {
-    if (!is_said(form, entry.config)) refuse_unless_neutral(model, entry);
-  }
-  for (const NeutralKey& entry : form.neutral) refuse_unless_neutral(model, entry);
-  refuse_other_choices(model);
-  const bool own_head = checkpoint::roles_of(model).head != nullptr;
-  if (form.head == checkpoint::GgufHead::kTied && own_head) {
-    throw InputError(
-        "{}: the model has an output head of its own, and the GGUF architecture '{}' takes the "
-        "embedding",
-        model.path().string(), form.architecture);
-  }
-  if (form.head == checkpoint::GgufHead::kOwn && !own_head) {
-    throw InputError(
-        "{}: the model's output head is its embedding, and the GGUF architecture '{}' needs a head "
-        "of its own",
-        model.path().string(), form.architecture);
-  }
-}
-
 void carry_over(const checkpoint::Gguf& base, GgufFields& fields) {
   for (const checkpoint::GgufEntry& entry : base.metadata()) {
     if (!describes_storage(entry.key)) fields.set_entry(entry);
@@ -412,10 +297,6 @@ const checkpoint::Family& family_of(const Checkpoint& model) {
   // Other spellings of one class ("BaiChuanForCausalLM").
   if (family == nullptr && stated) family = checkpoint::find_family_of(type->get<std::string>());
   if (family != nullptr && family->gguf != nullptr) return *family;
-  if (family != nullptr && checkpoint::find_row(*family, checkpoint::Part::kRouter) != nullptr) {
-    throw InputError("{}: a mixture of experts ({}) cannot be written to GGUF",
-                     model.path().string(), family->architecture);
-  }
   if (family != nullptr) {
     throw InputError("{}: llama.cpp has no architecture for {}, so that there is no GGUF of it",
                      model.path().string(), family->architecture);

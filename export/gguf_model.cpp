@@ -38,6 +38,9 @@ std::string model_name(const GgufRequest& request) {
   return fs::is_directory(path) ? path.filename().string() : "";
 }
 
+/// Whether it is a tensor of the file, or the first matrix of a stack: what is counted.
+bool begins_tensor(const GgufTensorJob& job) { return job.expert == 0; }
+
 /// Quantising what is quantised already adds its errors up (llama-quantize refuses it unless told).
 void tell_about_requantising(const OpenInputs& inputs, const std::vector<GgufTensorJob>& jobs,
                              const core::Log& log) {
@@ -45,8 +48,8 @@ void tell_about_requantising(const OpenInputs& inputs, const std::vector<GgufTen
     return storage == Storage::kF32 || storage == Storage::kF16 || storage == Storage::kBF16;
   };
   const auto again = std::ranges::count_if(jobs, [&](const GgufTensorJob& job) {
-    return job.info != nullptr && job.stored.empty() && !is_plain(job.info->storage) &&
-           !is_plain(job.plan.storage);
+    return job.info != nullptr && begins_tensor(job) && job.stored.empty() &&
+           !is_plain(job.info->storage) && !is_plain(job.plan.storage);
   });
   if (again == 0) return;
   core::tell(log, core::Level::kWarning,
@@ -64,6 +67,7 @@ void tell_about_fallback(const GgufRequest& request, const std::vector<GgufTenso
   std::map<std::string, std::size_t> others;
   for (const GgufTensorJob& job : jobs) {
     if (job.info == nullptr || checkpoint::block_size(job.wanted).elements == 1) continue;
+    if (!begins_tensor(job)) continue;
     matrices += 1;
     quantised += checkpoint::block_size(job.plan.storage).elements > 1 ? 1 : 0;
     if (job.plan.storage == job.wanted) continue;
@@ -87,10 +91,18 @@ void tell_about_fallback(const GgufRequest& request, const std::vector<GgufTenso
                          matrices, request.type->name, text));
 }
 
+/// What the converter says of a file whose experts are in MXFP4 and whose other matrices are plain.
+bool says_mxfp4_type(const FileType& type, const std::vector<GgufTensorJob>& jobs) {
+  return checkpoint::block_size(type.storage).elements == 1 &&
+         std::ranges::any_of(jobs,
+                             [](const auto& job) { return job.plan.storage == Storage::kMXFP4; });
+}
+
 /// Blocks that have a fit with importance (checkpoint/quantize.h).
 bool takes_importance(const GgufTensorJob& job) {
   return checkpoint::block_size(job.plan.storage).elements > 1 &&
-         job.plan.storage != Storage::kQ8_0 && job.stored.empty();
+         job.plan.storage != Storage::kQ8_0 && job.plan.storage != Storage::kMXFP4 &&
+         job.stored.empty();
 }
 
 /// The keys that llama-quantize adds; a file without a matrix of the layers is told.
@@ -100,7 +112,7 @@ void use_importance(const Importance& importance, const std::vector<GgufTensorJo
   std::string first;
   for (const GgufTensorJob& job : jobs) {
     if (!takes_importance(job) || !job.importance.empty()) continue;
-    if (!job.plan.name.starts_with("blk.")) continue;
+    if (!job.plan.name.starts_with("blk.") || !begins_tensor(job)) continue;
     if (missing++ == 0) first = job.plan.name;
   }
   if (std::ranges::all_of(jobs, [](const auto& job) { return job.importance.empty(); })) {
@@ -205,10 +217,10 @@ std::vector<WrittenUpdate> compare_all(const OpenInputs& inputs,
 }
 
 std::vector<std::pair<std::string, std::size_t>> count_storages(
-    const std::vector<GgufTensorJob>& jobs) {
+    const std::vector<checkpoint::GgufTensorPlan>& tensors) {
   std::map<std::string, std::size_t> counts;
-  for (const GgufTensorJob& job : jobs) {
-    ++counts[std::string(checkpoint::name_of(job.plan.storage))];
+  for (const checkpoint::GgufTensorPlan& tensor : tensors) {
+    ++counts[std::string(checkpoint::name_of(tensor.storage))];
   }
   return {counts.begin(), counts.end()};
 }
@@ -241,13 +253,15 @@ GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& cont
       plan_tensors(inputs, *request.type, importance ? &*importance : nullptr);
   checkpoint::GgufFields fields =
       model_fields(inputs.base, *request.type, {model_name(request), request.pre}, log);
+  if (says_mxfp4_type(*request.type, jobs)) fields.set_u32("general.file_type", kMxfp4FileType);
   if (importance) use_importance(*importance, jobs, fields, log);
   tell_about_requantising(inputs, jobs, log);
   tell_about_fallback(request, jobs, log);
 
-  std::vector<checkpoint::GgufTensorPlan> plans;
-  for (const GgufTensorJob& job : jobs) plans.push_back(job.plan);
+  std::vector<checkpoint::GgufTensorPlan> plans = tensors_of(jobs);
   GgufReport report;
+  report.storages = count_storages(plans);
+  report.tensors = plans.size();
   {
     checkpoint::GgufWriter writer(file.path(), fields, std::move(plans));
     require_space(request.out, writer.total_bytes());
@@ -257,10 +271,9 @@ GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& cont
   }
   file.check([&] { report.updates = compare_all(inputs, jobs, file.path()); });
   report.base_digest = inputs.base_digest;
-  report.storages = count_storages(jobs);
-  report.tensors = jobs.size();
-  report.weighted = static_cast<std::size_t>(std::ranges::count_if(
-      jobs, [](const auto& job) { return takes_importance(job) && !job.importance.empty(); }));
+  report.weighted = static_cast<std::size_t>(std::ranges::count_if(jobs, [](const auto& job) {
+    return begins_tensor(job) && takes_importance(job) && !job.importance.empty();
+  }));
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (request.verify) report.verification = request.verify(file.path());
   if (report.verification && !report.verification->accepted()) {

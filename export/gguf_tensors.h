@@ -19,25 +19,36 @@
 
 namespace weft::exporting {
 
-/// One tensor of the output, and where its numbers come from: a tensor of the base (`info`), bytes
-/// that are already as wanted (`stored`), or numbers made here (`made`).
+/// One tensor of the output, or one matrix of a stack of experts, and where its numbers come from:
+/// a tensor of the base (`info`), bytes that are already as wanted (`stored`), or numbers made here
+/// (`made`).
 struct GgufTensorJob {
-  checkpoint::GgufTensorPlan plan;
+  checkpoint::GgufTensorPlan plan;  ///< Of a stack, the shape of the one matrix.
   const checkpoint::TensorInfo* info = nullptr;
   std::span<const std::byte> stored;
   std::vector<float> made;
-  /// For each row of the file (element of a vector) the output of the model that it is; empty: the
-  /// same, in order. In groups of neighbours (checkpoint::GgufPlaces).
+  /// For each row of the file (element of a vector) the output of the model that it is; empty:
+  /// every `step`-th from `first` on. In groups of neighbours (checkpoint::GgufPlaces).
   std::vector<std::int64_t> rows{};
+  std::int64_t first = 0;
+  std::int64_t step = 1;
   std::int64_t group = 1;
   bool transposed = false;  ///< The model has [in, out], the file [out, in].
   float shift = 0;          ///< Added to the numbers.
 
   bool unit_rows = false;  ///< Each row is divided by its length.
+  /// Not 0: the output has a stack of as many matrices, whose jobs follow each other.
+  std::int64_t experts = 0;
+  std::int64_t expert = 0;  ///< Which of them this is.
+  std::int64_t matrix = 0;  ///< Which matrix of `info`, where that is a stack too.
 
-  /// Whether the file has the numbers of `info` as they lie there.
+  /// Whether the file has numbers of `info` as they lie there, one row after the other.
   [[nodiscard]] bool as_stored() const noexcept {
-    return rows.empty() && !transposed && shift == 0 && !unit_rows;
+    return rows.empty() && step == 1 && !transposed && shift == 0 && !unit_rows;
+  }
+  /// The output of the model (of the matrix) that a row of the file is.
+  [[nodiscard]] std::int64_t output(std::int64_t row) const {
+    return rows.empty() ? first + step * row : rows[static_cast<std::size_t>(row)];
   }
   /// What the type asks for; plan.storage differs where the rows are no whole number of its blocks.
   checkpoint::Storage wanted = checkpoint::Storage::kF32;
@@ -47,12 +58,17 @@ struct GgufTensorJob {
 };
 
 /// Every tensor of the output, in llama.cpp's order: outside the layers first, then layer by layer.
+/// A tensor that the base has in MXFP4 and that nothing changes stays so, whatever `type` is.
 /// `importance`, where not null, outlives the jobs.
 /// Errors as of merge::plan_fold; InputError, naming the tensor, for one the family does not have,
 /// and for importance of another width.
 [[nodiscard]] std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs,
                                                       const FileType& type,
                                                       const Importance* importance = nullptr);
+
+/// The tensors of the output: each stack once.
+[[nodiscard]] std::vector<checkpoint::GgufTensorPlan> tensors_of(
+    std::span<const GgufTensorJob> jobs);
 
 /// The update of a job's tensor; nothing when no adapter changes it.
 [[nodiscard]] std::optional<merge::Update> update_of(

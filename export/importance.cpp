@@ -30,6 +30,25 @@ std::vector<float> means(std::vector<float> sums, float count, const std::filesy
   return sums;
 }
 
+/// The same for a stack: the sums of its matrices one after the other, and a count for each.
+std::vector<float> means_of_experts(const std::vector<float>& sums,
+                                    const std::vector<float>& counts,
+                                    const std::filesystem::path& path, const std::string& name) {
+  if (counts.empty() || sums.size() % counts.size() != 0) {
+    throw InputError("{}: the matrix '{}' has {} sums, which {} counts cannot share", path.string(),
+                     name, sums.size(), counts.size());
+  }
+  const auto width = static_cast<std::ptrdiff_t>(sums.size() / counts.size());
+  std::vector<float> all;
+  auto at = sums.begin();
+  for (const float count : counts) {
+    const std::vector<float> one = means({at, at + width}, count, path, name);
+    all.insert(all.end(), one.begin(), one.end());
+    at += width;
+  }
+  return all;
+}
+
 std::vector<float> floats_of(const Gguf& file, const GgufTensor& tensor) {
   if (tensor.type->name != "F32") {
     throw InputError("{}: tensor '{}' is {}, importance is F32", file.path().string(), tensor.name,
@@ -123,11 +142,11 @@ Importance Importance::read(const std::filesystem::path& path) {
       if (!tensor.name.ends_with(kSums)) continue;
       const std::string name = tensor.name.substr(0, tensor.name.size() - kSums.size());
       const GgufTensor* const count = file.find_tensor(name + std::string(kCounts));
-      if (count == nullptr || count->bytes != sizeof(float)) {
-        throw InputError("{}: the matrix '{}' must have one '{}'", path.string(), name, kCounts);
+      if (count == nullptr) {
+        throw InputError("{}: the matrix '{}' has no '{}'", path.string(), name, kCounts);
       }
       result.means_[name] =
-          means(floats_of(file, tensor), floats_of(file, *count).front(), path, name);
+          means_of_experts(floats_of(file, tensor), floats_of(file, *count), path, name);
     }
     if (const auto datasets = file.strings("imatrix.datasets"); datasets && !datasets->empty()) {
       result.dataset_ = datasets->front();

@@ -39,10 +39,11 @@ void write_importance(const ImportanceSums& sums, const std::filesystem::path& o
 class Importance {
  public:
   /// Reads the GGUF form, or the older binary one. InputError naming the file, and the matrix,
-  /// for anything else, for numbers that are not finite or negative, and for matrices of experts.
+  /// for anything else, and for numbers that are not finite or negative.
   [[nodiscard]] static Importance read(const std::filesystem::path& path);
 
-  /// Mean squares of the columns of a matrix; empty: the file does not have it.
+  /// Mean squares of the columns of a matrix, of a stack those of its matrices one after the other;
+  /// empty: the file does not have it.
   [[nodiscard]] std::span<const float> find(std::string_view gguf_name) const;
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }

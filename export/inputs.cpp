@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "checkpoint/mxfp4.h"
 #include "core/error.h"
 
 namespace weft::exporting {
@@ -45,7 +46,8 @@ std::vector<fs::path> all_paths(const InputPaths& paths) {
 OpenInputs open_inputs(const InputPaths& paths, const core::Log& log, CheckWeights check) {
   OpenInputs inputs{checkpoint::Checkpoint::open(paths.model), {}, {}, {}};
   const auto quantised = inputs.base.config().find("quantization_config");
-  if (quantised != inputs.base.config().end() && !quantised->is_null()) {
+  const bool readable = checkpoint::says_mxfp4(inputs.base.config());
+  if (quantised != inputs.base.config().end() && !quantised->is_null() && !readable) {
     throw InputError(
         "'{}': config.json has a quantization_config; export the model as it was before it was "
         "quantised",

@@ -49,7 +49,7 @@ struct OpenInputs {
 
 /// Opens base and adapters; refuses an adapter that was trained on other weights (lora::check_base)
 /// unless that is allowed, which is told to `log`, and a base that another program has quantised
-/// inside its safetensors (quantization_config).
+/// inside its safetensors (quantization_config), but for MXFP4, which is read.
 [[nodiscard]] OpenInputs open_inputs(const InputPaths& paths, const core::Log& log,
                                      CheckWeights check = CheckWeights::kYes);
 

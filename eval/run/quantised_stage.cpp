@@ -22,7 +22,7 @@ class TensorReader {
   TensorReader(const exporting::GgufTensorJob& job, const at::Tensor& into)
       : job_(job), into_(into) {
     // The elements of a vector are moved and shifted as the rows of a matrix are.
-    const bool by_element = !job.as_stored() && job.info->shape.size() == 1;
+    const bool by_element = job.plan.shape.size() == 1;
     width_ = by_element ? 1 : job.plan.shape.back();
     const checkpoint::BlockSize block = checkpoint::block_size(job.plan.storage);
     row_bytes_ = static_cast<std::size_t>(width_) / block.elements * block.bytes;
@@ -47,7 +47,7 @@ class TensorReader {
                                values);
         const std::int64_t row = next_ + i;
         for (float& value : values) value -= job_.shift;
-        put(values, job_.rows.empty() ? row : job_.rows[static_cast<std::size_t>(row)]);
+        put(values, job_.output(row));
       }
     });
     next_ += count;
@@ -64,7 +64,7 @@ class TensorReader {
   /// A row of the file: a row of the model, or a column where that has [in, out].
   template <typename T>
   void copy(const std::vector<float>& values, std::int64_t row, T* out) const {
-    const std::int64_t stride = job_.transposed ? job_.plan.shape.front() : 1;
+    const std::int64_t stride = job_.transposed ? job_.info->row_elements() : 1;
     T* to = out + (job_.transposed ? row : row * width_);
     for (const float value : values) {
       *to = T(value);
@@ -99,12 +99,17 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
   model::Spec spec = model::read_spec(inputs.base);
   model::round_to_gguf(spec);
   return model::Decoder::filled(
-      spec, compute, [&](const std::string& name, const at::Tensor& to, std::int64_t) {
+      spec, compute, [&](const std::string& name, const at::Tensor& to, std::int64_t first_row) {
         const auto job = jobs.find(name);
         if (job == jobs.end())
           throw InputError("{}: tensor '{}' is missing", model.model.string(), name);
         for (const exporting::GgufTensorJob& part : job->second) {
-          if (part.info->elements() != to.numel())
+          // Of a stack of the model one matrix is asked for, or one vector.
+          const bool of_stack = part.experts > 0 && part.info->shape.front() == part.experts &&
+                                part.info->elements() == part.experts * to.numel();
+          if (of_stack && part.matrix != first_row / std::max<std::int64_t>(1, to.size(0)))
+            continue;
+          if (!of_stack && part.info->elements() != to.numel())
             throw InputError("{}: tensor '{}' has another shape than config.json says",
                              model.model.string(), name);
           TensorReader reader(part, to);

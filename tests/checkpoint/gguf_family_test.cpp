@@ -26,7 +26,8 @@ GgufPlaces places(std::string_view type, const GgufSizes& sizes, std::string_vie
 }
 
 constexpr GgufSizes kTwoHeads{.hidden = 8, .layers = 2, .heads = 2, .key_heads = 2, .head_dim = 4};
-constexpr GgufSizes kShared{.hidden = 16, .layers = 2, .heads = 4, .key_heads = 2, .head_dim = 4};
+constexpr GgufSizes kShared{
+    .hidden = 16, .layers = 2, .heads = 4, .key_heads = 2, .head_dim = 4, .experts = 3};
 
 TEST(GgufForms, CountWhatTheirReadersNeed) {
   for (const Family& row : families()) {
@@ -53,6 +54,14 @@ TEST(GgufNames, FollowFromThePart) {
   EXPECT_EQ(name("falcon", "transformer.h.0.ln_attn.bias"), Names{"blk.0.attn_norm_2.bias"});
   EXPECT_EQ(name("internlm2", "model.layers.3.attention.wqkv.weight"),
             (Names{"blk.3.attn_q.weight", "blk.3.attn_k.weight", "blk.3.attn_v.weight"}));
+  EXPECT_EQ(name("gpt_oss", "model.layers.3.self_attn.sinks"), Names{"blk.3.attn_sinks.weight"});
+  EXPECT_EQ(name("gpt_oss", "model.layers.3.mlp.experts.down_proj_bias"),
+            Names{"blk.3.ffn_down_exps.bias"});
+  EXPECT_EQ(name("qwen2_moe", "model.layers.3.mlp.shared_expert_gate.weight"),
+            Names{"blk.3.ffn_gate_inp_shexp.weight"});
+  EXPECT_EQ(name("qwen2_moe", "model.layers.3.mlp.experts.12.down_proj.weight"),
+            Names{"blk.3.ffn_down_exps.weight"});
+  EXPECT_EQ(name("gpt_oss", "model.layers.3.mlp.experts.down_proj.weight"), Names{});
   EXPECT_EQ(name("llama", "model.layers.007.self_attn.q_proj.weight"), Names{});
   EXPECT_EQ(name("llama", "model.layers.0.self_attn.q_proj.scale"), Names{});
 }
@@ -104,7 +113,9 @@ TEST(GgufPlaces, HaveEveryRowOnceInGroupsOfNeighbours) {
       Rows shape{outputs, 16};
       if (tensor.layout == Layout::kTransposed) std::swap(shape[0], shape[1]);
       if (gguf_name(tensor).find("norm") != std::string_view::npos) shape = {16};
-      const std::string name = numbered(tensor.name, 1) + ".weight";
+      if (is_stack(tensor.part)) shape.insert(shape.begin(), kShared.experts);
+      if (tensor.part == Part::kSinks) shape = {4};
+      const std::string name = tensor_name(tensor, 1, 0, false);
       const GgufPlaces found = gguf_places(row, by_head ? kTwoHeads : kShared, name, shape).value();
       Rows all;
       for (const GgufPlace& place : found.tensors) {
@@ -132,6 +143,45 @@ TEST(GgufPlaces, ShiftTheWeightsOfGemmasNormsAndTransposeGpt2) {
   EXPECT_TRUE(found.transposed);
   EXPECT_EQ(found.tensors[0].outputs, 32);
   EXPECT_FALSE(places("gpt2", kTwoHeads, "transformer.h.0.mlp.c_fc.bias", {32}).transposed);
+}
+
+TEST(GgufPlaces, AreOneMatrixOfTheFilesStackForEachExpert) {
+  const GgufPlaces found =
+      places("mixtral", kShared, "model.layers.1.block_sparse_moe.experts.2.w3.weight", {32, 16});
+  ASSERT_EQ(found.tensors.size(), 1U);
+  EXPECT_EQ(found.tensors[0].name, "blk.1.ffn_up_exps.weight");
+  EXPECT_EQ(found.tensors[0].outputs, 32);
+  EXPECT_EQ(found.experts, 3);
+  EXPECT_EQ(found.expert, 2);
+  EXPECT_THROWS_WITH(
+      (void)places("qwen3_moe", kShared, "model.layers.1.mlp.experts.3.up_proj.weight", {32, 16}),
+      InputError, "a model of 3 experts", "[32, 16]");
+}
+
+TEST(GgufPlaces, TakeGateAndUpOfAStackApart) {
+  const GgufPlaces halves =
+      places("qwen3_moe", kShared, "model.layers.0.mlp.experts.gate_up_proj", {3, 64, 16});
+  ASSERT_EQ(halves.tensors.size(), 2U);
+  EXPECT_FALSE(halves.transposed);
+  EXPECT_EQ(halves.expert, std::nullopt);
+  EXPECT_EQ(halves.tensors[1].name, "blk.0.ffn_up_exps.weight");
+  EXPECT_EQ(halves.tensors[1].first, 32);
+  EXPECT_EQ(halves.tensors[1].step, 1);
+  const GgufPlaces turns =
+      places("gpt_oss", kShared, "model.layers.0.mlp.experts.gate_up_proj", {3, 16, 64});
+  EXPECT_TRUE(turns.transposed);
+  EXPECT_EQ(turns.tensors[0].name, "blk.0.ffn_gate_exps.weight");
+  EXPECT_EQ(turns.tensors[1].outputs, 32);
+  EXPECT_EQ(turns.tensors[1].first, 1);
+  EXPECT_EQ(turns.tensors[1].step, 2);
+  const GgufPlaces bias =
+      places("gpt_oss", kShared, "model.layers.0.mlp.experts.gate_up_proj_bias", {3, 64});
+  EXPECT_FALSE(bias.transposed);
+  EXPECT_EQ(bias.tensors[0].name, "blk.0.ffn_gate_exps.bias");
+  EXPECT_EQ(bias.tensors[0].step, 2);
+  EXPECT_THROWS_WITH(
+      (void)places("gpt_oss", kShared, "model.layers.0.mlp.experts.down_proj", {4, 16, 64}),
+      InputError, "a model of 3 experts", "[4, 16, 64]");
 }
 
 TEST(GgufPlaces, RefuseRowsThatAreNoWholeHeads) {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <random>
 
+#include "checkpoint/dequantize.h"
 #include "checkpoint/open_model.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/stored_rows.h"
@@ -136,6 +137,37 @@ TEST(Mxfp4, AnyRowsAreThoseOfTheWhole) {
   }
   model.release(info);
   EXPECT_EQ(whole, model.read(info));
+}
+
+TEST(Mxfp4, ColumnsAreTheRowsOfTheFileAlsoAsBlocksOfGguf) {
+  const TempDir dir;
+  write(dir / "m", parts_of(Stack()));
+  const Checkpoint model = Checkpoint::open(dir / "m");
+  const TensorInfo& info = *model.find(kName);
+  const std::vector<float> whole = Stack().values();
+  std::vector<float> columns(7 * 96);
+  model.read_columns(info, 1, 5, 12, columns);
+  for (std::size_t i = 0; i < columns.size(); ++i) {
+    EXPECT_EQ(columns[i], whole[(96 + i % 96) * 20 + 5 + i / 96]);
+  }
+  std::vector<std::byte> blocks(7 * 96 / 32 * 17);
+  model.read_mxfp4_columns(info, 1, 5, 12, blocks);
+  std::vector<float> again(columns.size());
+  dequantize(Storage::kMXFP4, blocks, again);
+  EXPECT_EQ(0, std::memcmp(columns.data(), again.data(), 4 * columns.size()));  // -0 too.
+}
+
+TEST(Mxfp4, BlocksOfGgufHoldTheSmallestAndLargestScales) {
+  std::array<std::byte, 17> block{};
+  block[1] = std::byte{0x71};  // 0.5, and 6 sixteen places on.
+  std::array<float, 32> values{};
+  for (const int scale : {0, 1, 2, 127, 251}) {
+    block[0] = static_cast<std::byte>(scale);
+    dequantize(Storage::kMXFP4, block, values);
+    EXPECT_EQ(values[0], std::ldexp(0.5F, scale - 127));
+    EXPECT_EQ(values[16], std::ldexp(6.0F, scale - 127));
+    EXPECT_EQ(values[1], 0);
+  }
 }
 
 TEST(Mxfp4, TheDigestIsThatOfTheNumbersInBF16) {

@@ -66,5 +66,19 @@ TEST(FileType, SharedHeadsOfSeventyBillionGetFiveBits) {
   EXPECT_EQ(chosen("q4_k_s", "blk.40.attn_v.weight", {1024, 8192}, large), Storage::kQ5_K);
 }
 
+TEST(FileType, AttentionBesideEightExpertsGetsMore) {
+  const auto beside = [](std::int64_t experts, std::string_view type, std::string_view name) {
+    return chosen(type, name, {1024, 4096}, {.layers = 32, .experts = experts});
+  };
+  EXPECT_EQ(beside(8, "q4_k_m", "blk.5.attn_v.weight"), Storage::kQ8_0);
+  EXPECT_EQ(beside(8, "q4_0", "blk.5.attn_k.weight"), Storage::kQ8_0);
+  EXPECT_EQ(beside(8, "q4_k_s", "blk.5.attn_output.weight"), Storage::kQ5_K);
+  EXPECT_EQ(beside(8, "q5_k_m", "blk.5.attn_output.weight"), Storage::kQ5_K);
+  EXPECT_EQ(beside(8, "q4_0", "blk.5.attn_output.weight"), Storage::kQ4_0);
+  EXPECT_EQ(beside(8, "q4_k_m", "blk.5.ffn_down_exps.weight"), Storage::kQ4_K);
+  EXPECT_EQ(beside(64, "q4_k_m", "blk.5.attn_k.weight"), Storage::kQ4_K);
+  EXPECT_EQ(beside(8, "q4_k_m", "blk.5.ffn_gate_inp.weight"), Storage::kF32);
+}
+
 }  // namespace
 }  // namespace weft::exporting

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import (AutoModelForCausalLM, BloomConfig, Cohere2Config, CohereConfig, FalconConfig, Gemma2Config,
-                          Gemma3TextConfig, GemmaConfig, Glm4Config, GlmConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
-                          LlamaConfig, LlamaForCausalLM, MistralConfig, Olmo2Config, OPTConfig, Phi3Config, PhiConfig,
-                          PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, SmolLM3Config)
+                          Gemma3TextConfig, GemmaConfig, Glm4Config, GlmConfig, GPT2Config, GPTNeoXConfig, GptOssConfig,
+                          GraniteConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MixtralConfig, Olmo2Config, OPTConfig,
+                          Phi3Config, PhiConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2MoeConfig, Qwen3Config, Qwen3MoeConfig,
+                          SmolLM3Config)
 
 VOCABULARY = 512
 IDS = dict(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, pad_token_id=None, initializer_range=0.3)
@@ -23,6 +24,9 @@ LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_fact
               original_max_position_embeddings=8192)
 LONGROPE = dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, original_max_position_embeddings=40,
                 long_factor=[1.0 + 0.5 * i for i in range(6)], short_factor=[1.0 + 0.1 * i for i in range(6)])
+# GPT-OSS's is without truncation, which llama.cpp cannot: here the bounds are whole dimensions but for a ten-thousandth.
+OWN_YARN = dict(rope_type="yarn", rope_theta=(64 / (2 * np.pi)) ** (16 / 2.9999), factor=4.0, original_max_position_embeddings=64,
+                beta_fast=32.0, beta_slow=1.0, truncate=False)
 LINEAR = dict(full_attention=dict(rope_type="linear", factor=4.0, rope_theta=1e6),
               sliding_attention=dict(rope_type="default", rope_theta=10000.0))
 
@@ -115,6 +119,7 @@ NEOX_SIZES = dict(IDS, hidden_size=64, intermediate_size=96, num_hidden_layers=2
                   max_position_embeddings=256, hidden_act="gelu_new")
 FALCON_SIZES = dict(IDS, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, activation="gelu_new")
 NEOX_TARGETS = ("query_key_value", "dense", "dense_4h_to_h")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 GLM_SIZES = sized(head_dim=16, partial_rotary_factor=0.5)
 LLAMA_OF = sized(tie_word_embeddings=False)
 
@@ -125,6 +130,18 @@ CASES = {
     "qwen2": Case(Qwen2Config(**SIZES, tie_word_embeddings=True)),
     "qwen2_yarn": Case(Qwen2Config(**SIZES, tie_word_embeddings=False, rope_parameters=YARN)),
     "qwen3": Case(Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=True)),
+    # Eight experts have choices of their own in llama-quantize; rows of 256 are whole super-blocks.
+    "mixtral": Case(MixtralConfig(**sized(hidden_size=256, intermediate_size=256), num_local_experts=8, num_experts_per_tok=2,
+                                  sliding_window=None), targets=ATTENTION),
+    "mixtral_few": Case(MixtralConfig(**SIZES, num_local_experts=3, num_experts_per_tok=2, head_dim=32, tie_word_embeddings=True),
+                        targets=ATTENTION),
+    "qwen2_moe": Case(Qwen2MoeConfig(**SIZES, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32,
+                                     shared_expert_intermediate_size=64, norm_topk_prob=False, tie_word_embeddings=False),
+                      targets=(*ATTENTION, "shared_expert.down_proj", "shared_expert.up_proj")),
+    "qwen3_moe": Case(Qwen3MoeConfig(**sized(num_hidden_layers=8), head_dim=32, num_experts=5, num_experts_per_tok=2,
+                                     moe_intermediate_size=32, norm_topk_prob=True, tie_word_embeddings=True), targets=ATTENTION),
+    "gpt_oss": Case(GptOssConfig(**SIZES, head_dim=32, num_local_experts=5, num_experts_per_tok=2, sliding_window=32,
+                                 rope_parameters=OWN_YARN, tie_word_embeddings=False), targets=ATTENTION),
     "smollm3": Case(SmolLM3Config(**sized(num_hidden_layers=4), tie_word_embeddings=True)),
     "granite": Case(GraniteConfig(**SIZES, embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.2,
                                   logits_scaling=2.0, attention_bias=True, mlp_bias=True)),
@@ -229,8 +246,8 @@ def reference(name):
     if name == "orion":
         model = make_layer_norms(model)
     with torch.no_grad():
-        for _, value in model.named_parameters():
-            if value.dim() == 1:
+        for key, value in model.named_parameters():
+            if value.dim() == 1 or key.endswith("_bias"):  # those of experts lie in a stack
                 value.add_(0.2 * torch.randn(value.shape))
     return model.eval()
 

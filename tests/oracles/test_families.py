@@ -4,10 +4,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Cohere2Config, Gemma2Config, GPT2Config, LlamaConfig, Qwen2Config
+from transformers import (AutoModelForCausalLM, AutoTokenizer, Cohere2Config, Gemma2Config, GPT2Config, LlamaConfig, Qwen2Config,
+                          Qwen3MoeConfig)
 
 import family_models
 from family_figures import record
@@ -100,6 +101,48 @@ def test_the_file_is_a_base_again(weft, family, tmp_path):
         assert differing(tmp_path / "first.gguf", tmp_path / other) == []
 
 
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "gpt_oss"])
+def test_importance_of_each_expert_is_used_as_llama_quantize_uses_it(weft, probe, models, tmp_path, name):
+    folder = models[name]
+    weft("export", "--model", folder, "--to", "gguf", "--type", "f32", "--out", tmp_path / "f32.gguf")
+    random = np.random.default_rng(6)
+    writer = GGUFWriter(tmp_path / "imatrix.gguf", "")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["text"])
+    writer.add_uint32("imatrix.chunk_count", 3)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for key, tensor in tensors(tmp_path / "f32.gguf").items():
+        if key.startswith("blk.") and key.endswith(".weight") and len(tensor.shape) > 1 and "ffn_gate_inp" not in key:
+            experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
+            sums = random.lognormal(size=(experts, tensor.shape[-1])).astype(np.float32)
+            counts = random.integers(0, 3, (experts, 1)).astype(np.float32) * (experts > 1) + (experts == 1)
+            writer.add_tensor(key + ".in_sum2", sums)
+            writer.add_tensor(key + ".counts", counts.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for kind in ("q4_0", "q4_k_m", "q5_1"):
+        weft("export", "--model", folder, "--to", "gguf", "--type", kind, "--imatrix", tmp_path / "imatrix.gguf", "--out",
+             tmp_path / "ours.gguf", "--force")
+        probe("quantize", tmp_path / "f32.gguf", tmp_path / "theirs.gguf", FILE_TYPES[kind], tmp_path / "imatrix.gguf")
+        assert differing(tmp_path / "ours.gguf", tmp_path / "theirs.gguf") == []
+
+
+@pytest.mark.parametrize("name", ["mixtral_few", "gpt_oss"])
+def test_simulated_quantisation_of_experts_equals_the_exported_file(weft, models, tmp_path, name):
+    folder, exported = models[name], tmp_path / "model.gguf"
+    weft("export", "--model", folder, "--to", "gguf", "--type", "q4_0", "--out", exported)
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in family_models.WORDS))
+    (tmp_path / "eval.yaml").write_text(json.dumps({
+        "base_model": str(folder), "record": False, "text": [str(tmp_path / "corpus.jsonl")], "distribution": {},
+        "stages": [{"name": "simulated", "quantise": "q4_0"}, {"name": "exported", "model": str(exported)}]}))
+    weft("eval", tmp_path / "eval.yaml", "--out", tmp_path / "out.json")
+    simulated, file = (stage["suites"][0] for stage in json.loads((tmp_path / "out.json").read_text())["stages"])
+    assert simulated["items"]["loss"] == file["items"]["loss"]
+    assert file["distribution"]["kl"]["max"] == 0
+
+
 def architecture(folder):
     return json.loads((folder / "config.json").read_text())["architectures"][0]
 
@@ -187,6 +230,28 @@ def test_layers_that_slide_otherwise_are_said(weft, probe, models, tmp_path):
     assert json.loads((tmp_path / "back" / "config.json").read_text())["layer_types"] == types
 
 
+def test_an_adapter_of_experts_is_refused_beside_a_model_in_gguf_and_folded_into_it(weft, probe, models, tmp_path):
+    folder = models["mixtral_few"]
+    state = {}
+    for layer, expert in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)):
+        path = f"base_model.model.model.layers.{layer}.block_sparse_moe.experts.{expert}.w2"
+        state[f"{path}.lora_A.weight"] = torch.randn(2, 96) * 0.1
+        state[f"{path}.lora_B.weight"] = torch.randn(64, 2) * 0.1
+    (tmp_path / "adapter").mkdir()
+    save_file(state, tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(dict(
+        peft_type="LORA", task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=["w2"])))
+    both = ["--model", folder, "--adapter", tmp_path / "adapter"]
+    done = weft.run("export", *both, "--to", "gguf-lora", "--out", tmp_path / "lora.gguf", check=False)
+    assert done.returncode == 2 and "the experts' matrix" in done.stderr and done.stderr.count("\n") == 1
+    weft("merge", *both, "--out", tmp_path / "merged", "--dtype", "f32")
+    for kind in ("f32", "q4_0"):
+        weft("export", *both, "--to", "gguf", "--type", kind, "--out", tmp_path / "ours.gguf", "--force")
+        weft("export", "--model", tmp_path / "merged", "--to", "gguf", "--type", kind, "--out", tmp_path / "folded.gguf", "--force")
+        assert differing(tmp_path / "ours.gguf", tmp_path / "folded.gguf") == []
+    assert "update    in 6 tensors" in weft("export", *both, "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "q8_0.gguf")
+
+
 @pytest.mark.parametrize("config, wanted", [
     (LACKING["opt"], "llama.cpp has no architecture for OPTForCausalLM"),
     (Gemma2Config(**SIZES, head_dim=32, query_pre_attn_scalar=20), "query_pre_attn_scalar = 20"),
@@ -194,6 +259,9 @@ def test_layers_that_slide_otherwise_are_said(weft, probe, models, tmp_path):
     (Gemma2Config(**SIZES, head_dim=32, query_pre_attn_scalar=32, attn_logit_softcapping=None),
      "'attn_logit_softcapping' = null"),
     (LlamaConfig(**SIZES, hidden_act="gelu"), "hidden_act = \"gelu\""),
+    (Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True, mlp_only_layers=[1]),
+     "'model.layers.1.mlp.down_proj.weight' is of a layer without experts"),
+    (Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32), "norm_topk_prob = false"),
 ])
 def test_what_gguf_cannot_say_is_refused_by_name(weft, models, tmp_path, config, wanted):
     done = weft.run("export", "--model", written(config, models, tmp_path), "--to", "gguf", "--out", tmp_path / "x.gguf",

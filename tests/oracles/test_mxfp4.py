@@ -1,14 +1,19 @@
 """GPT-OSS whose experts are stored in MXFP4, as it is published, beside transformers' numbers of the same bytes."""
 import json
+import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
+from family_models import VOCABULARY, write_byte_level
+from gguf_tools import convert_all, differing, divergence, llama_logits, tensors
 from test_model import assert_close, reference, reference_logits, rows_of, weft_logits
 
 warnings.simplefilter("ignore")
@@ -32,9 +37,11 @@ def models(tmp_path_factory):
     torch.manual_seed(5)
     generator = torch.Generator().manual_seed(6)
     model = GptOssForCausalLM(GptOssConfig(
-        vocab_size=199, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, pad_token_id=None, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, num_local_experts=5, num_experts_per_tok=2, sliding_window=7,
         max_position_embeddings=128, initializer_range=0.1)).to(torch.bfloat16)
+    write_byte_level(folder / "plain")
+    shutil.copytree(folder / "plain", folder / "packed")
     model.save_pretrained(folder / "plain")
     plain = load_file(folder / "plain/model.safetensors")
     packed = dict(plain)
@@ -46,7 +53,6 @@ def models(tmp_path_factory):
             assert packed.pop(key).shape == dequantised.shape
             packed[key + "_blocks"], packed[key + "_scales"], plain[key] = blocks, scales, dequantised
     save_file(plain, folder / "plain/model.safetensors", metadata={"format": "pt"})
-    (folder / "packed").mkdir()
     config = json.loads((folder / "plain/config.json").read_text())
     (folder / "packed/config.json").write_text(json.dumps(config | {"quantization_config": QUANTIZATION}))
     save_file(packed, folder / "packed/model.safetensors", metadata={"format": "pt"})
@@ -123,7 +129,49 @@ def test_half_of_a_stack_is_refused(weft, tmp_path, models, left):
     assert f"down_proj_{left}'" in done.stderr and f"down_proj_{gone}'" in done.stderr
 
 
-def test_gguf_is_refused(weft, tmp_path, models):
-    done = weft.run("export", "--to", "gguf", "--model", models[0], "--out", tmp_path / "model.gguf", check=False)
-    assert done.returncode == 2 and "quantization_config" in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "model.gguf").exists()
+def stacks_of(file):
+    return {name: tensor for name, tensor in tensors(file).items() if "_exps.weight" in name}
+
+
+def test_gguf_has_the_blocks_of_the_converter(weft, probe, cache, tmp_path, models):
+    packed, plain = models
+    assert convert_all(cache, [(packed, tmp_path / "theirs.gguf", "bf16", "smollm")]) == {}
+    done = weft.run("export", "--to", "gguf", "--type", "bf16", "--model", packed, "--out", tmp_path / "ours.gguf")
+    assert "truncate" in done.stderr  # of the family's own positions
+    assert differing(tmp_path / "ours.gguf", tmp_path / "theirs.gguf") == []
+    ours, theirs = (GGUFReader(tmp_path / f"{name}.gguf").fields for name in ("ours", "theirs"))
+    for key in ("general.file_type", "general.size_label", "gpt-oss.expert_count", "gpt-oss.rope.scaling.type"):
+        assert ours[key].contents() == theirs[key].contents(), key
+    assert ours["general.file_type"].contents() == 38
+    assert {tensor.tensor_type for tensor in stacks_of(tmp_path / "ours.gguf").values()} == {39}
+
+    # Read back: the same numbers, and what transformers computes with them.
+    digests = {weft.json("inspect", model)["weights_digest"] for model in (packed, plain, tmp_path / "ours.gguf")}
+    assert len(digests) == 1
+    wanted = reference_logits(reference(plain), rows_of(199))
+    assert_close(weft_logits(weft, tmp_path, tmp_path / "ours.gguf", rows_of(199)), wanted)
+    # llama.cpp rounds activations to 8 bits before it multiplies them with such blocks.
+    rows = rows_of(199)
+    found = llama_logits(probe, tmp_path / "ours.gguf", rows, tmp_path)
+    assert divergence(np.concatenate([w.numpy() for w in wanted]), found) < 1e-2
+
+
+def test_gguf_of_any_type_keeps_blocks_that_nothing_changes(weft, tmp_path, models):
+    packed, plain = models
+    adapter, _ = adapter_of(plain, tmp_path, target_modules=["q_proj", "o_proj"])
+    kept = stacks_of(export(weft, tmp_path / "bf16.gguf", packed, "bf16"))
+    for name, model, options in (("q8_0", packed, []), ("q4_k_m", packed, ["--adapter", adapter]),
+                                 ("f32", tmp_path / "bf16.gguf", [])):
+        found = stacks_of(export(weft, tmp_path / f"{name}.gguf", model, name, *options))
+        assert found.keys() == kept.keys()
+        assert all(found[key].tensor_type == 39 and found[key].data.tobytes() == kept[key].data.tobytes() for key in kept)
+    # As plain numbers: those of the model that transformers dequantises.
+    of_plain = stacks_of(export(weft, tmp_path / "plain.gguf", plain, "f32"))
+    weft("merge", "--model", tmp_path / "bf16.gguf", "--out", tmp_path / "back", "--dtype", "f32")
+    again = stacks_of(export(weft, tmp_path / "again.gguf", tmp_path / "back", "f32"))
+    assert all(of_plain[key].tensor_type == 0 and np.array_equal(of_plain[key].numbers(), again[key].numbers()) for key in kept)
+
+
+def export(weft, out, model, kind, *options):
+    weft("export", "--to", "gguf", "--type", kind, "--model", model, "--out", out, *options)
+    return out

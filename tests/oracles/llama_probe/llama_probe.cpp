@@ -38,7 +38,8 @@ void quiet(ggml_log_level level, const char* text, void*) {
   if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
 }
 
-/// Sums divided by counts, as tools/quantize/quantize.cpp does.
+/// Sums divided by counts, of which a stack has one for each expert, as tools/quantize/quantize.cpp
+/// does.
 std::map<std::string, std::vector<float>> importance_of(const char* path) {
   common_imatrix loaded;
   std::map<std::string, std::vector<float>> means;
@@ -46,9 +47,11 @@ std::map<std::string, std::vector<float>> importance_of(const char* path) {
   if (!loaded.is_legacy && !loaded.has_metadata) return means;
   for (const auto& [name, entry] : loaded.entries) {
     std::vector<float>& mean = means[name] = entry.sums;
-    const std::int64_t count = entry.counts.front();
-    for (float& value : mean) {
-      value = loaded.is_legacy ? value / count : value / static_cast<float>(count);
+    const std::size_t each = mean.size() / entry.counts.size();
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      const std::int64_t count = entry.counts[i / each];
+      const float whole = count > 0 ? mean[i] / static_cast<float>(count) : 1.0F;
+      mean[i] = loaded.is_legacy ? mean[i] / entry.counts.front() : whole;
     }
   }
   return means;
