@@ -128,35 +128,47 @@ WEFT_ROWS void silu_backward_rows(BFloat16* in_out, const BFloat16* dy, std::int
   }
 }
 
-WEFT_ROWS void finish_row(BFloat16* to, const float* sums, float scale, const BFloat16* bias,
-                          const BFloat16* residual, std::int64_t count) {
-  const __m512 factor = _mm512_set1_ps(scale);
-  for_lanes(
-      count, WEFT_LANES {
-        __m512 value = _mm512_mul_ps(read(sums + i, m), factor);
-        if (bias != nullptr) value = _mm512_add_ps(value, read(bias + i, m));
-        if (residual != nullptr) value = _mm512_add_ps(rounded(value), read(residual + i, m));
-        write(to + i, value, m);
-      });
+WEFT_ROWS void finish_rows(const Finish& f) {
+  const __m512 factor = _mm512_set1_ps(f.scale);
+  for (std::int64_t row = 0; row < f.rows; ++row) {
+    BFloat16* const to = f.to + row * f.to_stride;
+    const float* const sums = f.sums + row * f.sums_stride;
+    const BFloat16* const residual = f.residual + row * f.residual_stride;
+    for_lanes(
+        f.columns, WEFT_LANES {
+          __m512 value = _mm512_mul_ps(read(sums + i, m), factor);
+          if (f.bias != nullptr) value = _mm512_add_ps(value, read(f.bias + i, m));
+          if (f.residual != nullptr) value = _mm512_add_ps(rounded(value), read(residual + i, m));
+          write(to + i, value, m);
+        });
+  }
 }
 
-WEFT_ROWS void interleave_row(BFloat16* to, const BFloat16* even, const BFloat16* odd,
-                              std::int64_t count) {
+WEFT_ROWS void interleave_pairs(BFloat16* to, std::int64_t to_stride, const BFloat16* from,
+                                std::int64_t from_stride, std::int64_t rows, std::int64_t columns) {
   alignas(64) static constexpr std::uint16_t kLower[32] = {
       0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  constexpr std::int64_t kAhead =
+      16;  // rows: a panel of a wide matrix is no stream to the processor
   const __m512i lower = _mm512_load_si512(kLower);
   const __m512i upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
-  std::int64_t i = 0;
-  for (; i + 2 * kWidth <= count; i += 2 * kWidth) {
-    const __m512i a = _mm512_loadu_si512(even + i);
-    const __m512i b = _mm512_loadu_si512(odd + i);
-    _mm512_storeu_si512(to + 2 * i, _mm512_permutex2var_epi16(a, lower, b));
-    _mm512_storeu_si512(to + 2 * i + 2 * kWidth, _mm512_permutex2var_epi16(a, upper, b));
-  }
-  for (; i < count; ++i) {
-    to[2 * i] = even[i];
-    to[2 * i + 1] = odd[i];
+  for (std::int64_t row = 0; row < rows; row += 2, to += to_stride) {
+    const BFloat16* const even = from + row * from_stride;
+    const BFloat16* const odd = even + from_stride;
+    std::int64_t i = 0;
+    for (; i + 2 * kWidth <= columns; i += 2 * kWidth) {
+      __builtin_prefetch(even + kAhead * from_stride + i);
+      __builtin_prefetch(odd + kAhead * from_stride + i);
+      const __m512i a = _mm512_loadu_si512(even + i);
+      const __m512i b = _mm512_loadu_si512(odd + i);
+      _mm512_storeu_si512(to + 2 * i, _mm512_permutex2var_epi16(a, lower, b));
+      _mm512_storeu_si512(to + 2 * i + 2 * kWidth, _mm512_permutex2var_epi16(a, upper, b));
+    }
+    for (; i < columns; ++i) {
+      to[2 * i] = even[i];
+      to[2 * i + 1] = odd[i];
+    }
   }
 }
 

@@ -21,13 +21,23 @@ void silu_rows(const c10::BFloat16* in, c10::BFloat16* y, std::int64_t width, st
 void silu_backward_rows(c10::BFloat16* in_out, const c10::BFloat16* dy, std::int64_t width,
                         std::int64_t begin, std::int64_t end);
 
-/// to = rounded(scale sums + bias) + residual, each rounded; bias and residual may be null.
-void finish_row(c10::BFloat16* to, const float* sums, float scale, const c10::BFloat16* bias,
-                const c10::BFloat16* residual, std::int64_t count);
+/// to = rounded(scale sums + bias) + residual, each rounded; bias [columns] and residual may be
+/// null. Rows lie `..._stride` apart.
+struct Finish {
+  c10::BFloat16* to = nullptr;
+  const float* sums = nullptr;
+  const c10::BFloat16* bias = nullptr;
+  const c10::BFloat16* residual = nullptr;
+  std::int64_t to_stride = 0, sums_stride = 0, residual_stride = 0;
+  std::int64_t rows = 0, columns = 0;
+  float scale = 1;
+};
+void finish_rows(const Finish& finish);
 
-/// to[2 i] = even[i], to[2 i + 1] = odd[i].
-void interleave_row(c10::BFloat16* to, const c10::BFloat16* even, const c10::BFloat16* odd,
-                    std::int64_t count);
+/// Rows 2 i and 2 i + 1 of `from` [rows, columns] become row i of `to`, their elements by turns.
+/// `rows` is even.
+void interleave_pairs(c10::BFloat16* to, std::int64_t to_stride, const c10::BFloat16* from,
+                      std::int64_t from_stride, std::int64_t rows, std::int64_t columns);
 
 /// y = rounded(x s) (weight + plus), s = 1 / sqrt(mean of x^2 + eps), which is returned.
 float rms_row(const c10::BFloat16* x, const c10::BFloat16* weight, float plus, float eps,

@@ -106,15 +106,13 @@ WEFT_CLONES void interleave_rows(c10::BFloat16* to, std::int64_t lanes,
 /// The same by permutations of whole registers.
 void interleave_rows_fast(c10::BFloat16* to, std::int64_t lanes, const MatrixView<c10::BFloat16>& b,
                           std::int64_t first, std::int64_t columns, std::int64_t k) {
-  if (k % 2 != 0)
-    interleave_rows(to + (k - 1) * lanes, lanes, {b.data + (k - 1) * b.row_stride, b.row_stride, 1},
-                    first, columns, 1);
-  for (std::int64_t i = 0; i + 1 < k; i += 2) {
-    const c10::BFloat16* const even = b.data + i * b.row_stride + first;
-    c10::BFloat16* const row = to + i * lanes;
-    interleave_row(row, even, even + b.row_stride, columns);
-    std::fill(row + 2 * columns, row + 2 * lanes, c10::BFloat16());
-  }
+  const std::int64_t whole = k / 2 * 2;
+  interleave_pairs(to, 2 * lanes, b.data + first, b.row_stride, whole, columns);
+  for (std::int64_t i = 0; i < whole && columns < lanes; i += 2)
+    std::fill(to + i * lanes + 2 * columns, to + (i + 2) * lanes, c10::BFloat16());
+  if (whole == k) return;
+  const MatrixView<c10::BFloat16> last{b.data + whole * b.row_stride, b.row_stride, 1};
+  interleave_rows(to + whole * lanes, lanes, last, first, columns, 1);
 }
 
 // --- columns of b lie in rows of memory: turned on the way ---------------------------------------

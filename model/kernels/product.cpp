@@ -87,18 +87,20 @@ WEFT_FINISH(c10::BFloat16, c10::BFloat16, float)
 /// The same by the processor's own conversion.
 void finish_fast(const Target& t, const float* sums, const Block& block) {
   using c10::BFloat16;
-  for (std::int64_t i = 0; i < block.rows; ++i) {
-    const auto place = [&](const void* data, std::int64_t stride) {
-      return data == nullptr
-                 ? nullptr
-                 : static_cast<const BFloat16*>(data) + (block.row + i) * stride + block.column;
-    };
-    kernel::finish_row(
-        static_cast<BFloat16*>(t.c) + (block.row + i) * t.stride + block.column, sums + i * kPanel,
-        static_cast<float>(t.scale),
-        t.bias == nullptr ? nullptr : static_cast<const BFloat16*>(t.bias) + block.column,
-        place(t.residual, t.residual_stride), block.columns);
+  kernel::Finish finish{.to = static_cast<BFloat16*>(t.c) + block.row * t.stride + block.column,
+                        .sums = sums,
+                        .to_stride = t.stride,
+                        .sums_stride = kPanel,
+                        .rows = block.rows,
+                        .columns = block.columns,
+                        .scale = static_cast<float>(t.scale)};
+  if (t.bias != nullptr) finish.bias = static_cast<const BFloat16*>(t.bias) + block.column;
+  if (t.residual != nullptr) {
+    finish.residual_stride = t.residual_stride;
+    finish.residual =
+        static_cast<const BFloat16*>(t.residual) + block.row * t.residual_stride + block.column;
   }
+  kernel::finish_rows(finish);
 }
 WEFT_FINISH(c10::BFloat16, float, float)
 WEFT_FINISH(double, float, double)

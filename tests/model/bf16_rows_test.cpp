@@ -84,35 +84,61 @@ TEST_F(BFloat16Rows, SiluOfExtremesIsWhatItIsElsewhere) {
 }
 
 TEST_F(BFloat16Rows, SumsAreFinishedInTheOrderOfTheModules) {
+  constexpr std::int64_t kRows = 3;
   for (const std::int64_t n : kCounts) {
-    const auto sums = random_floats(n);
+    const auto sums = random_floats(kRows * (n + 2));
     const auto bias = random_row(n);
-    const auto residual = random_row(n);
-    std::vector<BFloat16> c(static_cast<std::size_t>(n) + 1, BFloat16(7));
-    finish_row(c.data(), sums.data(), 0.5F, bias.data(), residual.data(), n);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
-      const float biased = sums[i] * 0.5F + static_cast<float>(bias[i]);
-      EXPECT_EQ(c[i],
-                BFloat16(static_cast<float>(BFloat16(biased)) + static_cast<float>(residual[i])));
-    }
-    EXPECT_EQ(of(c.back()), 7);
-    finish_row(c.data(), sums.data(), 1, nullptr, nullptr, n);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
-      EXPECT_EQ(c[i], BFloat16(sums[i]));
+    const auto residual = random_row(kRows * (n + 3));
+    std::vector<BFloat16> c(static_cast<std::size_t>(kRows * (n + 1)), BFloat16(7));
+    Finish finish{.to = c.data(),
+                  .sums = sums.data(),
+                  .bias = bias.data(),
+                  .residual = residual.data(),
+                  .to_stride = n + 1,
+                  .sums_stride = n + 2,
+                  .residual_stride = n + 3,
+                  .rows = kRows,
+                  .columns = n,
+                  .scale = 0.5F};
+    const auto expect = [&](bool plain) {
+      for (std::int64_t row = 0; row < kRows; ++row) {
+        for (std::int64_t j = 0; j < n; ++j) {
+          const auto at = [&](std::int64_t stride) {
+            return static_cast<std::size_t>(row * stride + j);
+          };
+          const float sum = sums[at(n + 2)];
+          const float biased = sum * 0.5F + static_cast<float>(bias[static_cast<std::size_t>(j)]);
+          const float whole =
+              static_cast<float>(BFloat16(biased)) + static_cast<float>(residual[at(n + 3)]);
+          EXPECT_EQ(c[at(n + 1)], BFloat16(plain ? sum : whole));
+        }
+        EXPECT_EQ(of(c[static_cast<std::size_t>(row * (n + 1) + n)]), 7)
+            << "written beyond the row";
+      }
+    };
+    finish_rows(finish);
+    expect(false);
+    finish.bias = finish.residual = nullptr;
+    finish.scale = 1;
+    finish_rows(finish);
+    expect(true);
   }
 }
 
 TEST_F(BFloat16Rows, PairsLieTogether) {
+  constexpr std::int64_t kRows = 4;
   for (const std::int64_t n : kCounts) {
-    const auto even = random_row(n);
-    const auto odd = random_row(n);
-    std::vector<BFloat16> to(static_cast<std::size_t>(2 * n) + 1, BFloat16(7));
-    interleave_row(to.data(), even.data(), odd.data(), n);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
-      EXPECT_EQ(to[2 * i], even[i]);
-      EXPECT_EQ(to[2 * i + 1], odd[i]);
+    const auto from = random_row(kRows * (n + 5));
+    std::vector<BFloat16> to(static_cast<std::size_t>(kRows / 2 * (2 * n + 1)), BFloat16(7));
+    interleave_pairs(to.data(), 2 * n + 1, from.data(), n + 5, kRows, n);
+    for (std::int64_t row = 0; row < kRows / 2; ++row) {
+      const BFloat16* const pairs = to.data() + row * (2 * n + 1);
+      for (std::int64_t i = 0; i < n; ++i) {
+        EXPECT_EQ(pairs[2 * i], from[static_cast<std::size_t>(2 * row * (n + 5) + i)]);
+        EXPECT_EQ(pairs[2 * i + 1], from[static_cast<std::size_t>((2 * row + 1) * (n + 5) + i)]);
+      }
+      EXPECT_EQ(of(pairs[2 * n]), 7);
     }
-    EXPECT_EQ(of(to.back()), 7);
   }
 }
 
