@@ -154,6 +154,9 @@ def piece_models(tmp_path_factory):
 def test_bleu_on_pieces_equals_sacrebleu(weft, pairs, piece_models, tmp_path, monkeypatch):
     monkeypatch.setenv("SACREBLEU", str(piece_models))
     monkeypatch.setattr(tokenizer_spm, "SACREBLEU_DIR", str(piece_models))
+    # A run of one letter has many cuts of the same probability, and SentencePiece 0.1 takes another than 0.2.
+    pairs = [(answer, reference) for answer, reference in pairs if "xxx" not in (answer + reference).lower()]
+    assert len(pairs) > 400
     answers, references = map(list, zip(*pairs))
     specs = ["bleu:flores200", "bleu:flores101", "bleu:spm", "bleu:flores200,lc"]
     found = scores(weft, tmp_path, answers, [references], specs)
