@@ -70,7 +70,10 @@ std::vector<std::vector<std::string>> read_references(const ScoreArguments& argu
 }
 
 int run(const ScoreArguments& arguments) {
-  for (const std::string& spec : arguments.metrics) (void)eval::answer_metric(spec);
+  for (const std::string& spec : arguments.metrics) {
+    if (const eval::AnswerMetric metric = eval::answer_metric(spec); metric.prepare)
+      metric.prepare();
+  }
   const std::vector<std::string> answers = read_texts(arguments.answers);
   if (answers.empty()) throw InputError("{}: there is no answer in it", arguments.answers);
   const auto references = read_references(arguments, answers.size());

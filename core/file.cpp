@@ -89,9 +89,29 @@ fs::path without_trailing_slash(fs::path path) {
   return path.has_filename() ? path : path.parent_path();
 }
 
-/// Permission bits do not tell (root, read-only mounts, quotas): a file does.
+/// How the name begins of a file that is only made to see whether one can be.
+constexpr std::string_view kProbe = ".weft-";
+constexpr std::size_t kProbeLetters = 6;
+
+/// A file that a process left that was killed between making and removing it: nothing is in it.
+bool is_left_probe(const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename();
+  std::error_code error;
+  return name.size() == kProbe.size() + kProbeLetters && name.starts_with(kProbe) &&
+         entry.is_regular_file(error) && entry.file_size(error) == 0 && !error;
+}
+
+/// Permission bits do not tell (root, read-only mounts, quotas): a file does. It has no name where
+/// the file system can do without, so that whatever ends the process leaves nothing.
 void try_file_in(const fs::path& folder, const fs::path& target) {
-  std::string probe = (folder / ".weft-XXXXXX").string();
+#ifdef O_TMPFILE
+  if (const int nameless = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+      nameless >= 0) {
+    ::close(nameless);
+    return;
+  }
+#endif
+  std::string probe = (folder / fmt::format("{}{:X>{}}", kProbe, "", kProbeLetters)).string();
   const int descriptor = ::mkostemp(probe.data(), O_CLOEXEC);
   if (descriptor < 0) {
     throw InputError("{} cannot be written: {}; choose another place", target.string(),
@@ -308,6 +328,7 @@ void remove_left_behind(const fs::path& path) {
   for (fs::directory_iterator entry(folder_of(target), error), end; !error && entry != end;
        entry.increment(error)) {
     const std::string name = entry->path().filename();
+    if (is_left_probe(*entry)) found.push_back(entry->path());
     if (!name.starts_with(prefix)) continue;
     const auto process = process_of(std::string_view(name).substr(prefix.size()));
     if (process && !may_be_at_work(*process)) found.push_back(entry->path());

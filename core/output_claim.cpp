@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/rejected.h"
 
 namespace weft::core {
 namespace {
@@ -63,10 +64,22 @@ void require_apart(const Output& output, const fs::path& input) {
   }
 }
 
+/// The outputs, and what lies beside those that may be rejected.
+std::vector<Output> with_rejected(std::span<const Output> outputs) {
+  std::vector<Output> all(outputs.begin(), outputs.end());
+  for (const Output& output : outputs) {
+    if (!output.may_be_rejected) continue;
+    all.push_back({rejected_path(output.path), output.kind, output.option});
+    all.push_back({rejected_note_path(output.path), OutputKind::kFile, output.option});
+  }
+  return all;
+}
+
 }  // namespace
 
-void claim_outputs(std::span<const Output> outputs, std::span<const fs::path> inputs,
+void claim_outputs(std::span<const Output> given, std::span<const fs::path> inputs,
                    Overwrite overwrite) {
+  const std::vector<Output> outputs = with_rejected(given);
   for (const Output& output : outputs) {
     for (const fs::path& input : inputs) {
       if (!input.empty()) require_apart(output, input);
@@ -82,7 +95,12 @@ void claim_outputs(std::span<const Output> outputs, std::span<const fs::path> in
                        outputs[i].path.string());
     }
   }
-  for (const Output& output : outputs) require_writable(output.path, output.kind, overwrite);
+  for (const Output& output : given) {
+    require_writable(output.path, output.kind, overwrite);
+    if (!output.may_be_rejected) continue;
+    require_rejected_replaceable(output.path);
+    require_writable(rejected_path(output.path), output.kind);
+  }
 }
 
 void claim_output(const Output& output, std::span<const fs::path> inputs, Overwrite overwrite) {

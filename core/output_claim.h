@@ -13,6 +13,8 @@ struct Output {
   std::filesystem::path path;
   OutputKind kind = OutputKind::kFile;
   std::string_view option = "--out";  ///< By which it was named; for messages.
+  /// Whether it may turn out wrong and then lies at rejected_path() instead, which is claimed too.
+  bool may_be_rejected = false;
 };
 
 /// The one place that decides what a command may write, before it does any work. `inputs` are all
@@ -21,7 +23,8 @@ struct Output {
 ///
 /// InputError, whatever `overwrite` says, when an output is an input, holds one or lies in one, and
 /// when an output is or lies in another: places are compared, not spellings. Otherwise what
-/// require_writable() says of each output.
+/// require_writable() says of each output, and require_rejected_replaceable() of one that may be
+/// rejected.
 void claim_outputs(std::span<const Output> outputs, std::span<const std::filesystem::path> inputs,
                    Overwrite overwrite);
 

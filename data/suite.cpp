@@ -21,7 +21,7 @@ void describe(schema::Schema<GenerateSection>& s) {
       .range(1, 1024);
   s.field("metrics", &GenerateSection::metrics,
           "scores of the answers: chrf, chrf++, chrf++_unicode, bleu, ter, exact_match, f1; "
-          "variants follow a colon, as in bleu:intl or ter:no_punct")
+          "variants follow a colon, as in bleu:intl, bleu:spm=FILE or ter:no_punct")
       .non_empty();
 }
 

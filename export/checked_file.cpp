@@ -1,10 +1,8 @@
 #include "export/checked_file.h"
 
-#include <array>
-
 #include "core/error.h"
 #include "core/output_claim.h"
-#include "merge/verification.h"
+#include "core/rejected.h"
 
 namespace weft::exporting {
 
@@ -13,9 +11,8 @@ namespace fs = std::filesystem;
 namespace {
 
 fs::path claimed(fs::path out, std::span<const fs::path> inputs, core::Overwrite overwrite) {
-  const std::array<core::Output, 2> outputs{
-      {{out, core::OutputKind::kFile}, {merge::rejected_path(out), core::OutputKind::kFile}}};
-  core::claim_outputs(outputs, inputs, overwrite);
+  core::claim_output({.path = out, .kind = core::OutputKind::kFile, .may_be_rejected = true},
+                     inputs, overwrite);
   return out;
 }
 
@@ -34,15 +31,16 @@ void CheckedFile::rename_to(const fs::path& name) {
 }
 
 void CheckedFile::accept() { rename_to(out_); }
-void CheckedFile::reject() { rename_to(merge::rejected_path(out_)); }
+void CheckedFile::reject() { rename_to(core::rejected_path(out_)); }
 
 void CheckedFile::check(const std::function<void()>& compare) {
   try {
     compare();
   } catch (const NumericError& error) {
     reject();
+    core::note_rejected(out_, error.what());
     throw NumericError("{}; the file is kept as '{}'", error.what(),
-                       merge::rejected_path(out_).string());
+                       core::rejected_path(out_).string());
   }
 }
 

@@ -30,7 +30,7 @@ class CheckedFile {
   void check(const std::function<void()>& compare);
 
   void accept();  ///< Gives the file its name.
-  void reject();  ///< Gives the file merge::rejected_path(out).
+  void reject();  ///< Gives the file core::rejected_path(out).
 
  private:
   void rename_to(const std::filesystem::path& name);

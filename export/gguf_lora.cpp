@@ -9,6 +9,7 @@
 #include "checkpoint/quantize.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "core/rejected.h"
 #include "export/checked_file.h"
 #include "export/factors.h"
 #include "export/gguf_metadata.h"
@@ -181,6 +182,7 @@ AdapterReport write_gguf_lora(const GgufLoraRequest& request, const core::Log& l
   }
   file.check([&] { report.largest_error = compare(request, file.path(), updates, places); });
   file.accept();
+  core::tell_about_rejected(request.out, log);
   return report;
 }
 

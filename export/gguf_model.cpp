@@ -8,6 +8,7 @@
 #include "checkpoint/dequantize.h"
 #include "checkpoint/gguf_writer.h"
 #include "core/error.h"
+#include "core/rejected.h"
 #include "core/terminal.h"
 #include "export/checked_file.h"
 #include "export/gguf_metadata.h"
@@ -281,6 +282,7 @@ GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& cont
     merge::refuse(*report.verification, request.out);
   }
   file.accept();
+  core::tell_about_rejected(request.out, log);
   return report;
 }
 

@@ -61,7 +61,7 @@ struct GgufReport {
 /// The file appears whole or not at all: before it gets its name it is opened again and sampled
 /// rows of every changed tensor are compared with what they should be (docs/export.md).
 /// NumericError when they are not, Refused when the verification is beyond its limit: the file then
-/// lies at merge::rejected_path(out).
+/// lies at core::rejected_path(out).
 /// Errors as of Checkpoint::open, PeftFile::open, merge::plan_fold, lora::check_base and
 /// model_fields; NumericError naming the tensor when a number leaves the range of its type.
 [[nodiscard]] GgufReport write_gguf(const GgufRequest& request,

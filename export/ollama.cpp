@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/output_claim.h"
+#include "core/rejected.h"
 #include "export/gguf_lora.h"
 #include "export/gguf_model.h"
 #include "export/ollama_template.h"
@@ -49,11 +50,10 @@ OllamaReport write_ollama(const OllamaRequest& request, const merge::FoldControl
   if (request.from.find_first_of(" \t\r\n") != request.from.npos) {
     throw ConfigError("--from '{}' is no name of an Ollama model", request.from);
   }
-  std::vector<core::Output> outputs{{request.out, core::OutputKind::kFolder}};
-  if (request.verify) {
-    outputs.push_back({merge::rejected_path(request.out), core::OutputKind::kFolder});
-  }
-  core::claim_outputs(outputs, all_paths(request.inputs), request.overwrite);
+  core::claim_output({.path = request.out,
+                      .kind = core::OutputKind::kFolder,
+                      .may_be_rejected = request.verify != nullptr},
+                     all_paths(request.inputs), request.overwrite);
   const std::optional<OllamaTemplate> format = template_of(request.inputs.model);
   if (!format) {
     core::tell(log, core::Level::kWarning,
@@ -82,10 +82,11 @@ OllamaReport write_ollama(const OllamaRequest& request, const merge::FoldControl
   core::write_text(folder.path() / "Modelfile", modelfile(request, format));
   if (request.verify) report.verification = request.verify(weights);
   if (report.verification && !report.verification->accepted()) {
-    folder.commit_to(merge::rejected_path(request.out));
+    folder.commit_to(core::rejected_path(request.out));
     merge::refuse(*report.verification, request.out);
   }
   folder.commit();
+  core::tell_about_rejected(request.out, log);
   return report;
 }
 

@@ -38,7 +38,7 @@ struct OllamaReport {
 /// and PARAMETER stop for the known chat formats, SYSTEM where the model's template has a system
 /// message of its own. An unknown format is told to `log`; Ollama then takes the template from the
 /// GGUF file. Refused when the verification is beyond its limit: the folder then lies at
-/// merge::rejected_path(out).
+/// core::rejected_path(out).
 [[nodiscard]] OllamaReport write_ollama(const OllamaRequest& request,
                                         const merge::FoldControl& control = {},
                                         const core::Log& log = {});

@@ -30,22 +30,24 @@ constexpr std::array<std::string_view, 11> kWithoutEffect{
 /// Keys of AdapterExtras that are null where they are not used.
 constexpr std::array<const char*, 2> kNullExtras{"modules_to_save", "trainable_token_indices"};
 
+/// Methods of PEFT (tuners/lora/variants.py) whose layers compute and fold as plain ones do unless
+/// they are being trained: VeLoRA changes the backward pass, Monte Carlo LoRA draws around A.
+constexpr std::array<std::string_view, 2> kTrainingMethods{"velora_config", "monteclora_config"};
+
 struct Refusal {
   std::string_view key;
   std::string_view feature;
 };
 
 /// Features of PEFT that change numbers or shapes and that weft does not have.
-constexpr std::array<Refusal, 12> kRefusals{{
+constexpr std::array<Refusal, 10> kRefusals{{
     {"layer_replication", "replicated layers"},
     {"megatron_config", "Megatron layers"},
     {"alora_invocation_tokens", "activated LoRA (aLoRA)"},
     {"use_qalora", "QA-LoRA"},
     {"arrow_config", "Arrow routing"},
     {"use_bdlora", "block-diagonal LoRA"},
-    {"velora_config", "VeLoRA"},
     {"kasa_config", "KaSA"},
-    {"monteclora_config", "Monte Carlo LoRA"},
     {"corda_config", "CorDA, which changes the base weights"},
     {"lora_ga_config", "LoRA-GA, which changes the base weights"},
     {"loftq_config", "LoftQ, which changes the base weights"},
@@ -284,6 +286,14 @@ bool apply(AdapterConfig& config, const Field& field) {
   return true;
 }
 
+/// A method of training alone, if it is used.
+bool is_training_method(const Field& field) {
+  if (std::ranges::find(kTrainingMethods, field.key()) == kTrainingMethods.end()) return false;
+  if (is_neutral(field.json())) return false;
+  if (!field.json().is_object()) field.wanted("an object");
+  return true;
+}
+
 void apply_or_refuse(AdapterConfig& config, const Field& field, std::string_view where) {
   const std::string& key = field.key();
   if (apply(config, field) || apply_extra(config.extras, field)) return;
@@ -291,6 +301,7 @@ void apply_or_refuse(AdapterConfig& config, const Field& field, std::string_view
   if (key == "task_type") return require_task(field, where);
   if (key == "peft_type" || std::ranges::find(kWithoutEffect, key) != kWithoutEffect.end()) return;
   if (is_neutral(field.json())) return;
+  if (is_training_method(field)) return;
   for (const Refusal& refusal : kRefusals) {
     if (refusal.key != key) continue;
     throw InputError("{}: {} ({} = {}) is not supported", where, refusal.feature, key,
@@ -332,7 +343,8 @@ nlohmann::json or_null(const Value& value) {
 
 }  // namespace
 
-AdapterConfig parse_config(std::string_view text, std::string_view where) {
+AdapterConfig parse_config(std::string_view text, std::string_view where,
+                           std::vector<std::string>* training_methods) {
   const Json json = parse_json(text, where);
   if (!json.is_object()) throw InputError("{}: must hold an object, found {}", where, shown(json));
   const auto type = json.find("peft_type");
@@ -347,7 +359,9 @@ AdapterConfig parse_config(std::string_view text, std::string_view where) {
   }
   AdapterConfig config;
   for (const auto& [key, value] : json.items()) {
-    apply_or_refuse(config, Field(where, key, value), where);
+    const Field field(where, key, value);
+    apply_or_refuse(config, field, where);
+    if (training_methods != nullptr && is_training_method(field)) training_methods->push_back(key);
   }
   if (config.target_modules.empty() && config.extras.target_parameters.empty()) {
     throw InputError("{}: 'target_modules' is missing or empty, so no layer is adapted", where);

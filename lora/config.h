@@ -2,6 +2,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "lora/adapter.h"
 
@@ -13,7 +14,12 @@ namespace weft::lora {
 /// inference_mode, ...), or one that must hold its neutral value (use_dora false, modules_to_save
 /// null, ...). Anything else is an InputError that names the key: also a key weft has never heard
 /// of, unless its value is null, false or empty. Duplicate keys and deep nesting are refused.
-[[nodiscard]] AdapterConfig parse_config(std::string_view text, std::string_view where);
+///
+/// `training_methods`, where it is given, gets the keys of methods that changed how the factors
+/// were trained and not what they do ("velora_config"): what they keep beside the factors is not
+/// used.
+[[nodiscard]] AdapterConfig parse_config(std::string_view text, std::string_view where,
+                                         std::vector<std::string>* training_methods = nullptr);
 
 /// The text that PEFT 0.21.2 writes for this configuration (LoraConfig.save_pretrained): same keys,
 /// sorted, indent 2, defaults of LoraConfig for what weft does not have.

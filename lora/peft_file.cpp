@@ -182,12 +182,13 @@ PeftFile::PeftFile(std::filesystem::path directory, AdapterConfig config,
 PeftFile PeftFile::open(const std::filesystem::path& directory, const core::Log& log) {
   const std::filesystem::path config_file = directory / kConfigFile;
   if (!std::filesystem::exists(config_file)) explain_missing_config(directory);
-  AdapterConfig config =
-      parse_config(core::read_text(config_file, kMaxConfigBytes), config_file.string());
+  std::vector<std::string> training_methods;
+  AdapterConfig config = parse_config(core::read_text(config_file, kMaxConfigBytes),
+                                      config_file.string(), &training_methods);
   require_weights(directory);
   PeftFile file(directory, std::move(config),
                 checkpoint::Safetensors::open(directory / kWeightsFile));
-  file.pair_up(log);
+  file.pair_up(training_methods, log);
   file.provenance_ = read_provenance(directory);
   return file;
 }
@@ -203,15 +204,25 @@ void PeftFile::require_same(const std::string& copy, const std::string& original
                    checkpoint::printable(copy), checkpoint::printable(original));
 }
 
-void PeftFile::pair_up(const core::Log& log) {
+void PeftFile::pair_up(const std::vector<std::string>& training_methods, const core::Log& log) {
   const std::string where = weights_.path().string();
-  AdapterKeys keys = sort_keys(weights_, config_, where);
+  AdapterKeys keys = sort_keys(weights_, config_, training_methods, where);
   saved_ = std::move(keys.saved);
   rows_ = std::move(keys.rows);
   for (const auto& [copy, original] : keys.copies) {
     // modules_to_save is what is meant; original_module is what there was before training.
     if (copy.find(".modules_to_save.") != std::string::npos) require_same(copy, original);
     copies_.push_back({copy, fmt::format("(a copy; {} is used)", original)});
+  }
+  for (const std::string& key : keys.training) {
+    copies_.push_back({key, "(of training alone; it changes no weight)"});
+  }
+  if (!training_methods.empty()) {
+    core::tell(
+        log, core::Level::kInfo,
+        fmt::format("{}: {} says how the factors were trained and {} tensors belong to that "
+                    "alone; they change no weight and are left out",
+                    directory_.string(), fmt::join(training_methods, ", "), keys.training.size()));
   }
   if (!saved_.empty()) {
     tensors_ = std::make_shared<const checkpoint::Checkpoint>(

@@ -94,7 +94,7 @@ class PeftFile {
 
  private:
   PeftFile(std::filesystem::path directory, AdapterConfig config, checkpoint::Safetensors weights);
-  void pair_up(const core::Log& log);
+  void pair_up(const std::vector<std::string>& training_methods, const core::Log& log);
   void require_same(const std::string& copy, const std::string& original) const;
 
   /// The keys of a target; empty where there is none.

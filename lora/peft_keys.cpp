@@ -37,6 +37,16 @@ constexpr std::array<Ending, 7> kEndings{{
     {".lora_magnitude_vector.weight", TargetKind::kLinear, &ModuleKeys::magnitude},
 }};
 
+/// What training methods keep beside the factors, with the key of the configuration that says so.
+struct TrainingPart {
+  std::string_view part;
+  std::string_view method;
+};
+constexpr std::array<TrainingPart, 2> kTrainingParts{{
+    {".lora_velora_embed", "velora_config"},
+    {".lora_monteclora_sampler.", "monteclora_config"},
+}};
+
 bool has(std::string_view key, std::string_view part) {
   return key.find(part) != std::string_view::npos;
 }
@@ -85,6 +95,13 @@ bool add_copy(AdapterKeys& keys, const checkpoint::Safetensors& weights,
   if (original == entry.name || weights.find(original) == nullptr) return false;
   keys.copies.emplace(entry.name, original);
   return true;
+}
+
+/// True for a tensor of a training method that the configuration names.
+bool is_of_training(std::string_view key, std::span<const std::string> methods) {
+  return std::ranges::any_of(kTrainingParts, [&](const TrainingPart& part) {
+    return has(key, part.part) && std::ranges::count(methods, part.method) > 0;
+  });
 }
 
 /// True when the tensor lies in a module that modules_to_save names. As in PEFT, an entry names
@@ -161,7 +178,7 @@ bool add_module_key(AdapterKeys& keys, std::string_view rest, const SafetensorsE
 }  // namespace
 
 AdapterKeys sort_keys(const checkpoint::Safetensors& weights, const AdapterConfig& config,
-                      std::string_view where) {
+                      std::span<const std::string> training_methods, std::string_view where) {
   AdapterKeys keys;
   for (const SafetensorsEntry& entry : weights.entries()) {
     const std::string_view key = entry.name;
@@ -178,6 +195,10 @@ AdapterKeys sort_keys(const checkpoint::Safetensors& weights, const AdapterConfi
     }
     const std::string_view rest = key.substr(kPrefix.size());
     if (add_copy(keys, weights, entry)) continue;
+    if (is_of_training(key, training_methods)) {
+      keys.training.push_back(entry.name);
+      continue;
+    }
     if (add_module_key(keys, rest, entry, where)) continue;
     if (rest.ends_with(kTokens) && rest.size() > kTokens.size()) {
       const std::string path(rest.substr(0, rest.size() - kTokens.size()));

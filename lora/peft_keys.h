@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,12 +46,16 @@ struct AdapterKeys {
   /// beside "embed_tokens.weight", and "embed_tokens.original_module.weight"), with the key that is
   /// read instead.
   std::map<std::string, std::string> copies;
+  /// What a method of parse_config()'s training_methods keeps for its training.
+  std::vector<std::string> training;
 };
 
 /// Sorts the keys. InputError naming the key for one that the configuration does not announce or
 /// that has a form weft does not know, for types that are no numbers, and for shapes that cannot
-/// be. What `AdapterKeys` holds points into `weights`.
+/// be. What `AdapterKeys` holds points into `weights`. `training_methods`: parse_config()'s.
 [[nodiscard]] AdapterKeys sort_keys(const checkpoint::Safetensors& weights,
-                                    const AdapterConfig& config, std::string_view where);
+                                    const AdapterConfig& config,
+                                    std::span<const std::string> training_methods,
+                                    std::string_view where);
 
 }  // namespace weft::lora

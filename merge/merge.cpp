@@ -7,6 +7,7 @@
 #include "checkpoint/mxfp4.h"
 #include "core/error.h"
 #include "core/output_claim.h"
+#include "core/rejected.h"
 #include "merge/beside.h"
 #include "merge/certificate.h"
 #include "merge/model_folder.h"
@@ -106,8 +107,9 @@ void claim_outputs(const MergeRequest& request) {
   std::vector<fs::path> inputs = request.also_reads;
   inputs.push_back(request.model);
   for (const auto& adapter : request.adapters) inputs.push_back(adapter.directory);
-  std::vector<core::Output> outputs{{request.out, core::OutputKind::kFolder}};
-  if (request.verify) outputs.push_back({rejected_path(request.out), core::OutputKind::kFolder});
+  std::vector<core::Output> outputs{{.path = request.out,
+                                     .kind = core::OutputKind::kFolder,
+                                     .may_be_rejected = request.verify != nullptr}};
   if (!request.undo.empty()) {
     outputs.push_back({request.undo, core::OutputKind::kFile, "--undo"});
   }
@@ -187,10 +189,11 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
   resume.finish();
   write_certificate(report, folder.path());
   if (report.verification && !report.verification->accepted()) {
-    folder.commit_to(rejected_path(request.out));
+    folder.commit_to(core::rejected_path(request.out));
     refuse(*report.verification, request.out);
   }
   folder.commit();
+  core::tell_about_rejected(request.out, log);
   tell_about_loss(report, log);
   return report;
 }

@@ -92,7 +92,7 @@ struct MergeReport {
 /// Errors as of Checkpoint::open, PeftFile::open, plan_fold, check_base and fold; InputError when
 /// `out` exists (and may not be replaced) or holds one of the inputs; IoError when the disk is too
 /// small. Refused when the output was measured and is beyond the limit: it then lies at
-/// rejected_path(out), with its figures in merge.json.
+/// core::rejected_path(out), with its figures in merge.json.
 [[nodiscard]] MergeReport merge_model(const MergeRequest& request, const FoldControl& control = {},
                                       const core::Log& log = {});
 

@@ -26,9 +26,9 @@ std::span<const Method* const> all_methods() {
   static const std::vector<const Method*> methods = [] {
     std::vector<const Method*> list{&linear_method(), &slerp_method(), &nuslerp_method()};
     for (const Method* method : task_vector_methods()) list.push_back(method);
-    list.insert(list.end(),
-                {&model_stock_method(), &sce_method(), &multislerp_method(), &karcher_method(),
-                 &nearswap_method(), &ram_method(), &ramplus_method(), &passthrough_method()});
+    list.insert(list.end(), {&model_stock_method(), &sce_method(), &multislerp_method(),
+                             &karcher_method(), &nearswap_method(), &ram_method(),
+                             &ramplus_method(), &arcee_fusion_method(), &passthrough_method()});
     return list;
   }();
   return methods;

@@ -20,5 +20,6 @@ namespace weft::merge {
 [[nodiscard]] const Method& ram_method();                            // method_near.cpp
 [[nodiscard]] const Method& ramplus_method();                        // method_near.cpp
 [[nodiscard]] const Method& sce_method();                            // method_sce.cpp
+[[nodiscard]] const Method& arcee_fusion_method();                   // method_arcee.cpp
 
 }  // namespace weft::merge

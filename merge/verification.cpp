@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/rejected.h"
 
 namespace weft::merge {
 
@@ -12,23 +13,25 @@ bool Verification::accepted() const noexcept {
   return other_ids.empty() && std::isfinite(kl) && (!limit || kl <= *limit);
 }
 
-std::filesystem::path rejected_path(const std::filesystem::path& out) {
-  // A folder may be given with a slash at its end, which is no part of its name.
-  std::filesystem::path path = out.has_filename() ? out : out.parent_path();
-  path += ".rejected";
-  return path;
+namespace {
+
+std::string reason_of(const Verification& verification) {
+  if (!verification.other_ids.empty()) {
+    return fmt::format("the written tokenizer is not the base's: {}", verification.other_ids);
+  }
+  return fmt::format(
+      "the written model is not the base with its adapters: KL divergence {:.2e} on '{}' ({} "
+      "tokens; same top token {:.2f} %), the limit is {:.0e}",
+      verification.kl, verification.text, verification.tokens, 100 * verification.same_top,
+      verification.limit.value_or(0));
 }
 
+}  // namespace
+
 void refuse(const Verification& verification, const std::filesystem::path& out) {
-  if (!verification.other_ids.empty()) {
-    throw Refused("the written tokenizer is not the base's: {}; the output is kept as '{}'",
-                  verification.other_ids, rejected_path(out).string());
-  }
-  throw Refused(
-      "the written model is not the base with its adapters: KL divergence {:.2e} on '{}' ({} "
-      "tokens; same top token {:.2f} %), the limit is {:.0e}; it is kept as '{}'",
-      verification.kl, verification.text, verification.tokens, 100 * verification.same_top,
-      verification.limit.value_or(0), rejected_path(out).string());
+  const std::string reason = reason_of(verification);
+  core::note_rejected(out, reason);
+  throw Refused("{}; it is kept as '{}'", reason, core::rejected_path(out).string());
 }
 
 nlohmann::json verification_json(const Verification& verification) {

@@ -37,10 +37,8 @@ inline constexpr double kVerificationLimit = 1e-3;
 /// Measures a model that lies at `written` but has not got its final name yet.
 using Verify = std::function<Verification(const std::filesystem::path& written)>;
 
-/// Where an output goes that was measured and refused: "out.rejected".
-[[nodiscard]] std::filesystem::path rejected_path(const std::filesystem::path& out);
-
-/// Refused (exit status 3) with the figures and where the output lies, which is rejected_path(out).
+/// Refused (exit status 3) with the figures and where the output lies, which is
+/// core::rejected_path(out); the same words are noted beside it (core::note_rejected).
 [[noreturn]] void refuse(const Verification& verification, const std::filesystem::path& out);
 
 [[nodiscard]] nlohmann::json verification_json(const Verification& verification);

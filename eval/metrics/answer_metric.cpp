@@ -5,12 +5,15 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
+#include <optional>
 #include <set>
 
 #include "core/error.h"
 #include "core/utf8.h"
 #include "core/version.h"
 #include "eval/metrics/bleu.h"
+#include "eval/metrics/bleu_pieces.h"
 #include "eval/metrics/chrf.h"
 #include "eval/metrics/ter.h"
 #include "text/white_space.h"
@@ -37,6 +40,20 @@ class Variants {
   bool take(const std::string& name) {
     known_.push_back(name);
     return given_.erase(name) > 0;
+  }
+
+  /// Whether it was given; it is no variant to be named where another one is not known.
+  [[nodiscard]] bool takes(const std::string& name) const { return given_.contains(name); }
+
+  /// The text behind "NAME=".
+  std::optional<std::string> take_value(const std::string& name) {
+    known_.push_back(name + "=FILE");
+    const std::string prefix = name + "=";
+    const auto found = given_.lower_bound(prefix);
+    if (found == given_.end() || !found->starts_with(prefix)) return std::nullopt;
+    std::string value = found->substr(prefix.size());
+    given_.erase(found);
+    return value;
   }
 
   void require_none_left() const {
@@ -83,14 +100,42 @@ AnswerMetric chrf_metric(std::string_view name, const ChrfOptions& options,
   return metric;
 }
 
+/// The tokenizers of sacrebleu that need a dictionary; each is refused by name.
+void refuse_dictionaries(Variants& variants) {
+  for (const char* name : {"ja-mecab", "ko-mecab"}) {
+    if (!variants.takes(name)) continue;
+    throw ConfigError(
+        "metric 'bleu': '{}' needs MeCab and its dictionary, which weft has not; cut answers and "
+        "references into words before and score them with weft score --metric bleu:none, or count "
+        "characters with bleu:char",
+        name);
+  }
+}
+
+/// The pieces that BLEU is to be counted on; null where it is counted on words.
+std::shared_ptr<const BleuPieces> pieces_of(Variants& variants, int& chosen) {
+  std::shared_ptr<const BleuPieces> pieces;
+  for (const char* name : {"flores200", "flores101", "spBLEU-1K", "spm"}) {
+    if (!variants.take(name)) continue;
+    pieces = sacrebleu_pieces(name);
+    ++chosen;
+  }
+  if (const auto file = variants.take_value("spm")) {
+    pieces = pieces_of_file(*file);
+    ++chosen;
+  }
+  return pieces;
+}
+
 AnswerMetric bleu_metric(Variants& variants, std::size_t references) {
   constexpr std::pair<const char*, BleuTokens> kTokens[] = {{"13a", BleuTokens::k13a},
                                                             {"none", BleuTokens::kNone},
                                                             {"char", BleuTokens::kChar},
                                                             {"intl", BleuTokens::kIntl},
                                                             {"zh", BleuTokens::kZh}};
+  refuse_dictionaries(variants);
   BleuOptions options;
-  std::string_view tokens = "13a";
+  std::string tokens = "13a";
   int chosen = 0;
   for (const auto& [name, value] : kTokens) {
     if (!variants.take(name)) continue;
@@ -98,15 +143,20 @@ AnswerMetric bleu_metric(Variants& variants, std::size_t references) {
     tokens = name;
     ++chosen;
   }
+  const std::shared_ptr<const BleuPieces> pieces = pieces_of(variants, chosen);
+  if (pieces) tokens = pieces->signature();
   if (chosen > 1) throw ConfigError("metric 'bleu': give one tokenizer, found {}", chosen);
   options.lowercase = variants.take("lc");
   AnswerMetric metric{.name = "bleu"};
   metric.signature = fmt::format("nrefs:{}|case:{}|eff:no|tok:{}|smooth:exp|version:{}", references,
                                  options.lowercase ? "lc" : "mixed", tokens, kSacrebleu);
   metric.width = kBleuWidth;
-  metric.statistics = [options](std::string_view answer, References all) {
-    return bleu_statistics(answer, all, options);
+  metric.statistics = [options, pieces](std::string_view answer, References all) {
+    BleuOptions complete = options;
+    if (pieces) complete.pieces = &pieces->model();
+    return bleu_statistics(answer, all, complete);
   };
+  if (pieces) metric.prepare = [pieces] { static_cast<void>(pieces->model()); };
   metric.of = bleu_score;
   return metric;
 }
@@ -222,10 +272,21 @@ const std::vector<std::string>& default_answer_metrics() {
   return metrics;
 }
 
+std::string recorded_answer_metric(std::string_view spec) {
+  constexpr std::string_view kFile = "spm=";
+  const std::size_t begin = spec.find(kFile);
+  if (!spec.starts_with("bleu:") || begin == spec.npos) return std::string(spec);
+  const std::size_t file = begin + kFile.size();
+  const std::size_t end = std::min(spec.find(',', file), spec.size());
+  return fmt::format("{}{}{}", spec.substr(0, file), with_digest(spec.substr(file, end - file)),
+                     spec.substr(end));
+}
+
 void require_answer_metrics(std::span<const std::string> specs, std::string_view where) {
   std::set<std::string_view> names;
   for (const std::string& spec : specs) {
     const AnswerMetric metric = answer_metric(spec);
+    if (metric.prepare) metric.prepare();
     if (!names.insert(metric.name).second)
       throw ConfigError("{}: '{}' is there twice; give it one variant", where, metric.name);
   }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/utf8.h"
+#include "text/piece_model.h"
 #include "text/unicode.h"
 #include "text/white_space.h"
 
@@ -185,6 +186,19 @@ void remove_articles(Text& text) {
 }
 
 }  // namespace
+
+Words piece_words(std::string_view utf8, const text::PieceModel& model, bool lowercase) {
+  Text text = core::decode_utf8(lowercase ? text::lower(utf8) : std::string(utf8));
+  strip_end(text);
+  std::string stripped;
+  for (const char32_t c : text) core::append_utf8(stripped, c);
+  Words words;
+  for (const std::string& piece : model.pieces(stripped)) {
+    // sacrebleu joins the pieces by spaces and splits again.
+    for (std::u32string& word : split(core::decode_utf8(piece))) words.push_back(std::move(word));
+  }
+  return words;
+}
 
 Words bleu_words(std::string_view utf8, BleuTokens tokens, bool lowercase) {
   Text text = core::decode_utf8(lowercase ? text::lower(utf8) : std::string(utf8));

@@ -6,8 +6,12 @@
 #include <vector>
 
 // How answers are cut into words before they are compared: the tokenizers of sacrebleu 2.6 that
-// need no data of their own. Texts are UTF-8; invalid bytes count as U+FFFD. White space is what
-// Python takes for it (text/white_space.h).
+// need no data of their own, and pieces of a SentencePiece model. Texts are UTF-8; invalid bytes
+// count as U+FFFD. White space is what Python takes for it (text/white_space.h).
+
+namespace weft::text {
+class PieceModel;
+}
 
 namespace weft::eval {
 
@@ -23,6 +27,10 @@ enum class BleuTokens : std::uint8_t {
 };
 
 [[nodiscard]] Words bleu_words(std::string_view text, BleuTokens tokens, bool lowercase);
+
+/// The pieces of a SentencePiece model, as sacrebleu's flores200 cuts texts.
+[[nodiscard]] Words piece_words(std::string_view text, const text::PieceModel& model,
+                                bool lowercase);
 
 /// sacrebleu's options of TER.
 struct TerOptions {

@@ -30,19 +30,24 @@ Counts ngrams(const Words& words, Numbers& numbers) {
   return counts;
 }
 
+Words words_of(std::string_view text, const BleuOptions& options) {
+  return options.pieces != nullptr ? piece_words(text, *options.pieces, options.lowercase)
+                                   : bleu_words(text, options.tokens, options.lowercase);
+}
+
 }  // namespace
 
 std::vector<double> bleu_statistics(std::string_view hypothesis,
                                     std::span<const std::string> references,
                                     const BleuOptions& options) {
   if (references.empty()) throw InputError("BLEU: a hypothesis has no reference to compare with");
-  const Words words = bleu_words(hypothesis, options.tokens, options.lowercase);
+  const Words words = words_of(hypothesis, options);
   Numbers numbers;
   const Counts ours = ngrams(words, numbers);
   Counts theirs;
   std::size_t closest = 0, least = SIZE_MAX;
   for (const std::string& reference : references) {
-    const Words other = bleu_words(reference, options.tokens, options.lowercase);
+    const Words other = words_of(reference, options);
     for (const auto& [ngram, count] : ngrams(other, numbers))
       theirs[ngram] = std::max(theirs[ngram], count);
     const std::size_t length = other.size();

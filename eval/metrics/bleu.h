@@ -15,6 +15,7 @@ namespace weft::eval {
 struct BleuOptions {
   BleuTokens tokens = BleuTokens::k13a;
   bool lowercase = false;
+  const text::PieceModel* pieces = nullptr;  ///< Its pieces are the words, instead of `tokens`.
 };
 
 inline constexpr int kBleuOrder = 4;

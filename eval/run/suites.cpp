@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "eval/metrics/answer_metric.h"
 #include "eval/run/suite_digest.h"
 #include "eval/statistics/spread.h"
 
@@ -74,7 +75,8 @@ std::vector<SuiteInput> read_suites(const EvalConfig& config, const text::Tokeni
     suite.name = plan.name;
     suite.labels.language = plan.language;
     suite.labels.must_keep = plan.must_keep;
-    suite.labels.metrics = plan.metrics;
+    for (const std::string& metric : plan.metrics)
+      suite.labels.metrics.push_back(recorded_answer_metric(metric));
     suite.row_tokens = sequence_len;
     suite.distribution =
         config.distribution && (config.distribution->suites.empty() ||

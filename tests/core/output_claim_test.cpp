@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,6 +35,30 @@ TEST(OutputClaim, AnOutputThatIsHoldsOrLiesInAnInputIsRefusedWithForceToo) {
       claim_output({dir / "all/base/merged", OutputKind::kFolder}, inputs, Overwrite::kRefuse),
       InputError, "lies in the input");
   EXPECT_NO_THROW(claim_output({dir / "all/base2", OutputKind::kFolder}, inputs, kForce));
+}
+
+TEST(OutputClaim, TryingAFolderMakesNoNameThatAKilledProcessCouldLeave) {
+  const TempDir dir;
+  const int nameless = ::open(dir.path().c_str(), O_TMPFILE | O_WRONLY, 0600);
+  if (nameless < 0) GTEST_SKIP() << "the file system has no files without a name";
+  ::close(nameless);
+  const int watch = ::inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+  ASSERT_GE(::inotify_add_watch(watch, dir.path().c_str(), IN_CREATE), 0);
+  claim_output({dir / "out", OutputKind::kFolder}, {}, kForce);
+  alignas(inotify_event) char events[4096];
+  EXPECT_LT(::read(watch, events, sizeof events), 0) << "a name was made in the folder";
+  ::close(watch);
+}
+
+TEST(LeftBehind, FilesThatOnlyTriedAFolderAreRemovedAndAUsersStay) {
+  const TempDir dir;
+  dir.write(".weft-Ab12Cd", "");
+  dir.write(".weft-Zz99Zz", "mine");
+  dir.write(".weft-notes-of-mine", "");
+  remove_left_behind(dir / "config.yaml");
+  EXPECT_FALSE(fs::exists(dir / ".weft-Ab12Cd"));
+  EXPECT_TRUE(fs::exists(dir / ".weft-Zz99Zz"));
+  EXPECT_TRUE(fs::exists(dir / ".weft-notes-of-mine"));
 }
 
 TEST(OutputClaim, LinksAndOtherSpellingsAreTheSamePlace) {

@@ -1,5 +1,6 @@
 #include "export/checked_file.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -41,7 +42,9 @@ TEST(CheckedFile, FoundWrongIsKeptUnderTheRejectedNameOnly) {
   }
   EXPECT_EQ(tests::slurp(folder / "model.gguf"), "earlier");
   EXPECT_EQ(tests::slurp(folder / "model.gguf.rejected"), "damaged");
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 2);
+  EXPECT_THAT(tests::slurp(folder / "model.gguf.rejected.json"),
+              testing::HasSubstr("'blk.0.attn_q.weight' differs"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 3);
 }
 
 TEST(CheckedFile, AFileOfTheUsersThatIsCalledUncheckedIsKept) {
@@ -74,11 +77,21 @@ TEST(CheckedFile, WhatFailsOtherwiseLeavesNothing) {
   EXPECT_TRUE(fs::is_empty(folder.path()));
 }
 
-TEST(CheckedFile, AnEarlierRejectedFileIsNotReplacedUnasked) {
+TEST(CheckedFile, AFileOfTheUsersThatIsCalledRejectedIsNeverReplaced) {
   const tests::TempDir folder;
   folder.write("model.gguf.rejected", "to be looked at");
-  EXPECT_THROWS_WITH(CheckedFile(folder / "model.gguf", {}, core::Overwrite::kRefuse), InputError,
-                     "model.gguf.rejected");
+  EXPECT_THROWS_WITH(CheckedFile(folder / "model.gguf", {}, core::Overwrite::kReplace), InputError,
+                     "model.gguf.rejected", "is not what weft left there");
+}
+
+TEST(CheckedFile, ARejectedFileIsReplacedByTheNextRejectedOne) {
+  const tests::TempDir folder;
+  for (const std::string_view bytes : {"first", "second"}) {
+    CheckedFile file(folder / "model.gguf", {}, core::Overwrite::kRefuse);
+    write(file, bytes);
+    EXPECT_THROW(file.check([] { throw NumericError("differs"); }), NumericError);
+    EXPECT_EQ(tests::slurp(folder / "model.gguf.rejected"), bytes);
+  }
 }
 
 }  // namespace

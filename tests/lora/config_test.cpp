@@ -101,9 +101,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Unsupported{R"("use_qalora": true)", "use_qalora"},
                       Unsupported{R"("arrow_config": {"top_k": 3})", "arrow_config"},
                       Unsupported{R"("use_bdlora": {"nblocks": 2})", "use_bdlora"},
-                      Unsupported{R"("velora_config": {"rank": 2})", "velora_config"},
                       Unsupported{R"("kasa_config": {"beta": 1})", "kasa_config"},
-                      Unsupported{R"("monteclora_config": {"n": 1})", "monteclora_config"},
+                      Unsupported{R"("velora_config": 5)", "'velora_config' must be an object"},
                       Unsupported{R"("corda_config": {"a": 1})", "corda_config"},
                       Unsupported{R"("lora_ga_config": {"a": 1})", "lora_ga_config"},
                       Unsupported{R"("loftq_config": {"loftq_bits": 4})", "loftq_config"},
@@ -131,6 +130,20 @@ TEST(AdapterConfig, WhatTrainersLeaveUnsetIsRead) {
         << task;
   }
   EXPECT_NO_THROW(parse(R"("init_lora_weights": "mica")"));
+}
+
+TEST(AdapterConfig, MethodsOfTrainingAloneAreReadAndNamed) {
+  const auto methods = [](const std::string& members) {
+    std::vector<std::string> found;
+    (void)parse_config(
+        fmt::format(R"({{"peft_type": "LORA", "target_modules": ["q_proj"], {}}})", members),
+        "adapter", &found);
+    return found;
+  };
+  EXPECT_THAT(
+      methods(R"("velora_config": {"num_groups": 64}, "monteclora_config": {"num_samples": 8})"),
+      ::testing::UnorderedElementsAre("velora_config", "monteclora_config"));
+  EXPECT_THAT(methods(R"("velora_config": null)"), ::testing::IsEmpty());
 }
 
 TEST(AdapterConfig, AnAdapterOfMlxIsCalledByItsName) {

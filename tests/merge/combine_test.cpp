@@ -224,6 +224,23 @@ TEST_F(Combine, ElementsThatOneModelChangesAreTakenWholeByRam) {
   EXPECT_EQ(out.read(out.tensors().front()), (std::vector<float>{2, 1, 2, 1}));
 }
 
+TEST_F(Combine, ArceeFusionTakesWhatChangedMost) {
+  // The first row changes little, the second much in one place. Seven of eight importances are at
+  // or near 0, so that the threshold lies below the eighth alone.
+  const tests::ModelTensor base{"model.layers.0.w.weight", {2, 4}, kF32, {1, 2, 3, 4, 1, 1, 1, 1}};
+  const tests::ModelTensor other{
+      "model.layers.0.w.weight", {2, 4}, kF32, {1.001F, 2, 3, 4, 1.001F, 1, 3, 1}};
+  tests::write_model(dir / "a", {base}, kLlama);
+  tests::write_model(dir / "b", {other}, kLlama);
+  (void)run("merge_method: arcee_fusion\nbase_model: a\nmodels: [{model: a}, {model: b}]\n");
+  const Checkpoint out = Checkpoint::open(dir / "out");
+  const std::vector<float> found = out.read(out.tensors().front());
+  EXPECT_EQ(found[6], 3.0F);
+  EXPECT_EQ(found[0], 1.0F);  // Changed in a row that stayed what it was.
+  EXPECT_THROWS_WITH((void)run("merge_method: arcee_fusion\nmodels: [{model: a}, {model: b}]\n"),
+                     ConfigError, "base");
+}
+
 TEST_F(Combine, NumbersTooSmallForF16AreNotLostByAuto) {
   // Rounding to bf16 would lose the update, F16 would keep it, but not the norm nobody changes.
   tests::ModelTensor tiny = noisy("model.norm.weight", {64}, core::DType::kBF16, 5);

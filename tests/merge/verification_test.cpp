@@ -1,5 +1,6 @@
 #include "merge/verification.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -40,18 +41,17 @@ TEST(Verification, OtherTokenIdsAreRefusedWhateverTheModelPredicts) {
   found.other_ids = "token 3 of document 1 is 7 'a' and should be 8 'b'";
   EXPECT_FALSE(found.accepted());
   EXPECT_FALSE(verification_json(found).at("same_ids").get<bool>());
-  EXPECT_THROWS_WITH(refuse(found, "out.gguf"), Refused, "document 1", "out.gguf.rejected");
-}
-
-TEST(Verification, TheRejectedNameStandsBesideTheTarget) {
-  EXPECT_EQ(rejected_path("a/out"), fs::path("a/out.rejected"));
-  EXPECT_EQ(rejected_path("a/out/"), fs::path("a/out.rejected"));
-  EXPECT_EQ(rejected_path("model.gguf"), fs::path("model.gguf.rejected"));
+  const TempDir dir;
+  dir.write("out.gguf.rejected", "a model");
+  EXPECT_THROWS_WITH(refuse(found, dir / "out.gguf"), Refused, "document 1", "out.gguf.rejected");
 }
 
 TEST(Verification, RefusingNamesFigureTextAndPlace) {
-  EXPECT_THROWS_WITH(refuse(measured(0.25), "a/out"), Refused, "2.50e-01", "held-out.txt",
-                     "a/out.rejected");
+  const TempDir dir;
+  dir.write("out.rejected/config.json", "{}");
+  EXPECT_THROWS_WITH(refuse(measured(0.25), dir / "out"), Refused, "2.50e-01", "held-out.txt",
+                     "out.rejected");
+  EXPECT_NE(tests::slurp(dir / "out.rejected.json").find("2.50e-01"), std::string::npos);
 }
 
 /// A tiny model and an adapter, merged with somebody who measures.
@@ -110,12 +110,29 @@ TEST_F(VerifiedMerge, AnOutputThatMayBeReplacedStaysWhenTheNewOneIsRejected) {
   EXPECT_EQ(tests::slurp(dir / "out" / "merge.json"), before);
 }
 
-TEST_F(VerifiedMerge, AnEarlierRejectedOutputIsNotReplacedUnasked) {
+TEST_F(VerifiedMerge, ARejectedOutputDoesNotBlockTheNextRun) {
   measure(0.5);
   EXPECT_THROW((void)merge_model(request), Refused);
+  measure(0.25);
+  EXPECT_THROW((void)merge_model(request), Refused);
+  EXPECT_EQ(record("out.rejected")["verification"]["kl"], 0.25);
+  measure(1e-5);
+  std::string told;
+  (void)merge_model(request, {}, [&](core::Level, std::string_view text) { told += text; });
+  EXPECT_TRUE(fs::exists(dir / "out"));
+  EXPECT_THAT(told, testing::HasSubstr("out.rejected' holds what an earlier run found wrong"));
+}
+
+TEST_F(VerifiedMerge, WhatWasPutIntoARejectedOutputIsNeverReplaced) {
+  measure(0.5);
+  EXPECT_THROW((void)merge_model(request), Refused);
+  dir.write("out.rejected/notes.md", "what I found");
   seen = 0;
-  EXPECT_THROWS_WITH((void)merge_model(request), InputError, "out.rejected");
+  request.overwrite = core::Overwrite::kReplace;
+  EXPECT_THROWS_WITH((void)merge_model(request), InputError, "out.rejected",
+                     "is not what weft left there");
   EXPECT_EQ(seen, 0U);
+  EXPECT_EQ(tests::slurp(dir / "out.rejected/notes.md"), "what I found");
 }
 
 TEST_F(VerifiedMerge, WhatFailsWhileMeasuringLeavesNothing) {

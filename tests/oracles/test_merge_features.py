@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, MontecloraConfig, PeftModel, VeloraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -68,6 +68,12 @@ FEATURES = {
     "saved-norms": dict(target_modules=["q_proj"], modules_to_save=["input_layernorm", "norm"]),
     "tokens": dict(target_modules=["q_proj"], trainable_token_indices=[3, 90, 7]),
     "tokens-by-name": dict(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [5, 2]}),
+}
+
+
+TRAINING_ONLY = {
+    "velora": (dict(velora_config=VeloraConfig(num_groups=4)), "lora_velora_embed"),
+    "monteclora": (dict(monteclora_config=MontecloraConfig(num_samples=4)), "lora_monteclora_sampler"),
 }
 
 
@@ -237,6 +243,26 @@ def test_what_cannot_use_a_feature_says_so_in_one_line(weft, bases, tmp_path, na
                         check=False)
         assert done.returncode == 2 and "weft merge" in done.stderr and done.stderr.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", TRAINING_ONLY)
+def test_what_a_method_keeps_for_training_alone_changes_no_weight(weft, bases, tmp_path, name):
+    case, part = TRAINING_ONLY[name]
+    reference = train(tmp_path / "adapter", bases[True], target_modules=["q_proj", "down_proj"], **case)
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    kept = [key for key in weights if part in key]
+    assert len(kept) >= 4
+    done = weft.run("merge", "--model", bases[True], "--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
+    assert f"{len(kept)} tensors" in done.stderr and f"{name}_config" in done.stderr
+    assert spread(logits(reference), logits(load(tmp_path / "out"))) < 1e-5
+    uses = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert all(key in json.dumps(uses) for key in kept)  # Every key is accounted for.
+    # Without the configuration that announces them the same tensors have no meaning.
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config[f"{name}_config"] = None
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    done = weft.run("merge", "--model", bases[True], "--adapter", tmp_path / "adapter", "--out", tmp_path / "no", check=False)
+    assert done.returncode == 2 and part in done.stderr
 
 
 def test_an_adapter_key_that_fits_nothing_is_an_error(weft, bases, tmp_path):

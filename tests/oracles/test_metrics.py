@@ -1,11 +1,14 @@
 """weft score against sacrebleu and SQuAD's rule (as lm-eval has it), on random and real text."""
+import hashlib
 import json
 import random
 from collections import Counter
 
 import pytest
 from lm_eval.tasks.super_glue.record.t5_utils import normalize_squad
+import sentencepiece
 from sacrebleu.metrics import BLEU, CHRF, TER
+from sacrebleu.tokenizers import tokenizer_spm
 
 SENTENCES = [
     "Auh in ye yuhqui in on tlenamacac niman ye ic teixpan on motlalia.",
@@ -135,6 +138,56 @@ def test_several_references_equal_sacrebleu(weft, pairs, tmp_path):
         check(found[spec], option(spec), answers, references, spec)
 
 
+@pytest.fixture(scope="module")
+def piece_models(tmp_path_factory):
+    """Two small SentencePiece models where sacrebleu keeps its own."""
+    folder = tmp_path_factory.mktemp("sacrebleu")
+    (folder / "models").mkdir()
+    for name, kind, size in [("flores200sacrebleuspm", "unigram", 600), ("sacrebleu_tokenizer_spm.model", "bpe", 700)]:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([text for text in SENTENCES if text.strip()] * 3), model_prefix=str(folder / "trained"),
+            vocab_size=size, model_type=kind, hard_vocab_limit=False, character_coverage=0.99)
+        (folder / "trained.model").rename(folder / "models" / name)
+    return folder
+
+
+def test_bleu_on_pieces_equals_sacrebleu(weft, pairs, piece_models, tmp_path, monkeypatch):
+    monkeypatch.setenv("SACREBLEU", str(piece_models))
+    monkeypatch.setattr(tokenizer_spm, "SACREBLEU_DIR", str(piece_models))
+    # A run of one letter has many cuts of the same probability, and SentencePiece 0.1 takes another than 0.2.
+    pairs = [(answer, reference) for answer, reference in pairs if "xxx" not in (answer + reference).lower()]
+    assert len(pairs) > 400
+    answers, references = map(list, zip(*pairs))
+    specs = ["bleu:flores200", "bleu:flores101", "bleu:spm", "bleu:flores200,lc"]
+    found = scores(weft, tmp_path, answers, [references], specs)
+    for spec in specs:
+        check(found[spec], option(spec), answers, [references], spec)
+    assert found["bleu:flores200"]["value"] != found["bleu:flores101"]["value"]
+    # The same model under another name has its digest for a name, and not sacrebleu's.
+    own = tmp_path / "own.model"
+    own.write_bytes((piece_models / "models/flores200sacrebleuspm").read_bytes())
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()[:12]
+    spec = f"bleu:spm={own}"
+    one = scores(weft, tmp_path, answers, [references], [spec])[spec]
+    assert one["value"] == found["bleu:flores200"]["value"] and f"|tok:spm-{digest}|" in one["signature"]
+
+
+def test_bleu_on_pieces_without_the_model_says_where_it_is_looked_for(weft, tmp_path, monkeypatch):
+    monkeypatch.setenv("SACREBLEU", str(tmp_path))
+    (tmp_path / "a.txt").write_text("x\n")
+    score = ["score", tmp_path / "a.txt", "--reference", tmp_path / "a.txt", "--metric"]
+    own = tmp_path / "own.model"
+    own.write_text("no model")
+    for spec, words in [("bleu:flores200", [str(tmp_path / "models/flores200sacrebleuspm"), "sacrebleu -tok flores200"]),
+                        (f"bleu:spm={tmp_path / 'none.model'}", ["none.model"]),
+                        (f"bleu:spm={own}", ["own.model", "SentencePiece"]),
+                        (f"bleu:spm={own}@0123456789ab", ["own.model", "another file"]),
+                        ("bleu:ja-mecab", ["MeCab", "bleu:none", "bleu:char"])]:
+        done = weft.run(*score, spec, check=False)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert all(word in done.stderr for word in words), done.stderr
+
+
 def test_f1_and_exact_match_follow_squads_rule(weft, pairs, tmp_path):
     answers, references = map(list, zip(*pairs))
 
@@ -185,7 +238,7 @@ def test_unicode_chrf_equals_sacrebleu_on_prepared_text(weft, pairs, tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--metric", "blue"], "there is no metric 'blue'"),
-    (["--metric", "bleu:14a"], "no variant '14a', only 13a, none, char, intl, zh, lc"),
+    (["--metric", "bleu:14a"], "no variant '14a', only 13a, none, char, intl, zh, flores200, flores101, spBLEU-1K, spm, spm=FILE, lc"),
     (["--metric", "bleu:char,intl"], "give one tokenizer"),
     (["--metric", "f1:x"], "it has no variant 'x'"),
 ])

@@ -480,6 +480,46 @@ SNIPPETS = [
     "{{ range(1, 7, 2)|list }} {{ range(5, 0, -2)|list }} {{ range(0) }} {{ range(2, 5)[1] }} {% for i in range(3) %}{{ i }}{{ loop.last }}{% endfor %} {{ 2 in range(3) }} {{ range(3)|length }} {{ range(1, 3)|join }} {{ range(0, 9, 3) }}",
     "{{ range(1, 3, 0) }}",
     "{{ '<!-- a > b -->x<br/>y &lt; &#39;'|striptags }} {{ 'a < b'|striptags }} {{ 999999|filesizeformat }} {{ 0|filesizeformat }} {{ 2048|filesizeformat(binary=true) }}",
+    # operators as Python's: comparisons and `in` by type, sums, products, powers, formats, slices
+    "{{ [1] < [1, 2] }} {{ (1, 2) < (1, 3) }} {{ 1 < 1.5 < 2 }} {{ true < 2 }} {{ 3 > 2 > 1 }} {{ 1 < 2 > 3 }} {{ 'a' <= 'b' }} {{ [] >= [] }}",
+    "{{ 'a' < 1 }}", "{{ none < 1 }}", "{{ [1] < (1, 2) }}", "{{ x.dict < x.dict }}", "{{ missing < 1 }}", "{{ [1, 'a'] > [1, 2] }}",
+    "{{ 2 > 1 < 'a' }}", "{{ 'a' is lt 1 }}",
+    "{{ (1, 2) == [1, 2] }} {{ [(1, 2)] == [[1, 2]] }} {{ (1, 2) in [[1, 2]] }} {{ [1, 2] in [[1, 2]] }} {{ {'a': (1,)} == {'a': [1]} }} {{ [[1, 2]].index([1, 2]) }} {{ [(1, 2)].count([1, 2]) }} {{ [1, 2] != (1, 2) }} {{ x.list == [1, 2, 3] }} {{ x.dict == {'a': 'ñ', 'b': 1.0} }}",
+    "{{ range(3) == [0, 1, 2] }} {{ range(3) == range(0, 3) }} {{ 1 == true }} {{ 'a' == 1 }} {{ missing == missing2 }} {{ missing == none }} {{ (1, 2) is eq [1, 2] }} {{ [(1, 2)]|select('eq', [1, 2])|list }} {{ [(1, 2)]|select('in', [(1, 2)])|list }} {{ 1 == 1.0 == true }}",
+    "{{ (1, 2) + (3,) }} {{ [1] + [2] }} {{ (1,) * 3 }} {{ 2 * [1, 2] }} {{ 'ab' * 2 }} {{ 'ab' * -1 }} {{ [(1, 2), (3,)]|sum(start=()) }} {{ x.list + [4] }} {{ x.list * 2 }}",
+    "{{ (1,) + [2] }}", "{{ [1] + 'a' }}", "{{ none + 1 }}", "{{ 1 - 'a' }}", "{{ [1] * [2] }}", "{{ [1] + (2,) }}", "{{ {} + {} }}", "{{ 'a' - 'a' }}",
+    "{{ missing * 2 }}", "{{ -'a' }}", "{{ 1 ~ 2 + 3 }}", "{{ 'a' * 1.5 }}",
+    "{{ x.dict.items() }} {{ x.dict.keys() }} {{ x.dict.values() }} {{ {}.items() }} {{ x.dict.items()|length }} {{ x.dict.items()|list }} {{ x.dict.items()|first }} {{ x.dict.keys()|sort }} {{ x.dict.values()|join('-') }} {{ [x.dict.keys()] }} {{ x.dict.items() ~ '' }} {{ x.dict.keys()|string }}",
+    "{{ 'a' in x.dict.keys() }} {{ ('b', 1) in x.dict.items() }} {{ 1 in x.dict.values() }} {{ x.dict.items() is sequence }} {{ x.dict.items() is iterable }} {{ x.dict.items() is mapping }} {{ x.dict.keys() == x.dict.keys() }} {{ x.dict.keys() == ['b', 'a'] }} {{ x.dict.items()[0] is defined }} {{ 'y' if x.dict.items() else 'n' }}{{ 'y' if {}.items() else 'n' }} {% for k, v in x.dict.items() %}{{ k }}{{ v }}{{ loop.last }}{% endfor %} {{ {'a': {'b': 2} }.items() }}",
+    "{{ x.dict.items()|tojson }}", "{{ x.dict.items() + [] }}", "{{ x.dict.values() < x.dict.values() }}",
+    "{{ 2 ** -1 }} {{ 2 ** 0.5 }} {{ 2 ** 3 ** 2 }} {{ -2 ** 2 }} {{ (-2) ** 3 }} {{ 4 ** -2 }} {{ 1 ** -1 }} {{ 10 ** 20 }} {{ 2.0 ** 3 }} {{ -x.float }} {{ +3 }} {{ - 3 + 5 }} {{ true + true }} {{ -true }} {{ 2 - true }} {{ 2 ** x.list[0] }}",
+    "{{ -3 % 5 }} {{ 3 % -5 }} {{ -7 // -2 }} {{ 7 // -2 }} {{ 7.5 // 2 }} {{ -7.5 // 2 }} {{ -7.5 % 2 }} {{ 7.5 % -2 }} {{ 1 / 4 }} {{ 1e308 * 10 }} {{ 0.0 % -3 }} {{ 6 / 3 }} {{ 10 % 4 % 3 }} {{ 2 * 3 % 4 }} {{ 7 - 2 - 1 }} {{ 1 + 2 * 3 ** 2 }}",
+    "{{ 0 ** -1 }}", "{{ 1 / 0 }}", "{{ 1 % 0 }}", "{{ 1.5 // 0 }}",
+    "{% set f = '%s has %d' %}{{ f % ('a', 3) }} {{ ('%s' ~ '!') % 1 }} {{ x.text % () }} {{ ['%s'][0] % 'x' }} {{ '%s' % x.dict }} {{ '%s' % none }} {{ '%5.1f' % 2.25 }} {{ f % (f, 1) % ('b', 2) }} {{ '%s' % x.list[1:] }} {{ x.list[0] % 2 }}",
+    "{{ '%d' % 'a' }}", "{{ '%s' % (1, 2) }}", "{{ '%s %s' % 1 }}", "{{ 'abc' % 1 }}", "{{ '%q' % 1 }}",
+    "{{ [1, 2, 3, 4, 5][::2] }} {{ [1, 2, 3, 4, 5][4:1:-1] }} {{ 'abcdef'[-3:-1] }} {{ 'abcdef'[::-2] }} {{ [1, 2, 3][-10:10] }} {{ range(10)[2:5] }} {{ range(10)[::-1] }} {{ range(10)[8:2:-3]|list }} {{ x.list[:none] }} {{ 'añ🎉x'[1:3] }} {{ x.list[1:][::-1] }} {{ (1, 2, 3, 4)[1:3] }} {{ (1, 2, 3)[::-1] }} {{ [[1, 2], [3]][0][::-1] }}",
+    "{{ x.dict.items()[1:] }}", "{{ x.dict[1:2] }}", "{{ x.none[1:] }}", "{{ x.list['a':] }}", "{{ missing[1:] }}", "{{ 'a'[::0] }}", "{{ [1][::0] }}",
+    "{{ 1 in 'a1' }}", "{{ 1 in 5 }}", "{{ [1] in x.dict }}",
+    "{{ missing in [1] }} {{ 'a' in missing }} {{ none in [none] }} {{ 1.0 in [1] }} {{ true in [1] }} {{ 'a' not in 'abc' }} {{ not 'a' in 'abc' }} {{ 1 in {1: 2} }} {{ (1, 2) in {(1, 2): 3} }}",
+    "{{ ['b', 'A', 'c']|sort }} {{ ['b', 'A']|max }} {{ ['b', 'A']|min }} {{ [3, 1.5, true]|sort }} {{ [(2, 1), (1, 2)]|sort }} {{ []|max is defined }} {{ messages|sort(attribute='role')|map(attribute='role')|list }} {{ ['b', 'B', 'a']|sort(case_sensitive=true) }} {{ [1, 2, 3]|sort(reverse=true) }} {{ (messages|max(attribute='content')).content }} {{ [3, 1]|sort(true) }}",
+    "{{ [1, 'a']|sort }}", "{{ [1, 'a']|max }}", "{{ [none, 1]|min }}", "{{ [[1], (1,)]|sort }}",
+    # syntax that minijinja reads otherwise or not at all
+    "{{ 1, 2 }} {{ (1, 2), 3 }} {{ 'a', }}", "{% set t = 1, 'a' %}{{ t }}{% for a in 1, 2 %}{{ a }}{% endfor %}{% for i in [1, 2, 3] if i > 1 %}{{ i }}{% endfor %}{% set ns = namespace(a=0) %}{% set ns.a = 1, 2 %}{{ ns.a }}",
+    "{{ -1|abs }} {{ -x.list[0] }} {{ - 2|abs }} {{ 2 * -1 }} {{ not true == false }} {{ 'a' 'b' \"c\" }} {{ 0x1f }} {{ 1_000 }} {{ 1e-3 }} {{ 1.5e2 }} {{ x . list [ 0 ] }} {{ {'a': 1, 'b': [1, (2, 3)],} }} {{ [1, 2,] }} {{ x['li' ~ 'st'][0] }} {{ x.list.0 }}",
+    "{{ 'abc' is in ['abc'] and 1 is not none or false }} {{ 1 is divisibleby 1 and 2 is even }} {{ x.list is not string }} {{ 3 is divisibleby(3) }} {{ none is none and not none is not none }} {{ 1 if 1 is odd else 2 }} {{ 'a' if false else 'b' if false else 'c' }} {{ x is mapping and x.list is iterable }}",
+    "{{ 'a' ~ 1 ~ none ~ (1, 2) ~ x.dict ~ 1.0 ~ ['q', (1,)] }} {{ 'x' ~ missing ~ 'y' }} {{ 1 ~ 2 * 3 }}",
+    "{{ " + " + ".join(["'a'"] * 200) + " }}{{ " + " ~ ".join(["1"] * 200) + " }}{{ " + " or ".join(["false"] * 200) + " }}{{ " + " if true else ".join(["1"] * 12) + " }}",
+    "{% for a in [3, 1] -%}\n  {{ loop.index % 2 == 0 }}{{ loop.index0 + 1 }}{{-\n a\n -}}\n{%- endfor %}{{ '%' }}{{ '{{' }}{{ \"}}\" }}{{ {'a': {}} }}",
+    "{% for x in [[1, [2]]] recursive %}{{ loop(x) if x is iterable else x + 1 }}{% endfor %}{% filter upper|replace('A', 'b') %}a{% endfilter %}{% set q | upper %}q{% endset %}{{ q }}{% with %}{{ 1 }}{% endwith %}",
+    # macros that take more than they name
+    "{% macro f(a) %}{{ a }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1, 2, 3, z=4) }}|{{ f(1) }}|{{ f(a=1, q='x') }}|{{ f(1, (2, 3)) }}|{{ f(1, 2)|upper }}",
+    "{% macro g() %}{% for v in varargs %}[{{ v }}]{% endfor %}{{ caller() if caller }}{% endmacro %}{{ g('a', 'b') }}{% call g(1) %}in{% endcall %}{{ g() }}",
+    "{% macro k(a, b=5) %}{{ a }}{{ b }}{% for n, v in kwargs|dictsort %}{{ n }}={{ v }}{% endfor %}{% endmacro %}{{ k(1, c=2, d=3) }}{{ k(1, b=7) }}{{ k(b=1, a=2, e='x') }}",
+    "{% macro f(a) %}{{ a }}{% endmacro %}{{ f(1, 2) }}", "{% macro f(a) %}{{ a }}{{ varargs }}{% endmacro %}{{ f(1, z=2) }}", "{{ varargs is defined }}{{ kwargs is defined }}",
+    # wordwrap
+    "{{ 'The quick brown fox jumps over it'|wordwrap(10) }}|{{ 'well-known state-of-the-art so--called e--mail --option a-b'|wordwrap(8) }}|{{ 'averyveryverylongword another'|wordwrap(6) }}|{{ 'averyverylongword b'|wordwrap(6, false) }}|{{ 'a b c d'|wordwrap(3, wrapstring='<br>') }}",
+    "{{ 'line one\\nline two is longer\\n\\nend'|wordwrap(7) }}|{{ 'long-hyphenated-word-here x'|wordwrap(9, break_on_hyphens=false) }}|{{ '   lead and   inner   spaces '|wordwrap(9) }}|{{ 'ñandú-éx über-straße 12-34 a1-b2'|wordwrap(5) }}|{{ x.text|wordwrap }}|{{ ''|wordwrap(4) }}|{{ '-- --- a-bc-de'|wordwrap(2) }}",
+    "{{ 'a'|wordwrap(0) }}",
     # what both refuse
     "{{ missing.attribute }}", "{{ raise_exception('no ' ~ 1) }}", "{{ 'a' + 1 }}", "{% for i in none %}{% endfor %}",
     "{% for i in 3 %}{% endfor %}", "{{ missing() }}", "{{ x.list.append(1) }}", "{{ missing|tojson }}", "{{ 1 // 0 }}",
@@ -494,6 +534,28 @@ def test_template_language_equals_jinja(weft, tmp_path, source):
                    "mixed": [1, "a", None, True, 2.0], "float": 1.0, "emoji": "🎉\u0301"}}
     messages = [user("hi"), assistant("ho"), user("bye")]
     compare(weft, tmp_path, source, [(messages, True, extra)])
+
+
+@pytest.mark.parametrize("source, words", [
+    ("{{ [1, 2]|random }}", ["random", "take the filter out"]),
+    ("{{ 'a'.encode() }}", ["encode", "not rendered"]), ("{{ 'a'.translate({97: 'b'}) }}", ["translate", "not rendered"]),
+    ("{% macro f() %}{{ varargs }}{% endmacro %}\n{{ f(*[1]) }}", ["line 2", "'f' takes varargs", "one by one"]),
+    ("{{ 2 ** 200 }}", ["127 bits"]), ("{{ (-8) ** 0.5 }}", ["complex"]),
+])
+def test_what_is_not_rendered_is_refused_by_name(weft, tmp_path, source, words):
+    model = template_folder(tmp_path, source)
+    assert render(source, [user("x")], True, {}) is not None
+    done = weft.run("tokenize", "--chat", "--model", model, input=json.dumps({"messages": [user("x")]}) + "\n", check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_wordwrap_equals_pythons_on_random_text(weft, tmp_path):
+    shuffle = random.Random(5)
+    texts = ["".join(shuffle.choice("aé1_ --.,!?\"'&\t\n日Ⅷ\u0301\u00a0") for _ in range(shuffle.randrange(60))) for _ in range(300)]
+    source = ("{% for m in messages %}{% for w in [1, 2, 3, 5, 8, 13] %}{{ m.content|wordwrap(w) }}|"
+              "{{ m.content|wordwrap(w, false, '~', loop.first) }}|{{ m.content|wordwrap(w, break_on_hyphens=false) }}\n{% endfor %}{% endfor %}")
+    compare(weft, tmp_path, source, [([user(text) for text in texts], False, {})])
 
 
 def test_null_keys_are_dropped_as_in_transformers(weft, tmp_path):

@@ -73,13 +73,14 @@ def test_merge_beyond_the_limit_is_kept_as_rejected(weft, smollm2_dir, adapter, 
                "--verify", text, "--verify-limit", "1e-9"]
     done = weft.run(*options, check=False)
     assert done.returncode == 3 and len(done.stderr.splitlines()) == 1 and "out.rejected" in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.rejected"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.rejected", "out.rejected.json"]
     found = json.loads((tmp_path / "out.rejected" / "merge.json").read_text())["verification"]
     assert not found["accepted"] and found["kl"] > found["limit"] == 1e-9
     AutoModelForCausalLM.from_pretrained(tmp_path / "out.rejected")
-    done = weft.run(*options, check=False)  # What an earlier run left is not replaced unasked.
-    assert done.returncode == 2 and "out.rejected" in done.stderr
-    assert weft.run(*options, "--force", check=False).returncode == 3
+    assert weft.run(*options, check=False).returncode == 3  # What an earlier run left does not block the next.
+    (tmp_path / "out.rejected" / "notes.md").write_text("mine")
+    done = weft.run(*options, "--force", check=False)
+    assert done.returncode == 2 and "out.rejected" in done.stderr and (tmp_path / "out.rejected" / "notes.md").exists()
 
 
 def test_bad_input_of_a_verification_is_found_before_anything_is_written(weft, smollm2_dir, adapter, text, tmp_path):

@@ -1,23 +1,21 @@
 //! Filters and tests where the crate's own differ from Jinja2's on Python values.
 
 use crate::json::{dumps, Style};
-use crate::literals::{PERCENT, TUPLE};
 use crate::methods::{capitalize, pairs_of, strip, Side};
-use crate::python::{float_of, is_space, is_tuple, repr, str_of, PyDict, PyList, PyTuple};
-use crate::source::{ITERABLE, REVERSED, STORABLE};
-use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind};
+use crate::ordering::{extreme, sort, sum};
+use crate::python::{float_of, is_space, is_tuple, repr, str_of, PyDict, PyList, PyTuple, PyView};
+use crate::range::range;
+use crate::source::{ITERABLE, STORABLE};
+use crate::wrap::{wrap, Wrapping};
+use minijinja::value::{Kwargs, Object, Rest, ValueKind};
 use minijinja::{filters, Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::globals;
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 pub fn install(env: &mut Environment<'static>) {
     env.add_filter(ITERABLE, iterable);
-    env.add_filter(REVERSED, reversed);
     env.add_filter(STORABLE, storable);
-    env.add_function(TUPLE, |items: Rest<Value>| PyTuple::value(items.0));
-    env.add_filter(PERCENT, percent);
     env.add_function("cycler", cycler);
     env.add_function("range", range);
     env.add_filter("striptags", striptags);
@@ -28,6 +26,21 @@ pub fn install(env: &mut Environment<'static>) {
     env.add_filter("dictsort", dictsort);
     env.add_filter("sum", sum);
     env.add_filter("center", center);
+    env.add_filter("wordwrap", wordwrap);
+    env.add_filter("random", random);
+    env.add_filter("sort", sort);
+    env.add_filter(
+        "min",
+        |state: &State, value: Value, args: Rest<Value>, kwargs: Kwargs| {
+            extreme(state, &value, &args, &kwargs, "min")
+        },
+    );
+    env.add_filter(
+        "max",
+        |state: &State, value: Value, args: Rest<Value>, kwargs: Kwargs| {
+            extreme(state, &value, &args, &kwargs, "max")
+        },
+    );
     env.add_filter("urlencode", urlencode);
     env.add_filter("escape", escape);
     env.add_filter("e", escape);
@@ -62,7 +75,10 @@ pub fn install(env: &mut Environment<'static>) {
     });
 
     env.add_test("callable", is_callable);
-    env.add_test("sequence", is_iterable); // Jinja2 asks for a length and items: so has a mapping
+    // Jinja2 asks for a length and items: so has a mapping, and the view of one has no items.
+    env.add_test("sequence", |value: &Value| {
+        is_iterable(value) && !PyView::is(value)
+    });
     env.add_test("iterable", is_iterable);
     env.add_test("number", |value: &Value| {
         matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
@@ -132,56 +148,6 @@ fn cycler(items: Rest<Value>) -> Result<Value, Error> {
         items: items.0,
         at: AtomicUsize::new(0),
     }))
-}
-
-/// Python's range, which prints as it is called.
-#[derive(Debug)]
-struct PyRange {
-    items: Vec<i64>,
-    text: String,
-}
-
-impl Object for PyRange {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Seq
-    }
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.items.get(key.as_usize()?).copied().map(Value::from)
-    }
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.items.len())
-    }
-    fn render(self: &Arc<Self>, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.text)
-    }
-}
-
-/// How a range prints; nothing for another value.
-pub fn range_text(value: &Value) -> Option<String> {
-    let object = value.as_object()?;
-    Some(object.downcast_ref::<PyRange>()?.text.clone())
-}
-
-fn range(first: i64, second: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
-    const MOST: i128 = 100_000; // as transformers' sandbox
-    let (begin, end) = second.map_or((0, first), |end| (first, end));
-    let by = step.unwrap_or(1);
-    if by == 0 {
-        return Err(invalid("range() arg 3 must not be zero".to_string()));
-    }
-    let span = (i128::from(end) - i128::from(begin)) * i128::from(by.signum());
-    let count = (span + i128::from(by.unsigned_abs()) - 1) / i128::from(by.unsigned_abs());
-    if count > MOST {
-        return Err(invalid(format!(
-            "range has too many elements (over {MOST})"
-        )));
-    }
-    let items = (0..count.max(0) as i64).map(|i| begin + i * by).collect();
-    let text = match step {
-        Some(by) if by != 1 => format!("range({begin}, {end}, {by})"),
-        _ => format!("range({begin}, {end})"),
-    };
-    Ok(Value::from_object(PyRange { items, text }))
 }
 
 /// The text without tags and comments, white space as single spaces, entities as their characters.
@@ -260,11 +226,11 @@ fn escape(value: &Value) -> Value {
 }
 
 /// Python's `text % value`: a tuple holds several values.
-fn percent(state: &State, text: &Value, value: Value) -> Result<Value, Error> {
+pub fn percent(state: &State, text: &Value, value: Value) -> Result<Value, Error> {
     let mut values: Vec<Value> = if is_tuple(&value) {
         value.try_iter()?.collect()
     } else {
-        vec![value]
+        vec![value.clone()]
     };
     // The crate's own formatting has no %r.
     let mut plain = String::new();
@@ -296,6 +262,13 @@ fn percent(state: &State, text: &Value, value: Value) -> Result<Value, Error> {
             }
         }
         conversions += usize::from(kind != '%');
+    }
+    // What is no tuple may stay over where it could be asked for its items, as Python has it.
+    let may_stay = matches!(value.kind(), ValueKind::Seq | ValueKind::Map) && !is_tuple(&value);
+    if values.len() > conversions && !may_stay {
+        return Err(invalid(
+            "not all arguments converted during string formatting".to_string(),
+        ));
     }
     filters::format(state, &Value::from(plain), Rest(values))
 }
@@ -333,50 +306,35 @@ fn dictsort(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, E
     Ok(Value::from(pairs))
 }
 
-/// What is added up from `start` on: numbers, or lists.
-fn sum(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    let attribute = argument(&args, &kwargs, 0, "attribute").filter(|name| !name.is_none());
-    let mut total = argument(&args, &kwargs, 1, "start").unwrap_or(Value::from(0));
-    for item in iterate(value)? {
-        let item = match &attribute {
-            Some(name) => item.get_item(name)?,
-            None => item,
-        };
-        total = plus(&total, &item)?;
-    }
-    Ok(total)
+/// Python's textwrap; `newline_sequence` is that of Jinja2's default.
+fn wordwrap(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let option = |index, name| argument(&args, &kwargs, index, name);
+    let flag = |value: Option<Value>| value.is_none_or(|value| value.is_true());
+    let width = option(0, "width").map_or(Ok(79), |width| i64::try_from(width))?;
+    let Some(width) = usize::try_from(width).ok().filter(|&width| width > 0) else {
+        return Err(invalid(format!(
+            "wordwrap: invalid width {width} (must be > 0)"
+        )));
+    };
+    let separator = option(2, "wrapstring").filter(|text| !text.is_none());
+    Ok(wrap(
+        &str_of(value),
+        &Wrapping {
+            width,
+            break_long_words: flag(option(1, "break_long_words")),
+            break_on_hyphens: flag(option(3, "break_on_hyphens")),
+            separator: separator.map_or("\n".to_string(), |text| str_of(&text)),
+        },
+    ))
 }
 
-fn plus(a: &Value, b: &Value) -> Result<Value, Error> {
-    let number = |value: &Value| value.is_number() || matches!(value.kind(), ValueKind::Bool);
-    let whole = |value: &Value| {
-        if value.kind() == ValueKind::Bool {
-            Some(i128::from(value.is_true()))
-        } else if value.is_integer() {
-            i128::try_from(value.clone()).ok()
-        } else {
-            None
-        }
-    };
-    if number(a) && number(b) {
-        return Ok(match (whole(a), whole(b)) {
-            (Some(a), Some(b)) => Value::from(a.saturating_add(b)),
-            _ => Value::from(float_of(a) + float_of(b)),
-        });
-    }
-    if a.kind() == ValueKind::Seq && b.kind() == ValueKind::Seq && is_tuple(a) == is_tuple(b) {
-        let items: Vec<Value> = a.try_iter()?.chain(b.try_iter()?).collect();
-        return Ok(if is_tuple(a) {
-            PyTuple::value(items)
-        } else {
-            Value::from(items)
-        });
-    }
-    Err(invalid(format!(
-        "sum: cannot add a value of type {} to one of type {}",
-        b.kind(),
-        a.kind()
-    )))
+/// Rows of tokens have to be the same whenever they are made.
+fn random(_: &Value) -> Result<Value, Error> {
+    Err(invalid(
+        "the filter 'random' gives another text each time, and rows have to be the same in every \
+         run; take the filter out of the template"
+            .to_string(),
+    ))
 }
 
 fn center(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
@@ -415,11 +373,11 @@ fn quoted(text: &str, keep_slash: bool) -> String {
 fn urlencode(value: &Value) -> Result<String, Error> {
     let pairs = match value.kind() {
         ValueKind::Map => pairs_of(value).unwrap_or_default(),
-        ValueKind::Seq | ValueKind::Iterable => value.clone(),
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.collect(),
         _ => return Ok(quoted(&str_of(value), true)),
     };
     let mut parts = Vec::new();
-    for pair in pairs.try_iter()? {
+    for pair in pairs {
         let pair: Vec<Value> = pair.try_iter()?.collect();
         let [key, item] = pair.as_slice() else {
             return Err(invalid("urlencode wants pairs".to_string()));
@@ -478,29 +436,13 @@ fn check_depth(value: &Value, depth: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// `value[::-1]`.
-fn reversed(value: &Value) -> Result<Value, Error> {
-    if let Some(text) = value.as_str() {
-        return Ok(Value::from(text.chars().rev().collect::<String>()));
-    }
-    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
-        return Err(invalid(format!(
-            "a value of type {} has no slices",
-            value.kind()
-        )));
-    }
-    let mut items: Vec<Value> = value.try_iter()?.collect();
-    items.reverse();
-    Ok(Value::from(items))
-}
-
 fn trim(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> String {
     let chars = argument(&args, &kwargs, 0, "chars").map(|chars| str_of(&chars));
     strip(&str_of(value), chars.as_deref(), Side::Both).to_string()
 }
 
 /// The argument at `index`, or by `name`; as in a Python call.
-fn argument(args: &[Value], kwargs: &Kwargs, index: usize, name: &str) -> Option<Value> {
+pub fn argument(args: &[Value], kwargs: &Kwargs, index: usize, name: &str) -> Option<Value> {
     args.get(index)
         .cloned()
         .or_else(|| kwargs.get::<Value>(name).ok())
@@ -621,7 +563,7 @@ fn indent(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Er
 }
 
 /// The items; none for an undefined value, characters of a string, keys of a mapping.
-fn iterate(value: &Value) -> Result<Vec<Value>, Error> {
+pub fn iterate(value: &Value) -> Result<Vec<Value>, Error> {
     match value.as_str() {
         Some(text) => Ok(text.chars().map(Value::from).collect()),
         None => Ok(value.try_iter()?.collect()),

@@ -1,6 +1,6 @@
 //! JSON in and out: the variables of a rendering, and `|tojson` as Python's json.dumps writes.
 
-use crate::python::{float_of, float_repr, str_of, PyDict, PyList};
+use crate::python::{float_of, float_repr, str_of, type_name, PyDict, PyList, PyView};
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
@@ -60,6 +60,12 @@ fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> 
         }
         ValueKind::Number => out.push_str(&number(float_of(value))),
         ValueKind::String => write_string(out, value.as_str().unwrap_or_default(), style),
+        _ if PyView::is(value) => {
+            return Err(invalid(&format!(
+                "Object of type {} is not JSON serializable",
+                type_name(value)
+            )))
+        }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
             write_container(out, ['[', ']'], items.len(), style, depth, |out, index| {

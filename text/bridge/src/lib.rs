@@ -2,17 +2,22 @@
 //!
 //! This file holds what all parts share: text and errors across the boundary. No panic leaves it.
 
+mod expression;
 mod filters;
 mod identity;
 mod json;
-mod literals;
 mod methods;
+mod operators;
+mod ordering;
 mod python;
+mod range;
 mod source;
+mod syntax;
 mod template;
 mod tokenizer;
 mod unicode;
 mod unicode_tables;
+mod wrap;
 
 use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -1,6 +1,7 @@
 //! Methods of Python's str and list. What is not here falls through to minijinja-contrib's pycompat.
 
-use crate::python::{is_space, str_of, PyTuple};
+use crate::operators::equal;
+use crate::python::{is_space, str_of, PyTuple, PyView};
 use crate::unicode_tables as tables;
 use minijinja::value::{from_args, Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
@@ -20,7 +21,7 @@ pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Resul
         ValueKind::String => str_method(value.as_str().unwrap_or_default(), method, args)?,
         ValueKind::Seq | ValueKind::Iterable => list_method(value, method, args)?,
         ValueKind::Map if method == "copy" && args.is_empty() => Some(value.clone()),
-        ValueKind::Map if method == "items" && args.is_empty() => pairs_of(value),
+        ValueKind::Map if args.is_empty() => view_of(value, method),
         _ => None,
     };
     match found {
@@ -107,6 +108,12 @@ fn str_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>,
             Value::from(expand_tabs(text, width.map_or(Ok(8), i64::try_from)?)?)
         }
         "zfill" | "ljust" | "rjust" | "center" => pad(text, method, args)?,
+        "encode" | "translate" | "maketrans" | "format_map" => {
+            return Err(invalid(&format!(
+                "the method '{method}' of a text is not rendered by weft; use replace, or take it \
+                 out of the template"
+            )))
+        }
         _ => return Ok(None),
     }))
 }
@@ -168,7 +175,7 @@ fn ranges_of(class: &ClassUnicode) -> Vec<(u32, u32)> {
         .collect()
 }
 
-fn is_decimal(c: char) -> bool {
+pub fn is_decimal(c: char) -> bool {
     static DECIMAL: OnceLock<Vec<(u32, u32)>> = OnceLock::new();
     is_of(&DECIMAL, "Nd", c)
 }
@@ -184,6 +191,11 @@ fn is_numeric(c: char) -> bool {
 fn is_letter(c: char) -> bool {
     static LETTER: OnceLock<Vec<(u32, u32)>> = OnceLock::new();
     is_of(&LETTER, "L", c)
+}
+
+/// What Python's \w takes: letters, digits, numbers and the underscore.
+pub fn is_word(c: char) -> bool {
+    c == '_' || is_letter(c) || is_decimal(c) || is_digit(c) || is_numeric(c)
 }
 
 fn is_title(c: char) -> bool {
@@ -261,15 +273,26 @@ fn expand_tabs(text: &str, width: i64) -> Result<String, Error> {
     Ok(out)
 }
 
-/// dict.items: a list of tuples.
-pub fn pairs_of(value: &Value) -> Option<Value> {
+/// The pairs of a dict, as tuples.
+pub fn pairs_of(value: &Value) -> Option<Vec<Value>> {
     let object = value.as_object()?;
     let pairs = object.try_iter_pairs()?;
-    Some(Value::from(
+    Some(
         pairs
             .map(|(key, item)| PyTuple::value(vec![key, item]))
-            .collect::<Vec<Value>>(),
-    ))
+            .collect(),
+    )
+}
+
+/// dict.items(), dict.keys() and dict.values().
+fn view_of(value: &Value, method: &str) -> Option<Value> {
+    let pairs = || value.as_object()?.try_iter_pairs();
+    Some(match method {
+        "items" => PyView::value("dict_items", pairs_of(value)?),
+        "keys" => PyView::value("dict_keys", pairs()?.map(|(key, _)| key).collect()),
+        "values" => PyView::value("dict_values", pairs()?.map(|(_, item)| item).collect()),
+        _ => return None,
+    })
 }
 
 fn list_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
@@ -277,12 +300,12 @@ fn list_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Val
         "count" => {
             let (what,): (&Value,) = from_args(args)?;
             Some(Value::from(
-                value.try_iter()?.filter(|item| item == what).count(),
+                value.try_iter()?.filter(|item| equal(item, what)).count(),
             ))
         }
         "index" => {
             let (what,): (&Value,) = from_args(args)?;
-            match value.try_iter()?.position(|item| &item == what) {
+            match value.try_iter()?.position(|item| equal(&item, what)) {
                 Some(at) => Some(Value::from(at)),
                 None => return Err(invalid("list.index: the value is not in the list")),
             }

@@ -1,6 +1,6 @@
 //! Values as Python prints them: what Jinja's output, `|string`, `~` and `|join` show.
 
-use crate::filters::range_text;
+use crate::range::range_text;
 use indexmap::IndexMap;
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::Value;
@@ -64,6 +64,68 @@ impl<const TUPLE: bool> Object for PySequence<TUPLE> {
     }
 }
 
+/// What a dict's keys(), values() and items() give: they print with their name and have no items.
+#[derive(Debug)]
+pub struct PyView {
+    name: &'static str,
+    items: Vec<Value>,
+}
+
+impl PyView {
+    pub fn value(name: &'static str, items: Vec<Value>) -> Value {
+        Value::from_object(PyView { name, items })
+    }
+
+    pub fn is(value: &Value) -> bool {
+        value.downcast_object_ref::<PyView>().is_some()
+    }
+
+    /// The items of a view that is a set: keys and pairs, but not values.
+    pub fn set_of(value: &Value) -> Option<&[Value]> {
+        let view = value.downcast_object_ref::<PyView>()?;
+        (view.name != "dict_values").then_some(&view.items)
+    }
+}
+
+impl Object for PyView {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+    fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
+        Some(Value::UNDEFINED) // otherwise the crate counts the items
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.items.clone())
+    }
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.items.len())
+    }
+    fn render(self: &Arc<Self>, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&repr(&Value::from_dyn_object(self.clone())))
+    }
+}
+
+/// The name of a value's type in Python's messages.
+pub fn type_name(value: &Value) -> &'static str {
+    if let Some(view) = value.downcast_object_ref::<PyView>() {
+        return view.name;
+    }
+    match value.kind() {
+        ValueKind::Undefined => "Undefined",
+        ValueKind::None => "NoneType",
+        ValueKind::Bool => "bool",
+        ValueKind::Number if value.is_integer() => "int",
+        ValueKind::Number => "float",
+        ValueKind::String => "str",
+        ValueKind::Seq if is_tuple(value) => "tuple",
+        ValueKind::Seq if range_text(value).is_some() => "range",
+        ValueKind::Seq => "list",
+        ValueKind::Map => "dict",
+        ValueKind::Iterable => "generator",
+        _ => "object",
+    }
+}
+
 pub fn is_tuple(value: &Value) -> bool {
     value
         .as_object()
@@ -99,12 +161,15 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) {
             out.push_str(&range_text(value).unwrap_or_default());
         }
         ValueKind::Seq | ValueKind::Iterable => {
-            let (open, close) = if is_tuple(value) {
-                ('(', ')')
-            } else {
-                ('[', ']')
+            let (open, close) = match value.downcast_object_ref::<PyView>() {
+                Some(view) => {
+                    out.push_str(view.name);
+                    ("([", "])")
+                }
+                None if is_tuple(value) => ("(", ")"),
+                None => ("[", "]"),
             };
-            out.push(open);
+            out.push_str(open);
             let mut count = 0;
             for item in value.try_iter().into_iter().flatten() {
                 if count > 0 {
@@ -113,10 +178,10 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) {
                 write_repr(out, &item, depth + 1);
                 count += 1;
             }
-            if count == 1 && open == '(' {
+            if count == 1 && open == "(" {
                 out.push(',');
             }
-            out.push(close);
+            out.push_str(close);
         }
         ValueKind::Map => {
             out.push('{');

@@ -1,10 +1,9 @@
-//! Prepares a template's source for minijinja: line ends as Jinja2 reads them, `{% generation %}`
-//! blocks as call blocks, which is what transformers' extension makes of them, loops that refuse to
-//! go over None or a number, as Python's do, `[::-1]`, which the crate cannot do to an empty list, and
-//! a bound on what is stored in namespaces, without which a template could nest values until the
-//! stack overflows.
+//! Prepares a template's source for minijinja: line ends as Jinja2 reads them, expressions with Python's
+//! operators (syntax.rs), `{% generation %}` blocks as call blocks, which is what transformers' extension
+//! makes of them, loops that refuse to go over None or a number, as Python's do, and a bound on what is
+//! stored in namespaces, without which a template could nest values until the stack overflows.
 
-use crate::literals;
+use crate::syntax::{string_end, OpenMacro, OpenMacros, Reader, Unread};
 
 /// What a `{% generation %}` block calls; the template cannot name it by accident.
 pub const GENERATION: &str = "__weft_generation";
@@ -12,71 +11,249 @@ pub const GENERATION: &str = "__weft_generation";
 /// The filter around what a loop goes over.
 pub const ITERABLE: &str = "__weft_iterable";
 
-/// The filter that `[::-1]` becomes.
-pub const REVERSED: &str = "__weft_reversed";
-
 /// The filter around what is stored in a namespace.
 pub const STORABLE: &str = "__weft_storable";
 
+#[derive(Default)]
 pub struct Prepared {
     pub source: String,
     pub marks_generation: bool,
+    /// What the first part that could not be read lacks; it stands in `source` as it is.
+    pub unread: Option<String>,
 }
 
 /// Rewrites `source`. Comments, raw blocks and strings are left as they are.
 pub fn prepare(source: &str) -> Prepared {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    let mut out = String::with_capacity(source.len() + 64);
-    let mut marks_generation = false;
-    let mut rest = source.as_str();
-    while let Some(at) = find_opening(rest) {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let length = match &rest[..2] {
-            "{#" => rest.find("#}").map_or(rest.len(), |end| end + 2),
-            "{{" => {
-                let length = expression_length(rest, "}}");
-                out.push_str(&literals::rewrite(&reverse_slices(&rest[..length])));
+    let none = OpenMacros::new();
+    let mut walk = Walk::new(&none);
+    walk.go(&source);
+    if walk.found.is_empty() {
+        return walk.prepared;
+    }
+    let found = walk.found;
+    let mut again = Walk::new(&found);
+    again.go(&source);
+    again.prepared
+}
+
+/// One pass over a template's source.
+struct Walk<'a> {
+    prepared: Prepared,
+    /// The macros that take varargs or kwargs, of an earlier pass.
+    macros: &'a OpenMacros,
+    /// Those that this pass has found.
+    found: OpenMacros,
+    /// The macros that the place is in: names and parameters.
+    inside: Vec<(String, Vec<String>)>,
+    line: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn new(macros: &'a OpenMacros) -> Self {
+        Walk {
+            prepared: Prepared::default(),
+            macros,
+            found: OpenMacros::new(),
+            inside: Vec::new(),
+            line: 1,
+        }
+    }
+
+    fn go(&mut self, source: &str) {
+        let mut rest = source;
+        while let Some(at) = find_opening(rest) {
+            self.copy(&rest[..at]);
+            rest = &rest[at..];
+            let length = match &rest[..2] {
+                "{#" => rest.find("#}").map_or(rest.len(), |end| end + 2),
+                "{{" => expression_length(rest, "}}"),
+                _ => expression_length(rest, "%}"),
+            };
+            if rest.starts_with("{%") && block_name(&rest[..length]) == "raw" {
+                let length = raw_length(rest, length);
+                self.copy(&rest[..length]);
                 rest = &rest[length..];
                 continue;
             }
-            _ => {
-                let length = expression_length(rest, "%}");
-                match block_name(&rest[..length]) {
-                    "raw" => raw_length(rest, length),
-                    "generation" => {
-                        marks_generation = true;
-                        out.push_str(&rest[..length].replacen(
-                            "generation",
-                            &format!("call {GENERATION}()"),
-                            1,
-                        ));
-                        rest = &rest[length..];
-                        continue;
-                    }
-                    "endgeneration" => {
-                        out.push_str(&rest[..length].replacen("endgeneration", "endcall", 1));
-                        rest = &rest[length..];
-                        continue;
-                    }
-                    _ => {
-                        let block = literals::rewrite(&reverse_slices(&rest[..length]));
-                        let guarded = guard_loop(&block).or_else(|| guard_set(&block));
-                        out.push_str(&guarded.unwrap_or(block));
-                        rest = &rest[length..];
-                        continue;
-                    }
-                }
+            if rest.starts_with("{#") {
+                self.copy(&rest[..length]);
+            } else {
+                self.rewrite(&rest[..length]);
             }
+            rest = &rest[length..];
+        }
+        self.copy(rest);
+    }
+
+    fn copy(&mut self, text: &str) {
+        self.prepared.source.push_str(text);
+        self.line += text.matches('\n').count();
+    }
+
+    /// One `{{ }}` or `{% %}`. It takes as many lines as before.
+    fn rewrite(&mut self, block: &str) {
+        let Some((open, inner, close)) = parts_of(block) else {
+            self.copy(block); // it does not end: minijinja says so
+            return;
         };
-        out.push_str(&rest[..length]);
-        rest = &rest[length..];
+        let mut reader = Reader::new(inner, self.macros);
+        let read = if open.starts_with("{{") {
+            reader.tuple_or_expression(true).map(Some)
+        } else {
+            self.statement(&mut reader)
+        };
+        let is_whole = reader.is_at_end();
+        for name in std::mem::take(&mut reader.names) {
+            self.note_open(name);
+        }
+        match read {
+            Ok(Some(text)) if is_whole => {
+                let lines = block.matches('\n').count();
+                let text = format!("{open} {text} {}{close}", "\n".repeat(lines));
+                self.prepared.source.push_str(&text);
+                self.line += lines;
+            }
+            Ok(None) => self.copy(block),
+            failed => {
+                let message = match failed {
+                    Err(Unread(message)) => message,
+                    Ok(_) => "this cannot be read as Jinja".to_string(),
+                };
+                let line = self.line;
+                self.prepared
+                    .unread
+                    .get_or_insert(format!("line {line}: {message}: {}", block.trim()));
+                self.copy(block);
+            }
+        }
     }
-    out.push_str(rest);
-    Prepared {
-        source: out,
-        marks_generation,
+
+    /// `varargs` or `kwargs` is read: the macro around takes more arguments than it names.
+    fn note_open(&mut self, name: &str) {
+        let Some((of, parameters)) = self.inside.last() else {
+            return;
+        };
+        if parameters.iter().any(|parameter| parameter == name) {
+            return;
+        }
+        let entry = self.found.entry(of.clone()).or_insert_with(|| OpenMacro {
+            parameters: parameters.clone(),
+            ..OpenMacro::default()
+        });
+        entry.takes_varargs |= name == "varargs";
+        entry.takes_kwargs |= name == "kwargs";
     }
+
+    /// A statement written for minijinja; nothing where it has to stay as it is.
+    fn statement(&mut self, reader: &mut Reader) -> Result<Option<String>, Unread> {
+        let word = reader.peek_word().to_string();
+        if matches!(word.as_str(), "endmacro" | "endgeneration" | "else" | "") {
+            if word == "endmacro" {
+                self.inside.pop();
+            }
+            reader.take_word(&word);
+            return Ok((word == "endgeneration").then(|| "endcall".to_string()));
+        }
+        let before = reader.clone();
+        reader.take_word(&word);
+        Ok(Some(match word.as_str() {
+            "generation" if reader.is_at_end() => {
+                self.prepared.marks_generation = true;
+                format!("call {GENERATION}()")
+            }
+            "for" => loop_of(reader)?,
+            "if" | "elif" | "autoescape" => format!("{word} {}", reader.tuple_or_expression(true)?),
+            "set" => assignment(reader)?,
+            "with" => with(reader)?,
+            "filter" => format!("filter {}", reader.filters()?),
+            "macro" => self.macro_of(reader)?,
+            "call" => call(reader)?,
+            _ => {
+                *reader = before;
+                reader.skip_all();
+                return Ok(None);
+            }
+        }))
+    }
+
+    fn macro_of(&mut self, reader: &mut Reader) -> Result<String, Unread> {
+        let name = reader.name()?;
+        reader.expect("(")?;
+        let added = self.macros.get(&name).cloned().unwrap_or_default();
+        let (names, text) = reader.parameters(&added)?;
+        self.inside.push((name.clone(), names));
+        Ok(format!("macro {name}({text})"))
+    }
+}
+
+/// `for x in y if z` as `for x in (y)|__weft_iterable if z`.
+fn loop_of(reader: &mut Reader) -> Result<String, Unread> {
+    let targets = reader.targets()?;
+    if !reader.take_word("in") {
+        return Err(Unread("a loop has no 'in'".to_string()));
+    }
+    let items = reader.tuple_or_expression(false)?;
+    let mut text = format!("for {targets} in ({items})|{ITERABLE}");
+    if reader.take_word("if") {
+        text = format!("{text} if {}", reader.expression()?);
+    }
+    if reader.take_word("recursive") {
+        text.push_str(" recursive");
+    }
+    Ok(text)
+}
+
+/// `set a.b = c` as `set a.b = (c)|__weft_storable`.
+fn assignment(reader: &mut Reader) -> Result<String, Unread> {
+    let targets = reader.targets()?;
+    if reader.take_assign() {
+        let value = reader.tuple_or_expression(true)?;
+        return Ok(if targets.contains('.') {
+            format!("set {targets} = ({value})|{STORABLE}")
+        } else {
+            format!("set {targets} = {value}")
+        });
+    }
+    if reader.take("|") {
+        return Ok(format!("set {targets} | {}", reader.filters()?));
+    }
+    Ok(format!("set {targets}"))
+}
+
+fn with(reader: &mut Reader) -> Result<String, Unread> {
+    let mut parts = Vec::new();
+    while !reader.is_at_end() {
+        let name = reader.target()?;
+        if !reader.take_assign() {
+            return Err(Unread("a variable of 'with' has no value".to_string()));
+        }
+        parts.push(format!("{name} = {}", reader.expression()?));
+        if !reader.take(",") {
+            break;
+        }
+    }
+    Ok(format!("with {}", parts.join(", ")))
+}
+
+fn call(reader: &mut Reader) -> Result<String, Unread> {
+    let parameters = if reader.take("(") {
+        format!("({})", reader.parameters(&OpenMacro::default())?.1)
+    } else {
+        String::new()
+    };
+    Ok(format!("call{parameters} {}", reader.expression()?))
+}
+
+/// "{%-", what is between, "-%}"; nothing for a block that does not end.
+fn parts_of(block: &str) -> Option<(&str, &str, &str)> {
+    let closing = if block.starts_with("{{") { "}}" } else { "%}" };
+    let is_sign = |byte: Option<&u8>| matches!(byte, Some(b'-' | b'+'));
+    let begin = 2 + usize::from(is_sign(block.as_bytes().get(2)));
+    let content = block.strip_suffix(closing).filter(|text| text.len() >= 2)?;
+    let signed = content.len() > begin && is_sign(content.as_bytes().last());
+    let end = content.len() - usize::from(signed);
+    Some((&block[..begin], block.get(begin..end)?, &block[end..]))
 }
 
 fn find_opening(text: &str) -> Option<usize> {
@@ -130,121 +307,4 @@ fn raw_length(text: &str, begin: usize) -> usize {
         at = opening + 2;
     }
     text.len()
-}
-
-/// `{% for x in y if z %}` as `{% for x in (y)|__weft_iterable if z %}`; nothing for other blocks.
-fn guard_loop(block: &str) -> Option<String> {
-    let words = outer_words(block);
-    let word = |index: usize| words.get(index).map(|range| &block[range.clone()]);
-    if word(0) != Some("for") {
-        return None;
-    }
-    let at = (1..words.len()).find(|&index| word(index) == Some("in"))?;
-    let begin = words[at].end;
-    let end = (at + 1..words.len())
-        .find(|&index| matches!(word(index), Some("if" | "recursive")))
-        .map_or_else(|| content_end(block), |index| Some(words[index].start))?;
-    let items = block.get(begin..end)?;
-    Some(format!(
-        "{} ({})|{ITERABLE} {}",
-        &block[..begin],
-        items,
-        &block[end..]
-    ))
-}
-
-/// `{% set a.b = c %}` as `{% set a.b = (c)|__weft_storable %}`; nothing for other blocks.
-fn guard_set(block: &str) -> Option<String> {
-    let words = outer_words(block);
-    if block.get(words.first()?.clone()) != Some("set") {
-        return None;
-    }
-    let equals = block.find('=')?;
-    let target = &block[..equals];
-    if !target.contains('.') || target.contains('|') {
-        return None;
-    }
-    let end = content_end(block)?;
-    let value = block.get(equals + 1..end)?;
-    Some(format!("{target}= ({value})|{STORABLE} {}", &block[end..]))
-}
-
-/// Where a block's closing delimiter begins.
-fn content_end(block: &str) -> Option<usize> {
-    Some(block.strip_suffix("%}")?.trim_end_matches(['-', '+']).len())
-}
-
-/// `x[::-1]` as `x|__weft_reversed`, where nothing follows that a filter cannot take.
-fn reverse_slices(block: &str) -> String {
-    let bytes = block.as_bytes();
-    let mut out = String::with_capacity(block.len());
-    let mut copied = 0;
-    let mut at = 2;
-    while at < bytes.len() {
-        match bytes[at] {
-            quote @ (b'"' | b'\'') => at = string_end(bytes, at, quote),
-            b'[' => {
-                let end = bytes[at..].iter().position(|&byte| byte == b']');
-                let end = end.map_or(bytes.len(), |length| at + length + 1);
-                let slice: Vec<u8> = bytes[at..end]
-                    .iter()
-                    .copied()
-                    .filter(|byte| !byte.is_ascii_whitespace())
-                    .collect();
-                let next = block
-                    .get(end..)
-                    .and_then(|rest| rest.trim_start().chars().next());
-                if slice == b"[::-1]" && !matches!(next, Some('[' | '.' | '(')) {
-                    out.push_str(&block[copied..at]);
-                    out.push('|');
-                    out.push_str(REVERSED);
-                    copied = end;
-                    at = end;
-                    continue;
-                }
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    out.push_str(&block[copied..]);
-    out
-}
-
-/// The names of a block that stand outside strings and brackets.
-fn outer_words(block: &str) -> Vec<std::ops::Range<usize>> {
-    let bytes = block.as_bytes();
-    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80;
-    let mut words = Vec::new();
-    let mut depth = 0usize;
-    let mut at = 2;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            quote @ (b'"' | b'\'') => at = string_end(bytes, at, quote),
-            byte if is_word(byte) => {
-                let begin = at;
-                while at < bytes.len() && is_word(bytes[at]) {
-                    at += 1;
-                }
-                if depth == 0 {
-                    words.push(begin..at);
-                }
-                continue;
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    words
-}
-
-/// Where the string that begins at `at` closes.
-pub fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> usize {
-    at += 1;
-    while at < bytes.len() && bytes[at] != quote {
-        at += if bytes[at] == b'\\' { 2 } else { 1 };
-    }
-    at
 }

@@ -3,7 +3,7 @@
 use crate::json::to_value;
 use crate::python::{float_of, float_repr, str_of};
 use crate::source::{prepare, GENERATION};
-use crate::{borrow_text, filters, guarded, methods, WeftText};
+use crate::{borrow_text, filters, guarded, methods, operators, WeftText};
 use chrono::{NaiveDate, NaiveTime};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
@@ -100,6 +100,7 @@ fn environment() -> Environment<'static> {
     env.add_function("raise_exception", raise_exception);
     env.add_function(GENERATION, generation);
     filters::install(&mut env);
+    operators::install(&mut env);
     env
 }
 
@@ -138,6 +139,10 @@ fn compile(source: &str) -> Result<WeftTemplate, String> {
     let mut env = environment();
     env.add_template_owned(NAME, prepared.source)
         .map_err(|error| describe(&error).message)?;
+    // The crate reads some things that Jinja2 does not; nothing is rendered past our own reading.
+    if let Some(message) = prepared.unread {
+        return Err(message);
+    }
     Ok(WeftTemplate {
         env,
         marks_generation: prepared.marks_generation,
