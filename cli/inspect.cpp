@@ -126,15 +126,21 @@ Run add_inspect(CLI::App& app) {
   CLI::Option* const path =
       app.add_option("path", arguments->path,
                      "Hugging Face folder, GGUF or .safetensors file, adapter, run's folder");
-  app.add_flag("--tensors", arguments->options.tensors, "list every tensor");
-  app.add_flag("--no-hash", arguments->no_hash, "skip the digest, which reads all weights");
-  app.add_flag("--verify", arguments->verify,
-               "hold a folder that weft merge wrote against its merge.json: every file's SHA-256; "
-               "with --no-hash the inputs are not read");
+  CLI::Option* const tensors =
+      app.add_flag("--tensors", arguments->options.tensors, "list every tensor");
+  CLI::Option* const no_hash =
+      app.add_flag("--no-hash", arguments->no_hash, "skip the digest, which reads all weights");
+  CLI::Option* const verify = app.add_flag(
+      "--verify", arguments->verify,
+      "hold a folder that weft merge wrote against its merge.json: every file's SHA-256; "
+      "with --no-hash the inputs are not read");
   app.add_flag("--machine", arguments->machine,
                "this machine: processor, caches, the kernels that it can multiply with, which are "
                "chosen and how fast they are (takes a second)")
-      ->excludes(path);
+      ->excludes(path)
+      ->excludes(tensors)
+      ->excludes(no_hash)
+      ->excludes(verify);
   app.add_flag("--json", arguments->json, "for programs: one JSON object");
   return [arguments] {
     arguments->options.hash = !arguments->no_hash;

@@ -30,7 +30,7 @@ InspectReport inspect_machine() {
   report.line("kernels",
               fmt::format("{} ({})", machine.chosen,
                           machine.forced ? "by WEFT_KERNELS"
-                                         : "the fastest; WEFT_KERNELS=NAME takes others"));
+                                         : "the fastest here; WEFT_KERNELS=NAME chooses others"));
   report.line("dtype: auto", machine.prefers_bfloat16 ? "bfloat16" : "float32");
   core::Table table({"kernels", "bfloat16 GFLOP/s", "float32 GFLOP/s"});
   auto rates = nlohmann::ordered_json::array();

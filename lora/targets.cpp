@@ -81,8 +81,8 @@ std::vector<Target> chosen_stacks(const TargetRule& rule, const AdapterConfig& c
     if (std::ranges::any_of(stacks, is_of)) continue;
     if (stacks.empty()) {
       throw ConfigError(
-          "target_parameters: '{}' is not there: the model has no experts; name linear layers in "
-          "target_modules",
+          "target_parameters: '{}' names a stack of experts, and the model has no experts; name "
+          "linear layers in target_modules",
           entry);
     }
     const std::string near = core::nearest(entry, endings_of(stacks));
@@ -92,17 +92,11 @@ std::vector<Target> chosen_stacks(const TargetRule& rule, const AdapterConfig& c
   }
   if (!entries.empty() && !config.layers_to_transform.empty()) {
     throw ConfigError(
-        "layers_to_transform takes no stack of experts away (PEFT's rule); name those of some "
-        "layers "
-        "in target_parameters, as '{}', and take layers_to_transform out",
+        "layers_to_transform does not choose among stacks of experts (PEFT's rule); remove it, and "
+        "name the stacks of single layers in target_parameters, as '{}'",
         stacks.front().module.path);
   }
-  if (!entries.empty() && config.lora_dropout != 0) {
-    throw ConfigError(
-        "lora_dropout: {} cannot be had with target_parameters, whose factors see no input to drop "
-        "from (PEFT refuses it too); set it to 0",
-        config.lora_dropout);
-  }
+  require_no_dropout_on_stacks(config);
   std::vector<Target> targets;
   for (const Stack& stack : stacks) {
     const auto names = [&](const std::string& entry) {
@@ -161,6 +155,14 @@ bool Targets::all_linear() const {
   return pattern && std::ranges::equal(*pattern, kWord, [](char a, char b) {
            return (a >= 'A' && a <= 'Z' ? static_cast<char>(a - 'A' + 'a') : a) == b;
          });
+}
+
+void require_no_dropout_on_stacks(const AdapterConfig& config) {
+  if (config.extras.target_parameters.empty() || config.lora_dropout == 0) return;
+  throw ConfigError(
+      "lora_dropout: {} has no effect on target_parameters, as in PEFT, which refuses it; set "
+      "lora_dropout: 0",
+      config.lora_dropout);
 }
 
 double scale(double alpha, std::int64_t rank, bool use_rslora) {

@@ -58,6 +58,10 @@ class TargetRule {
   std::vector<Pattern<double>> alphas_;
 };
 
+/// ConfigError where a configuration asks for dropout on stacks of experts, whose factors are added
+/// to the matrices and see no input (PEFT refuses it too).
+void require_no_dropout_on_stacks(const AdapterConfig& config);
+
 /// True when `path` is `entry` or ends in "." + entry.
 [[nodiscard]] bool ends_in_name(std::string_view path, std::string_view entry);
 

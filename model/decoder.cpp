@@ -137,8 +137,9 @@ struct Decoder::State {
 
     [[nodiscard]] std::int64_t matrices() const { return std::ssize(linears); }
   };
-  [[nodiscard]] std::map<std::string, Place, std::less<>> places() {
-    std::map<std::string, Place, std::less<>> result;
+  using Places = std::map<std::string, Place, std::less<>>;
+  [[nodiscard]] Places places() {
+    Places result;
     const std::vector<lora::Module> modules = model::linear_modules(spec);
     const std::vector<lora::Stack> stacks = expert_stacks(spec);
     auto module = modules.begin();
@@ -155,6 +156,29 @@ struct Decoder::State {
       }
     }
     return result;
+  }
+
+  /// Where a target's factors belong. InputError where the model has no such place.
+  [[nodiscard]] static const Place& place_of(const Places& places, const lora::Target& target,
+                                             const Spec& spec) {
+    const std::string& path = target.module.path;
+    const auto found = places.find(path);
+    if (found == places.end() || found->second.kind != target.kind) {
+      std::vector<std::string> paths;
+      for (const auto& [known, place] : places) {
+        if (place.kind == target.kind) paths.push_back(known);
+      }
+      const std::string meant = core::nearest(path, paths);
+      throw InputError(
+          "the adapter has factors for '{}', which is no {} of this {}{}", path,
+          target.kind == lora::TargetKind::kExperts ? "stack of experts" : "linear layer",
+          spec.architecture, meant.empty() ? "" : fmt::format(" (nearest: '{}')", meant));
+    }
+    if (found->second.matrices() == target.experts) return found->second;
+    throw InputError(
+        "the adapter's factors for '{}' are of {} experts, and the model has {}: was it trained on "
+        "another base?",
+        path, target.experts, found->second.matrices());
   }
 
   /// Room for the factors of a target, not filled.
@@ -373,27 +397,7 @@ void Decoder::attach(const lora::Adapter& adapter, Use use, double weight) {
   const auto places = state_->places();
   for (const lora::Factors& factors : adapter.factors) {
     const lora::Target& target = factors.target;
-    const std::string& path = target.module.path;
-    const auto found = places.find(path);
-    if (found == places.end() || found->second.kind != target.kind) {
-      std::vector<std::string> paths;
-      for (const auto& [known, place] : places) {
-        if (place.kind == target.kind) paths.push_back(known);
-      }
-      const std::string meant = core::nearest(path, paths);
-      throw InputError(
-          "the adapter has factors for '{}', which is no {} of this {}{}", path,
-          target.kind == lora::TargetKind::kExperts ? "stack of experts" : "linear layer",
-          state_->spec.architecture, meant.empty() ? "" : fmt::format(" (nearest: '{}')", meant));
-    }
-    const State::Place& place = found->second;
-    if (place.matrices() != target.experts) {
-      throw InputError(
-          "the adapter's factors for '{}' are of {} experts, and the model has {}: was it trained "
-          "on "
-          "another base?",
-          path, target.experts, place.matrices());
-    }
+    const State::Place& place = State::place_of(places, target, state_->spec);
     const auto ranks = static_cast<std::size_t>(target.ranks());
     const std::size_t a = ranks * static_cast<std::size_t>(place.module.in);
     const std::size_t b = ranks * static_cast<std::size_t>(place.module.out);
@@ -402,8 +406,8 @@ void Decoder::attach(const lora::Adapter& adapter, Use use, double weight) {
           "the adapter's factors for '{}' have {} and {} elements, rank {} on a layer of {} inputs "
           "and {} "
           "outputs needs {} and {}: was it trained on another base?",
-          path, factors.a.size(), factors.b.size(), target.rank, place.module.in, place.module.out,
-          a, b);
+          target.module.path, factors.a.size(), factors.b.size(), target.rank, place.module.in,
+          place.module.out, a, b);
     }
   }
   for (const lora::Factors& factors : adapter.factors) {
@@ -419,9 +423,8 @@ void Decoder::attach_room(std::span<const lora::Target> targets, bool trained) {
   const Guard guard;
   const auto places = state_->places();
   for (const lora::Target& target : targets) {
-    const auto found = places.find(target.module.path);
-    if (found == places.end()) continue;
-    state_->attach(found->second, target, State::room_of(found->second, target.rank), trained, 1);
+    const State::Place& place = State::place_of(places, target, state_->spec);
+    state_->attach(place, target, State::room_of(place, target.rank), trained, 1);
   }
 }
 

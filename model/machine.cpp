@@ -27,16 +27,6 @@ std::string first_line(const fs::path& path) {
   return line;
 }
 
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const std::size_t colon = line.find(':');
-    if (line.starts_with("model name") && colon != std::string::npos && colon + 2 < line.size())
-      return line.substr(colon + 2);
-  }
-  return "unknown";
-}
-
 std::uint64_t available_bytes() {
   std::ifstream file("/proc/meminfo");
   for (std::string line; std::getline(file, line);) {
@@ -118,14 +108,13 @@ double rate(kernel::Multiply<E> multiply, double seconds) {
 
 Machine describe_machine(double seconds) {
   Machine machine;
-  machine.processor = processor_name();
+  machine.processor = core::processor_name();
   machine.cores = core::allowed_cores();
   machine.available_bytes = available_bytes();
   machine.caches = caches();
   const kernel::Set chosen = kernel::chosen_set();
   machine.chosen = kernel::name_of(chosen);
-  const char* const wanted = std::getenv("WEFT_KERNELS");
-  machine.forced = wanted != nullptr && *wanted != '\0';
+  machine.forced = kernel::is_forced();
   machine.prefers_bfloat16 = kernel::prefers_bfloat16(chosen);
   std::vector<kernel::Set> sets = kernel::available_sets();
   const double each = seconds / (2.0 * static_cast<double>(sets.size()));

@@ -187,15 +187,6 @@ WEFT_NORM_KERNELS(float)
 WEFT_NORM_KERNELS(double)
 WEFT_NORM_KERNELS(c10::BFloat16)
 
-template <typename T>
-bool has_fast() {
-  return std::is_same_v<T, c10::BFloat16> && kernel::has_bf16_rows();
-}
-template <typename T>
-void rms_rows_fast(const Groups<T>&, std::int64_t, std::int64_t) {}  // of other types: not called
-template <typename T>
-void rms_backward_rows_fast(const Groups<T>&, std::int64_t, std::int64_t) {}
-
 /// What all four calls have in common.
 template <typename T>
 Groups<T> groups_of(const NormSpec& spec, const at::Tensor& weight, const at::Tensor& bias,
@@ -230,28 +221,35 @@ void make(const NormSpec& spec, const at::Tensor& x, std::int64_t groups,
 }
 
 template <typename T>
+void forward_rows(const NormSpec& spec, const Groups<T>& a, std::int64_t begin, std::int64_t end) {
+  if (spec.kind != NormSpec::Kind::kRms) return layer_rows(a, begin, end);
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (a.rounds_before_weight && kernel::has_bf16_rows()) return rms_rows_fast(a, begin, end);
+  }
+  rms_rows(a, begin, end);
+}
+
+template <typename T>
+void backward_rows(const NormSpec& spec, const Groups<T>& a, std::int64_t begin, std::int64_t end) {
+  if (spec.kind != NormSpec::Kind::kRms) return layer_backward_rows(a, begin, end);
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (kernel::has_bf16_rows()) return rms_backward_rows_fast(a, begin, end);
+  }
+  rms_backward_rows(a, begin, end);
+}
+
+template <typename T>
 void run_forward(const NormSpec& spec, const Groups<T>& a, std::int64_t rows) {
-  kernel::parallel_for(rows, kernel::grain(a.groups * a.width),
-                       [&](std::int64_t begin, std::int64_t end) {
-                         if (spec.kind == NormSpec::Kind::kRms) {
-                           a.rounds_before_weight&& has_fast<T>() ? rms_rows_fast(a, begin, end)
-                                                                  : rms_rows(a, begin, end);
-                         } else {
-                           layer_rows(a, begin, end);
-                         }
-                       });
+  kernel::parallel_for(
+      rows, kernel::grain(a.groups * a.width),
+      [&](std::int64_t begin, std::int64_t end) { forward_rows(spec, a, begin, end); });
 }
 
 template <typename T>
 void run_backward(const NormSpec& spec, const Groups<T>& a, std::int64_t rows) {
   kernel::parallel_for(
-      rows, kernel::grain(a.groups * a.width), [&](std::int64_t begin, std::int64_t end) {
-        if (spec.kind == NormSpec::Kind::kRms) {
-          has_fast<T>() ? rms_backward_rows_fast(a, begin, end) : rms_backward_rows(a, begin, end);
-        } else {
-          layer_backward_rows(a, begin, end);
-        }
-      });
+      rows, kernel::grain(a.groups * a.width),
+      [&](std::int64_t begin, std::int64_t end) { backward_rows(spec, a, begin, end); });
 }
 
 }  // namespace

@@ -5,8 +5,7 @@
 #include <malloc.h>
 #endif
 
-#include <algorithm>
-#include <vector>
+#include <optional>
 
 #include "core/parallel.h"
 #include "model/arena.h"
@@ -30,8 +29,8 @@ void prepare_runtime(int threads) {
 std::string kernel_names() { return std::string(kernel::name_of(kernel::chosen_set())); }
 
 bool has_kernels(std::string_view name) {
-  const std::vector<kernel::Set> sets = kernel::available_sets();
-  return std::ranges::find(sets, name, kernel::name_of) != sets.end();
+  const std::optional<kernel::Set> set = kernel::set_named(name);
+  return set && kernel::is_available(*set);
 }
 
 }  // namespace weft::model

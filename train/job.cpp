@@ -47,6 +47,7 @@ lora::Provenance provenance_of(const Prepared& prepared, const std::string& weig
   provenance.more = {
       {"program", fmt::format("weft {}", core::kVersion)},
       {"data", data},
+      {"kernels", model::kernel_names()},
       {"config", core::sha256(schema::dump_config(prepared.config, schema::Dump::kFull))}};
   return provenance;
 }
@@ -76,6 +77,7 @@ nlohmann::ordered_json provenance_json(const Prepared& prepared,
   return {{"program", fmt::format("weft {}", core::kVersion)},
           {"started", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
           {"threads", core::thread_count()},
+          {"kernels", model::kernel_names()},
           {"base",
            {{"path", prepared.config.base_model.string()},
             {"weights", provenance.base_weights},
@@ -128,8 +130,10 @@ std::string in_order(const std::string& list) {
 std::string kernels_hint(const std::string& then, const std::string& now) {
   if (then == now) return "";
   return model::has_kernels(then)
-             ? fmt::format("WEFT_KERNELS={} before the command computes as it did, ", then)
-             : fmt::format("this processor lacks '{}', ", then);
+             ? fmt::format(
+                   "to compute as it did, write WEFT_KERNELS={} before the command; otherwise ",
+                   then)
+             : fmt::format("this processor has no kernels '{}', with which the run began; ", then);
 }
 
 /// Refuses a checkpoint that is of another run.
@@ -155,9 +159,15 @@ void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now
         found->second = in_order(found->second);
     }
   }
-  // Version 0.1 named both of the processor's sets where it multiplied pairs of bfloat16.
-  if (std::string& kernels = then["kernels"]; kernels == "avx512_bf16 avx512")
-    kernels = "avx512_bf16";
+  // What a run of an earlier state names says less than what is named today.
+  if (then["kernels"].find(' ') != std::string::npos) {
+    core::tell(
+        log, core::Level::kWarning,
+        fmt::format("the run began with kernels of an earlier version ({}): from here on its "
+                    "numbers differ in the last digits",
+                    then.at("kernels")));
+    then["kernels"] = now.at("kernels");
+  }
   const std::string changed = difference(then, now, resumable_keys());
   if (!changed.empty()) {
     throw InputError(

@@ -113,8 +113,10 @@ class Planner {
     plan_.parts = {{"weights", n.weights, weights_knob()},
                    {"activations", n.activations, knob},
                    {"adapter and optimiser", n.adapter,
-                    fmt::format("a smaller adapter.r (now {}) or fewer adapter.target_modules",
-                                config_.adapter.r)},
+                    fmt::format("a smaller adapter.r (now {}) or fewer {}", config_.adapter.r,
+                                config_.adapter.target_parameters.empty()
+                                    ? "adapter.target_modules"
+                                    : "adapter.target_parameters and target_modules")},
                    {"program and data", program_and_data(), ""}};
     if (demand_.other_adapters > 0) {
       plan_.parts.push_back({"the other adapters", demand_.other_adapters,

@@ -13,6 +13,7 @@
 #include "core/terminal.h"
 #include "data/holdout.h"
 #include "data/token_cache.h"
+#include "lora/targets.h"
 #include "train/job.h"
 
 namespace weft::train {
@@ -111,6 +112,7 @@ lora::Adapter initial_adapter(TrainConfig& config, const checkpoint::Checkpoint&
   require_agreement(config, adapter, spec, given);
   take_over(adapter.config, config.adapter);
   adapter.config.lora_dropout = config.adapter.lora_dropout;
+  lora::require_no_dropout_on_stacks(adapter.config);
   adapter.config.base_model_name_or_path = config.base_model.string();
   return adapter;
 }

@@ -201,9 +201,15 @@ void require_factors_of(const TrainState& state, const std::vector<lora::Target>
     }
     if (there.rank != here.rank || there.module.in != here.module.in ||
         there.module.out != here.module.out || there.experts != here.experts) {
-      fail(fmt::format("'{}' has rank {} and {} -> {} in it, and rank {} and {} -> {} in the run",
-                       here.module.path, there.rank, there.module.in, there.module.out, here.rank,
-                       here.module.in, here.module.out));
+      const auto shape = [](const lora::Target& target) {
+        return fmt::format("rank {} and {}{} -> {}", target.rank,
+                           target.kind == lora::TargetKind::kExperts
+                               ? fmt::format("{} experts of ", target.experts)
+                               : "",
+                           target.module.in, target.module.out);
+      };
+      fail(fmt::format("'{}' has {} in it, and {} in the run", here.module.path, shape(there),
+                       shape(here)));
     }
   }
 }

@@ -5,31 +5,17 @@
 
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <utility>
 
+#include "core/cores.h"
 #include "core/parallel.h"
 #include "core/version.h"
 
 namespace weft::eval {
-namespace {
-
-/// As /proc/cpuinfo tells it on x86; other processors have no name there.
-std::string processor() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const std::size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown processor";
-}
-
-}  // namespace
-
 Circumstances circumstances_now(std::string kernels) {
   return {.recorded_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
           .program = fmt::format("weft {}", core::kVersion),
-          .machine = processor(),
+          .machine = core::processor_name(),
           .threads = core::thread_count(),
           .kernels = std::move(kernels)};
 }

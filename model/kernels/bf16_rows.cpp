@@ -65,14 +65,16 @@ WEFT_ROWS_INLINE __m512 exponential(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
-/// 1 / (1 + e^-x)
+/// 1 / (1 + e^-x); 0 below -87, where it leaves float's normal range.
 WEFT_ROWS_INLINE __m512 sigmoid(__m512 x) {
   // Beyond 87 the denominator would leave the range in which its reciprocal is a number.
   const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(-87.0F), x);
   const __m512 one = _mm512_set1_ps(1.0F);
   const __m512 d = _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), bounded)));
   const __m512 y = _mm512_rcp14_ps(d);
-  return _mm512_mul_ps(y, _mm512_fnmadd_ps(d, y, _mm512_set1_ps(2.0F)));
+  const __mmask16 zero = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0F), _CMP_LT_OQ);
+  return _mm512_mask_mov_ps(_mm512_mul_ps(y, _mm512_fnmadd_ps(d, y, _mm512_set1_ps(2.0F))), zero,
+                            _mm512_setzero_ps());
 }
 
 /// Calls body(place, mask) for each 16 of `count`.

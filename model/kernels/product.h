@@ -38,9 +38,9 @@ struct Epilogue {
 /// c's rows are contiguous and may be apart; its type is that of the operands, or float.
 ///
 /// Products of BFloat16 are exact in fp32 and summed there, by the instructions that are chosen for
-/// the process (model/kernels/sets.h). An element's sum runs over the terms in turn and over k in
-/// order, so its bits depend neither on m and n nor on the threads: a row has the same result in
-/// any batch.
+/// the process (model/kernels/sets.h). An element's sum takes the terms in turn and the parts of k
+/// in an order that is the kernel's alone, so its bits depend neither on m and n nor on the
+/// threads: a row has the same result in any batch.
 ///
 /// Why not LibTorch's: oneDNN keeps some 0.6 MB for every shape it meets and its bits depend on the
 /// shape; MKL chooses slower kernels on processors of other makers; and neither can add an

@@ -64,25 +64,23 @@ std::vector<std::string> names_of_available() {
 }
 
 Set set_of(const std::string& wanted) {
-  for (const Row& row : kRows) {
-    if (row.name != wanted) continue;
-    if (row.available()) return row.set;
+  if (const std::optional<Set> set = set_named(wanted)) {
+    if (is_available(*set)) return *set;
     throw ConfigError(
         "WEFT_KERNELS={}: this processor, or its operating system, lacks these instructions; it "
-        "has: {}",
+        "has {}",
         wanted, fmt::join(names_of_available(), ", "));
   }
   std::vector<std::string> names;
   for (const Row& row : kRows) names.emplace_back(row.name);
   const std::string near = core::nearest(wanted, names);
-  throw ConfigError("WEFT_KERNELS={}: there are no such kernels{}; here there are: {}", wanted,
+  throw ConfigError("WEFT_KERNELS={}: there are no such kernels{}; this processor has {}", wanted,
                     near.empty() ? "" : fmt::format(" (nearest: '{}')", near),
                     fmt::join(names_of_available(), ", "));
 }
 
 Set choose() {
-  const char* const wanted = std::getenv("WEFT_KERNELS");
-  if (wanted != nullptr && *wanted != '\0') return set_of(wanted);
+  if (is_forced()) return set_of(std::getenv("WEFT_KERNELS"));
   for (const Set set : available_sets()) {
     if (set != Set::kAvx512Bf16 || !is_intel()) return set;
   }
@@ -92,6 +90,18 @@ Set choose() {
 }  // namespace
 
 std::string_view name_of(Set set) noexcept { return row_of(set).name; }
+
+std::optional<Set> set_named(std::string_view name) noexcept {
+  for (const Row& row : kRows) {
+    if (row.name == name) return row.set;
+  }
+  return std::nullopt;
+}
+
+bool is_forced() noexcept {
+  const char* const wanted = std::getenv("WEFT_KERNELS");
+  return wanted != nullptr && *wanted != '\0';
+}
 
 bool is_available(Set set) noexcept { return row_of(set).available(); }
 

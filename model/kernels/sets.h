@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -15,11 +15,16 @@ enum class Set : std::uint8_t {
   kAvx512,      ///< BFloat16 widened to float in registers
   kAvx2,        ///< The same, in half the width
   kPortable,    ///< What the compiler makes of it for every processor of the kind
-  kAmxEmulated  ///< kAmx with its tiles in memory: for tests where there is no AMX. Very slow.
+  /// The products of kAmx with tiles in memory and all else portable: for tests where there is no
+  /// AMX. Very slow.
+  kAmxEmulated
 };
 
 /// "amx", "avx512_bf16", "avx512", "avx2", "portable", "amx_emulated": in WEFT_KERNELS and records.
 [[nodiscard]] std::string_view name_of(Set set) noexcept;
+
+/// The other way round; nothing for a name that there is not.
+[[nodiscard]] std::optional<Set> set_named(std::string_view name) noexcept;
 
 /// Whether this processor has the instructions and the system lets the process use them.
 [[nodiscard]] bool is_available(Set set) noexcept;
@@ -32,6 +37,9 @@ enum class Set : std::uint8_t {
 /// machine always chooses alike. Decided once. ConfigError where the variable names what there is
 /// not.
 [[nodiscard]] Set chosen_set();
+
+/// Whether WEFT_KERNELS names it.
+[[nodiscard]] bool is_forced() noexcept;
 
 /// Whether products of BFloat16 are faster than those of float under it.
 [[nodiscard]] bool prefers_bfloat16(Set set) noexcept;

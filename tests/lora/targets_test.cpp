@@ -82,7 +82,7 @@ TEST(Targets, StacksOfExpertsAreNamedByTargetParameters) {
   config.lora_dropout = 0;
   config.layers_to_transform = {0};
   EXPECT_THROWS_WITH((void)resolve_targets(config, llama_modules(1), stacks), ConfigError,
-                     "layers_to_transform takes no stack");
+                     "layers_to_transform does not choose");
 }
 
 TEST(Targets, AllLinearInAnyCaseMeansEveryModule) {

@@ -8,6 +8,8 @@
 #include <ATen/ops/rand.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace weft::tests {
 namespace {
 
@@ -35,6 +37,29 @@ class Products : public testing::TestWithParam<at::ScalarType> {
  protected:
   void SetUp() override { at::manual_seed(7); }
 };
+
+// Operands are filled up to whole pairs, registers and tiles: infinity times such a zero is no
+// number, and would spread.
+TEST_P(Products, AnInfinityMeetsNoFilling) {
+  const at::ScalarType type = GetParam();
+  for (const std::int64_t k : {1, 5, 33}) {
+    for (const std::int64_t n : {3, 19, 64}) {
+      const at::Tensor a = random(4, k, type).abs().add(0.1);
+      const at::Tensor b = random(k, n, type).abs().add(0.1);
+      a[2][k - 1].fill_(INFINITY);
+      b[k - 1][n - 1].fill_(INFINITY);
+      for (const at::Tensor& c : {product(a, b), product(a.t().contiguous().t(), b),
+                                  product(a, b.t().contiguous().t())}) {
+        for (std::int64_t i = 0; i < 4; ++i) {
+          for (std::int64_t j = 0; j < n; ++j)
+            EXPECT_EQ(std::isinf(c[i][j].item<double>()), i == 2 || j == n - 1)
+                << k << ": " << i << ", " << j;
+        }
+        EXPECT_FALSE(c.isnan().any().item<bool>());
+      }
+    }
+  }
+}
 
 TEST_P(Products, EqualSumsInDoubleForEveryShapeAndLayout) {
   const at::ScalarType type = GetParam();

@@ -15,6 +15,14 @@ torch.set_num_threads(2)
 SETS = ["amx", "avx512_bf16", "avx512", "avx2", "portable", "amx_emulated"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_choice():
+    """The processor's own choice, whatever the caller's environment asks for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WEFT_KERNELS", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def machine(weft):
     return weft.json("inspect", "--machine")
@@ -55,12 +63,31 @@ def test_the_machine_is_described(machine):
     assert all(rate["bfloat16_gflops"] > 1 and rate["float32_gflops"] > 1 for rate in rates.values())
 
 
-@pytest.mark.parametrize("dtype, limit", [("float32", 1e-4), ("bfloat16", 2e-2)])
-def test_training_equals_peft(weft, kernels, trained, tmp_path, dtype, limit):
+def losses_of(weft, folder, run, dtype):
+    weft("train", folder / "config.yaml", "--set", f"dtype={dtype}", "--set", f"output_dir={run}")
+    return metrics(run), metrics(run, "gradient_norm")
+
+
+def test_training_in_float32_equals_peft(weft, kernels, trained, tmp_path):
     folder, (losses, norms) = trained
-    weft("train", folder / "config.yaml", "--set", f"dtype={dtype}", "--set", f"output_dir={tmp_path / 'run'}")
-    assert metrics(tmp_path / "run") == pytest.approx(losses, rel=limit)
-    assert metrics(tmp_path / "run", "gradient_norm") == pytest.approx(norms, rel=10 * limit)
+    ours = losses_of(weft, folder, tmp_path / "run", "float32")
+    assert ours[0] == pytest.approx(losses, rel=1e-4)
+    assert ours[1] == pytest.approx(norms, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def portable(weft, trained, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEFT_KERNELS", "portable")
+        return losses_of(weft, trained[0], tmp_path_factory.mktemp("portable") / "run", "bfloat16")
+
+
+def test_training_in_bfloat16_equals_that_of_the_portable_kernels(weft, kernels, trained, portable, tmp_path):
+    """Sums of exact products in another order: apart by roundings, which 20 updates let grow."""
+    ours = losses_of(weft, trained[0], tmp_path / "run", "bfloat16")
+    assert ours[0] == pytest.approx(trained[1][0], rel=2e-2)
+    assert ours[0] == pytest.approx(portable[0], rel=2e-3)
+    assert ours[1] == pytest.approx(portable[1], rel=3e-2)
 
 
 def test_bf16_is_as_near_as_its_rounding(weft, kernels, trained, tmp_path):
@@ -72,8 +99,12 @@ def test_bf16_is_as_near_as_its_rounding(weft, kernels, trained, tmp_path):
 
 
 def test_a_run_goes_on_with_its_own_kernels_only(weft, machine, trained, tmp_path):
-    own, other = machine["kernels"], next(rate["kernels"] for rate in reversed(machine["rates"])
-                                          if rate["kernels"] != machine["kernels"])
+    own = machine["kernels"]
+    others = [rate["kernels"] for rate in reversed(machine["rates"]) if rate["kernels"] != own]
+    if not others:
+        pytest.skip("this processor has one set of kernels")
+    other = others[0]
+
     def train(run, updates, *options, kernels=None, **more):
         settings = dict(output_dir=tmp_path / run, dtype="bfloat16", max_updates=updates, lr_scheduler="constant")
         changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
@@ -84,7 +115,7 @@ def test_a_run_goes_on_with_its_own_kernels_only(weft, machine, trained, tmp_pat
     train("run", 4, kernels=other)
     refused = train("run", 6, "--resume", check=False)
     assert refused.returncode == 2
-    assert f"WEFT_KERNELS={other} before the command computes as it did" in refused.stderr
+    assert f"write WEFT_KERNELS={other} before the command" in refused.stderr
     assert f"kernels was {other}" in refused.stderr and own in refused.stderr
     train("run", 6, "--resume", kernels=other)
     files = [(tmp_path / run / "adapter/adapter_model.safetensors").read_bytes() for run in ("run", "whole")]
