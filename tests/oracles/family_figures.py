@@ -1,7 +1,7 @@
 r"""Figures of the tests by model family: the table in docs/families.md is made of them.
 
-    WEFT_FAMILY_FIGURES=figures.json pytest tests/oracles/test_decoders.py tests/oracles/test_families.py \
-        tests/oracles/test_merge_families.py
+    WEFT_FAMILY_FIGURES=figures.json pytest tests/oracles/test_decoders.py tests/oracles/test_variations.py \
+        tests/oracles/test_families.py tests/oracles/test_merge_families.py
     python tests/oracles/family_figures.py figures.json docs/families.md
 """
 import json

@@ -1,7 +1,7 @@
 """Every model family that weft computes, against transformers and PEFT: tiny random models that vary its switches.
 
 Logits and adapters in fp32, bf16 by its distance, generation, training. Families that transformers lacks are
-compared with the family they are published as a variation of, its weights renamed and packed as theirs are.
+in test_variations.py.
 """
 import json
 import shutil
@@ -286,24 +286,44 @@ def worded(smollm2_dir, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", CHOSEN)
-def test_greedy_generation_equals_transformers(weft, worded, name):
-    base = worded(name) / "base"
-    out = weft.json("generate", "--model", base, "--raw", "--prompt", PROMPT, "--max-tokens", 50,
+def check_greedy(weft, folder, model, architecture):
+    out = weft.json("generate", "--model", folder, "--raw", "--prompt", PROMPT, "--max-tokens", 50,
                     "--dtype", "f32")
     prompt, answer = out["prompt_ids"], out["ids"]
     assert len(answer) == 50 or out["finish"] == "stop"
     # Each token is transformers' choice after those before it.
-    logits = reference_logits(reference(base), [prompt + answer])[0][len(prompt) - 1:-1]
+    logits = reference_logits(model, [prompt + answer])[0][len(prompt) - 1:-1]
     assert logits.argmax(1).tolist() == answer
-    record(name_of(name), "generation", len(answer), min)
+    record(architecture, "generation", len(answer), min)
+
+
+def check_updates(weft, folder, adapted, config, architecture, as_published=lambda adapter: None):
+    """Training in FOLDER beside PEFT's. `as_published` rewrites an adapter in the family's own names."""
+    as_published(folder / "initial")
+    weft("train", folder / "config.yaml")
+    losses, norms = train_with_peft(adapted, AutoTokenizer.from_pretrained(folder / "base"), config)
+    assert metrics(folder / "run") == pytest.approx(losses, rel=1e-4)
+    record(architecture, "training", max(abs(a / b - 1) for a, b in zip(metrics(folder / "run"), losses)))
+    assert metrics(folder / "run", "gradient_norm") == pytest.approx(norms, rel=1e-3)
+    ours = load_file(folder / "run/adapter/adapter_model.safetensors")
+    adapted.save_pretrained(folder / "theirs")
+    as_published(folder / "theirs")
+    theirs = load_file(folder / "theirs/adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for key in theirs:
+        assert torch.cosine_similarity(ours[key].flatten(), theirs[key].flatten(), dim=0) >= 0.9999, key
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_greedy_generation_equals_transformers(weft, worded, name):
+    base = worded(name) / "base"
+    check_greedy(weft, base, reference(base), name_of(name))
 
 
 @pytest.mark.parametrize("name, parameters", WITH_EXPERTS)
 def test_training_equals_peft(weft, worded, name, parameters, tmp_path):
     folder = worded(name)
     shutil.copytree(folder / "base", tmp_path / "base")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager",
                                                  **{key: 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")
                                                     if name == "gpt2"}, **({"dropout": 0.0} if name == "opt" else {}))
@@ -312,17 +332,7 @@ def test_training_equals_peft(weft, worded, name, parameters, tmp_path):
     if name == "gpt_oss_yarn" and parameters:
         targets = []
     adapted, config = set_up(tmp_path, model, targets, parameters, max_updates=10)
-    weft("train", tmp_path / "config.yaml")
-    losses, norms = train_with_peft(adapted, tokenizer, config)
-    assert metrics(tmp_path / "run") == pytest.approx(losses, rel=1e-4)
-    record(name_of(name), "training", max(abs(a / b - 1) for a, b in zip(metrics(tmp_path / "run"), losses)))
-    assert metrics(tmp_path / "run", "gradient_norm") == pytest.approx(norms, rel=1e-3)
-    ours = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
-    adapted.save_pretrained(tmp_path / "theirs")
-    theirs = load_file(tmp_path / "theirs/adapter_model.safetensors")
-    assert ours.keys() == theirs.keys()
-    for key in theirs:
-        assert torch.cosine_similarity(ours[key].flatten(), theirs[key].flatten(), dim=0) >= 0.9999, key
+    check_updates(weft, tmp_path, adapted, config, name_of(name))
 
 
 def test_masks_beside_the_weights_are_left_aside(weft, tmp_path, tiny):
@@ -389,164 +399,3 @@ def test_the_text_part_of_a_model_of_text_and_images(weft, tmp_path):
     assert AutoConfig.from_pretrained(tmp_path / "model").architectures == ["Gemma3ForConditionalGeneration"]
     check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
                 "Gemma3ForCausalLM")
-
-
-# ---- families that transformers lacks --------------------------------------------------------------
-
-LLAMA = family("LlamaForCausalLM", "llama")
-
-
-def packed_rows(q, k, v, kv_heads, dim):
-    """Grouped: the queries of a head of keys, then it and its values."""
-    q, k, v = (x.view(kv_heads, -1, dim, x.shape[-1]) for x in (q, k, v))
-    return torch.cat([q, k, v], 1).flatten(0, 2)
-
-
-def save_as(folder, config, tensors):
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
-
-
-def variation(tmp_path, change=lambda model: None, **config):
-    folder = make(tmp_path / "reference", LLAMA | config)
-    model = reference(folder)
-    change(model)
-    return model, {name: value.clone() for name, value in model.state_dict().items()}
-
-
-@pytest.mark.parametrize("heads", [1, 2, 6])
-def test_internlm2(weft, tmp_path, heads):
-    model, tensors = variation(tmp_path, num_key_value_heads=heads)
-    names = {"model.embed_tokens": "model.tok_embeddings", "lm_head": "output", "self_attn.o_proj": "attention.wo",
-             "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj":
-             "feed_forward.w1", "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2"}
-    stored = {}
-    for name, value in tensors.items():
-        if "q_proj" in name:
-            k, v = (tensors[name.replace("q_proj", other)] for other in ("k_proj", "v_proj"))
-            stored[name.replace("self_attn.q_proj", "attention.wqkv")] = packed_rows(value, k, v, heads, 8)
-        elif "k_proj" not in name and "v_proj" not in name:
-            for old, new in names.items():
-                name = name.replace(old, new)
-            stored[name] = value
-    save_as(tmp_path / "model", family("InternLM2ForCausalLM", "internlm2", num_key_value_heads=heads, bias=False),
-            stored)
-    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
-                "InternLM2ForCausalLM")
-
-
-@pytest.mark.parametrize("eps", [1e-5, 1e-2])
-@pytest.mark.parametrize("heads", [2, 6])
-def test_orion(weft, tmp_path, eps, heads):
-    def layer_norms(model):
-        torch.manual_seed(1)
-        for owner in [model.model, *model.model.layers]:
-            for name, module in list(owner.named_children()):
-                if "norm" in name:
-                    norm = torch.nn.LayerNorm(48, eps=eps)
-                    torch.nn.init.normal_(norm.weight, 1, 0.2)
-                    torch.nn.init.normal_(norm.bias, 0, 0.2)
-                    setattr(owner, name, norm)
-
-    model, tensors = variation(tmp_path, layer_norms, num_key_value_heads=heads)
-    save_as(tmp_path / "model", family("OrionForCausalLM", "orion", rms_norm_eps=eps, num_key_value_heads=heads), tensors)
-    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
-                "OrionForCausalLM")
-
-
-def with_pack(tensors):
-    stored = {}
-    for name, value in tensors.items():
-        if "q_proj" in name:
-            stored[name.replace("q_proj", "W_pack")] = torch.cat(
-                [value] + [tensors[name.replace("q_proj", other)] for other in ("k_proj", "v_proj")])
-        elif "k_proj" not in name and "v_proj" not in name:
-            stored[name] = value
-    return stored
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("dim", [8, 14])
-def test_yayi2(weft, tmp_path, packed, dim):
-    model, tensors = variation(tmp_path, num_key_value_heads=1, head_dim=dim, rope_theta=100000.0)
-    config = without(family("YayiForCausalLM", "yayi", rope_theta=100000.0, head_dim=dim), "num_key_value_heads")
-    save_as(tmp_path / "model", config, with_pack(tensors) if packed else tensors)
-    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
-                "YayiForCausalLM")
-
-
-def test_baichuan2(weft, tmp_path):
-    def normalise(model):
-        with torch.no_grad():
-            model.lm_head.weight.copy_(torch.nn.functional.normalize(model.lm_head.weight))
-
-    vocabulary = 125696  # by which the second generation is known
-    folder = make(tmp_path / "reference", LLAMA | dict(num_key_value_heads=6, vocab_size=vocabulary))
-    model = reference(folder)
-    stored = with_pack({name: value.clone() for name, value in model.state_dict().items()})
-    normalise(model)
-    config = without(family("BaichuanForCausalLM", "baichuan", vocab_size=vocabulary), "num_key_value_heads")
-    save_as(tmp_path / "model", config, stored)
-    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
-                "BaichuanForCausalLM")
-
-
-def test_baichuan2_of_40_layers_adds_alibi(weft, tmp_path):
-    """modeling_baichuan.py of the 13B: ALiBi's slopes times the distance, and no turning."""
-    heads, dim = 6, 8
-
-    def alibi(model):
-        with torch.no_grad():
-            model.lm_head.weight.copy_(torch.nn.functional.normalize(model.lm_head.weight))
-        power = 2 ** (-(2 ** -(2 - 3)))  # 4 heads
-        slopes = torch.tensor([power ** (i + 1) for i in range(4)])
-        extra = 2 ** (-(2 ** -(3 - 3)))  # 8 heads, every other one
-        slopes = torch.cat([slopes, torch.tensor([extra ** (2 * i + 1) for i in range(2)])])
-
-        def attend(self, hidden_states, **_):
-            q, k, v = (projection(hidden_states).view(1, -1, heads, dim).transpose(1, 2)
-                       for projection in (self.q_proj, self.k_proj, self.v_proj))
-            place = torch.arange(q.shape[2])
-            scores = q @ k.transpose(2, 3) / dim ** 0.5 + slopes[:, None, None] * (place - place[:, None])
-            scores = scores.masked_fill(place > place[:, None], float("-inf"))
-            return self.o_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)), None
-
-        for layer in model.model.layers:
-            layer.self_attn.forward = attend.__get__(layer.self_attn)
-
-    model, tensors = variation(tmp_path, alibi, num_key_value_heads=6)
-    config = without(family("BaichuanForCausalLM", "baichuan", model_max_length=64), "num_key_value_heads",
-                     "max_position_embeddings")
-    save_as(tmp_path / "model", config, with_pack(tensors))
-    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
-                "BaichuanForCausalLM")
-
-
-@pytest.mark.parametrize("changes", [dict(), dict(num_key_value_heads=6), dict(rope_theta=50000.0)])
-def test_chatglm3_spelling(weft, tmp_path, changes):
-    folder = make(tmp_path / "reference", GLM | dict(partial_rotary_factor=0.5) | changes)
-    model = reference(folder)
-    stored = {"transformer.rotary_pos_emb.inv_freq": torch.zeros(4)}
-    tensors = model.state_dict()
-    names = {"model.layers": "transformer.encoder.layers", "model.embed_tokens": "transformer.embedding.word_embeddings",
-             "model.norm": "transformer.encoder.final_layernorm", "lm_head": "transformer.output_layer",
-             "self_attn.o_proj": "self_attention.dense", "mlp.gate_up_proj": "mlp.dense_h_to_4h",
-             "mlp.down_proj": "mlp.dense_4h_to_h", "self_attn.q_proj": "self_attention.query_key_value"}
-    for name, value in tensors.items():
-        if "k_proj" in name or "v_proj" in name:
-            continue
-        if "q_proj" in name:
-            value = torch.cat([value] + [tensors[name.replace("q_proj", other)] for other in ("k_proj", "v_proj")])
-        for old, new in names.items():
-            name = name.replace(old, new)
-        stored[name] = value
-    heads = changes.get("num_key_value_heads", 2)
-    save_as(tmp_path / "model", dict(
-        architectures=["ChatGLMModel"], model_type="chatglm", padded_vocab_size=199, hidden_size=48, num_layers=3,
-        num_attention_heads=6, kv_channels=16, ffn_hidden_size=80, seq_length=64, layernorm_epsilon=GLM.get(
-            "rms_norm_eps", 1.5625e-7), multi_query_attention=heads != 6, multi_query_group_num=heads, rmsnorm=True,
-        add_bias_linear=False, add_qkv_bias=True, post_layer_norm=True, original_rope=True,
-        rope_ratio=changes.get("rope_theta", 10000.0) / 10000, tie_word_embeddings=False), stored)
-    check_close(weft_logits(weft, tmp_path, tmp_path / "model", rows()), reference_logits(model, rows()),
-                "ChatGLMModel")
