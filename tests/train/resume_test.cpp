@@ -48,9 +48,10 @@ TEST(Resume, AdaptersOfExpertsGoOnToTheSameBits) {
   EXPECT_THROWS_WITH(job.run(yaml, dropping), ConfigError, "lora_dropout: 0.1");
   // An adapter that training starts from brings its stacks with it.
   fs::copy(job / "run/adapter", job / "first", fs::copy_options::recursive);
-  EXPECT_THROWS_WITH(job.run(yaml, {"adapter.init_from=first", "adapter.lora_dropout=0.1"}),
-                     ConfigError, "lora_dropout: 0.1");
-  job.run(yaml, {"adapter.init_from=first", "max_updates=2"});
+  const std::string first = "adapter.init_from=" + (job / "first").string();
+  EXPECT_THROWS_WITH(job.run(yaml, {first, "adapter.lora_dropout=0.1"}), ConfigError,
+                     "lora_dropout: 0.1");
+  job.run(yaml, {first, "max_updates=2"});
 }
 
 TEST(Resume, WithMoreUpdatesKeepsTheBestAdapter) {
