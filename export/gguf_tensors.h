@@ -58,7 +58,8 @@ struct GgufTensorJob {
 };
 
 /// Every tensor of the output, in llama.cpp's order: outside the layers first, then layer by layer.
-/// A tensor that the base has in MXFP4 and that nothing changes stays so, whatever `type` is.
+/// A tensor that the base has in MXFP4 and that nothing changes (of a stack: none of its matrices)
+/// stays so, whatever `type` is.
 /// `importance`, where not null, outlives the jobs.
 /// Errors as of merge::plan_fold; InputError, naming the tensor, for one the family does not have,
 /// and for importance of another width.
