@@ -8,7 +8,10 @@
 #include "checkpoint/dequantize.h"
 #include "checkpoint/gguf.h"
 #include "core/error.h"
+#include "export/gguf_lora.h"
 #include "export/gguf_tensors.h"
+#include "export/peft.h"
+#include "merge/merge.h"
 #include "tests/merge/models.h"
 #include "tests/support/model_files.h"
 #include "tests/support/throws.h"
@@ -37,7 +40,7 @@ struct Written {
 
 std::map<std::string, Written> exported(const fs::path& model, const char* type = "f32",
                                         const std::vector<InputPaths::Adapter>& adapters = {}) {
-  const OpenInputs inputs = open_inputs({model, adapters}, {});
+  const OpenInputs inputs = open_inputs({model, adapters}, {}, Output::kModel);
   const std::vector<GgufTensorJob> jobs = plan_tensors(inputs, find_file_type(type));
   std::map<std::string, Written> tensors;
   for (const checkpoint::GgufTensorPlan& plan : tensors_of(jobs)) {
@@ -228,6 +231,66 @@ TEST(GgufExperts, GateAndUpOfOneStackOfTheModelKeepTheirOwnTypes) {
       }
     }
   }
+}
+
+/// Of both stacks of both layers, as PEFT writes them: rank 2.
+fs::path write_stack_adapter(const TempDir& dir) {
+  std::vector<ModelTensor> factors;
+  for (int layer = 0; layer < 2; ++layer) {
+    const std::string experts = fmt::format("base_model.model.model.layers.{}.mlp.experts.", layer);
+    const auto add = [&](const std::string& key, std::int64_t out, std::int64_t in) {
+      const auto seed = static_cast<std::uint32_t>(10 * layer + out);
+      factors.push_back(
+          tests::noisy(experts + key + "lora_A.weight", {2 * 3, in}, core::DType::kF32, seed));
+      factors.push_back(
+          tests::noisy(experts + key + "lora_B.weight", {out, 2 * 3}, core::DType::kF32, seed + 1));
+    };
+    add("base_layer.", 2 * 64, 32);  // gate_up_proj
+    add("", 32, 64);                 // down_proj
+  }
+  return tests::write_adapter(
+      dir / "adapter",
+      R"({"peft_type": "LORA", "r": 2, "lora_alpha": 5, "target_modules": [],)"
+      R"("target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]})",
+      factors);
+}
+
+TEST(GgufExperts, AnAdapterOfStacksIsFoldedAsAMergeFoldsIt) {
+  const TempDir dir;
+  const fs::path model = tests::write_tiny_model(dir / "base", {.intermediate = 64, .experts = 3});
+  const fs::path adapter = write_stack_adapter(dir);
+  merge::MergeRequest request;
+  request.model = model;
+  request.adapters = {{adapter, -0.5}};
+  request.dtype = core::DType::kF32;
+  request.out = dir / "merged";
+  (void)merge::merge_model(request);
+  for (const char* type : {"f32", "q8_0"}) {
+    const auto wanted = exported(dir / "merged", type);
+    const auto found = exported(model, type, {{adapter, -0.5}});
+    const auto before = exported(model, type);
+    ASSERT_EQ(found.size(), wanted.size());
+    for (const auto& [name, tensor] : found) {
+      EXPECT_EQ(tensor.bytes, wanted.at(name).bytes) << name;
+      const bool changes = name.find("_exps.") != std::string::npos;
+      EXPECT_EQ(tensor.bytes != before.at(name).bytes, changes) << name;
+    }
+  }
+}
+
+TEST(ExpertsFault, AnAdapterOfStacksIsNotWrittenAsAnAdapter) {
+  const TempDir dir;
+  const fs::path model = tests::write_tiny_model(dir / "base", {.intermediate = 64, .experts = 3});
+  const fs::path adapter = write_stack_adapter(dir);
+  GgufLoraRequest lora;
+  lora.inputs = {model, {{adapter, 1}}};
+  lora.out = dir / "adapter.gguf";
+  EXPECT_THROWS_WITH((void)write_gguf_lora(lora), InputError, "target_parameters", "GGUF",
+                     "weft merge");
+  PeftRequest peft;
+  peft.adapters = {{adapter, 1}};
+  peft.out = dir / "peft";
+  EXPECT_THROWS_WITH((void)write_portable_peft(peft), InputError, "target_parameters", "--to peft");
 }
 
 }  // namespace
