@@ -76,6 +76,13 @@ bool is_essential(const Family& family, Part part) {
          part == down;
 }
 
+/// A hostile file says that it has many experts: its stack has them too, or is refused here.
+void require_experts(const Gguf& file, const GgufTensor& stack, std::int64_t experts) {
+  if (!stack.shape.empty() && stack.shape.front() == experts) return;
+  throw InputError("{}: tensor {} must hold {} experts, its shape is [{}]", file.path().string(),
+                   printable(stack.name), experts, fmt::join(stack.shape, ", "));
+}
+
 /// Adds what a row has in every layer, experts one by one.
 void add_sources(const Gguf& file, const Family& family, const TensorRow& row,
                  const GgufSizes& sizes, bool bias, std::set<std::string, std::less<>>& left,
@@ -92,6 +99,7 @@ void add_sources(const Gguf& file, const Family& family, const TensorRow& row,
       sources.push_back(std::move(*source));
       continue;
     }
+    require_experts(file, *source->tensors.front(), sizes.experts);
     for (std::int64_t expert = 0; expert < sizes.experts; ++expert) {
       sources.push_back({tensor_name(row, layer, expert, bias), &row, source->tensors});
     }
@@ -255,10 +263,6 @@ StoredTensor stored_tensor(const OpenModel& model, const Family& family, const G
     if (storage_of(tensor->type->name) != Storage::kOther) continue;
     stored.info.storage = Storage::kOther;
     stored.info.storage_name = std::string(tensor->type->name);
-  }
-  if (is_expert(source.row->part) && first.shape.front() != sizes.experts) {
-    throw InputError("{}: tensor {} must hold {} experts, its shape is [{}]", where,
-                     printable(first.name), sizes.experts, fmt::join(first.shape, ", "));
   }
   const GgufPlaces places = places_of(family, sizes, stored.info, first, where);
   stored.bytes = bytes_of(file, first, places);

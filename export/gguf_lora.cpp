@@ -146,7 +146,7 @@ double compare(const GgufLoraRequest& request, const std::filesystem::path& writ
 
 AdapterReport write_gguf_lora(const GgufLoraRequest& request, const core::Log& log) {
   CheckedFile file(request.out, all_paths(request.inputs), request.overwrite);
-  const OpenInputs inputs = open_inputs(request.inputs, log, CheckWeights::kNo);
+  const OpenInputs inputs = open_inputs(request.inputs, log, Output::kAdapter);
   for (const lora::PeftFile& adapter : inputs.files) {
     for (const lora::Target& target : adapter.targets()) {
       static_cast<void>(lora::base_weight(inputs.base, target));

@@ -168,6 +168,18 @@ struct RowComparison {
   }
 };
 
+/// NumericError where the rows that were compared are not what was to be written.
+WrittenUpdate judge(const GgufTensorJob& job, const RowComparison& sums) {
+  const double relative = sums.exact > 0 ? std::sqrt(sums.error / sums.exact) : 0;
+  if (!(relative <= largest_relative_error(job.plan.storage))) {
+    throw NumericError("tensor '{}' read back differs from what was written by {:.2g} of itself",
+                       job.info->name, relative);
+  }
+  return {job.info->name, std::string(checkpoint::name_of(job.plan.storage)),
+          sums.update > 0 ? sums.kept / sums.update : 1,
+          sums.update > 0 ? std::sqrt(sums.error / sums.update) : 0};
+}
+
 /// Reads sampled rows of one changed tensor back through the reader of models, which undoes the
 /// order of rows by itself.
 WrittenUpdate compare(const OpenInputs& inputs, const GgufTensorJob& job,
@@ -194,14 +206,38 @@ WrittenUpdate compare(const OpenInputs& inputs, const GgufTensorJob& job,
   }
   inputs.base.release(*job.info);
   written.release(*tensor);
-  const double relative = sums.exact > 0 ? std::sqrt(sums.error / sums.exact) : 0;
-  if (!(relative <= largest_relative_error(job.plan.storage))) {
-    throw NumericError("tensor '{}' read back differs from what was written by {:.2g} of itself",
-                       job.info->name, relative);
+  return judge(job, sums);
+}
+
+/// A stack of the model, whose matrices lie in the file as those of `stack`. Some rows of each are
+/// read as they lie there: the reader of models may have them one by one.
+WrittenUpdate compare_stack(const OpenInputs& inputs, std::span<const GgufTensorJob> stack,
+                            const checkpoint::Gguf& written) {
+  const GgufTensorJob& any = stack.front();
+  const auto bytes = written.bytes(*written.find_tensor(any.plan.name));
+  const std::int64_t rows = any.plan.shape.front();
+  const auto width = static_cast<std::size_t>(any.plan.shape.back());
+  const auto block = checkpoint::block_size(any.plan.storage);
+  const std::size_t row_bytes = width / block.elements * block.bytes;
+  const std::int64_t step = std::max<std::int64_t>(1, rows * std::ssize(stack) / kSampledRows);
+  std::vector<float> base(width);
+  std::vector<float> back(width);
+  RowComparison sums;
+  for (const GgufTensorJob& job : stack) {
+    const std::optional<merge::Update> update = update_of(inputs, job);
+    std::vector<double> delta(
+        static_cast<std::size_t>(merge::Update::kRowBlock * update->stride()));
+    for (std::int64_t row = job.expert % rows; row < rows; row += step) {
+      const std::int64_t output = job.output(row);
+      read_outputs(inputs.base, job, output, output + 1, base);
+      const auto at = static_cast<std::size_t>(job.expert * rows + row) * row_bytes;
+      checkpoint::dequantize(any.plan.storage, bytes.subspan(at, row_bytes), back);
+      update->compute(output, delta);
+      sums.add(base, delta.data(), back);
+    }
   }
-  return {job.info->name, std::string(checkpoint::name_of(job.plan.storage)),
-          sums.update > 0 ? sums.kept / sums.update : 1,
-          sums.update > 0 ? std::sqrt(sums.error / sums.update) : 0};
+  inputs.base.release(*any.info);
+  return judge(any, sums);
 }
 
 std::vector<WrittenUpdate> compare_all(const OpenInputs& inputs,
@@ -209,9 +245,17 @@ std::vector<WrittenUpdate> compare_all(const OpenInputs& inputs,
                                        const fs::path& out) {
   const auto written = checkpoint::Checkpoint::open(out);
   std::vector<WrittenUpdate> updates;
-  for (const GgufTensorJob& job : jobs) {
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    const GgufTensorJob& job = jobs[i];
     // Of rows that were divided by their length nothing is left to compare with.
-    if (!job.uses.empty() && !job.unit_rows) updates.push_back(compare(inputs, job, written));
+    if (job.uses.empty() || job.unit_rows) continue;
+    if (job.experts == 0 || job.info->shape.size() < 3) {
+      updates.push_back(compare(inputs, job, written));
+    } else if (job.expert == 0) {
+      const auto experts = static_cast<std::size_t>(job.experts);
+      updates.push_back(
+          compare_stack(inputs, std::span(jobs).subspan(i, experts), *written.gguf()));
+    }
   }
   std::ranges::sort(updates, {}, &WrittenUpdate::name);
   return updates;
@@ -247,7 +291,7 @@ GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& cont
                       const core::Log& log) {
   const auto start = std::chrono::steady_clock::now();
   CheckedFile file(request.out, all_paths(request.inputs), request.overwrite);
-  const OpenInputs inputs = open_inputs(request.inputs, log);
+  const OpenInputs inputs = open_inputs(request.inputs, log, Output::kModel);
   std::optional<Importance> importance;
   if (!request.importance.empty()) importance = Importance::read(request.importance);
   const std::vector<GgufTensorJob> jobs =

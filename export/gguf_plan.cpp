@@ -34,7 +34,7 @@ std::tuple<std::int64_t, std::string_view, std::int64_t> position(const GgufTens
 /// Bytes of the base that are the output's already.
 std::span<const std::byte> ready_bytes(const checkpoint::Checkpoint& base,
                                        const GgufTensorJob& job) {
-  if (!job.uses.empty() || job.info->storage != job.plan.storage) return {};
+  if (!job.uses.empty()) return {};
   const auto part = [](std::span<const std::byte> all, std::int64_t begin, std::int64_t end,
                        std::int64_t of) {
     const std::size_t each = all.size() / static_cast<std::size_t>(std::max<std::int64_t>(1, of));
@@ -48,7 +48,7 @@ std::span<const std::byte> ready_bytes(const checkpoint::Checkpoint& base,
     const auto bytes = base.gguf()->bytes(*tensor);
     return job.experts == 0 ? bytes : part(bytes, job.expert, job.expert + 1, job.experts);
   }
-  if (!job.as_stored()) return {};
+  if (job.info->storage != job.plan.storage || !job.as_stored()) return {};
   const auto bytes = base.raw(*job.info);
   if (job.experts == 0) return bytes;
   // A vector of a stack is a row of it.
@@ -128,9 +128,13 @@ bool has_unit_head(const checkpoint::Checkpoint& base) {
   return config.value("vocab_size", nlohmann::json()) != kFirstVocabulary;
 }
 
-/// Whether the base has it in MXFP4, in whichever kind of file.
-bool lies_in_mxfp4(const TensorInfo& tensor) {
-  return tensor.storage == Storage::kMXFP4 || checkpoint::is_mxfp4(tensor);
+/// Whether the base has it in MXFP4, in whichever kind of file, and nothing changes it. Gate and up
+/// of one tensor of the model can lie in a GGUF file in two types.
+bool stays_in_mxfp4(const checkpoint::Checkpoint& base, const GgufTensorJob& job) {
+  if (job.info == nullptr || !job.uses.empty()) return false;
+  if (base.gguf() == nullptr) return checkpoint::is_mxfp4(*job.info);
+  const auto* tensor = base.gguf()->find_tensor(job.plan.name);
+  return tensor != nullptr && checkpoint::storage_of(tensor->type->name) == Storage::kMXFP4;
 }
 
 /// What all jobs of a place have in common: a tensor, or a matrix of a stack.
@@ -146,9 +150,6 @@ GgufTensorJob job_of(const merge::FoldPlan::Tensor& tensor, const checkpoint::Gg
   job.plan.shape[0] = place.outputs;
   job.plan.storage = storage_for(type, place.name, job.plan.shape, shape);
   job.wanted = wanted_storage(type, place.name, job.plan.shape, shape);
-  if (tensor.uses.empty() && lies_in_mxfp4(*tensor.info)) {
-    job.plan.storage = job.wanted = Storage::kMXFP4;
-  }
   job.rows = place.rows;
   job.first = place.first;
   job.step = place.step;
@@ -172,22 +173,50 @@ void add_jobs(const OpenInputs& inputs, const merge::FoldPlan::Tensor& tensor,
       job.matrix = matrix;
       job.expert = places.expert.value_or(matrix);
       job.importance = importance_of(importance, job);
-      job.stored = ready_bytes(inputs.base, job);
       jobs.push_back(job);
     }
   }
 }
 
-/// Every expert once.
-void require_whole_stacks(const OpenInputs& inputs, std::span<const GgufTensorJob> jobs) {
-  std::int64_t next = 0;
-  for (const GgufTensorJob& job : jobs) {
-    if (job.experts == 0) continue;
-    if (job.expert != next) {
-      throw InputError("{}: the matrix of expert {} for '{}' is missing",
-                       inputs.base.path().string(), next, job.plan.name);
+/// Every expert of a stack once, and all of one shape.
+void require_whole_stack(const OpenInputs& inputs, std::span<const GgufTensorJob> stack) {
+  const GgufTensorJob& first = stack.front();
+  const std::string where = inputs.base.path().string();
+  if (std::ssize(stack) > first.experts) {
+    throw InputError("{}: '{}' would have {} matrices of {} experts", where, first.plan.name,
+                     stack.size(), first.experts);
+  }
+  for (std::int64_t expert = 0; expert < first.experts; ++expert) {
+    const auto at = static_cast<std::size_t>(expert);
+    if (at == stack.size() || stack[at].expert != expert) {
+      throw InputError("{}: the matrix of expert {} for '{}' is missing", where, expert,
+                       first.plan.name);
     }
-    next = (next + 1) % job.experts;
+    const std::vector<std::int64_t>& shape = stack[at].plan.shape;
+    if (shape != first.plan.shape) {
+      throw InputError(
+          "{}: the matrices for '{}' differ in shape: expert {} has [{}], expert 0 has [{}]", where,
+          first.plan.name, expert, fmt::join(shape, ", "), fmt::join(first.plan.shape, ", "));
+    }
+  }
+}
+
+/// What the jobs of each tensor of the output have in common: a stack is whole, and stays in MXFP4
+/// only where nothing changes any of its matrices.
+void settle_tensors(const OpenInputs& inputs, std::span<GgufTensorJob> jobs) {
+  for (auto begin = jobs.begin(); begin != jobs.end();) {
+    const auto end = std::find_if(begin, jobs.end(), [&](const GgufTensorJob& job) {
+      return job.plan.name != begin->plan.name;
+    });
+    const std::span<GgufTensorJob> tensor(begin, end);
+    if (begin->experts > 0) require_whole_stack(inputs, tensor);
+    const bool stays = std::ranges::all_of(
+        tensor, [&](const GgufTensorJob& job) { return stays_in_mxfp4(inputs.base, job); });
+    for (GgufTensorJob& job : tensor) {
+      if (stays) job.plan.storage = job.wanted = Storage::kMXFP4;
+      if (job.info != nullptr) job.stored = ready_bytes(inputs.base, job);
+    }
+    begin = end;
   }
 }
 
@@ -220,7 +249,7 @@ std::vector<GgufTensorJob> plan_tensors(const OpenInputs& inputs, const FileType
   }
   add_rotary_factors(inputs, form, sizes, jobs);
   std::ranges::sort(jobs, {}, position);
-  require_whole_stacks(inputs, jobs);
+  settle_tensors(inputs, jobs);
   const std::int64_t layers = jobs.empty() ? 0 : std::get<0>(position(jobs.back())) + 1;
   if (layers != sizes.layers) {
     throw InputError("{}: config.json says num_hidden_layers = {}, the weights have {} layers",

@@ -103,12 +103,7 @@ class TensorWriter {
     }
     const auto [first, last] = outputs(begin, end);
     scratch.values.resize(static_cast<std::size_t>((last - first) * width_));
-    if (job_.transposed) {
-      base_.read_columns(*job_.info, job_.matrix, first, last, scratch.values);
-    } else {
-      const std::int64_t above = job_.matrix * matrix_rows(*job_.info);
-      base_.read_rows(*job_.info, above + first, above + last, scratch.values);
-    }
+    read_outputs(base_, job_, first, last, scratch.values);
     if (update_) add_update(scratch, first, last);
     if (job_.unit_rows) divide_by_length(scratch.values);
     if (!checkpoint::fits(storage_, scratch.values)) {
@@ -179,11 +174,30 @@ std::optional<merge::Update> update_of(const OpenInputs& inputs, const GgufTenso
                                        merge::Update::Layout layout) {
   if (job.uses.empty()) return std::nullopt;
   std::vector<merge::Term> terms;
-  for (const merge::FoldPlan::Use& use : job.uses) {
+  for (const merge::Use& use : job.uses) {
     const merge::WeightedAdapter& adapter = inputs.adapters[use.adapter];
-    terms.push_back({adapter.file->load(use.target), adapter.weight});
+    const lora::Target& target = adapter.file->targets()[use.target];
+    lora::Factors factors;
+    if (use.part == merge::Use::Part::kExpert) {
+      factors = adapter.file->load_expert(use.target, use.expert, use.first_row, job.info->rows());
+    } else if (target.kind == lora::TargetKind::kExperts) {
+      factors = adapter.file->load_expert(use.target, job.matrix, 0, target.module.out);
+    } else {
+      factors = adapter.file->load(use.target);
+    }
+    terms.push_back({std::move(factors), adapter.weight});
   }
   return merge::Update(std::move(terms), layout);
+}
+
+void read_outputs(const checkpoint::Checkpoint& base, const GgufTensorJob& job, std::int64_t begin,
+                  std::int64_t end, std::span<float> out) {
+  if (job.transposed) {
+    base.read_columns(*job.info, job.matrix, begin, end, out);
+    return;
+  }
+  const std::int64_t above = job.matrix * matrix_rows(*job.info);
+  base.read_rows(*job.info, above + begin, above + end, out);
 }
 
 void write_tensor(const OpenInputs& inputs, const GgufTensorJob& job,

@@ -58,7 +58,8 @@ struct GgufTensorJob {
 };
 
 /// Every tensor of the output, in llama.cpp's order: outside the layers first, then layer by layer.
-/// A tensor that the base has in MXFP4 and that nothing changes stays so, whatever `type` is.
+/// A tensor that the base has in MXFP4 and that nothing changes (of a stack: none of its matrices)
+/// stays so, whatever `type` is.
 /// `importance`, where not null, outlives the jobs.
 /// Errors as of merge::plan_fold; InputError, naming the tensor, for one the family does not have,
 /// and for importance of another width.
@@ -70,10 +71,15 @@ struct GgufTensorJob {
 [[nodiscard]] std::vector<checkpoint::GgufTensorPlan> tensors_of(
     std::span<const GgufTensorJob> jobs);
 
-/// The update of a job's tensor; nothing when no adapter changes it.
+/// The update of a job's tensor, or of its matrix of a stack; nothing when no adapter changes it.
 [[nodiscard]] std::optional<merge::Update> update_of(
     const OpenInputs& inputs, const GgufTensorJob& job,
     merge::Update::Layout layout = merge::Update::Layout::kOutIn);
+
+/// The base's numbers of outputs [begin, end) of a job's matrix: rows of [out, in], however the
+/// model stores it. Thread-safe.
+void read_outputs(const checkpoint::Checkpoint& base, const GgufTensorJob& job, std::int64_t begin,
+                  std::int64_t end, std::span<float> out);
 
 /// Calls `emit` with the tensor's bytes, piece by piece and in order.
 /// NumericError naming the tensor when a number leaves the range of its storage.

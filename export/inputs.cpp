@@ -25,12 +25,13 @@ void check_base(const OpenInputs& inputs, const lora::PeftFile& adapter, bool al
 
 }  // namespace
 
-OpenAdapters open_adapters(const std::vector<InputPaths::Adapter>& adapters, const core::Log& log) {
+OpenAdapters open_adapters(const std::vector<InputPaths::Adapter>& adapters, std::string_view who,
+                           lora::PeftFile::Stacks stacks, const core::Log& log) {
   OpenAdapters opened;
   opened.files.reserve(adapters.size());
   for (const auto& adapter : adapters) {
     opened.files.push_back(lora::PeftFile::open(adapter.directory, log));
-    opened.files.back().require_plain("weft export");
+    opened.files.back().require_plain(who, stacks);
     opened.weighted.push_back({&opened.files.back(), adapter.weight});
   }
   return opened;
@@ -43,7 +44,7 @@ std::vector<fs::path> all_paths(const InputPaths& paths) {
   return all;
 }
 
-OpenInputs open_inputs(const InputPaths& paths, const core::Log& log, CheckWeights check) {
+OpenInputs open_inputs(const InputPaths& paths, const core::Log& log, Output output) {
   OpenInputs inputs{checkpoint::Checkpoint::open(paths.model), {}, {}, {}};
   const auto quantised = inputs.base.config().find("quantization_config");
   const bool readable = checkpoint::says_mxfp4(inputs.base.config());
@@ -53,10 +54,14 @@ OpenInputs open_inputs(const InputPaths& paths, const core::Log& log, CheckWeigh
         "quantised",
         paths.model.string());
   }
-  OpenAdapters opened = open_adapters(paths.adapters, log);
+  OpenAdapters opened =
+      output == Output::kModel
+          ? open_adapters(paths.adapters, "weft export", lora::PeftFile::Stacks::kTaken, log)
+          : open_adapters(paths.adapters, "an adapter in GGUF", lora::PeftFile::Stacks::kRefused,
+                          log);
   inputs.files = std::move(opened.files);  // Keeps its elements where they are.
   inputs.adapters = std::move(opened.weighted);
-  if (check == CheckWeights::kNo) return inputs;
+  if (output == Output::kAdapter) return inputs;
   const bool recorded = std::ranges::any_of(inputs.files, [](const lora::PeftFile& file) {
     return file.provenance() && !file.provenance()->base_weights.empty();
   });

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
@@ -32,12 +33,16 @@ struct OpenAdapters {
   std::vector<lora::PeftFile> files;
   std::vector<merge::WeightedAdapter> weighted;  ///< Point into `files`.
 };
+/// InputError where one has more than pairs of factors (lora::PeftFile::require_plain); `stacks`
+/// says whether those of stacks of experts are taken. `who` is named then.
 [[nodiscard]] OpenAdapters open_adapters(const std::vector<InputPaths::Adapter>& adapters,
+                                         std::string_view who, lora::PeftFile::Stacks stacks,
                                          const core::Log& log);
 
-/// Whether the base's weights are hashed and compared with what the adapters record: a pass over
-/// them, which an output without them does not need.
-enum class CheckWeights { kYes, kNo };
+/// What is made of base and adapters. An adapter holds none of the base's weights, so that these
+/// are not hashed and compared with what the adapters record (a pass over them); and nothing that
+/// reads it takes adapters of stacks of experts.
+enum class Output { kModel, kAdapter };
 
 /// The same, opened and found to fit.
 struct OpenInputs {
@@ -49,8 +54,8 @@ struct OpenInputs {
 
 /// Opens base and adapters; refuses an adapter that was trained on other weights (lora::check_base)
 /// unless that is allowed, which is told to `log`, and a base that another program has quantised
-/// inside its safetensors (quantization_config), but for MXFP4, which is read.
-[[nodiscard]] OpenInputs open_inputs(const InputPaths& paths, const core::Log& log,
-                                     CheckWeights check = CheckWeights::kYes);
+/// inside its safetensors (quantization_config), but for MXFP4, which is read. Errors of
+/// open_adapters().
+[[nodiscard]] OpenInputs open_inputs(const InputPaths& paths, const core::Log& log, Output output);
 
 }  // namespace weft::exporting

@@ -92,7 +92,8 @@ AdapterReport write_portable_peft(const PeftRequest& request, const core::Log& l
   std::vector<std::filesystem::path> inputs;
   for (const auto& adapter : request.adapters) inputs.push_back(adapter.directory);
   core::claim_output({request.out, core::OutputKind::kFolder}, inputs, request.overwrite);
-  const OpenAdapters adapters = open_adapters(request.adapters, log);
+  const OpenAdapters adapters = open_adapters(request.adapters, "weft export --to peft",
+                                              lora::PeftFile::Stacks::kRefused, log);
   core::AtomicDirectory folder(request.out, request.overwrite);
   const lora::Adapter adapter =
       faithful ? lora::read_peft(adapters.files.front().directory(), log) : portable(adapters);

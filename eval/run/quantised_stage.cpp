@@ -88,7 +88,8 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
       .model = model.model, .adapters = {}, .allow_other_base = model.allow_other_base};
   for (const std::filesystem::path& adapter : model.adapters)
     paths.adapters.push_back({adapter, 1});
-  const exporting::OpenInputs inputs = exporting::open_inputs(paths, log);
+  const exporting::OpenInputs inputs =
+      exporting::open_inputs(paths, log, exporting::Output::kModel);
   const exporting::FileType& type = exporting::find_file_type(model.type);
   std::map<std::string, std::vector<exporting::GgufTensorJob>> jobs;
   for (exporting::GgufTensorJob& job : exporting::plan_tensors(inputs, type)) {

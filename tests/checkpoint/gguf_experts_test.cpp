@@ -142,6 +142,10 @@ TEST(GgufExpertsFault, StacksThatAreMissingOrOfAnotherNumber) {
   add_stack(without, "gate", kHidden, kWidth, 100);
   EXPECT_THROWS_WITH((void)open(dir, without), InputError, "'blk.0.ffn_down_exps.weight'",
                      "is missing");
+  GgufBuilder claimed = layer("llama", 65536);  // Refused before experts are counted one by one.
+  for (const char* part : {"gate", "up"}) add_stack(claimed, part, 1, 1, 0, 1);
+  EXPECT_THROWS_WITH((void)open(dir, claimed), InputError, "'blk.0.ffn_gate_exps.weight'",
+                     "must hold 65536 experts", "[1, 1, 1]");
   GgufBuilder many = layer("llama", 70000);
   add_stack(many, "gate", 1, 1, 0, 70000);
   EXPECT_THROWS_WITH((void)open(dir, many), InputError, "'llama.expert_count' is 70000");

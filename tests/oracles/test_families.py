@@ -1,5 +1,7 @@
 """Model families in GGUF: tiny random models of each, against llama.cpp's converter and library, transformers and PEFT."""
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -129,18 +131,24 @@ def test_importance_of_each_expert_is_used_as_llama_quantize_uses_it(weft, probe
         assert differing(tmp_path / "ours.gguf", tmp_path / "theirs.gguf") == []
 
 
-@pytest.mark.parametrize("name", ["mixtral_few", "gpt_oss"])
-def test_simulated_quantisation_of_experts_equals_the_exported_file(weft, models, tmp_path, name):
-    folder, exported = models[name], tmp_path / "model.gguf"
-    weft("export", "--model", folder, "--to", "gguf", "--type", "q4_0", "--out", exported)
+def assert_simulated_as_exported(weft, tmp_path, exported, base, **stage):
+    """A stage that quantises to Q4_0 in memory measures what the file does."""
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in family_models.WORDS))
     (tmp_path / "eval.yaml").write_text(json.dumps({
-        "base_model": str(folder), "record": False, "text": [str(tmp_path / "corpus.jsonl")], "distribution": {},
-        "stages": [{"name": "simulated", "quantise": "q4_0"}, {"name": "exported", "model": str(exported)}]}))
+        "base_model": str(base), "record": False, "text": [str(tmp_path / "corpus.jsonl")], "distribution": {},
+        "stages": [{"name": "simulated", "quantise": "q4_0", **{key: [str(value)] for key, value in stage.items()}},
+                   {"name": "exported", "model": str(exported)}]}))
     weft("eval", tmp_path / "eval.yaml", "--out", tmp_path / "out.json")
     simulated, file = (stage["suites"][0] for stage in json.loads((tmp_path / "out.json").read_text())["stages"])
     assert simulated["items"]["loss"] == file["items"]["loss"]
     assert file["distribution"]["kl"]["max"] == 0
+
+
+@pytest.mark.parametrize("name", ["mixtral_few", "gpt_oss"])
+def test_simulated_quantisation_of_experts_equals_the_exported_file(weft, models, tmp_path, name):
+    exported = tmp_path / "model.gguf"
+    weft("export", "--model", models[name], "--to", "gguf", "--type", "q4_0", "--out", exported)
+    assert_simulated_as_exported(weft, tmp_path, exported, base=models[name])
 
 
 def architecture(folder):
@@ -250,6 +258,68 @@ def test_an_adapter_of_experts_is_refused_beside_a_model_in_gguf_and_folded_into
         weft("export", "--model", tmp_path / "merged", "--to", "gguf", "--type", kind, "--out", tmp_path / "folded.gguf", "--force")
         assert differing(tmp_path / "ours.gguf", tmp_path / "folded.gguf") == []
     assert "update    in 6 tensors" in weft("export", *both, "--to", "gguf", "--type", "q8_0", "--out", tmp_path / "q8_0.gguf")
+
+
+def stacked(folder, out):
+    """The model with its experts in stacks, as transformers holds them."""
+    shutil.copytree(folder, out)
+    state, experts = {}, {}
+    for key, value in load_file(folder / "model.safetensors").items():
+        layer, found, expert = re.sub("block_sparse_moe.experts", "mlp.experts", key).partition(".mlp.experts.")
+        if not found:
+            state[key] = value
+            continue
+        number, part, _ = expert.split(".")
+        experts.setdefault(layer, {})[int(number), {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}.get(part, part)] = value
+    for layer, parts in experts.items():
+        numbers = range(len(parts) // 3)
+        state[f"{layer}.mlp.experts.gate_up_proj"] = torch.stack(
+            [torch.cat([parts[n, "gate_proj"], parts[n, "up_proj"]]) for n in numbers])
+        state[f"{layer}.mlp.experts.down_proj"] = torch.stack([parts[n, "down_proj"] for n in numbers])
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["mixtral_few", "qwen3_moe", "gpt_oss"])
+def test_an_adapter_of_stacks_of_experts_is_folded_as_a_merge_folds_it(weft, probe, models, tmp_path, name):
+    folder, adapter = models[name], tmp_path / "adapter"
+    torch.manual_seed(3)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager"), LoraConfig(
+        r=3, lora_alpha=6, lora_dropout=0.0, target_modules=["q_proj"],
+        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]))
+    for key, value in model.named_parameters():
+        if "lora_B" in key:
+            value.data = torch.randn(value.shape) * 0.05
+    model.save_pretrained(adapter)
+    with_adapter = ["--model", folder, "--adapter", adapter]
+    weft("merge", *with_adapter, "--out", tmp_path / "f32", "--dtype", "f32")
+    for kind in ("f32", "q4_0"):
+        done = weft("export", *with_adapter, "--to", "gguf", "--type", kind, "--out", tmp_path / f"{kind}.gguf")
+        assert "update    in " in done
+        weft("export", "--model", tmp_path / "f32", "--to", "gguf", "--type", kind, "--out", tmp_path / "folded.gguf", "--force")
+        assert differing(tmp_path / f"{kind}.gguf", tmp_path / "folded.gguf") == []
+    expected = logits(model.eval(), ROWS)
+    assert divergence(expected, logits(reference(name), ROWS)) > 1e-4
+    assert divergence(expected, llama_logits(probe, tmp_path / "f32.gguf", ROWS, tmp_path)) < 1e-6
+    # A base in GGUF, and one in BF16.
+    weft("export", "--model", folder, "--to", "gguf", "--type", "f32", "--out", tmp_path / "base.gguf")
+    weft("export", "--model", tmp_path / "base.gguf", "--adapter", adapter, "--to", "gguf", "--type", "f32", "--out",
+         tmp_path / "other.gguf")
+    assert differing(tmp_path / "f32.gguf", tmp_path / "other.gguf") == []
+    weft("merge", "--model", folder, "--out", tmp_path / "halves", "--dtype", "bf16")
+    weft("merge", "--model", tmp_path / "halves", "--adapter", adapter, "--out", tmp_path / "folded")
+    weft("export", "--model", tmp_path / "folded", "--to", "gguf", "--type", "bf16", "--out", tmp_path / "folded.gguf", "--force")
+    weft("export", "--model", tmp_path / "halves", "--adapter", adapter, "--to", "gguf", "--type", "bf16", "--out",
+         tmp_path / "other.gguf", "--force")
+    assert differing(tmp_path / "other.gguf", tmp_path / "folded.gguf") == []
+    assert_simulated_as_exported(weft, tmp_path, tmp_path / "q4_0.gguf", base=folder, adapter=adapter)
+    if name != "gpt_oss":  # A base that has the stacks itself.
+        stacked(folder, tmp_path / "stacks")
+        weft("export", "--model", tmp_path / "stacks", "--adapter", adapter, "--to", "gguf", "--type", "f32", "--out",
+             tmp_path / "other.gguf", "--force")
+        assert differing(tmp_path / "f32.gguf", tmp_path / "other.gguf") == []
+    for output in (["gguf-lora", "--model", folder], ["peft"]):
+        done = weft.run("export", "--adapter", adapter, "--out", tmp_path / "refused", "--to", *output, check=False)
+        assert done.returncode == 2 and "target_parameters" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("config, wanted", [

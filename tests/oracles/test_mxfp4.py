@@ -172,6 +172,22 @@ def test_gguf_of_any_type_keeps_blocks_that_nothing_changes(weft, tmp_path, mode
     assert all(of_plain[key].tensor_type == 0 and np.array_equal(of_plain[key].numbers(), again[key].numbers()) for key in kept)
 
 
+def test_gguf_has_an_adapter_of_the_stacks_folded_in(weft, tmp_path, models):
+    packed, plain = models
+    adapter, _ = adapter_of(plain, tmp_path, target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
+    weft("merge", "--model", packed, "--adapter", adapter, "--out", tmp_path / "folded", "--dtype", "f32")
+    kept = stacks_of(export(weft, tmp_path / "kept.gguf", packed, "f32"))
+    wanted = tensors(export(weft, tmp_path / "folded.gguf", tmp_path / "folded", "f32"))
+    for name, base in (("straight", packed), ("again", tmp_path / "kept.gguf")):
+        found = tensors(export(weft, tmp_path / f"{name}.gguf", base, "f32", "--adapter", adapter))
+        assert found.keys() == wanted.keys()
+        for key, tensor in found.items():
+            unchanged = "gate_exps.weight" in key or "up_exps.weight" in key
+            expected = (kept if unchanged else wanted)[key]
+            assert tensor.tensor_type == expected.tensor_type == (39 if unchanged else 0)
+            assert tensor.data.tobytes() == expected.data.tobytes(), key
+
+
 def export(weft, out, model, kind, *options):
     weft("export", "--to", "gguf", "--type", kind, "--model", model, "--out", out, *options)
     return out
