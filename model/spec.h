@@ -78,12 +78,13 @@ struct AttentionSpec {
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;  ///< Divides heads: each serves heads / kv_heads of them.
   std::int64_t head_dim = 0;
-  std::int64_t window = 0;  ///< Position i sees j with i - window < j <= i; 0: all j <= i.
-  double scale = 0;         ///< Of q k
-  double soft_cap = 0;      ///< score = cap tanh(score / cap); 0: none
-  bool alibi = false;       ///< Adds slope (j - i), one slope a head (arXiv 2108.12409)
-  std::string sinks{};      ///< Tensor [heads] of scores without a value; empty: none
-  std::int64_t rotary = 0;  ///< Index in Spec::rotaries; kNoRotary: positions do not turn
+  std::int64_t window = 0;     ///< Position i sees j with i - window < j <= i; 0: all j <= i.
+  double scale = 0;            ///< Of q k
+  double soft_cap = 0;         ///< score = cap tanh(score / cap); 0: none
+  bool alibi = false;          ///< Adds slope (j - i), one slope a head (arXiv 2108.12409)
+  bool alibi_in_bf16 = false;  ///< Its slopes and what they give; the scale multiplies that as well
+  std::string sinks{};         ///< Tensor [heads] of scores without a value; empty: none
+  std::int64_t rotary = 0;     ///< Index in Spec::rotaries; kNoRotary: positions do not turn
   static constexpr std::int64_t kNoRotary = -1;
 
   [[nodiscard]] std::int64_t q_width() const { return heads * head_dim; }

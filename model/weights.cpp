@@ -243,6 +243,7 @@ class Builder {
                          .window = a.window,
                          .score = {.scale = a.scale, .soft_cap = a.soft_cap}};
     if (a.alibi) shape.score.slopes = alibi_slopes(a.heads);
+    shape.score.slopes_in_bf16 = a.alibi_in_bf16;
     if (!a.sinks.empty() && fill_) {
       const at::Tensor sinks = at::empty({a.heads}, at::TensorOptions().dtype(at::kFloat));
       fill(a.sinks, sinks);

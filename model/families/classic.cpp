@@ -75,7 +75,7 @@ Spec bloom(const Reader& reader) {
 }
 
 /// Three kinds: one head of keys for all (7B), groups with two norms (40B, 180B), or as many heads
-/// of keys as of queries, one branch after the other (RW).
+/// of keys as of queries, one branch after the other (RW, with ALiBi).
 Spec falcon(const Reader& reader) {
   Spec spec = sizes(reader, 2048);
   const bool grouped = reader.flag("new_decoder_architecture", false);
@@ -94,9 +94,12 @@ Spec falcon(const Reader& reader) {
   block.qkv_bias = block.o_bias = block.up_bias = block.down_bias = reader.flag("bias", false);
   const bool parallel = reader.flag("parallel_attn", true);
   block.parallel = grouped || parallel;
-  // transformers rounds the slopes and what they give to bfloat16, whatever the model's type is.
-  reader.require("alibi", false);
-  spec.rotaries = {rope(reader, spec, a.head_dim)};
+  if (reader.flag("alibi", false)) {
+    a.alibi = a.alibi_in_bf16 = true;
+    a.rotary = AttentionSpec::kNoRotary;
+  } else {
+    spec.rotaries = {rope(reader, spec, a.head_dim)};
+  }
   // Of its norms' names, those that this kind has.
   const std::int64_t norms = reader.size("num_ln_in_parallel_attn", grouped ? 2 : 1);
   const std::int64_t layers = reader.size({"num_hidden_layers", "n_layer"});

@@ -65,9 +65,9 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
           if (job.plain) {
             most = scale_scores<T>(score, seen.first, seen.last, job.scale, most);
           } else {
-            adjust(job, kv_head * group + row / n, score, seen.first, seen.last,
-                   range.position + (begin - range.begin) - (own.position + (token - own.begin)),
-                   1);
+            adjust(
+                job, kv_head * group + row / n, score, seen.first, seen.last,
+                Places{range.position + (begin - range.begin), own.position + (token - own.begin)});
             for (std::int64_t j = seen.first; j < seen.last; ++j) most = std::max(most, score[j]);
           }
           const W total = exponentials<T>(score, seen.first, seen.last, most);

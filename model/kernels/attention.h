@@ -11,11 +11,14 @@ namespace weft::model {
 
 /// What the softmax takes of the product of query i and key j, s = scale q k:
 /// cap tanh(s / cap), or s + slope (j - i). Sinks join each head's softmax without a value.
+/// Falcon's slopes are in bf16: slope j is rounded to it, as j itself is, and scaled as q k is;
+/// s + scale (slope j - slope i) (modeling_falcon.py, build_alibi_tensor).
 struct Score {
   double scale = 0;             ///< 0: 1 / sqrt(head_dim)
   double soft_cap = 0;          ///< 0: none
   std::vector<float> slopes{};  ///< One a head (ALiBi); empty: none. Not together with a cap.
-  std::vector<float> sinks{};   ///< One a head; empty: none
+  bool slopes_in_bf16 = false;
+  std::vector<float> sinks{};  ///< One a head; empty: none
 
   [[nodiscard]] bool plain() const { return soft_cap == 0 && slopes.empty(); }
 };

@@ -77,9 +77,9 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
           if (job.plain) {
             put_gradients(job, weight, score, gradient, seen, log_sum, delta);
           } else {
-            adjust(job, kv_head * group + row / n, score, seen.first, seen.last,
-                   range.position + (begin - range.begin) - (own.position + (token - own.begin)),
-                   1);
+            adjust(
+                job, kv_head * group + row / n, score, seen.first, seen.last,
+                Places{range.position + (begin - range.begin), own.position + (token - own.begin)});
             for (std::int64_t j = seen.first; j < seen.last; ++j) {
               const W p = kernel::exponential(score[j] - log_sum);
               weight[j] =
@@ -137,7 +137,8 @@ WEFT_INLINE void weigh(const Job<T>& job, const Visibility::Block& tile, const C
     if (!job.plain) {
       const std::int64_t key_position = keys.position + (tile.begin + j - keys.begin);
       const std::int64_t query_position = own.position + (column.block.begin - own.begin);
-      adjust(job, kv_head * job.group() + g, score, first, last, key_position - query_position, -1);
+      adjust(job, kv_head * job.group() + g, score, first, last,
+             {.key = key_position, .query = query_position, .along_keys = false});
       for (std::int64_t i = first; i < last; ++i) {
         const W p = kernel::exponential(score[i] - log_sum[i]);
         weight[i] = narrow<T>(p);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "model/kernels/alibi.h"
 #include "model/kernels/kernel_math.h"
 
 namespace weft::model {
@@ -27,12 +28,22 @@ struct Step {
   std::int64_t count;
   std::int64_t head_dim;
   Wide<T> scale;
-  Wide<T> cap;          ///< 0: none
-  const float* slopes;  ///< [group]; null: none
-  const float* sinks;   ///< [group]; null: none
-  Wide<T>* scores;      ///< [group, count]: room
-  Wide<T>* wide;        ///< [2 group, head_dim]: room for queries and sums
+  Wide<T> cap;  ///< 0: none
+  const Score& score;
+  std::int64_t head;   ///< The first of the group
+  std::int64_t first;  ///< Position of the first key
+  const float* sinks;  ///< [group]; null: none
+  Wide<T>* scores;     ///< [group, count]: room
+  Wide<T>* wide;       ///< [2 group, head_dim]: room for queries and sums
 };
+
+template <typename T>
+WEFT_INLINE void add_slopes(const Step<T>& s, std::int64_t g) {
+  const attention::Alibi<Wide<T>> alibi(s.score, s.head + g, s.scale);
+  Wide<T>* const scores = s.scores + g * s.count;
+  const std::int64_t query = s.first + s.count - 1;
+  for (std::int64_t j = 0; j < s.count; ++j) scores[j] += alibi(s.first + j, query);
+}
 
 /// Scores of head g become weights that add up to 1 with the sink's, rounded as the element type
 /// holds them.
@@ -43,14 +54,15 @@ WEFT_INLINE void softmax(const Step<T>& s, std::int64_t g) {
   const std::int64_t count = s.count;
   const W scale = s.scale;
   const W sink = s.sinks == nullptr ? -std::numeric_limits<W>::infinity() : W(s.sinks[g]);
-  W most = sink;
-#pragma omp simd reduction(max : most)
+#pragma omp simd
   for (std::int64_t j = 0; j < count; ++j) {
     scores[j] = kernel::rounded<T>(scores[j]) * scale;
     if (s.cap != 0) scores[j] = s.cap * kernel::hyperbolic_tangent(scores[j] / s.cap);
-    if (s.slopes != nullptr) scores[j] += W(s.slopes[g]) * static_cast<W>(j + 1 - count);
-    most = std::max(most, scores[j]);
   }
+  if (!s.score.slopes.empty()) add_slopes(s, g);
+  W most = sink;
+#pragma omp simd reduction(max : most)
+  for (std::int64_t j = 0; j < count; ++j) most = std::max(most, scores[j]);
   W total = s.sinks == nullptr ? W(0) : kernel::exponential(sink - most);
 #pragma omp simd reduction(+ : total)
   for (std::int64_t j = 0; j < count; ++j) {
@@ -155,7 +167,9 @@ at::Tensor attend_step(const at::Tensor& qkv, std::span<const SequenceKeys> sequ
                     .head_dim = dim,
                     .scale = scale,
                     .cap = static_cast<Wide<T>>(score.soft_cap),
-                    .slopes = of_heads(score.slopes, head),
+                    .score = score,
+                    .head = head * group,
+                    .first = first,
                     .sinks = of_heads(score.sinks, head),
                     .scores = scores.data(),
                     .wide = wide.data()});

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "model/kernels/alibi.h"
 #include "model/kernels/attention.h"
 #include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
@@ -154,12 +155,19 @@ WEFT_INLINE Wide<T> scaled(Wide<T> score, Wide<T> scale) {
   return kernel::rounded<T>(score) * scale;
 }
 
+/// Positions of the key and the query of the first of a row of products, one of which is 1 more
+/// from element to element.
+struct Places {
+  std::int64_t key = 0;
+  std::int64_t query = 0;
+  bool along_keys = true;
+};
+
 /// Scores of one head that are not plain, made what the softmax takes: [first, last) of a row of
-/// products. `distance` is that of element 0, key's position less query's, which grows by `step`
-/// from element to element: 1 along keys, -1 along queries.
+/// products.
 template <typename T>
 WEFT_INLINE void adjust(const Job<T>& job, std::int64_t head, Wide<T>* score, std::int64_t first,
-                        std::int64_t last, std::int64_t distance, std::int64_t step) {
+                        std::int64_t last, const Places& places) {
   using W = Wide<T>;
   if (job.cap != 0) {
 #pragma omp simd
@@ -167,9 +175,12 @@ WEFT_INLINE void adjust(const Job<T>& job, std::int64_t head, Wide<T>* score, st
       score[j] = job.cap * kernel::hyperbolic_tangent(scaled<T>(score[j], job.scale) / job.cap);
     return;
   }
-  const W slope = job.shape.score.slopes[static_cast<std::size_t>(head)];
-  for (std::int64_t j = first; j < last; ++j)
-    score[j] = scaled<T>(score[j], job.scale) + slope * static_cast<W>(distance + step * j);
+  const Alibi<W> alibi(job.shape.score, head, job.scale);
+  const std::int64_t key_step = places.along_keys ? 1 : 0;
+  for (std::int64_t j = first; j < last; ++j) {
+    const W added = alibi(places.key + key_step * j, places.query + (1 - key_step) * j);
+    score[j] = scaled<T>(score[j], job.scale) + added;
+  }
 }
 
 /// d adjusted score / d scaled product.

@@ -245,8 +245,10 @@ at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& k, const at::T
   if (score.soft_cap != 0) scores = score.soft_cap * at::tanh(scores / score.soft_cap);
   if (!score.slopes.empty()) {
     const at::Tensor place = at::tensor(positions, at::kInt).to(at::kDouble);
-    const at::Tensor slopes = at::tensor(score.slopes, at::kFloat).to(at::kDouble);
-    scores = scores + slopes.view({-1, 1, 1}) * (place.unsqueeze(0) - place.unsqueeze(1));
+    const at::Tensor slopes = at::tensor(score.slopes, at::kFloat).to(at::kDouble).view({-1, 1, 1});
+    const at::Tensor in_bf16 = slopes.to(at::kBFloat16) * place.to(at::kBFloat16);
+    scores = scores + (score.slopes_in_bf16 ? scale * in_bf16.to(at::kDouble)
+                                            : slopes * (place.unsqueeze(0) - place.unsqueeze(1)));
   }
   scores = scores.masked_fill(mask.logical_not(), -1e300);
   if (!score.sinks.empty()) {
@@ -321,9 +323,11 @@ std::vector<AttentionCase> attention_cases() {
     }
     add({.heads = 4, .kv_heads = 4, .head_dim = 17, .window = 0}, row);
     add({.heads = 9, .kv_heads = 1, .head_dim = 64, .window = 50}, row);
-    const std::vector<model::Score> scores{{.scale = 0.8, .soft_cap = 1.5},
-                                           {.slopes = model::alibi_slopes(6)},
-                                           {.sinks = {0.5F, -1, 2, 0, 3, -4}}};
+    const std::vector<model::Score> scores{
+        {.scale = 0.8, .soft_cap = 1.5},
+        {.slopes = model::alibi_slopes(6)},
+        {.slopes = model::alibi_slopes(6), .slopes_in_bf16 = true},
+        {.sinks = {0.5F, -1, 2, 0, 3, -4}}};
     for (const model::Score& score : scores) {
       for (const std::int64_t window : {0, 70}) {
         AttentionShape shape{.heads = 6, .kv_heads = 2, .head_dim = 6, .window = window};

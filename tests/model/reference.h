@@ -299,7 +299,11 @@ class Reference {
         slopes.push_back(
             std::pow(2.0, -8.0 * static_cast<double>(h) / static_cast<double>(a.heads)));
       const at::Tensor key = at::tensor(row.positions, at::kInt).to(at::kDouble);
-      scores = scores + at::tensor(slopes, at::kDouble).view({-1, 1, 1}) * key;
+      const at::Tensor slope = at::tensor(slopes, at::kDouble).view({-1, 1, 1});
+      scores = scores +
+               (a.alibi_in_bf16
+                    ? a.scale * (slope.to(at::kBFloat16) * key.to(at::kBFloat16)).to(at::kDouble)
+                    : slope * key);
     }
     scores = scores.masked_fill(mask(row, a.window).logical_not(), -1e300);
     if (!a.sinks.empty()) {

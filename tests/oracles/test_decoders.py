@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from family_figures import record
-from test_model import assert_close, divergence, reference, reference_logits, rows_of, weft_logits
+from test_model import assert_close, divergence, reference_logits, rows_of, weft_logits
 from test_train import metrics, set_up, train_with_peft
 
 torch.set_num_threads(2)
@@ -48,6 +48,7 @@ NEOX = without(family("GPTNeoXForCausalLM", "gpt_neox"), "num_key_value_heads")
 BLOOM = dict(architectures=["BloomForCausalLM"], model_type="bloom", vocab_size=199, hidden_size=48, n_layer=3,
              n_head=6, bos_token_id=1, eos_token_id=2)
 FALCON = without(family("FalconForCausalLM", "falcon"), "num_key_value_heads", "intermediate_size")
+FALCON_ALIBI = FALCON | dict(alibi=True)
 OPT = without(family("OPTForCausalLM", "opt", ffn_dim=80, word_embed_proj_dim=48), "num_key_value_heads",
               "intermediate_size")
 COHERE = family("CohereForCausalLM", "cohere")
@@ -113,6 +114,9 @@ CONFIGS = {
     "falcon_groups": FALCON | dict(new_decoder_architecture=True, num_kv_heads=2, bias=True),
     "falcon_groups_one_norm": FALCON | dict(new_decoder_architecture=True, num_kv_heads=3, num_ln_in_parallel_attn=1),
     "falcon_in_turn": FALCON | dict(multi_query=False, parallel_attn=False, ffn_hidden_size=100),
+    "falcon_alibi": FALCON_ALIBI | dict(multi_query=False, parallel_attn=False, bias=True),
+    "falcon_alibi_one_head": FALCON_ALIBI,
+    "falcon_alibi_groups": FALCON_ALIBI | dict(new_decoder_architecture=True, num_kv_heads=2),
     "opt": OPT,
     "opt_gelu": OPT | dict(activation_function="gelu", tie_word_embeddings=False),
     "opt_no_bias": OPT | dict(enable_bias=False),
@@ -146,10 +150,11 @@ CONFIGS = {
 }
 # One configuration a family for what takes longer.
 CHOSEN = ["qwen3", "smollm3", "granite", "gemma", "gemma2_low_caps", "gemma3_older", "olmo2", "phi3_longrope_beyond",
-          "phi_norms", "gpt2", "gpt_neox", "bloom", "falcon_groups", "opt", "cohere_head_norms", "cohere2", "glm", "glm4",
-          "mixtral", "qwen2_moe", "qwen3_moe_normalised", "gpt_oss_yarn"]
+          "phi_norms", "gpt2", "gpt_neox", "bloom", "falcon_groups", "falcon_alibi", "opt", "cohere_head_norms", "cohere2",
+          "glm", "glm4", "mixtral", "qwen2_moe", "qwen3_moe_normalised", "gpt_oss_yarn"]
 TARGETS = dict(gpt2=["c_attn", "c_proj", "c_fc"], gpt_neox=["query_key_value", "dense", "dense_h_to_4h"],
                bloom=["query_key_value", "dense", "dense_4h_to_h"], falcon_groups=["query_key_value", "dense_h_to_4h"],
+               falcon_alibi=["query_key_value", "dense"],
                opt=["k_proj", "out_proj", "fc2"], phi_norms=["q_proj", "dense", "fc1"],
                phi3_longrope_beyond=["qkv_proj", "gate_up_proj", "down_proj"], glm=["k_proj", "gate_up_proj"],
                glm4=["q_proj", "gate_up_proj", "o_proj"], mixtral=["q_proj", "v_proj", "o_proj"],
@@ -197,6 +202,16 @@ def tiny(tmp_path_factory):
         return made[name]
 
     return get
+
+
+def attention_of(folder):
+    """Eager, the plain formula. That of Falcon adds ALiBi's slopes twice, to the scores and in their mask; transformers'
+    default adds them once, as the models' own code does."""
+    return "sdpa" if json.loads((folder / "config.json").read_text()).get("alibi") else "eager"
+
+
+def reference(folder, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention_of(folder)).eval()
 
 
 def rows():
@@ -324,7 +339,7 @@ def test_greedy_generation_equals_transformers(weft, worded, name):
 def test_training_equals_peft(weft, worded, name, parameters, tmp_path):
     folder = worded(name)
     shutil.copytree(folder / "base", tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager",
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation=attention_of(tmp_path / "base"),
                                                  **{key: 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")
                                                     if name == "gpt2"}, **({"dropout": 0.0} if name == "opt" else {}))
     # What PEFT makes of "all-linear" for stacks of experts, routers included, is more than linear layers.
@@ -354,6 +369,13 @@ def test_the_configuration_that_transformers_writes_is_read(weft, tmp_path, tiny
     folder = tmp_path / "model"
     reference(tiny(name)).save_pretrained(folder)
     assert_close(weft_logits(weft, tmp_path, folder, rows()[:2]), fresh_logits(folder, rows()[:2]), name)
+
+
+def test_slopes_in_bf16_beyond_the_positions_that_it_holds(weft, tmp_path, tiny):
+    """From 257 on a position itself is rounded."""
+    row = torch.randint(0, 199, (600,), generator=torch.Generator().manual_seed(3)).tolist()
+    folder = tiny("falcon_alibi")
+    check_close(weft_logits(weft, tmp_path, folder, [row]), fresh_logits(folder, [row]), "FalconForCausalLM")
 
 
 def test_other_spellings_of_a_class(weft, tmp_path, tiny):

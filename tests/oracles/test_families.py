@@ -9,8 +9,8 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import (AutoModelForCausalLM, AutoTokenizer, Cohere2Config, Gemma2Config, GPT2Config, LlamaConfig, Qwen2Config,
-                          Qwen3MoeConfig)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, Cohere2Config, FalconConfig, Gemma2Config, GPT2Config, LlamaConfig,
+                          Qwen2Config, Qwen3MoeConfig)
 
 import family_models
 from family_figures import record
@@ -329,6 +329,7 @@ def test_an_adapter_of_stacks_of_experts_is_folded_as_a_merge_folds_it(weft, pro
     (Gemma2Config(**SIZES, head_dim=32, query_pre_attn_scalar=32, attn_logit_softcapping=None),
      "'attn_logit_softcapping' = null"),
     (LlamaConfig(**SIZES, hidden_act="gelu"), "hidden_act = \"gelu\""),
+    (FalconConfig(**family_models.FALCON_SIZES, alibi=True), "alibi = true"),
     (Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True, mlp_only_layers=[1]),
      "'model.layers.1.mlp.down_proj.weight' is of a layer without experts"),
     (Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32), "norm_topk_prob = false"),
