@@ -16,6 +16,8 @@ FAMILIES["opt"] = ("q_proj", "v_proj", "out_proj", "fc1", "fc2")
 EMBEDDINGS = {"gpt2": "wte", "gpt_neox": "embed_in", "bloom": "word_embeddings", "falcon": "word_embeddings",
               "falcon_11b": "word_embeddings"}
 HEADS = {"gpt_neox": "embed_out"}
+# Of the logits' range. Mixtral's random weights make much of each rounding: PEFT's own fold is 4e-5 from its adapter.
+LIMITS = {"mixtral": 2e-4}
 HEADED = ("llama", "gemma", "phi", "gpt2", "gpt_neox", "bloom", "falcon", "falcon_11b", "opt")
 
 
@@ -43,29 +45,30 @@ def adapter(name, folder, out, **options):
     return logits(model.eval(), ROWS), model.merge_and_unload().eval()
 
 
-def assert_same(folder, expected, base):
+def assert_same(folder, expected, base, limit=1e-5):
     """Logits as PEFT's model has them, and not as the base's."""
     assert np.abs(expected - logits(load(base), ROWS)).max() > 1e-2 * np.ptp(expected)
-    assert np.abs(logits(load(folder), ROWS) - expected).max() <= 1e-5 * np.ptp(expected)
+    assert np.abs(logits(load(folder), ROWS) - expected).max() <= limit * np.ptp(expected)
 
 
 def test_a_fold_is_pefts(weft, family, tmp_path):
     name, base = family
+    limit = LIMITS.get(name, 1e-5)
     expected, merged = adapter(name, base, tmp_path / "adapter", target_modules=list(FAMILIES[name]))
-    assert np.abs(logits(merged, ROWS) - expected).max() <= 1e-5 * np.ptp(expected)
+    assert np.abs(logits(merged, ROWS) - expected).max() <= limit * np.ptp(expected)
     weft("merge", "--model", base, "--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--undo", tmp_path / "undo")
-    assert_same(tmp_path / "out", expected, base)
+    assert_same(tmp_path / "out", expected, base, limit)
     record(type(merged).__name__, "merge", np.abs(logits(load(tmp_path / "out"), ROWS) - expected).max() / np.ptp(expected))
-    state = merged.state_dict()
+    merged.save_pretrained(tmp_path / "peft")  # under the names of files, experts one by one
+    state = load_file(tmp_path / "peft" / "model.safetensors")
     for key, value in load_file(tmp_path / "out" / "model.safetensors").items():
-        stored = state[key] if key in state else state[key.replace("embed_out", "lm_head")]  # as transformers renames it
-        torch.testing.assert_close(value, stored, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(value, state[key], rtol=1e-5, atol=1e-6)
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
     weft("inspect", tmp_path / "out", "--verify")
     # What was folded comes out again, and off again.
     weft("extract", "--model", tmp_path / "out", "--base", base, "--rank", "4", "--out", tmp_path / "extracted")
     weft("merge", "--model", base, "--adapter", tmp_path / "extracted", "--out", tmp_path / "again")
-    assert_same(tmp_path / "again", expected, base)
+    assert_same(tmp_path / "again", expected, base, limit)
     weft("unmerge", tmp_path / "out", "--undo", tmp_path / "undo", "--out", tmp_path / "back")
     for key, value in load_file(base / "model.safetensors").items():
         assert torch.equal(value, load_file(tmp_path / "back" / "model.safetensors")[key])
