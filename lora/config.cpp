@@ -396,6 +396,7 @@ std::string config_text(const AdapterConfig& config, const std::vector<Target>& 
   };
   for (const Refusal& refusal : kRefusals) json[std::string(refusal.key)] = nullptr;
   for (const char* key : kNullExtras) json[key] = nullptr;
+  for (const std::string_view key : kTrainingMethods) json[std::string(key)] = nullptr;
   for (const char* flag : {"use_dora", "use_qalora", "lora_bias"}) json[flag] = false;
   json["loftq_config"] = nlohmann::json::object();
   json["rank_pattern"] = nlohmann::json::object();
