@@ -5,6 +5,7 @@
 #include "cli/computing_model.h"
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/memory.h"
 #include "core/stop.h"
 #include "eval/run/text.h"
 #include "eval/run/verification.h"
@@ -19,7 +20,7 @@ namespace {
 std::string dtype_that_fits(const model::Spec& spec, const core::Log& log) {
   const model::MemoryNeed need = model::memory_need(
       spec, {}, {.compute = model::Compute::kF32, .row_tokens = eval::kVerificationWindow});
-  if (need.total() <= train::available_memory()) return "f32";
+  if (need.total() <= core::available_memory()) return "f32";
   core::tell(log, core::Level::kWarning,
              "there is no memory to verify in f32: bf16 adds its own rounding to the divergence");
   return "bf16";

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "core/cores.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "model/kernels/multiply.h"
 
@@ -25,16 +26,6 @@ std::string first_line(const fs::path& path) {
   std::string line;
   std::getline(file, line);
   return line;
-}
-
-std::uint64_t available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("MemAvailable:"))
-      return std::strtoull(line.c_str() + std::string_view("MemAvailable:").size(), nullptr, 10)
-             << 10;
-  }
-  return 0;
 }
 
 /// How many numbers a list such as "0-3,8" holds.
@@ -110,7 +101,7 @@ Machine describe_machine(double seconds) {
   Machine machine;
   machine.processor = core::processor_name();
   machine.cores = core::allowed_cores();
-  machine.available_bytes = available_bytes();
+  machine.available_bytes = core::available_memory();
   machine.caches = caches();
   const kernel::Set chosen = kernel::chosen_set();
   machine.chosen = kernel::name_of(chosen);

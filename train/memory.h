@@ -6,10 +6,6 @@
 
 namespace weft::train {
 
-/// Bytes that this process may still take: the smaller of the machine's available memory
-/// (/proc/meminfo, MemAvailable) and what is left below the control group's limit.
-[[nodiscard]] std::uint64_t available_memory();
-
 /// Bytes of this process that are in memory now, and at most so far; 0 where the system does not
 /// tell.
 [[nodiscard]] std::uint64_t resident_memory();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "model/kernels/product.h"
 #include "model/memory.h"
@@ -29,7 +30,7 @@ constexpr std::uint64_t kProgram = std::uint64_t{144} << 20;
 
 /// What the machine has to give, this process's own memory included.
 std::uint64_t available() {
-  const std::uint64_t free = available_memory();
+  const std::uint64_t free = core::available_memory();
   const std::uint64_t own = resident_memory();
   return free > std::numeric_limits<std::uint64_t>::max() - own ? free : free + own;
 }

@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
 #include "train/memory.h"
@@ -188,7 +189,7 @@ TEST(RequireMemory, NamesNeedAvailableAndTheKnobsOfLargeParts) {
 TEST(Memory, OfThisProcessIsWithinThatOfTheMachine) {
   EXPECT_GT(resident_memory(), 1U << 20);
   EXPECT_GE(peak_resident_memory(), resident_memory() / 2);
-  EXPECT_GT(available_memory(), 1U << 20);
+  EXPECT_GT(core::available_memory(), 1U << 20);
 }
 
 }  // namespace

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <cstdint>
+
+namespace weft::core {
+
+/// Bytes that this process may still take: the smaller of the machine's available memory
+/// (/proc/meminfo, MemAvailable) and what is left below the control group's limit.
+[[nodiscard]] std::uint64_t available_memory();
+
+}  // namespace weft::core
