@@ -269,14 +269,7 @@ void multiply_by_tiles(float* c, std::int64_t c_stride, const c10::BFloat16* a,
 #ifdef WEFT_AMX
 bool has_amx() noexcept {
   static const bool kHas = [] {
-    // With it the rows between products are those of AVX-512 BF16 (model/kernels/bf16_rows.h),
-    // which a hypervisor may hide.
-    if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-bf16") ||
-        !__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
-        !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
-      return false;
-    }
+    if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-bf16")) return false;
     // The state of tiles is large; Linux gives it to processes that ask (Documentation/arch/x86/
     // xstate.rst).
     constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM

@@ -7,8 +7,8 @@
 // Manual, volume 1, chapter 18; tdpbf16ps in volume 2).
 namespace weft::model::kernel {
 
-/// Whether the processor has AMX for BFloat16 beside AVX-512 BF16 and the system lets this process
-/// use it, which is asked for once.
+/// Whether the processor has AMX for BFloat16 and the system lets this process use it, which is
+/// asked for once.
 [[nodiscard]] bool has_amx() noexcept;
 
 /// See Multiply. A sum is, for each 32 of k in turn, a chain of the 16 products of even places and

@@ -192,18 +192,13 @@ WEFT_INLINE W slope_of(W score, W cap) {
 // Loops over [first, last) of a row of plain scores, by model/kernels/bf16_rows.h where it has
 // them.
 
-/// Whether scores of T go through these.
-template <typename T>
-WEFT_INLINE bool is_fast() {
-  return std::is_same_v<T, c10::BFloat16> && kernel::has_bf16_rows();
-}
-
 /// Scores as the softmax takes them; the largest of them and `most`.
 template <typename T>
 WEFT_INLINE Wide<T> scale_scores(Wide<T>* score, std::int64_t first, std::int64_t last,
                                  Wide<T> scale, Wide<T> most) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (is_fast<T>()) return kernel::scale_scores(score + first, last - first, scale, most);
+    if (kernel::has_bf16_rows())
+      return kernel::scale_scores(score + first, last - first, scale, most);
   }
 #pragma omp simd reduction(max : most)
   for (std::int64_t j = first; j < last; ++j) {
@@ -218,7 +213,7 @@ template <typename T>
 WEFT_INLINE Wide<T> exponentials(Wide<T>* score, std::int64_t first, std::int64_t last,
                                  Wide<T> most) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (is_fast<T>()) return kernel::exponentials(score + first, last - first, most);
+    if (kernel::has_bf16_rows()) return kernel::exponentials(score + first, last - first, most);
   }
   Wide<T> total = 0;
 #pragma omp simd reduction(+ : total)
@@ -233,7 +228,7 @@ template <typename T>
 WEFT_INLINE void put_weights(T* weight, const Wide<T>* score, std::int64_t first, std::int64_t last,
                              Wide<T> share) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (is_fast<T>())
+    if (kernel::has_bf16_rows())
       return kernel::weights_row(weight + first, score + first, last - first, share);
   }
   for (std::int64_t j = first; j < last; ++j) weight[j] = kernel::narrow<T>(score[j] * share);

@@ -275,4 +275,32 @@ WEFT_ROWS void score_gradients_across(BFloat16* weight, BFloat16* to, const floa
 
 }  // namespace weft::model::kernel
 
+#else
+
+namespace weft::model::kernel {
+
+// No set with such rows is available on other processors.
+bool has_bf16_rows() { return false; }
+void silu_rows(const c10::BFloat16*, c10::BFloat16*, std::int64_t, std::int64_t, std::int64_t) {}
+void silu_backward_rows(c10::BFloat16*, const c10::BFloat16*, std::int64_t, std::int64_t,
+                        std::int64_t) {}
+void finish_rows(const Finish&) {}
+void interleave_pairs(c10::BFloat16*, std::int64_t, const c10::BFloat16*, std::int64_t,
+                      std::int64_t, std::int64_t) {}
+float rms_row(const c10::BFloat16*, const c10::BFloat16*, float, float, c10::BFloat16*,
+              std::int64_t) {
+  return 0;
+}
+void rms_backward_row(const c10::BFloat16*, const c10::BFloat16*, float, float,
+                      const c10::BFloat16*, c10::BFloat16*, bool, std::int64_t) {}
+float scale_scores(float*, std::int64_t, float, float) { return 0; }
+float exponentials(float*, std::int64_t, float) { return 0; }
+void weights_row(c10::BFloat16*, const float*, std::int64_t, float) {}
+void score_gradients(c10::BFloat16*, const float*, const float*, std::int64_t, float, float,
+                     float) {}
+void score_gradients_across(c10::BFloat16*, c10::BFloat16*, const float*, const float*,
+                            const float*, const float*, std::int64_t, float) {}
+
+}  // namespace weft::model::kernel
+
 #endif

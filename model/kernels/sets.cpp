@@ -29,6 +29,9 @@ bool has_avx512() noexcept { return false; }
 bool has_avx512_bf16() noexcept { return false; }
 bool is_intel() noexcept { return false; }
 #endif
+/// The rows between products are those of AVX-512 BF16 (model/kernels/bf16_rows.h), which a
+/// hypervisor may hide.
+bool has_amx_and_rows() noexcept { return has_avx512_bf16() && has_amx(); }
 bool always() noexcept { return true; }
 
 struct Row {
@@ -39,7 +42,7 @@ struct Row {
 
 /// The best first, but for what is_intel() says.
 constexpr std::array<Row, 6> kRows{{
-    {Set::kAmx, "amx", has_amx},
+    {Set::kAmx, "amx", has_amx_and_rows},
     {Set::kAvx512Bf16, "avx512_bf16", has_avx512_bf16},
     {Set::kAvx512, "avx512", has_avx512},
     {Set::kAvx2, "avx2", has_avx2},

@@ -159,7 +159,7 @@ INSTANTIATE_TEST_SUITE_P(Multiply, KernelSets,
                          [](const auto& tested) { return std::string(name_of(tested.param)); });
 
 TEST(Amx, HasTheBitsOfItsEmulation) {
-  if (!has_amx()) GTEST_SKIP() << "this processor, or its system, has no AMX";
+  if (!is_available(Set::kAmx)) GTEST_SKIP() << "this processor, or its system, has no AMX";
   std::mt19937_64 random(11);
   for (const std::int64_t m : {1, 16, 31, 40}) {
     for (const std::int64_t k : {2, 32, 130, 576}) {
