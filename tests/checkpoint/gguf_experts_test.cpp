@@ -30,19 +30,7 @@ std::vector<float> counted(std::size_t count, float from) {
 /// A model of one layer without its experts.
 GgufBuilder layer(const std::string& architecture, std::uint32_t experts) {
   GgufBuilder file;
-  file.text("general.architecture", architecture);
-  for (const auto& [key, value] : {std::pair<const char*, std::uint32_t>("block_count", 1),
-                                   {"embedding_length", kHidden},
-                                   {"feed_forward_length", kWidth},
-                                   {"context_length", 32},
-                                   {"attention.head_count", 2},
-                                   {"expert_feed_forward_length", kWidth},
-                                   {"attention.sliding_window", 4},
-                                   {"expert_used_count", 2},
-                                   {"expert_count", experts}}) {
-    file.u32(architecture + "." + key, value);
-  }
-  file.f32(architecture + ".attention.layer_norm_rms_epsilon", 1e-5F);
+  tests::add_expert_metadata(file, architecture, kHidden, kWidth, experts);
   file.f32_tensor("token_embd.weight", {kHidden, kWords}, counted(kHidden * kWords, 0));
   file.f32_tensor("output_norm.weight", {kHidden}, counted(kHidden, 0));
   file.f32_tensor("output.weight", {kHidden, kWords}, counted(kHidden * kWords, 0));

@@ -135,19 +135,7 @@ fs::path write_gguf_base(const TempDir& dir, const std::string& architecture,
                          const std::array<std::uint32_t, 3>& types) {
   const bool gpt_oss = architecture == "gpt-oss";
   GgufBuilder file;
-  file.text("general.architecture", architecture);
-  for (const auto& [key, value] : {std::pair<const char*, std::uint32_t>("block_count", 1),
-                                   {"embedding_length", kHidden},
-                                   {"feed_forward_length", kWidth},
-                                   {"context_length", 32},
-                                   {"attention.head_count", 2},
-                                   {"expert_feed_forward_length", kWidth},
-                                   {"attention.sliding_window", 4},
-                                   {"expert_used_count", 2},
-                                   {"expert_count", kExperts}}) {
-    file.u32(architecture + "." + key, value);
-  }
-  file.f32(architecture + ".attention.layer_norm_rms_epsilon", 1e-5F);
+  tests::add_expert_metadata(file, architecture, kHidden, kWidth, kExperts);
   add_noise(file, "token_embd.weight", {kHidden, 10});
   add_noise(file, "output.weight", {kHidden, 10});
   add_noise(file, "output_norm.weight", {kHidden});

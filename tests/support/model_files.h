@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 // Bytes of model files, made by hand so that a test can also make wrong ones.
@@ -102,5 +103,23 @@ class GgufBuilder {
   std::string metadata_, tensors_, data_;
   std::uint64_t metadata_count_ = 0, tensor_count_ = 0;
 };
+
+/// The metadata of a model of one layer with experts, of which two are visited.
+inline void add_expert_metadata(GgufBuilder& file, const std::string& architecture,
+                                std::uint32_t hidden, std::uint32_t width, std::uint32_t experts) {
+  file.text("general.architecture", architecture);
+  for (const auto& [key, value] : {std::pair<const char*, std::uint32_t>("block_count", 1),
+                                   {"embedding_length", hidden},
+                                   {"feed_forward_length", width},
+                                   {"context_length", 32},
+                                   {"attention.head_count", 2},
+                                   {"expert_feed_forward_length", width},
+                                   {"attention.sliding_window", 4},
+                                   {"expert_used_count", 2},
+                                   {"expert_count", experts}}) {
+    file.u32(architecture + "." + key, value);
+  }
+  file.f32(architecture + ".attention.layer_norm_rms_epsilon", 1e-5F);
+}
 
 }  // namespace weft::tests
