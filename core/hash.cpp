@@ -1,5 +1,6 @@
 #include "core/hash.h"
 
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 
 #include <algorithm>
@@ -14,7 +15,20 @@ struct Sha256::State {
   EVP_MD_CTX* context = nullptr;
 };
 
+namespace {
+
+/// OpenSSL's clearing at exit() may come before the threads of parallel_for end: it would take away
+/// what a thread still hashes with, and what it keeps for each thread would be lost. It is left
+/// out; a thread's part goes when the thread ends, and the process's with the process.
+bool begin_without_clearing() {
+  static const bool kBegun = OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1;
+  return kBegun;
+}
+
+}  // namespace
+
 Sha256::Sha256() : state_(std::make_unique<State>()) {
+  if (!begin_without_clearing()) throw IoError("OpenSSL cannot be started");
   state_->context = EVP_MD_CTX_new();
   if (state_->context == nullptr ||
       EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) != 1) {
