@@ -2,6 +2,8 @@
 // in GFLOP/s and their quotient.
 //
 //   bench_product [--dtype bf16|f32] [--rows 512] [--rounds 15]
+//                 [--shape "gate up"]   only those whose name holds the text
+//                 [--alone]             without LibTorch, for a profiler
 #include "model/kernels/product.h"
 
 #include <ATen/Parallel.h>
@@ -16,6 +18,7 @@
 #include <chrono>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/runtime.h"
@@ -56,11 +59,15 @@ int main(int argc, char** argv) {
   std::int64_t rows = 512;
   int rounds = 15;
   int threads = 0;
+  std::string only;
+  bool alone = false;
   CLI::App app("Speed of matrix products beside LibTorch's");
   app.add_option("--dtype", dtype)->check(CLI::IsMember({"f32", "bf16"}));
   app.add_option("--rows", rows);
   app.add_option("--rounds", rounds);
   app.add_option("--threads", threads);
+  app.add_option("--shape", only);
+  app.add_flag("--alone", alone);
   CLI11_PARSE(app, argc, argv);
   weft::model::prepare_runtime(threads);
   const at::AutoDispatchBelowADInplaceOrView guard;
@@ -81,13 +88,17 @@ int main(int argc, char** argv) {
   fmt::print("{:16} {:>6} {:>6} {:>6}  {:>9} {:>9}  {:>6}\n", dtype, "m", "k", "n", "weft",
              "LibTorch", "ratio");
   for (const Shape& s : shapes) {
+    if (std::string_view(s.what).find(only) == std::string_view::npos) continue;
     const at::Tensor a =
         s.turn_a ? at::randn({s.k, s.m}, options).t() : at::randn({s.m, s.k}, options);
     const at::Tensor b =
         s.turn_b ? at::randn({s.n, s.k}, options).t() : at::randn({s.k, s.n}, options);
     const double flops = 2e-9 * static_cast<double>(s.m * s.k * s.n);
     const auto [ours, theirs] = medians(
-        rounds, [&] { (void)weft::model::product(a, b); }, [&] { (void)at::mm(a, b); });
+        rounds, [&] { (void)weft::model::product(a, b); },
+        [&] {
+          if (!alone) (void)at::mm(a, b);
+        });
     fmt::print("{:16} {:6} {:6} {:6}  {:6.0f} GF {:6.0f} GF  {:6.2f}\n", s.what, s.m, s.k, s.n,
                flops / ours, flops / theirs, theirs / ours);
   }

@@ -1,17 +1,39 @@
 #include "cli/torch_library.h"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
+#include <string_view>
 
 namespace weft::cli {
 
 #ifdef WEFT_WITH_TORCH
+namespace {
+
+/// OpenMP's library binds the thread that loads it, and all threads that are made after that begin
+/// with its one core.
+void forget_bindings() {
+  for (const char* const name : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"}) {
+    const char* const value = std::getenv(name);
+    if (value == nullptr || std::string_view(value) == "false") continue;
+    fmt::print(stderr,
+               "note: {}={} is not followed: it would leave weft one core. taskset, Slurm "
+               "and containers choose its cores.\n",
+               name, value);
+    ::unsetenv(name);
+  }
+}
+
+}  // namespace
 
 void* torch_symbol(const char* name) {
   namespace fs = std::filesystem;
   const fs::path program = fs::read_symlink("/proc/self/exe");
   const fs::path library = program.parent_path().parent_path() / WEFT_TORCH_LIBRARY;
+  forget_bindings();
   // Kept open: what it started runs until the program ends.
   void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (handle == nullptr) throw IoError("cannot load {}: {}", library.string(), ::dlerror());

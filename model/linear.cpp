@@ -120,25 +120,41 @@ at::Tensor Linear::middle(const at::Tensor& x, const Dropout& drop) const {
   return adapters_.slots.empty() ? at::Tensor() : ranks(x, drop);
 }
 
-void Linear::accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const at::Tensor& x,
-                        const at::Tensor& middle, const Dropout& drop) const {
+void Linear::accumulate_a(const at::Tensor& d_middle, const at::Tensor& x,
+                          const Dropout& drop) const {
+  const auto trained = [](const Slot& slot) { return slot.grad_a.defined(); };
+  if (drop.p == 0) {
+    // All slots read one x, whose packing costs more than its products with the ranks.
+    const auto first = std::ranges::find_if(adapters_.slots, trained);
+    const at::Tensor all = at::empty({adapters_.rank, in()}, first->grad_a.options());
+    product_(all, {{d_middle.t(), x}});
+    if (Meter::running()) return;
+    for (const Slot& slot : adapters_.slots)
+      if (trained(slot)) slot.grad_a.add_(all.narrow(0, slot.first, slot.rank()));
+    return;
+  }
   for (std::size_t i = 0; i < parts_.size(); ++i) {
-    const LinearPart& part = parts_[i];
     at::Tensor dropped;
     for (const Slot& slot : adapters_.slots) {
-      if (slot.part != i || !slot.grad_a.defined()) continue;
-      if (drop.p != 0 && !dropped.defined()) dropped = dropout(x, drop, part.index);
-      product_(slot.grad_a, {{slot.of_ranks(d_middle).t(), drop.p == 0 ? x : dropped}},
-               {.add = true});
-      // The transpose of B's gradient: the long side of a product belongs to the columns.
-      const at::Tensor turned = at::empty({slot.rank(), part.rows}, slot.grad_b.options());
-      product_(turned, {{slot.of_ranks(middle).t(), dy.narrow(1, part.first, part.rows)}});
-      if (Meter::running()) continue;
-      if (part.order.defined()) {
-        slot.grad_b.index_add_(0, part.order, turned.t(), slot.scale);
-      } else {
-        slot.grad_b.add_(turned.t(), slot.scale);
-      }
+      if (slot.part != i || !trained(slot)) continue;
+      if (!dropped.defined()) dropped = dropout(x, drop, parts_[i].index);
+      product_(slot.grad_a, {{slot.of_ranks(d_middle).t(), dropped}}, {.add = true});
+    }
+  }
+}
+
+void Linear::accumulate_b(const at::Tensor& dy, const at::Tensor& middle) const {
+  for (const Slot& slot : adapters_.slots) {
+    if (!slot.grad_b.defined()) continue;
+    const LinearPart& part = parts_[slot.part];
+    // The transpose of B's gradient: the long side of a product belongs to the columns.
+    const at::Tensor turned = at::empty({slot.rank(), part.rows}, slot.grad_b.options());
+    product_(turned, {{slot.of_ranks(middle).t(), dy.narrow(1, part.first, part.rows)}});
+    if (Meter::running()) continue;
+    if (part.order.defined()) {
+      slot.grad_b.index_add_(0, part.order, turned.t(), slot.scale);
+    } else {
+      slot.grad_b.add_(turned.t(), slot.scale);
     }
   }
 }
@@ -152,7 +168,10 @@ at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at:
     product_(slot.of_ranks(d_middle), {{dy.narrow(1, part.first, part.rows), slot.computed_b}});
   }
   const bool training = trains();
-  if (training) accumulate(dy, d_middle, x, middle, drop);
+  if (training) {
+    accumulate_a(d_middle, x, drop);
+    accumulate_b(dy, middle);
+  }
   if (!want_input) return {};
   at::Tensor dx = at::empty({dy.size(0), in_}, dy.options());
   std::vector<Factors> terms = input_terms(dy);

@@ -94,9 +94,9 @@ class Linear {
 
  private:
   [[nodiscard]] at::Tensor ranks(const at::Tensor& x, const Dropout& dropout) const;
-  /// Adds to the gradients of trained slots.
-  void accumulate(const at::Tensor& dy, const at::Tensor& d_middle, const at::Tensor& x,
-                  const at::Tensor& middle, const Dropout& dropout) const;
+  // Add to the gradients of trained slots.
+  void accumulate_a(const at::Tensor& d_middle, const at::Tensor& x, const Dropout& dropout) const;
+  void accumulate_b(const at::Tensor& dy, const at::Tensor& middle) const;
 
   /// x times the transposed weight of a part.
   [[nodiscard]] Factors base_term(const at::Tensor& x, std::size_t part) const;

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <vector>
 
 #include "model/kernels/kernel_math.h"
 
@@ -152,36 +151,58 @@ struct Emulated {
   }
 };
 
-/// Operands of the last, incomplete depth of tiles, filled up with zeros: filling one alone would
-/// make NaN of infinities.
-struct Tail {
-  std::vector<c10::BFloat16> left;                         ///< [m, 32]
-  alignas(64) std::array<c10::BFloat16, 32 * 32> right{};  ///< [16][32 columns][2]
-
-  void take_left(const c10::BFloat16* a, std::int64_t a_stride, std::int64_t rows,
-                 std::int64_t depth) {
-    left.assign(static_cast<std::size_t>(rows * kTileDepth), c10::BFloat16());
-    for (std::int64_t i = 0; i < rows; ++i)
-      std::copy_n(a + i * a_stride, depth, left.begin() + i * kTileDepth);
-  }
-  void take_right(const c10::BFloat16* b, std::int64_t b_columns, std::int64_t columns,
-                  std::int64_t depth) {
-    right.fill(c10::BFloat16());
-    for (std::int64_t pair = 0; pair < depth / 2; ++pair)
-      std::copy_n(b + 2 * pair * b_columns, 2 * columns, right.begin() + pair * 2 * kTileDepth);
-  }
+/// Part of a link's k.
+struct Slice {
+  const c10::BFloat16* a = nullptr;
+  std::int64_t a_stride = 0;
+  const c10::BFloat16* b = nullptr;
+  std::int64_t strip_stride = 0;
+  std::int64_t k = 0;
 };
 
-/// Blocks of kA tiles of rows times kB tiles of columns over all of k.
+/// Of k, while 32 rows of the left operand meet all columns: with 32 columns they fill two thirds
+/// of a first cache of 48 KiB. Beyond it both come from the second one.
+constexpr std::int64_t kSliceDepth = 320;
+
+/// The links of a chain in parts of kSliceDepth, or of several links that are less together. Calls
+/// body(slices, is_first).
+template <typename Body>
+void for_slices(std::span<const Link> chain, const Body& body) {
+  std::array<Slice, 8> slices;
+  std::size_t count = 0;
+  std::int64_t depth = 0;
+  bool is_first = true;
+  const auto flush = [&] {
+    if (count > 0) body(std::span<const Slice>(slices.data(), count), is_first);
+    is_first = is_first && count == 0;
+    count = 0;
+    depth = 0;
+  };
+  for (const Link& link : chain) {
+    const std::int64_t parts = (link.k + kSliceDepth - 1) / kSliceDepth;
+    const std::int64_t step = (link.k + parts * kTileDepth - 1) / (parts * kTileDepth) * kTileDepth;
+    for (std::int64_t k = 0; k < link.k; k += step) {
+      const std::int64_t part = std::min(step, link.k - k);
+      if (depth + part > kSliceDepth || count == slices.size()) flush();
+      slices[count++] = {link.a + k, link.a_stride, link.b + k * kTileRows, link.k * kTileRows,
+                         part};
+      depth += part;
+    }
+  }
+  flush();
+}
+
+/// Sums of kA tiles of rows, from `row` on, by kB tiles of columns, from `column` on.
 template <typename Tiles, int kA, int kB>
-void block(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
-           const c10::BFloat16* b, std::int64_t b_columns, std::int64_t whole,
-           const c10::BFloat16* left_tail, const c10::BFloat16* right_tail, bool add) {
+void block(float* c, std::int64_t c_stride, std::span<const Slice> slices, std::int64_t row,
+           std::int64_t column, bool add) {
+  constexpr auto kElement = static_cast<std::int64_t>(sizeof(c10::BFloat16));
   const std::int64_t c_bytes = c_stride * static_cast<std::int64_t>(sizeof(float));
-  float* const lower = c + kTileRows * c_stride;
+  float* const upper = c + row * c_stride + column;
+  float* const lower = upper + kTileRows * c_stride;
   if (add) {
-    Tiles::template load<0>(c, c_bytes);
-    if constexpr (kB > 1) Tiles::template load<1>(c + kTileRows, c_bytes);
+    Tiles::template load<0>(upper, c_bytes);
+    if constexpr (kB > 1) Tiles::template load<1>(upper + kTileRows, c_bytes);
     if constexpr (kA > 1) Tiles::template load<2>(lower, c_bytes);
     if constexpr (kA > 1 && kB > 1) Tiles::template load<3>(lower + kTileRows, c_bytes);
   } else {
@@ -190,76 +211,60 @@ void block(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t
     if constexpr (kA > 1) Tiles::template zero<2>();
     if constexpr (kA > 1 && kB > 1) Tiles::template zero<3>();
   }
-  const auto step = [](const c10::BFloat16* left, std::int64_t left_stride,
-                       const c10::BFloat16* right, std::int64_t right_columns) {
-    constexpr auto kElement = static_cast<std::int64_t>(sizeof(c10::BFloat16));
-    const std::int64_t left_bytes = left_stride * kElement;
-    const std::int64_t right_bytes = right_columns * 2 * kElement;
-    Tiles::template load<kLeft>(left, left_bytes);
-    Tiles::template load<kRight>(right, right_bytes);
-    Tiles::template multiply<0, kLeft, kRight>();
-    if constexpr (kB > 1) {
-      Tiles::template load<kRight + 1>(right + 2 * kTileRows, right_bytes);
-      Tiles::template multiply<1, kLeft, kRight + 1>();
+  for (const Slice& slice : slices) {
+    const std::int64_t left_bytes = slice.a_stride * kElement;
+    const c10::BFloat16* left = slice.a + row * slice.a_stride;
+    const c10::BFloat16* right = slice.b + column / kTileRows * slice.strip_stride;
+    for (std::int64_t k = 0; k < slice.k; k += kTileDepth) {
+      Tiles::template load<kLeft>(left, left_bytes);
+      Tiles::template load<kRight>(right, kTileBytes);
+      Tiles::template multiply<0, kLeft, kRight>();
+      if constexpr (kA > 1) {
+        Tiles::template load<kLeft + 1>(left + kTileRows * slice.a_stride, left_bytes);
+        Tiles::template multiply<2, kLeft + 1, kRight>();
+      }
+      if constexpr (kB > 1) {
+        Tiles::template load<kRight + 1>(right + slice.strip_stride, kTileBytes);
+        Tiles::template multiply<1, kLeft, kRight + 1>();
+      }
+      if constexpr (kA > 1 && kB > 1) Tiles::template multiply<3, kLeft + 1, kRight + 1>();
+      left += kTileDepth;
+      right += kTileDepth * kTileRows;
     }
-    if constexpr (kA > 1) {
-      Tiles::template load<kLeft + 1>(left + kTileRows * left_stride, left_bytes);
-      Tiles::template multiply<2, kLeft + 1, kRight>();
-    }
-    if constexpr (kA > 1 && kB > 1) Tiles::template multiply<3, kLeft + 1, kRight + 1>();
-  };
-  for (std::int64_t k = 0; k < whole; k += kTileDepth)
-    step(a + k, a_stride, b + k * b_columns, b_columns);
-  if (left_tail != nullptr) step(left_tail, kTileDepth, right_tail, kTileDepth);
-  Tiles::template store<0>(c, c_bytes);
-  if constexpr (kB > 1) Tiles::template store<1>(c + kTileRows, c_bytes);
+  }
+  Tiles::template store<0>(upper, c_bytes);
+  if constexpr (kB > 1) Tiles::template store<1>(upper + kTileRows, c_bytes);
   if constexpr (kA > 1) Tiles::template store<2>(lower, c_bytes);
   if constexpr (kA > 1 && kB > 1) Tiles::template store<3>(lower + kTileRows, c_bytes);
 }
 
-/// All columns for rows [row, row + rows), two tiles of rows or less.
 template <typename Tiles>
-void multiply_by_tiles(float* c, std::int64_t c_stride, const c10::BFloat16* a,
-                       std::int64_t a_stride, const c10::BFloat16* b, const Extent& e, bool add) {
+void multiply_by_tiles(float* c, std::int64_t c_stride, std::span<const Link> chain, std::int64_t m,
+                       std::int64_t n, bool add) {
   static constexpr Shapes kWhole = shapes_of(kTileRows, kTileRows);
-  thread_local Tail tail;
-  const std::int64_t whole = e.k / kTileDepth * kTileDepth;
-  const bool has_tail = whole < e.k;
-  if (has_tail) tail.take_left(a + whole, a_stride, e.m, e.k - whole);
-  const std::int64_t rest = e.m % (2 * kTileRows);
-  const auto columns = [&]<int kA>(std::int64_t first_row, std::int64_t last_row) {
-    for (std::int64_t column = 0; column < e.n; column += 2 * kTileRows) {
-      const std::int64_t width = std::min(2 * kTileRows, e.n - column);
-      const c10::BFloat16* const right = b + 2 * column;
-      if (has_tail) tail.take_right(right + whole * e.n, e.n, width, e.k - whole);
-      for (std::int64_t row = first_row; row < last_row; row += 2 * kTileRows) {
-        const c10::BFloat16* const left_tail =
-            has_tail ? tail.left.data() + row * kTileDepth : nullptr;
-        float* const sums = c + row * c_stride + column;
-        const c10::BFloat16* const left = a + row * a_stride;
-        if (width > kTileRows) {
-          block<Tiles, kA, 2>(sums, c_stride, left, a_stride, right, e.n, whole, left_tail,
-                              tail.right.data(), add);
-        } else {
-          block<Tiles, kA, 1>(sums, c_stride, left, a_stride, right, e.n, whole, left_tail,
-                              tail.right.data(), add);
-        }
-      }
-    }
+  const auto all_columns = [&]<int kA>(std::int64_t row) {
+    for_slices(chain, [&](std::span<const Slice> slices, bool is_first) {
+      const bool go_on = add || !is_first;
+      std::int64_t column = 0;
+      for (; column + kTileRows < n; column += 2 * kTileRows)
+        block<Tiles, kA, 2>(c, c_stride, slices, row, column, go_on);
+      if (column < n) block<Tiles, kA, 1>(c, c_stride, slices, row, column, go_on);
+    });
   };
-  if (e.m > rest) {
+  const std::int64_t rest = m % (2 * kTileRows);
+  if (m > rest) {
     Tiles::configure(kWhole);
-    columns.template operator()<2>(0, e.m - rest);
+    for (std::int64_t row = 0; row < m - rest; row += 2 * kTileRows)
+      all_columns.template operator()<2>(row);
   }
-  if (rest > 0) {
-    const Shapes shapes =
-        shapes_of(std::min(rest, kTileRows), std::max<std::int64_t>(rest - kTileRows, 0));
+  if (rest > kTileRows) {
+    const Shapes shapes = shapes_of(kTileRows, rest - kTileRows);
     Tiles::configure(shapes);
-    if (rest > kTileRows) {
-      columns.template operator()<2>(e.m - rest, e.m);
-    } else {
-      columns.template operator()<1>(e.m - rest, e.m);
-    }
+    all_columns.template operator()<2>(m - rest);
+  } else if (rest > 0) {
+    const Shapes shapes = shapes_of(rest, 0);
+    Tiles::configure(shapes);
+    all_columns.template operator()<1>(m - rest);
   }
   Tiles::release();
 }
@@ -279,23 +284,35 @@ bool has_amx() noexcept {
   return kHas;
 }
 
-void multiply_amx(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
-                  const c10::BFloat16* b, const Extent& extent, bool add) {
-  multiply_by_tiles<Hardware>(c, c_stride, a, a_stride, b, extent, add);
+void chain_amx(float* c, std::int64_t c_stride, std::span<const Link> chain, std::int64_t m,
+               std::int64_t n, bool add) {
+  multiply_by_tiles<Hardware>(c, c_stride, chain, m, n, add);
 }
 #else
 bool has_amx() noexcept { return false; }
 
-void multiply_amx(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
-                  const c10::BFloat16* b, const Extent& extent, bool add) {
-  multiply_amx_emulated(c, c_stride, a, a_stride, b, extent, add);
+void chain_amx(float* c, std::int64_t c_stride, std::span<const Link> chain, std::int64_t m,
+               std::int64_t n, bool add) {
+  chain_amx_emulated(c, c_stride, chain, m, n, add);
 }
 #endif
+
+void chain_amx_emulated(float* c, std::int64_t c_stride, std::span<const Link> chain,
+                        std::int64_t m, std::int64_t n, bool add) {
+  multiply_by_tiles<Emulated>(c, c_stride, chain, m, n, add);
+}
+
+void multiply_amx(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
+                  const c10::BFloat16* b, const Extent& extent, bool add) {
+  const Link link{a, a_stride, b, extent.k};
+  chain_amx(c, c_stride, {&link, 1}, extent.m, extent.n, add);
+}
 
 void multiply_amx_emulated(float* c, std::int64_t c_stride, const c10::BFloat16* a,
                            std::int64_t a_stride, const c10::BFloat16* b, const Extent& extent,
                            bool add) {
-  multiply_by_tiles<Emulated>(c, c_stride, a, a_stride, b, extent, add);
+  const Link link{a, a_stride, b, extent.k};
+  chain_amx_emulated(c, c_stride, {&link, 1}, extent.m, extent.n, add);
 }
 
 }  // namespace weft::model::kernel

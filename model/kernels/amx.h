@@ -11,13 +11,20 @@ namespace weft::model::kernel {
 /// asked for once.
 [[nodiscard]] bool has_amx() noexcept;
 
-/// See Multiply. A sum is, for each 32 of k in turn, a chain of the 16 products of even places and
-/// one of the odd places, both from zero, added to each other and then to the sum; numbers below
-/// float's normal range count as zero.
+// Operands lie as tiles do (kTiles in multiply.cpp): k filled up to 32, columns in strips of 16. A
+// sum is, for each 32 of k in turn, a chain of the 16 products of even places and one of the odd
+// places, both from zero, added to each other and then to the sum; numbers below float's normal
+// range count as zero. Every row goes through tiles, so that its bits are the same in any batch.
+
+/// See MultiplyChain and Multiply.
+void chain_amx(float* c, std::int64_t c_stride, std::span<const Link> chain, std::int64_t m,
+               std::int64_t n, bool add);
 void multiply_amx(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
                   const c10::BFloat16* b, const Extent& extent, bool add);
 
 /// The same bits from tiles in memory.
+void chain_amx_emulated(float* c, std::int64_t c_stride, std::span<const Link> chain,
+                        std::int64_t m, std::int64_t n, bool add);
 void multiply_amx_emulated(float* c, std::int64_t c_stride, const c10::BFloat16* a,
                            std::int64_t a_stride, const c10::BFloat16* b, const Extent& extent,
                            bool add);

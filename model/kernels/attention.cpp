@@ -36,14 +36,13 @@ WEFT_INLINE void forward_of(const Job<T>& job, const Visibility::Block& block, s
                 sinks.empty() ? -std::numeric_limits<W>::infinity() : W(sinks[head]));
   }
   std::fill_n(s.total.get(), rows, W(sinks.empty() ? 0 : 1));
-  std::fill_n(s.sums.get(), rows * s.columns, W(0));
+  zero(s.sums.get(), rows * s.columns);
   for_key_tiles(
       job.visible, block, job.shape.window, kForwardKeys,
       [&](const Visibility::Range& range, bool is_own, std::int64_t begin,
           std::int64_t count) WEFT_INLINED {
-        const std::int64_t keys = round_up(count, kLanes);
-        T* const unused = s.staged.get() + count * s.depth;
-        std::fill(unused, s.staged.get() + keys * s.depth, T(0));
+        const std::int64_t keys = round_up(count, s.unit);
+        zero(s.staged.get() + count * s.depth, (keys - count) * s.depth);
         stage(s.staged.get(), job.k, kv_head, begin, count, dim, s.depth);
         pack_across(s.across.get(), s.staged.get(), keys, s.depth);
         stage(s.staged.get(), job.v, kv_head, begin, count, dim, s.depth);

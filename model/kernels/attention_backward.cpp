@@ -45,14 +45,13 @@ WEFT_INLINE void backward_queries_of(const Job<T>& job, const Visibility::Block&
     stage(s.left.get() + at, job.q, head, block.begin, n, dim, s.depth);
     stage(s.left_gradient.get() + at, job.d_out, head, block.begin, n, dim, s.depth);
   }
-  std::fill_n(s.sums.get(), rows * s.columns, W(0));
+  zero(s.sums.get(), rows * s.columns);
   for_key_tiles(
       job.visible, block, job.shape.window, kKeys,
       [&](const Visibility::Range& range, bool is_own, std::int64_t begin,
           std::int64_t count) WEFT_INLINED {
-        const std::int64_t keys = round_up(count, kLanes);
-        T* const unused = s.staged.get() + count * s.depth;
-        std::fill(unused, s.staged.get() + keys * s.depth, T(0));
+        const std::int64_t keys = round_up(count, s.unit);
+        zero(s.staged.get() + count * s.depth, (keys - count) * s.depth);
         stage(s.staged.get(), job.v, kv_head, begin, count, dim, s.depth);
         pack_across(s.across_gradient.get(), s.staged.get(), keys, s.depth);
         stage(s.staged.get(), job.k, kv_head, begin, count, dim, s.depth);
@@ -173,7 +172,7 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
   const std::int64_t group = job.group();
   const std::int64_t count = tile.end - tile.begin;
   const std::int64_t queries = blocks.back().column + group * blocks.back().count();
-  const std::int64_t columns = round_up(queries, kLanes);
+  const std::int64_t columns = round_up(queries, s.unit);
   const auto pack = [&](const Rows<const T>& rows, T* across, T* along) WEFT_INLINED {
     for (const Column& one : blocks) {
       for (std::int64_t g = 0; g < group; ++g) {
@@ -181,7 +180,7 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
               one.block.begin, one.count(), dim, s.depth);
       }
     }
-    std::fill(s.staged.get() + queries * s.depth, s.staged.get() + columns * s.depth, T(0));
+    zero(s.staged.get() + queries * s.depth, (columns - queries) * s.depth);
     pack_across(across, s.staged.get(), columns, s.depth);
     pack_along(along, s.staged.get(), columns, dim, s.depth);
   };
@@ -191,8 +190,8 @@ WEFT_INLINE void add_key_gradients(const Job<T>& job, const Visibility::Block& t
   kernel::multiply(s.scores.get(), columns, s.left.get(), s.depth, s.across.get(), extent, false);
   kernel::multiply(s.scores_gradient.get(), columns, s.left_gradient.get(), s.depth,
                    s.across_gradient.get(), extent, false);
-  std::fill_n(s.weights.get(), count * columns, T(0));
-  std::fill_n(s.weights_gradient.get(), count * columns, T(0));
+  zero(s.weights.get(), count * columns);
+  zero(s.weights_gradient.get(), count * columns);
   for (std::int64_t j = 0; j < count; ++j) {
     for (const Column& one : blocks) weigh(job, tile, one, kv_head, j, j * columns, s);
   }
@@ -247,8 +246,8 @@ WEFT_INLINE void backward_keys_of(const Job<T>& job, const Visibility::Block& ti
   const std::int64_t count = tile.end - tile.begin;
   stage(s.left.get(), job.k, kv_head, tile.begin, count, dim, s.depth);
   stage(s.left_gradient.get(), job.v, kv_head, tile.begin, count, dim, s.depth);
-  std::fill_n(s.sums.get(), count * s.columns, W(0));
-  std::fill_n(s.sums_gradient.get(), count * s.columns, W(0));
+  zero(s.sums.get(), count * s.columns);
+  zero(s.sums_gradient.get(), count * s.columns);
   for (const std::vector<Column>& blocks : queries) {
     add_key_gradients(job, tile, std::span<const Column>(blocks), kv_head, s);
   }

@@ -6,13 +6,14 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <memory>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
 #include "model/kernels/alibi.h"
 #include "model/kernels/attention.h"
 #include "model/kernels/bf16_rows.h"
+#include "model/kernels/buffer.h"
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/multiply.h"
 #include "model/kernels/pack.h"
@@ -21,8 +22,8 @@
 // of products, which keys a query sees, and how tasks are spread over threads.
 namespace weft::model::attention {
 
+using kernel::Buffer;
 using kernel::kLanes;
-using kernel::Operand;
 using kernel::round_up;
 using kernel::Wide;
 using kernel::widen;
@@ -78,15 +79,12 @@ struct Job {
   [[nodiscard]] std::int64_t group() const { return shape.heads / shape.kv_heads; }
 };
 
-/// Not zeroed: every element is written before it is read, and there is one for each call.
-template <typename Element>
-using Buffer = std::unique_ptr<Element[]>;
-
 /// Buffers of one thread.
 template <typename T>
 struct Scratch {
   using W = Wide<T>;
-  std::int64_t depth;                   ///< head_dim, filled up to whole pairs
+  std::int64_t unit;                    ///< What products over keys are filled up to
+  std::int64_t depth;                   ///< head_dim, filled up as the kernels want it
   std::int64_t columns;                 ///< head_dim, filled up to whole registers
   std::int64_t rows;                    ///< of a block of queries, filled up
   Buffer<T> staged;                     // [max(rows, kForwardKeys), depth]
@@ -98,38 +96,53 @@ struct Scratch {
   Buffer<W> sums, sums_gradient;        // [max(rows, kKeys), columns]
   Buffer<W> most, total;                // [rows]
 
+  static std::int64_t unit_of() { return std::max(kLanes, kernel::layout_of<T>().depth); }
   static std::int64_t tall_of(const AttentionShape& shape) {
-    return round_up(std::max(block_tokens(shape) * (shape.heads / shape.kv_heads), kKeys), kLanes);
+    return round_up(std::max(block_tokens(shape) * (shape.heads / shape.kv_heads), kKeys),
+                    unit_of());
   }
 
   explicit Scratch(const AttentionShape& shape)
-      : depth(round_up(shape.head_dim, Operand<T>::kPair)),
+      : unit(unit_of()),
+        depth(round_up(shape.head_dim, kernel::layout_of<T>().depth)),
         columns(round_up(shape.head_dim, kLanes)),
         rows(tall_of(shape)) {
-    const auto make = []<typename Element>(Buffer<Element>& buffer, std::int64_t count) {
-      buffer = std::make_unique_for_overwrite<Element[]>(static_cast<std::size_t>(count));
-    };
-    for (auto* b : {&left, &left_gradient}) make(*b, rows * depth);
+    for (auto* b : {&left, &left_gradient}) b->grow(rows * depth);
     const std::int64_t most_keys = std::max(rows, kForwardKeys);
-    make(staged, most_keys * depth);
-    for (auto* b : {&across, &across_gradient}) make(*b, depth * most_keys);
-    for (auto* b : {&along, &along_gradient}) make(*b, most_keys * columns);
-    for (auto* b : {&weights, &weights_gradient}) make(*b, rows * kForwardKeys);
-    for (auto* b : {&scores, &scores_gradient}) make(*b, rows * kForwardKeys);
-    for (auto* b : {&sums, &sums_gradient}) make(*b, rows * columns);
-    for (auto* b : {&most, &total}) make(*b, rows);
+    staged.grow(most_keys * depth);
+    for (auto* b : {&across, &across_gradient}) b->grow(depth * most_keys);
+    for (auto* b : {&along, &along_gradient}) b->grow(most_keys * columns);
+    for (auto* b : {&weights, &weights_gradient}) b->grow(rows * kForwardKeys);
+    for (auto* b : {&scores, &scores_gradient}) b->grow(rows * kForwardKeys);
+    for (auto* b : {&sums, &sums_gradient}) b->grow(rows * columns);
+    for (auto* b : {&most, &total}) b->grow(rows);
   }
 };
 
+/// Copies `count` elements, which do not overlap, in pieces whose size the compiler knows: rows are
+/// too short for a call each.
+template <typename T>
+WEFT_INLINE void copy_row(T* to, const T* from, std::int64_t count) {
+  constexpr std::int64_t kPiece = 32;
+  std::int64_t i = 0;
+  for (; i + kPiece <= count; i += kPiece) __builtin_memcpy(to + i, from + i, kPiece * sizeof(T));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+template <typename T>
+WEFT_INLINE void zero(T* to, std::int64_t count) {
+  std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(count) * sizeof(T));
+}
+
 /// Tokens [begin, begin + count) of one head, made operands, one under the other: [count, depth],
-/// depth being head_dim filled up to whole pairs. A left operand as it is.
+/// depth being head_dim filled up. A left operand as it is.
 template <typename T>
 WEFT_INLINE void stage(T* to, const Rows<const T>& rows, std::int64_t head, std::int64_t begin,
                        std::int64_t count, std::int64_t dim, std::int64_t depth) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    const T* const from = rows.at(head, begin + i);
+  const T* from = rows.at(head, begin);
+  for (std::int64_t i = 0; i < count; ++i, from += rows.row_stride) {
     T* const row = to + i * depth;
-    for (std::int64_t d = 0; d < dim; ++d) row[d] = from[d];
+    copy_row(row, from, dim);
     for (std::int64_t d = dim; d < depth; ++d) row[d] = T(0);
   }
 }

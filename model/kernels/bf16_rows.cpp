@@ -146,8 +146,7 @@ WEFT_ROWS void finish_rows(const Finish& f) {
   }
 }
 
-WEFT_ROWS void interleave_pairs(BFloat16* to, std::int64_t to_stride, const BFloat16* from,
-                                std::int64_t from_stride, std::int64_t rows, std::int64_t columns) {
+WEFT_ROWS void interleave_pairs(const Interleave& p) {
   alignas(64) static constexpr std::uint16_t kLower[32] = {
       0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
@@ -155,21 +154,24 @@ WEFT_ROWS void interleave_pairs(BFloat16* to, std::int64_t to_stride, const BFlo
       16;  // rows: a panel of a wide matrix is no stream to the processor
   const __m512i lower = _mm512_load_si512(kLower);
   const __m512i upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
-  for (std::int64_t row = 0; row < rows; row += 2, to += to_stride) {
-    const BFloat16* const even = from + row * from_stride;
-    const BFloat16* const odd = even + from_stride;
+  BFloat16* row_of_pairs = p.to;
+  for (std::int64_t row = 0; row < p.rows; row += 2, row_of_pairs += p.to_stride) {
+    const BFloat16* const even = p.from + row * p.from_stride;
+    const BFloat16* const odd = even + p.from_stride;
+    BFloat16* to = row_of_pairs;
     std::int64_t i = 0;
-    for (; i + 2 * kWidth <= columns; i += 2 * kWidth) {
-      __builtin_prefetch(even + kAhead * from_stride + i);
-      __builtin_prefetch(odd + kAhead * from_stride + i);
+    for (; i + 2 * kWidth <= p.columns; i += 2 * kWidth, to += 2 * p.strip_stride) {
+      __builtin_prefetch(even + kAhead * p.from_stride + i);
+      __builtin_prefetch(odd + kAhead * p.from_stride + i);
       const __m512i a = _mm512_loadu_si512(even + i);
       const __m512i b = _mm512_loadu_si512(odd + i);
-      _mm512_storeu_si512(to + 2 * i, _mm512_permutex2var_epi16(a, lower, b));
-      _mm512_storeu_si512(to + 2 * i + 2 * kWidth, _mm512_permutex2var_epi16(a, upper, b));
+      _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, lower, b));
+      _mm512_storeu_si512(to + p.strip_stride, _mm512_permutex2var_epi16(a, upper, b));
     }
-    for (; i < columns; ++i) {
-      to[2 * i] = even[i];
-      to[2 * i + 1] = odd[i];
+    for (std::int64_t j = 0; i + j < p.columns; ++j) {
+      BFloat16* const pair = to + j / kWidth * p.strip_stride + 2 * (j % kWidth);
+      pair[0] = even[i + j];
+      pair[1] = odd[i + j];
     }
   }
 }
@@ -285,8 +287,7 @@ void silu_rows(const c10::BFloat16*, c10::BFloat16*, std::int64_t, std::int64_t,
 void silu_backward_rows(c10::BFloat16*, const c10::BFloat16*, std::int64_t, std::int64_t,
                         std::int64_t) {}
 void finish_rows(const Finish&) {}
-void interleave_pairs(c10::BFloat16*, std::int64_t, const c10::BFloat16*, std::int64_t,
-                      std::int64_t, std::int64_t) {}
+void interleave_pairs(const Interleave&) {}
 float rms_row(const c10::BFloat16*, const c10::BFloat16*, float, float, c10::BFloat16*,
               std::int64_t) {
   return 0;

@@ -34,10 +34,15 @@ struct Finish {
 };
 void finish_rows(const Finish& finish);
 
-/// Rows 2 i and 2 i + 1 of `from` [rows, columns] become row i of `to`, their elements by turns.
-/// `rows` is even.
-void interleave_pairs(c10::BFloat16* to, std::int64_t to_stride, const c10::BFloat16* from,
-                      std::int64_t from_stride, std::int64_t rows, std::int64_t columns);
+/// Rows 2 i and 2 i + 1 of `from` [rows, columns] become row i of `to`, their elements by turns;
+/// the pairs of 16 columns lie together, the next 16 `strip_stride` on. `rows` is even.
+struct Interleave {
+  c10::BFloat16* to = nullptr;
+  const c10::BFloat16* from = nullptr;
+  std::int64_t to_stride = 0, strip_stride = 0, from_stride = 0;
+  std::int64_t rows = 0, columns = 0;
+};
+void interleave_pairs(const Interleave& pairs);
 
 /// y = rounded(x s) (weight + plus), s = 1 / sqrt(mean of x^2 + eps), which is returned.
 float rms_row(const c10::BFloat16* x, const c10::BFloat16* weight, float plus, float eps,

@@ -6,19 +6,30 @@
 namespace weft::model::kernel {
 namespace {
 
-/// A chain of this many widened products begins at zero.
-constexpr std::int64_t kShort = 256;
-/// Sums that are taken up again go on as one chain.
-constexpr std::int64_t kLong = 1024;
+constexpr Layout kPairs{.depth = 2};
+/// Whole tiles of 32 of k by 16 columns, one behind the other.
+constexpr Layout kTiles{.depth = 32, .strip = 16};
 
-constexpr Kernels kPortableKernels{floats_portable, doubles_portable, widened_portable, kShort};
+// A chain of 256 widened products begins at zero; sums of pairs that are taken up again go on as
+// one chain, and tiles are left once a product.
+constexpr Cut kWidenedCut{.columns = 64, .depth = 2048, .rows = 96, .step = 256};
+constexpr Cut kPairsCut{.columns = 64, .depth = 2048, .rows = 96, .step = 1024};
+constexpr Cut kTilesCut{.columns = 128, .depth = 4096, .rows = 64, .step = 4096};
+
+constexpr Kernels kPortableKernels{floats_portable, doubles_portable, widened_portable,
+                                   nullptr,         kPairs,           kWidenedCut};
 #if defined(__x86_64__) && defined(__GNUC__)
-constexpr Kernels kAvx2Kernels{floats_avx2, doubles_avx2, widened_avx2, kShort};
-constexpr Kernels kAvx512Kernels{floats_avx512, doubles_avx512, widened_avx512, kShort};
-constexpr Kernels kAvx512Bf16Kernels{floats_avx512, doubles_avx512, pairs_avx512, kLong};
-constexpr Kernels kAmxKernels{floats_avx512, doubles_avx512, multiply_amx, kLong};
+constexpr Kernels kAvx2Kernels{floats_avx2, doubles_avx2, widened_avx2,
+                               nullptr,     kPairs,       kWidenedCut};
+constexpr Kernels kAvx512Kernels{floats_avx512, doubles_avx512, widened_avx512,
+                                 nullptr,       kPairs,         kWidenedCut};
+constexpr Kernels kAvx512Bf16Kernels{floats_avx512, doubles_avx512, pairs_avx512,
+                                     nullptr,       kPairs,         kPairsCut};
+constexpr Kernels kAmxKernels{floats_avx512, doubles_avx512, multiply_amx,
+                              chain_amx,     kTiles,         kTilesCut};
 #endif
-constexpr Kernels kEmulatedKernels{floats_portable, doubles_portable, multiply_amx_emulated, kLong};
+constexpr Kernels kEmulatedKernels{floats_portable,    doubles_portable, multiply_amx_emulated,
+                                   chain_amx_emulated, kTiles,           kTilesCut};
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "model/kernels/sets.h"
 
@@ -34,29 +35,60 @@ constexpr std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-/// A product's extent: [m, k] times [k, n]. n is a multiple of kLanes, k of the operand's pair;
-/// what fills them up is zero in at least one operand.
+/// How a kernel reads its operands. The right one is packed in strips of columns, each
+/// [k / pair][strip][pair].
+struct Layout {
+  /// k is filled up to a multiple of it, with zeros in both operands: infinities would make NaN of
+  /// anything else.
+  std::int64_t depth = 1;
+  /// Columns of a strip; 0: all.
+  std::int64_t strip = 0;
+};
+
+/// A product's extent: [m, k] times [k, n]. n is a multiple of kLanes, k of the layout's depth.
 struct Extent {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
 };
 
-/// c [m, n] (rows c_stride apart) = or += a [m, k] (rows a_stride apart) times b, packed as
-/// [k / pair][n][pair]. An element's bits depend on its row of a and column of b alone, whatever m
-/// and n are.
+/// c [m, n] (rows c_stride apart) = or += a [m, k] (rows a_stride apart) times the packed b. An
+/// element's bits depend on its row of a and column of b alone, whatever m and n are.
 template <typename E>
 using Multiply = void (*)(typename Operand<E>::Sum* c, std::int64_t c_stride, const E* a,
                           std::int64_t a_stride, const E* b, const Extent& extent, bool add);
+
+/// One product of a sum of products: a [m, k] times a packed b.
+struct Link {
+  const c10::BFloat16* a = nullptr;
+  std::int64_t a_stride = 0;
+  const c10::BFloat16* b = nullptr;
+  std::int64_t k = 0;
+};
+
+/// The products of a chain one after the other, with the same bits; sums stay where the kernel has
+/// them.
+using MultiplyChain = void (*)(float* c, std::int64_t c_stride, std::span<const Link> chain,
+                               std::int64_t m, std::int64_t n, bool add);
+
+/// How a product of large matrices is cut for a kernel (model/kernels/product.cpp).
+struct Cut {
+  std::int64_t columns;  ///< whose right operands are packed at once
+  std::int64_t depth;    ///< of k packed at once: a packed panel stays in the second cache
+  std::int64_t rows;     ///< that meet a panel before their sums leave the cache
+  /// Elements of k between two visits to a sum: where a visit begins a chain of its own, short
+  /// chains keep the sum's digits.
+  std::int64_t step;
+};
 
 /// The kernels of one set.
 struct Kernels {
   Multiply<float> of_float;
   Multiply<double> of_double;
   Multiply<c10::BFloat16> of_bfloat16;
-  /// Elements of k between two visits of a BFloat16 product to a sum: where a visit begins a chain
-  /// of its own, short chains keep the sum's digits.
-  std::int64_t bfloat16_step;
+  MultiplyChain chain_of_bfloat16;  ///< null: of_bfloat16 for each
+  Layout bfloat16_layout;
+  Cut bfloat16_cut;
 };
 
 /// Of a set that is available.
@@ -64,6 +96,15 @@ struct Kernels {
 
 /// Of the chosen one.
 [[nodiscard]] const Kernels& kernels();
+
+/// Of operands of the chosen kernels.
+template <typename E>
+[[nodiscard]] Layout layout_of() {
+  if constexpr (Operand<E>::kPair == 1)
+    return {};
+  else
+    return kernels().bfloat16_layout;
+}
 
 inline void multiply(float* c, std::int64_t c_stride, const float* a, std::int64_t a_stride,
                      const float* b, const Extent& extent, bool add) {

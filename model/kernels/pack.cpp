@@ -103,18 +103,6 @@ WEFT_CLONES void interleave_rows(c10::BFloat16* to, std::int64_t lanes,
   }
 }
 
-/// The same by permutations of whole registers.
-void interleave_rows_fast(c10::BFloat16* to, std::int64_t lanes, const MatrixView<c10::BFloat16>& b,
-                          std::int64_t first, std::int64_t columns, std::int64_t k) {
-  const std::int64_t whole = k / 2 * 2;
-  interleave_pairs(to, 2 * lanes, b.data + first, b.row_stride, whole, columns);
-  for (std::int64_t i = 0; i < whole && columns < lanes; i += 2)
-    std::fill(to + i * lanes + 2 * columns, to + (i + 2) * lanes, c10::BFloat16());
-  if (whole == k) return;
-  const MatrixView<c10::BFloat16> last{b.data + whole * b.row_stride, b.row_stride, 1};
-  interleave_rows(to + whole * lanes, lanes, last, first, columns, 1);
-}
-
 // --- columns of b lie in rows of memory: turned on the way ---------------------------------------
 
 void turn(float* to, std::int64_t lanes, const MatrixView<float>& b, std::int64_t first,
@@ -155,9 +143,35 @@ void turn_pairs(c10::BFloat16* to, std::int64_t lanes, const MatrixView<c10::BFl
 }
 
 template <typename E>
+void turn_left(E* to, const MatrixView<E>& a, std::int64_t first, std::int64_t height,
+               std::int64_t k, std::int64_t depth) {
+  for (std::int64_t j = 0; j < k; ++j) {
+    const E* from = a.data + first + j * a.column_stride;
+    for (std::int64_t r = 0; r < height; ++r) to[r * depth + j] = from[r];
+  }
+  for (std::int64_t r = 0; r < height; ++r)
+    std::fill(to + r * depth + k, to + (r + 1) * depth, E{});
+}
+
+/// Pairs of k are made first, and then turned as words.
+void turn_left(c10::BFloat16* to, const MatrixView<c10::BFloat16>& a, std::int64_t first,
+               std::int64_t height, std::int64_t k, std::int64_t depth) {
+  alignas(64) c10::BFloat16 pairs[2 * kLanes * kLanes];  // [pairs][lanes][2]
+  for (std::int64_t j = 0; j < depth; j += 2 * kLanes) {
+    const std::int64_t wanted = std::min(2 * kLanes, depth - j);
+    const std::int64_t there = std::clamp<std::int64_t>(k - j, 0, wanted);
+    const MatrixView<c10::BFloat16> rows{a.data + j * a.column_stride, a.column_stride, 1};
+    interleave_rows(pairs, kLanes, rows, first, height, there);
+    std::fill(pairs + round_up(there, 2) * kLanes, pairs + wanted * kLanes, c10::BFloat16());
+    transpose(reinterpret_cast<Word*>(to + j), depth / 2, reinterpret_cast<const Word*>(pairs),
+              kLanes, wanted / 2, height);
+  }
+}
+
+template <typename E>
 void pack_left_of(E* to, const MatrixView<E>& a, std::int64_t first, std::int64_t last,
-                  std::int64_t k) {
-  const std::int64_t depth = round_up(k, Operand<E>::kPair);
+                  std::int64_t k, const Layout& layout) {
+  const std::int64_t depth = round_up(k, layout.depth);
   if (a.column_stride == 1) {
     for (std::int64_t i = first; i < last; ++i) {
       E* row = to + (i - first) * depth;
@@ -166,32 +180,61 @@ void pack_left_of(E* to, const MatrixView<E>& a, std::int64_t first, std::int64_
     }
     return;
   }
-  for (std::int64_t i = first; i < last; i += kLanes) {
-    const std::int64_t height = std::min(kLanes, last - i);
-    E* rows = to + (i - first) * depth;
-    for (std::int64_t j = 0; j < k; ++j) {
-      const E* from = a.data + i + j * a.column_stride;
-      for (std::int64_t r = 0; r < height; ++r) rows[r * depth + j] = from[r];
+  for (std::int64_t i = first; i < last; i += kLanes)
+    turn_left(to + (i - first) * depth, a, i, std::min(kLanes, last - i), k, depth);
+}
+
+/// One strip of a panel: `lanes` columns, of which `columns` are b's, filled up to `depth`.
+template <typename E>
+void pack_strip(E* to, std::int64_t lanes, const MatrixView<E>& b, std::int64_t first,
+                std::int64_t columns, std::int64_t k, std::int64_t depth) {
+  if constexpr (Operand<E>::kPair == 2) {
+    if (b.column_stride == 1) {
+      interleave_rows(to, lanes, b, first, columns, k);
+    } else {
+      turn_pairs(to, lanes, b, first, columns, k);
     }
-    for (std::int64_t j = k; j < depth; ++j) {
-      for (std::int64_t r = 0; r < height; ++r) rows[r * depth + j] = E{};
+  } else {
+    if (b.column_stride == 1) {
+      copy_rows(to, lanes, b, first, columns, k);
+    } else {
+      turn(to, lanes, b, first, columns, k);
     }
   }
+  std::fill(to + round_up(k, Operand<E>::kPair) * lanes, to + depth * lanes, E{});
+}
+
+/// Rows of b that are whole pairs, by permutations of whole registers; how many were packed.
+std::int64_t interleave_whole_pairs(c10::BFloat16* to, const MatrixView<c10::BFloat16>& b,
+                                    std::int64_t first, std::int64_t columns, std::int64_t k,
+                                    std::int64_t strip, std::int64_t depth) {
+  if (b.column_stride != 1 || columns % kLanes != 0 || !has_bf16_rows()) return 0;
+  const std::int64_t whole = k / 2 * 2;
+  interleave_pairs({.to = to,
+                    .from = b.data + first,
+                    .to_stride = 2 * strip,
+                    .strip_stride = strip == kLanes ? depth * strip : 2 * kLanes,
+                    .from_stride = b.row_stride,
+                    .rows = whole,
+                    .columns = columns});
+  return whole;
 }
 
 template <typename E>
-void pack_panel_of(E* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns,
-                   std::int64_t k) {
+void pack_panel_of(E* to, MatrixView<E> b, std::int64_t first, std::int64_t columns, std::int64_t k,
+                   const Layout& layout) {
   const std::int64_t lanes = round_up(columns, kLanes);
+  const std::int64_t strip = layout.strip == 0 ? lanes : layout.strip;
+  const std::int64_t depth = round_up(k, layout.depth);
+  std::int64_t done = 0;
   if constexpr (Operand<E>::kPair == 2) {
-    if (b.column_stride == 1) {
-      return has_bf16_rows() ? interleave_rows_fast(to, lanes, b, first, columns, k)
-                             : interleave_rows(to, lanes, b, first, columns, k);
-    }
-    turn_pairs(to, lanes, b, first, columns, k);
-  } else {
-    if (b.column_stride == 1) return copy_rows(to, lanes, b, first, columns, k);
-    turn(to, lanes, b, first, columns, k);
+    done = interleave_whole_pairs(to, b, first, columns, k, strip, depth);
+    if (done == depth) return;
+    b.data += done * b.row_stride;
+  }
+  for (std::int64_t column = 0; column < lanes; column += strip) {
+    pack_strip(to + column * depth + done * strip, strip, b, first + column,
+               std::min(strip, columns - column), k - done, depth - done);
   }
 }
 
@@ -199,12 +242,12 @@ void pack_panel_of(E* to, const MatrixView<E>& b, std::int64_t first, std::int64
 
 #define WEFT_PACK(E)                                                                       \
   void pack_panel(E* to, const MatrixView<E>& b, std::int64_t first, std::int64_t columns, \
-                  std::int64_t k) {                                                        \
-    pack_panel_of(to, b, first, columns, k);                                               \
+                  std::int64_t k, const Layout& layout) {                                  \
+    pack_panel_of(to, b, first, columns, k, layout);                                       \
   }                                                                                        \
   void pack_left(E* to, const MatrixView<E>& a, std::int64_t first, std::int64_t last,     \
-                 std::int64_t k) {                                                         \
-    pack_left_of(to, a, first, last, k);                                                   \
+                 std::int64_t k, const Layout& layout) {                                   \
+    pack_left_of(to, a, first, last, k, layout);                                           \
   }
 WEFT_PACK(float)
 WEFT_PACK(double)

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
-#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "model/kernels/bf16_rows.h"
+#include "model/kernels/buffer.h"
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/multiply.h"
 #include "model/kernels/pack.h"
@@ -21,10 +21,8 @@ namespace {
 using kernel::MatrixView;
 using kernel::round_up;
 
-constexpr std::int64_t kPanel = 64;       // columns whose right operands are packed at once
-constexpr std::int64_t kDepth = 2048;     // of k at once: a packed panel stays in the second cache
-constexpr std::int64_t kRows = 96;        // rows that meet a step of the panel in turn
-constexpr std::int64_t kMostRows = 1024;  // whose sums are kept at once: 256 KiB of fp32
+/// Rows whose sums are kept at once, and whose left operands are packed at once.
+constexpr std::int64_t kMostRows = 1024;
 
 /// The sums' way to c.
 struct Target {
@@ -40,9 +38,10 @@ struct Target {
 /// A block of sums and where it goes.
 struct Block {
   std::int64_t row = 0, rows = 0, column = 0, columns = 0;
+  std::int64_t stride = 0;  ///< Of the sums' rows
 };
 
-/// E: element of bias and residual; C: of c; W: of the sums, in rows kPanel apart.
+/// E: element of bias and residual; C: of c; W: of the sums.
 template <typename E, typename C, typename W>
 WEFT_INLINE void finish_of(const Target& t, const W* sums, const Block& block) {
   const auto scale = static_cast<W>(t.scale);
@@ -50,7 +49,7 @@ WEFT_INLINE void finish_of(const Target& t, const W* sums, const Block& block) {
     return kernel::narrow<C>(static_cast<kernel::Wide<C>>(value));
   };
   for (std::int64_t i = 0; i < block.rows; ++i) {
-    const W* sum = sums + i * kPanel;
+    const W* sum = sums + i * block.stride;
     C* c = static_cast<C*>(t.c) + (block.row + i) * t.stride + block.column;
     const std::int64_t n = block.columns;
     if (t.add) {
@@ -90,7 +89,7 @@ void finish_fast(const Target& t, const float* sums, const Block& block) {
   kernel::Finish finish{.to = static_cast<BFloat16*>(t.c) + block.row * t.stride + block.column,
                         .sums = sums,
                         .to_stride = t.stride,
-                        .sums_stride = kPanel,
+                        .sums_stride = block.stride,
                         .rows = block.rows,
                         .columns = block.columns,
                         .scale = static_cast<float>(t.scale)};
@@ -120,23 +119,28 @@ struct Shares {
   std::int64_t row_parts = 1, column_parts = 1;
 };
 
-/// Packing a panel costs about as much as kPackingRows rows of its products.
-constexpr std::int64_t kPackingRows = 5;
+/// Rows that are worth a panel packed for them alone.
+constexpr std::int64_t kRowsOfShare = 256;
 
-Shares share(std::int64_t m, std::int64_t n, std::int64_t threads) {
-  const std::int64_t panels = (n + kPanel - 1) / kPanel;
-  Shares best;
-  std::int64_t least = std::numeric_limits<std::int64_t>::max();
-  for (std::int64_t row_parts = 1; row_parts <= threads; ++row_parts) {
-    const std::int64_t column_parts = threads / row_parts;
-    const std::int64_t cost = ((panels + column_parts - 1) / column_parts) *
-                              ((m + row_parts - 1) / row_parts + kPackingRows);
-    if (cost < least) {
-      least = cost;
-      best = {row_parts, column_parts};
-    }
-  }
-  return best;
+/// By rows where there are enough: the loops between products share rows out in the same way, so
+/// that a thread finds what it wrote in its own cache.
+Shares share(std::int64_t rows, std::int64_t panels, std::int64_t threads) {
+  Shares shares;
+  shares.row_parts = std::clamp<std::int64_t>(rows / kRowsOfShare, 1, threads);
+  while (threads / shares.row_parts > panels) ++shares.row_parts;
+  shares.column_parts = threads / shares.row_parts;
+  return shares;
+}
+
+/// Of operands whose sums have their own precision: short chains keep its digits.
+constexpr kernel::Cut kCutOfFloats{.columns = 64, .depth = 2048, .rows = 96, .step = 256};
+
+template <typename E>
+kernel::Cut cut_of() {
+  if constexpr (kernel::Operand<E>::kPair == 1)
+    return kCutOfFloats;
+  else
+    return kernel::kernels().bfloat16_cut;
 }
 
 /// E: element of the operands; C: of the result.
@@ -144,16 +148,23 @@ template <typename E, typename C>
 class Product {
  public:
   using Sum = typename kernel::Operand<E>::Sum;
-  static constexpr std::int64_t kPair = kernel::Operand<E>::kPair;
 
   Product(std::vector<Term<E>> terms, std::int64_t m, std::int64_t n, const Target& target)
-      : terms_(std::move(terms)), m_(m), n_(n), target_(target) {}
+      : terms_(std::move(terms)),
+        m_(m),
+        n_(n),
+        target_(target),
+        unit_(kernel::layout_of<E>().depth),
+        cut_(cut_of<E>()),
+        groups_(group()) {}
 
   /// Every thread begins with a part of its own, and then helps with what is left of the others':
   /// cores are seldom equally fast, and a number of panels is seldom a multiple of theirs.
-  void run() const {
-    const Shares shares = share(m_, n_, at::in_parallel_region() ? 1 : at::get_num_threads());
-    const std::int64_t panels = (n_ + kPanel - 1) / kPanel;
+  void run() {
+    const std::int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+    cut_for(threads);
+    const std::int64_t panels = (n_ + cut_.columns - 1) / cut_.columns;
+    const Shares shares = share(m_, panels, threads);
     const auto cut = [](std::int64_t count, std::int64_t parts, std::int64_t i) {
       return count * i / parts;
     };
@@ -175,27 +186,40 @@ class Product {
   }
 
  private:
-  /// Of k between two visits to a sum: where operands have its precision, short chains keep its
-  /// digits.
-  static std::int64_t step() {
-    if constexpr (kPair == 1) return 256;
-    return kernel::kernels().bfloat16_step;
+  static constexpr std::int64_t kFewestColumns = 64;
+  static constexpr std::int64_t kFewestRows = 64;
+  static constexpr std::int64_t kUsualRows = 512;
+
+  /// Blocks that a thread takes at once are large enough to pay for a panel and so many that the
+  /// threads end together.
+  void cut_for(std::int64_t threads) {
+    const auto blocks = [&](std::int64_t rows) {
+      return ((n_ + cut_.columns - 1) / cut_.columns) * ((m_ + rows - 1) / rows);
+    };
+    const std::int64_t wanted = threads == 1 ? 1 : 4 * threads;
+    while (cut_.columns > kFewestColumns && blocks(kFewestRows) < wanted) cut_.columns /= 2;
+    rows_ = kMostRows;
+    if (groups_.size() > 1) return;  // each would pack all groups
+    rows_ = kUsualRows;
+    while (rows_ > kFewestRows && blocks(rows_) < wanted) rows_ /= 2;
   }
 
-  /// Left operands as the kernel reads them: rows of pairs.
+  /// Left operands as the kernel reads them.
   struct Left {
     const E* data = nullptr;
     std::int64_t stride = 0;
-    std::int64_t depth = 0;  // k, rounded up to pairs
   };
 
+  [[nodiscard]] std::int64_t depth_of(const Term<E>& term) const { return round_up(term.k, unit_); }
+
   /// Whether the kernel can read a where it lies.
-  [[nodiscard]] static bool is_direct(const Term<E>& term) {
-    return term.a.column_stride == 1 && term.k % kPair == 0;
+  [[nodiscard]] bool is_direct(const Term<E>& term) const {
+    return term.a.column_stride == 1 && term.k % unit_ == 0;
   }
 
-  /// Rows and panels of the result, and which of them was taken last: a panel of kMostRows rows at
-  /// a time.
+  /// Rows and panels of the result, in blocks of rows_ rows of a panel: of kMostRows rows all
+  /// panels, of a panel all blocks, so that what was packed is used again. `next` is the first that
+  /// no thread has taken.
   struct Part {
     Part(std::int64_t from_row, std::int64_t to_row, std::int64_t from_panel, std::int64_t to_panel)
         : first_row(from_row), last_row(to_row), first_panel(from_panel), last_panel(to_panel) {}
@@ -203,54 +227,76 @@ class Product {
     std::atomic<std::int64_t> next{0};
   };
 
+  /// A block of a part, and the rows whose left operands are packed with its own.
+  struct Taken {
+    std::int64_t first_row = 0, last_row = 0;
+    std::int64_t panel = 0;
+    Block block;
+  };
+
+  /// The next block that no thread has taken yet.
+  bool take(Part& part, Taken& taken) const {
+    const std::int64_t panels = part.last_panel - part.first_panel;
+    if (panels == 0) return false;
+    const std::int64_t all = kMostRows / rows_;  // blocks of a panel, but at the end
+    const std::int64_t index = part.next.fetch_add(1, std::memory_order_relaxed);
+    taken.first_row = part.first_row + index / (panels * all) * kMostRows;
+    if (taken.first_row >= part.last_row) return false;
+    taken.last_row = std::min(taken.first_row + kMostRows, part.last_row);
+    const std::int64_t blocks = (taken.last_row - taken.first_row + rows_ - 1) / rows_;
+    const std::int64_t rest = index % (panels * all);
+    if (rest >= panels * blocks) return false;
+    taken.panel = part.first_panel + rest / blocks;
+    Block& block = taken.block;
+    block.row = taken.first_row + rest % blocks * rows_;
+    block.rows = std::min(rows_, taken.last_row - block.row);
+    block.column = taken.panel * cut_.columns;
+    block.columns = std::min(cut_.columns, n_ - block.column);
+    block.stride = cut_.columns;
+    return true;
+  }
+
   /// Computes what no thread has taken yet.
   void work(Part& part) const {
-    thread_local std::vector<E> left_buffer;
-    thread_local std::vector<E> panel;
-    thread_local std::vector<Sum> sums;
-    const std::int64_t panels = part.last_panel - part.first_panel;
+    thread_local kernel::Buffer<E> left_buffer;
+    thread_local kernel::Buffer<E> panel;
+    thread_local kernel::Buffer<Sum> sums;
     std::vector<Left> left;
-    std::vector<std::vector<Piece>> groups;
-    Block block{.row = -1};
-    for (;;) {
-      const std::int64_t taken = part.next.fetch_add(1, std::memory_order_relaxed);
-      const std::int64_t row =
-          panels == 0 ? part.last_row : part.first_row + taken / panels * kMostRows;
-      if (row >= part.last_row) return;
-      if (row != block.row) {
-        const std::int64_t end = std::min(row + kMostRows, part.last_row);
-        left = pack_lefts(row, end, left_buffer);
-        groups = group(left);
-        grow(sums, (end - row) * kPanel);
-        block.row = row;
-        block.rows = end - row;
+    std::int64_t left_row = -1;
+    std::int64_t packed_panel = -1;
+    for (Taken taken; take(part, taken);) {
+      if (taken.first_row != left_row) {
+        left = pack_lefts(taken.first_row, taken.last_row, left_buffer);
+        left_row = taken.first_row;
       }
-      block.column = (part.first_panel + taken % panels) * kPanel;
-      block.columns = std::min(kPanel, n_ - block.column);
-      fill(sums.data(), left, groups, block, panel);
+      const bool is_one_group = groups_.size() == 1;
+      sums.grow((is_one_group ? cut_.rows : taken.block.rows) * cut_.columns);
+      panel.grow(cut_.depth * cut_.columns);
+      for (std::size_t g = 0; g < groups_.size(); ++g) {
+        if (!is_one_group || packed_panel != taken.panel)
+          pack_group(panel.get(), groups_[g], taken.block);
+        packed_panel = taken.panel;
+        fill(sums.get(), left, left_row, g, taken.block, panel.get());
+      }
     }
   }
 
-  template <typename T>
-  static void grow(std::vector<T>& buffer, std::int64_t size) {
-    if (std::ssize(buffer) < size) buffer.resize(static_cast<std::size_t>(size));
-  }
-
-  std::vector<Left> pack_lefts(std::int64_t row, std::int64_t end, std::vector<E>& buffer) const {
+  std::vector<Left> pack_lefts(std::int64_t row, std::int64_t end,
+                               kernel::Buffer<E>& buffer) const {
     std::int64_t size = 0;
     for (const Term<E>& term : terms_)
-      if (!is_direct(term)) size += round_up(term.k, kPair) * (end - row);
-    grow(buffer, size);
+      if (!is_direct(term)) size += depth_of(term) * (end - row);
+    buffer.grow(size);
     std::vector<Left> left;
-    E* packed = buffer.data();
+    E* packed = buffer.get();
     for (const Term<E>& term : terms_) {
-      const std::int64_t depth = round_up(term.k, kPair);
       if (is_direct(term)) {
-        left.push_back({term.a.data + row * term.a.row_stride, term.a.row_stride, depth});
+        left.push_back({term.a.data + row * term.a.row_stride, term.a.row_stride});
         continue;
       }
+      const std::int64_t depth = depth_of(term);
       kernel::pack_left(packed, term.a, row, end, term.k);
-      left.push_back({packed, depth, depth});
+      left.push_back({packed, depth});
       packed += depth * (end - row);
     }
     return left;
@@ -264,16 +310,17 @@ class Product {
       b.data += first * b.row_stride;
       return kernel::pack_panel(to, b, block.column, block.columns, depth);
     }
-    thread_local std::vector<E> values;
-    grow(values, round_up(depth, kernel::kLanes) * kPanel);
+    thread_local kernel::Buffer<E> values;
+    const std::int64_t stride = term.turned ? round_up(depth, kernel::kLanes) : block.stride;
+    values.grow(stride * (term.turned ? block.columns : depth));
+    MatrixView<E> view{values.get(), stride, 1};
     if (term.turned) {
-      const std::int64_t stride = round_up(depth, kernel::kLanes);
-      term.quantised->read({block.column, block.columns, first, depth}, values.data(), stride);
-      return kernel::pack_panel(to, MatrixView<E>{values.data(), 1, stride}, 0, block.columns,
-                                depth);
+      term.quantised->read({block.column, block.columns, first, depth}, values.get(), stride);
+      view = {values.get(), 1, stride};
+    } else {
+      term.quantised->read({first, depth, block.column, block.columns}, values.get(), stride);
     }
-    term.quantised->read({first, depth, block.column, block.columns}, values.data(), kPanel);
-    kernel::pack_panel(to, MatrixView<E>{values.data(), kPanel, 1}, 0, block.columns, depth);
+    kernel::pack_panel(to, view, 0, block.columns, depth);
   }
 
   /// Rows [first, first + depth) of a term's right operand.
@@ -282,14 +329,15 @@ class Product {
     std::int64_t first = 0, depth = 0;
   };
 
-  /// All pieces, in groups that are packed at once: of kDepth together at most.
-  static std::vector<std::vector<Piece>> group(const std::vector<Left>& left) {
+  /// All pieces, in groups that are packed at once: of cut_.depth together at most.
+  [[nodiscard]] std::vector<std::vector<Piece>> group() const {
     std::vector<std::vector<Piece>> groups(1);
     std::int64_t used = 0;
-    for (std::size_t i = 0; i < left.size(); ++i) {
-      for (std::int64_t first = 0; first < left[i].depth; first += kDepth) {
-        const std::int64_t depth = std::min(kDepth, left[i].depth - first);
-        if (used + depth > kDepth) {
+    for (std::size_t i = 0; i < terms_.size(); ++i) {
+      const std::int64_t all = depth_of(terms_[i]);
+      for (std::int64_t first = 0; first < all; first += cut_.depth) {
+        const std::int64_t depth = std::min(cut_.depth, all - first);
+        if (used + depth > cut_.depth) {
           groups.emplace_back();
           used = 0;
         }
@@ -300,27 +348,28 @@ class Product {
     return groups;
   }
 
-  /// Sums of `block` and their way to c. A chunk of rows meets all pieces of a group while its sums
-  /// are in the first cache.
-  void fill(Sum* sums, const std::vector<Left>& left, const std::vector<std::vector<Piece>>& groups,
-            const Block& block, std::vector<E>& panel) const {
+  void pack_group(E* to, const std::vector<Piece>& pieces, const Block& block) const {
     const std::int64_t lanes = round_up(block.columns, kernel::kLanes);
-    grow(panel, kDepth * kPanel);
-    for (std::size_t g = 0; g < groups.size(); ++g) {
-      E* packed = panel.data();
-      for (const Piece& piece : groups[g]) {
-        pack(packed, terms_[piece.term], piece.first,
-             std::min(piece.depth, terms_[piece.term].k - piece.first), block);
-        packed += piece.depth * lanes;
-      }
-      for (std::int64_t row = 0; row < block.rows; row += kRows) {
-        const std::int64_t rows = std::min(kRows, block.rows - row);
-        Sum* const chunk = sums + row * kPanel;
-        if (groups[g].empty()) std::fill_n(chunk, rows * kPanel, Sum{});
-        multiply(chunk, left, groups[g], {row, rows, lanes}, panel.data(), g > 0);
-        if (g + 1 == groups.size())
-          finish_chunk(chunk, {block.row + row, rows, block.column, block.columns});
-      }
+    for (const Piece& piece : pieces) {
+      const Term<E>& term = terms_[piece.term];
+      pack(to, term, piece.first, std::min(piece.depth, term.k - piece.first), block);
+      to += piece.depth * lanes;
+    }
+  }
+
+  /// Sums of `block` over group g, and after the last their way to c. A chunk of rows meets all
+  /// pieces while its sums are in the first cache. left: from row `left_row` on.
+  void fill(Sum* sums, const std::vector<Left>& left, std::int64_t left_row, std::size_t g,
+            const Block& block, const E* panel) const {
+    const std::int64_t lanes = round_up(block.columns, kernel::kLanes);
+    for (std::int64_t row = 0; row < block.rows; row += cut_.rows) {
+      Block chunk = block;
+      chunk.row += row;
+      chunk.rows = std::min(cut_.rows, block.rows - row);
+      Sum* const of_chunk = groups_.size() == 1 ? sums : sums + row * block.stride;
+      if (groups_[g].empty()) std::fill_n(of_chunk, chunk.rows * block.stride, Sum{});
+      multiply(of_chunk, left, chunk.row - left_row, groups_[g], chunk, lanes, panel, g > 0);
+      if (g + 1 == groups_.size()) finish_chunk(of_chunk, chunk);
     }
   }
 
@@ -331,27 +380,41 @@ class Product {
     finish(target_, E{}, C{}, sums, block);
   }
 
-  struct Chunk {
-    std::int64_t row = 0, rows = 0, lanes = 0;
-  };
-  static void multiply(Sum* sums, const std::vector<Left>& left, const std::vector<Piece>& pieces,
-                       const Chunk& chunk, const E* packed, bool add) {
-    const std::int64_t step = Product::step();
+  /// Sums of `chunk`, whose left operands begin at `row`, over pieces that are packed in `panel`.
+  void multiply(Sum* sums, const std::vector<Left>& left, std::int64_t row,
+                const std::vector<Piece>& pieces, const Block& chunk, std::int64_t lanes,
+                const E* panel, bool add) const {
+    if constexpr (std::is_same_v<E, c10::BFloat16>) {
+      if (const kernel::MultiplyChain chain = kernel::kernels().chain_of_bfloat16) {
+        thread_local std::vector<kernel::Link> links;
+        links.clear();
+        for (const Piece& piece : pieces) {
+          const Left& a = left[piece.term];
+          links.push_back({a.data + row * a.stride + piece.first, a.stride, panel, piece.depth});
+          panel += piece.depth * lanes;
+        }
+        return chain(sums, chunk.stride, links, chunk.rows, lanes, add);
+      }
+    }
     for (const Piece& piece : pieces) {
       const Left& a = left[piece.term];
-      const E* const from = a.data + chunk.row * a.stride + piece.first;
-      for (std::int64_t k = 0; k < piece.depth; k += step) {
-        kernel::multiply(sums, kPanel, from + k, a.stride, packed + k * chunk.lanes,
-                         {chunk.rows, chunk.lanes, std::min(step, piece.depth - k)}, add);
+      const E* const from = a.data + row * a.stride + piece.first;
+      for (std::int64_t k = 0; k < piece.depth; k += cut_.step) {
+        kernel::multiply(sums, chunk.stride, from + k, a.stride, panel + k * lanes,
+                         {chunk.rows, lanes, std::min(cut_.step, piece.depth - k)}, add);
         add = true;
       }
-      packed += piece.depth * chunk.lanes;
+      panel += piece.depth * lanes;
     }
   }
 
   std::vector<Term<E>> terms_;
   std::int64_t m_, n_;
   Target target_;
+  std::int64_t unit_;  ///< What k is filled up to a multiple of
+  kernel::Cut cut_;
+  std::vector<std::vector<Piece>> groups_;
+  std::int64_t rows_ = kMostRows;  ///< Of a block
 };
 
 template <typename E>

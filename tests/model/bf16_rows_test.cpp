@@ -138,7 +138,13 @@ TEST_F(BFloat16Rows, PairsLieTogether) {
   for (const std::int64_t n : kCounts) {
     const auto from = random_row(kRows * (n + 5));
     std::vector<BFloat16> to(static_cast<std::size_t>(kRows / 2 * (2 * n + 1)), BFloat16(7));
-    interleave_pairs(to.data(), 2 * n + 1, from.data(), n + 5, kRows, n);
+    interleave_pairs({.to = to.data(),
+                      .from = from.data(),
+                      .to_stride = 2 * n + 1,
+                      .strip_stride = 32,
+                      .from_stride = n + 5,
+                      .rows = kRows,
+                      .columns = n});
     for (std::int64_t row = 0; row < kRows / 2; ++row) {
       const BFloat16* const pairs = to.data() + row * (2 * n + 1);
       for (std::int64_t i = 0; i < n; ++i) {

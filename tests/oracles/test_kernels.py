@@ -1,5 +1,6 @@
 """Every set of product kernels that the processor has: the same losses as PEFT, rows of the same quality, and a run that
 goes on with its own kernels only. Tiles of AMX are emulated where the processor has none."""
+import json
 import os
 import warnings
 
@@ -98,28 +99,57 @@ def test_bf16_is_as_near_as_its_rounding(weft, kernels, trained, tmp_path):
     assert divergence(exact, ours) <= 1.5 * divergence(exact, rounded)
 
 
+def train(weft, folder, run, updates, *options, environment=None, **more):
+    settings = dict(output_dir=run, dtype="bfloat16", max_updates=updates, lr_scheduler="constant")
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return weft.run("train", folder / "config.yaml", *changes, *options, env=os.environ | (environment or {}), **more)
+
+
+def adapter_of(run):
+    return (run / "adapter/adapter_model.safetensors").read_bytes()
+
+
+def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped(weft, kernels, trained, tmp_path):
+    train(weft, trained[0], tmp_path / "whole", 6)
+    train(weft, trained[0], tmp_path / "run", 4)
+    train(weft, trained[0], tmp_path / "run", 6, "--resume")
+    assert adapter_of(tmp_path / "run") == adapter_of(tmp_path / "whole")
+
+
 def test_a_run_goes_on_with_its_own_kernels_only(weft, machine, trained, tmp_path):
     own = machine["kernels"]
     others = [rate["kernels"] for rate in reversed(machine["rates"]) if rate["kernels"] != own]
     if not others:
         pytest.skip("this processor has one set of kernels")
     other = others[0]
-
-    def train(run, updates, *options, kernels=None, **more):
-        settings = dict(output_dir=tmp_path / run, dtype="bfloat16", max_updates=updates, lr_scheduler="constant")
-        changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        return weft.run("train", trained[0] / "config.yaml", *changes, *options,
-                        env=os.environ | ({"WEFT_KERNELS": kernels} if kernels else {}), **more)
-
-    train("whole", 6, kernels=other)
-    train("run", 4, kernels=other)
-    refused = train("run", 6, "--resume", check=False)
+    train(weft, trained[0], tmp_path / "run", 2, environment={"WEFT_KERNELS": other})
+    refused = train(weft, trained[0], tmp_path / "run", 4, "--resume", check=False)
     assert refused.returncode == 2
     assert f"write WEFT_KERNELS={other} before the command" in refused.stderr
     assert f"kernels was {other}" in refused.stderr and own in refused.stderr
-    train("run", 6, "--resume", kernels=other)
-    files = [(tmp_path / run / "adapter/adapter_model.safetensors").read_bytes() for run in ("run", "whole")]
-    assert files[0] == files[1]
+
+
+@pytest.fixture(scope="module")
+def usual(weft, trained, tmp_path_factory):
+    run = tmp_path_factory.mktemp("usual") / "run"
+    train(weft, trained[0], run, 6, "--set", "threads=2")
+    return adapter_of(run)
+
+
+@pytest.mark.parametrize("threads, environment", [
+    (1, {}), (3, {}), (8, {}), (2, {"OMP_WAIT_POLICY": "active"}), (8, {"OMP_WAIT_POLICY": "active"}),
+    (8, {"OMP_WAIT_POLICY": "passive"}), (2, {"OMP_PROC_BIND": "true"}), (2, {"OMP_DYNAMIC": "true"}),
+    (3, {"GOMP_SPINCOUNT": "1000000000"}), (2, {"OMP_NUM_THREADS": "1"})])
+def test_neither_threads_nor_how_they_wait_change_a_bit(weft, trained, usual, tmp_path, threads, environment):
+    """More threads than cores, and threads that wait by spinning, end in time and with the same bits."""
+    train(weft, trained[0], tmp_path / "run", 6, "--set", f"threads={threads}", environment=environment, timeout=120)
+    assert adapter_of(tmp_path / "run") == usual
+
+
+def test_bound_threads_do_not_leave_one_core(weft, machine):
+    done = weft.run("inspect", "--machine", "--json", env=os.environ | {"OMP_PROC_BIND": "true"})
+    assert json.loads(done.stdout)["cores"] == machine["cores"]
+    assert "OMP_PROC_BIND=true is not followed" in done.stderr
 
 
 @pytest.mark.parametrize("name, told", [("avx1024", "there are no such kernels"), ("avx_2", "there are no such kernels (nearest: 'avx2')"),
