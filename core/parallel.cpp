@@ -16,6 +16,7 @@ namespace weft::core {
 namespace {
 
 std::atomic<int> chosen_threads{0};
+thread_local PartsRunner runner_of_thread = nullptr;
 
 /// One call of parallel_for: its ranges, and how many are not done.
 struct Job {
@@ -101,6 +102,8 @@ int thread_count() noexcept {
 
 void set_thread_count(int count) noexcept { chosen_threads.store(std::max(0, count)); }
 
+void use_runner(PartsRunner runner) noexcept { runner_of_thread = runner; }
+
 void parallel_for(std::int64_t count, std::int64_t grain,
                   const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (count <= 0) return;
@@ -111,11 +114,18 @@ void parallel_for(std::int64_t count, std::int64_t grain,
     body(0, count);
     return;
   }
+  const std::int64_t step = (count + parts - 1) / parts;
+  if (runner_of_thread != nullptr) {
+    runner_of_thread(parts, [&](std::int64_t part) {
+      if (part * step < count) body(part * step, std::min(count, (part + 1) * step));
+    });
+    return;
+  }
   static Pool pool;
   const auto job = std::make_shared<Job>();
   job->body = &body;
   job->count = count;
-  job->step = (count + parts - 1) / parts;
+  job->step = step;
   job->parts = parts;
   job->left = parts;
   pool.add(job);

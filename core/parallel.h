@@ -11,6 +11,13 @@ namespace weft::core {
 /// Sets thread_count(); 0 means the allowed cores. Call before work starts, from one thread.
 void set_thread_count(int count) noexcept;
 
+/// Does run(i) for every i in [0, parts), each once, on threads of its own.
+using PartsRunner = void (*)(std::int64_t parts, const std::function<void(std::int64_t)>& run);
+
+/// From here on, parallel_for calls of this thread run on `runner`'s threads: two pools that wait
+/// for work by turns would take each other's cores.
+void use_runner(PartsRunner runner) noexcept;
+
 /// Calls body(begin, end) on disjoint ranges that cover [0, count), each at least `grain` long but
 /// for the last, on up to thread_count() threads. Ranges depend only on count, grain and the number
 /// of threads. Returns when all are done; the first exception is rethrown.

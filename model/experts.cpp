@@ -225,7 +225,7 @@ at::Tensor Experts::normed(const at::Tensor& x, State* s) const {
 
 at::Tensor Experts::sum_of(const at::Tensor& h, const RowContext& row, State& s, bool keep) const {
   at::Tensor logits = at::empty({h.size(0), spec.count}, h.options());
-  product_(logits, {{h, router.t()}}, {.bias = router_bias.defined() ? &router_bias : nullptr});
+  product_(logits, {{h, router.t()}}, {.bias = router_bias});
   s.routing = route(logits, spec);
   at::Tensor sum = zeros(h.sizes(), h.options());
   s.up.resize(experts.size());

@@ -95,8 +95,7 @@ Head::Head(at::Tensor weight, at::Tensor bias, double scale, double soft_cap)
     : weight_(std::move(weight)), bias_(std::move(bias)), scale_(scale), soft_cap_(soft_cap) {}
 
 void Head::product(const at::Tensor& h, const at::Tensor& logits) const {
-  product_(logits, {{h, weight_.t()}},
-           {.bias = bias_.defined() ? &bias_ : nullptr, .scale = scale_});
+  product_(logits, {{h, weight_.t()}}, {.bias = bias_, .scale = scale_});
 }
 
 std::int64_t Head::chunk_rows(std::int64_t vocabulary) {

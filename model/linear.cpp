@@ -91,27 +91,21 @@ at::Tensor Linear::forward(const at::Tensor& x, const at::Tensor& residual, cons
   at::Tensor y = at::empty({x.size(0), out_}, x.options());
   at::Tensor r;
   if (!adapters_.slots.empty()) r = ranks(x, drop);
+  std::vector<ProductOf> products;
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     const LinearPart& part = parts_[i];
-    std::vector<Factors> terms{base_term(x, i)};
+    ProductOf& one = products.emplace_back();
+    one.c = y.narrow(1, part.first, part.rows);
+    one.terms.push_back(base_term(x, i));
     for (const Slot& slot : adapters_.slots)
-      if (slot.part == i) terms.push_back({slot.of_ranks(r), slot.computed_b.t()});
-    Epilogue finish;
-    at::Tensor bias;
-    at::Tensor added;
-    if (bias_.defined()) {
-      bias = bias_.narrow(0, part.first, part.rows);
-      finish.bias = &bias;
-    }
+      if (slot.part == i) one.terms.push_back({slot.of_ranks(r), slot.computed_b.t()});
+    if (bias_.defined()) one.finish.bias = bias_.narrow(0, part.first, part.rows);
     // Not as part of the product: in bf16 the layer's output is rounded before the sum, as
     // transformers does. Without that rounding the numbers are nearer to fp32 but farther from
     // every model in use.
-    if (residual.defined()) {
-      added = residual.narrow(1, part.first, part.rows);
-      finish.residual = &added;
-    }
-    product_(y.narrow(1, part.first, part.rows), terms, finish);
+    if (residual.defined()) one.finish.residual = residual.narrow(1, part.first, part.rows);
   }
+  products_(products);
   if (middle != nullptr) *middle = r;
   return y;
 }
@@ -120,64 +114,77 @@ at::Tensor Linear::middle(const at::Tensor& x, const Dropout& drop) const {
   return adapters_.slots.empty() ? at::Tensor() : ranks(x, drop);
 }
 
-void Linear::accumulate_a(const at::Tensor& d_middle, const at::Tensor& x,
-                          const Dropout& drop) const {
-  const auto trained = [](const Slot& slot) { return slot.grad_a.defined(); };
-  if (drop.p == 0) {
-    // All slots read one x, whose packing costs more than its products with the ranks.
-    const auto first = std::ranges::find_if(adapters_.slots, trained);
-    const at::Tensor all = at::empty({adapters_.rank, in()}, first->grad_a.options());
-    product_(all, {{d_middle.t(), x}});
-    if (Meter::running()) return;
-    for (const Slot& slot : adapters_.slots)
-      if (trained(slot)) slot.grad_a.add_(all.narrow(0, slot.first, slot.rank()));
-    return;
+void Linear::add_gradient_of_b(const Slot& slot, const at::Tensor& turned) const {
+  if (Meter::running()) return;
+  const at::Tensor& order = parts_[slot.part].order;
+  if (order.defined()) {
+    slot.grad_b.index_add_(0, order, turned.t(), slot.scale);
+  } else {
+    slot.grad_b.add_(turned.t(), slot.scale);
   }
+}
+
+void Linear::add_gradients_of_dropped(const at::Tensor& d_middle, const at::Tensor& x,
+                                      const Dropout& drop) const {
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     at::Tensor dropped;
     for (const Slot& slot : adapters_.slots) {
-      if (slot.part != i || !trained(slot)) continue;
+      if (slot.part != i || !slot.grad_a.defined()) continue;
       if (!dropped.defined()) dropped = dropout(x, drop, parts_[i].index);
       product_(slot.grad_a, {{slot.of_ranks(d_middle).t(), dropped}}, {.add = true});
     }
   }
 }
 
-void Linear::accumulate_b(const at::Tensor& dy, const at::Tensor& middle) const {
+at::Tensor Linear::backward_ranks(const at::Tensor& dy, const at::Tensor& middle) const {
+  at::Tensor d_middle = at::empty({dy.size(0), adapters_.rank}, dy.options());
+  std::vector<ProductOf> products;
+  std::vector<std::pair<const Slot*, at::Tensor>> gradients;
   for (const Slot& slot : adapters_.slots) {
-    if (!slot.grad_b.defined()) continue;
     const LinearPart& part = parts_[slot.part];
+    const at::Tensor of_part = dy.narrow(1, part.first, part.rows);
+    products.push_back({slot.of_ranks(d_middle), {{of_part, slot.computed_b}}});
+    if (!slot.grad_b.defined()) continue;
     // The transpose of B's gradient: the long side of a product belongs to the columns.
     const at::Tensor turned = at::empty({slot.rank(), part.rows}, slot.grad_b.options());
-    product_(turned, {{slot.of_ranks(middle).t(), dy.narrow(1, part.first, part.rows)}});
-    if (Meter::running()) continue;
-    if (part.order.defined()) {
-      slot.grad_b.index_add_(0, part.order, turned.t(), slot.scale);
-    } else {
-      slot.grad_b.add_(turned.t(), slot.scale);
-    }
+    products.push_back({turned, {{slot.of_ranks(middle).t(), of_part}}});
+    gradients.emplace_back(&slot, turned);
   }
+  products_(products);
+  for (const auto& [slot, turned] : gradients) add_gradient_of_b(*slot, turned);
+  return d_middle;
 }
 
 at::Tensor Linear::backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& middle,
                             const Dropout& drop, bool want_input) const {
-  at::Tensor d_middle;
-  if (!adapters_.slots.empty()) d_middle = at::empty({dy.size(0), adapters_.rank}, dy.options());
-  for (const Slot& slot : adapters_.slots) {
-    const LinearPart& part = parts_[slot.part];
-    product_(slot.of_ranks(d_middle), {{dy.narrow(1, part.first, part.rows), slot.computed_b}});
-  }
   const bool training = trains();
-  if (training) {
-    accumulate_a(d_middle, x, drop);
-    accumulate_b(dy, middle);
+  const bool is_sum = drop.p == 0 || !training;
+  at::Tensor d_middle;
+  if (!adapters_.slots.empty()) d_middle = backward_ranks(dy, middle);
+  std::vector<ProductOf> products;
+  at::Tensor all_a;
+  if (training && is_sum) {
+    // All slots read one x, whose packing costs more than its products with the ranks.
+    const auto first = std::ranges::find_if(adapters_.slots,
+                                            [](const Slot& slot) { return slot.grad_a.defined(); });
+    all_a = at::empty({adapters_.rank, in()}, first->grad_a.options());
+    products.push_back({all_a, {{d_middle.t(), x}}});
+  } else if (training) {
+    add_gradients_of_dropped(d_middle, x, drop);
+  }
+  at::Tensor dx;
+  if (want_input) {
+    dx = at::empty({dy.size(0), in_}, dy.options());
+    products.push_back({dx, input_terms(dy)});
+    if (is_sum && !adapters_.slots.empty())
+      products.back().terms.emplace_back(d_middle, adapters_.a);
+  }
+  products_(products);
+  if (all_a.defined() && !Meter::running()) {
+    for (const Slot& slot : adapters_.slots)
+      if (slot.grad_a.defined()) slot.grad_a.add_(all_a.narrow(0, slot.first, slot.rank()));
   }
   if (!want_input) return {};
-  at::Tensor dx = at::empty({dy.size(0), in_}, dy.options());
-  std::vector<Factors> terms = input_terms(dy);
-  const bool is_sum = drop.p == 0 || !training;
-  if (is_sum && !adapters_.slots.empty()) terms.emplace_back(d_middle, adapters_.a);
-  product_(dx, terms);
   if (is_sum) return dx;
   for (const Slot& slot : adapters_.slots) {
     const at::Tensor d =

@@ -94,9 +94,13 @@ class Linear {
 
  private:
   [[nodiscard]] at::Tensor ranks(const at::Tensor& x, const Dropout& dropout) const;
-  // Add to the gradients of trained slots.
-  void accumulate_a(const at::Tensor& d_middle, const at::Tensor& x, const Dropout& dropout) const;
-  void accumulate_b(const at::Tensor& dy, const at::Tensor& middle) const;
+  /// dy [T, out] -> the gradient of the ranks' outputs [T, rank]; adds to the gradients of B.
+  [[nodiscard]] at::Tensor backward_ranks(const at::Tensor& dy, const at::Tensor& middle) const;
+  /// turned [r, rows]: the transposed gradient, without the scale.
+  void add_gradient_of_b(const Slot& slot, const at::Tensor& turned) const;
+  /// Adds to the gradients of A where dropout hides parts of x.
+  void add_gradients_of_dropped(const at::Tensor& d_middle, const at::Tensor& x,
+                                const Dropout& dropout) const;
 
   /// x times the transposed weight of a part.
   [[nodiscard]] Factors base_term(const at::Tensor& x, std::size_t part) const;

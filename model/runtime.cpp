@@ -5,6 +5,8 @@
 #include <malloc.h>
 #endif
 
+#include <cstdint>
+#include <functional>
 #include <optional>
 
 #include "core/parallel.h"
@@ -12,6 +14,15 @@
 #include "model/kernels/sets.h"
 
 namespace weft::model {
+namespace {
+
+void run_on_openmp(std::int64_t parts, const std::function<void(std::int64_t)>& run) {
+  at::parallel_for(0, parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t part = begin; part < end; ++part) run(part);
+  });
+}
+
+}  // namespace
 
 void prepare_runtime(int threads) {
   (void)kernel::chosen_set();  // fails here rather than in the first product
@@ -24,6 +35,7 @@ void prepare_runtime(int threads) {
   install_arena();
   core::set_thread_count(threads);
   at::set_num_threads(core::thread_count());
+  core::use_runner(run_on_openmp);
 }
 
 std::string kernel_names() { return std::string(kernel::name_of(kernel::chosen_set())); }

@@ -51,6 +51,33 @@ void update(const Factors& f, const Parameter& parameter, Moments& moments) {
   }
 }
 
+/// In eight chains, each of every eighth element: one alone would wait for each addition.
+double sum_of_squares(std::span<const float> values) {
+  constexpr std::size_t kChains = 8;
+  double chains[kChains] = {};
+  std::size_t i = 0;
+  for (; i + kChains <= values.size(); i += kChains) {
+    for (std::size_t c = 0; c < kChains; ++c) {
+      const auto value = static_cast<double>(values[i + c]);
+      chains[c] += value * value;
+    }
+  }
+  double sum = 0;
+  for (; i < values.size(); ++i)
+    sum += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+  for (const double chain : chains) sum += chain;
+  return sum;
+}
+
+/// Calls body(i) for every parameter.
+template <typename Body>
+void for_parameters(std::span<const Parameter> parameters, const Body& body) {
+  core::parallel_for(static_cast<std::int64_t>(parameters.size()), kGrain,
+                     [&](std::int64_t begin, std::int64_t end) {
+                       for (std::int64_t i = begin; i < end; ++i) body(static_cast<std::size_t>(i));
+                     });
+}
+
 }  // namespace
 
 AdamW::AdamW(const AdamWOptions& options) : options_(options) {
@@ -86,13 +113,7 @@ void AdamW::step(std::span<const Parameter> parameters, double rate) {
   }
   ++updates_;
   const Factors factors = factors_of(options_, rate, updates_);
-  core::parallel_for(static_cast<std::int64_t>(parameters.size()), kGrain,
-                     [&](std::int64_t begin, std::int64_t end) {
-                       for (auto i = static_cast<std::size_t>(begin);
-                            i < static_cast<std::size_t>(end); ++i) {
-                         update(factors, parameters[i], moments_[i]);
-                       }
-                     });
+  for_parameters(parameters, [&](std::size_t i) { update(factors, parameters[i], moments_[i]); });
 }
 
 void AdamW::restore(std::int64_t updates, std::vector<Moments> moments) {
@@ -101,10 +122,11 @@ void AdamW::restore(std::int64_t updates, std::vector<Moments> moments) {
 }
 
 double gradient_norm(std::span<const Parameter> parameters) {
+  std::vector<double> sums(parameters.size());
+  for_parameters(parameters,
+                 [&](std::size_t i) { sums[i] = sum_of_squares(parameters[i].gradient); });
   double sum = 0;
-  for (const Parameter& parameter : parameters) {
-    for (const float g : parameter.gradient) sum += static_cast<double>(g) * static_cast<double>(g);
-  }
+  for (const double of_one : sums) sum += of_one;
   return std::sqrt(sum);
 }
 
@@ -112,9 +134,9 @@ void clip_gradients(std::span<const Parameter> parameters, double norm, double m
   if (max_norm <= 0) return;
   const auto factor = static_cast<float>(max_norm / (norm + 1e-6));
   if (!(factor < 1)) return;
-  for (const Parameter& parameter : parameters) {
-    for (float& g : parameter.gradient) g *= factor;
-  }
+  for_parameters(parameters, [&](std::size_t i) {
+    for (float& g : parameters[i].gradient) g *= factor;
+  });
 }
 
 }  // namespace weft::train

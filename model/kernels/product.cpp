@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -143,9 +144,24 @@ kernel::Cut cut_of() {
     return kernel::kernels().bfloat16_cut;
 }
 
+/// A product that threads work on together.
+class Shared {
+ public:
+  Shared() = default;
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+  virtual ~Shared() = default;
+
+  /// Cuts it for so many threads; how many of them have a part of their own.
+  virtual std::int64_t share_out(std::int64_t threads) = 0;
+  /// Every thread begins with its own part, and then helps with what is left of the others': cores
+  /// are seldom equally fast, and a number of panels is seldom a multiple of theirs.
+  virtual void help(std::int64_t thread) = 0;
+};
+
 /// E: element of the operands; C: of the result.
 template <typename E, typename C>
-class Product {
+class Product final : public Shared {
  public:
   using Sum = typename kernel::Operand<E>::Sum;
 
@@ -158,31 +174,27 @@ class Product {
         cut_(cut_of<E>()),
         groups_(group()) {}
 
-  /// Every thread begins with a part of its own, and then helps with what is left of the others':
-  /// cores are seldom equally fast, and a number of panels is seldom a multiple of theirs.
-  void run() {
-    const std::int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  std::int64_t share_out(std::int64_t threads) override {
     cut_for(threads);
     const std::int64_t panels = (n_ + cut_.columns - 1) / cut_.columns;
     const Shares shares = share(m_, panels, threads);
     const auto cut = [](std::int64_t count, std::int64_t parts, std::int64_t i) {
       return count * i / parts;
     };
-    std::deque<Part> parts;
     for (std::int64_t r = 0; r < shares.row_parts; ++r) {
       for (std::int64_t c = 0; c < shares.column_parts; ++c) {
-        parts.emplace_back(cut(m_, shares.row_parts, r), cut(m_, shares.row_parts, r + 1),
-                           cut(panels, shares.column_parts, c),
-                           cut(panels, shares.column_parts, c + 1));
+        parts_.emplace_back(cut(m_, shares.row_parts, r), cut(m_, shares.row_parts, r + 1),
+                            cut(panels, shares.column_parts, c),
+                            cut(panels, shares.column_parts, c + 1));
       }
     }
-    const std::int64_t count = std::ssize(parts);
-    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        for (std::int64_t other = 0; other < count; ++other)
-          work(parts[static_cast<std::size_t>((i + other) % count)]);
-      }
-    });
+    return std::ssize(parts_);
+  }
+
+  void help(std::int64_t thread) override {
+    const std::int64_t count = std::ssize(parts_);
+    for (std::int64_t other = 0; other < count; ++other)
+      work(parts_[static_cast<std::size_t>((thread + other) % count)]);
   }
 
  private:
@@ -415,6 +427,7 @@ class Product {
   kernel::Cut cut_;
   std::vector<std::vector<Piece>> groups_;
   std::int64_t rows_ = kMostRows;  ///< Of a block
+  std::deque<Part> parts_;
 };
 
 template <typename E>
@@ -427,7 +440,8 @@ MatrixView<E> view(const at::Tensor& matrix) {
 }
 
 template <typename E, typename C>
-void run(const at::Tensor& c, std::span<const Factors> terms, const Target& target) {
+std::unique_ptr<Shared> make(const at::Tensor& c, std::span<const Factors> terms,
+                             const Target& target) {
   std::vector<Term<E>> views;
   for (const Factors& f : terms) {
     std::int64_t depth = 0;
@@ -444,34 +458,60 @@ void run(const at::Tensor& c, std::span<const Factors> terms, const Target& targ
     views.push_back({.a = view<E>(f.a), .k = depth, .quantised = f.quantised, .turned = f.turned});
     if (f.quantised == nullptr) views.back().b = view<E>(f.b);
   }
-  Product<E, C>(std::move(views), c.size(0), c.size(1), target).run();
+  return std::make_unique<Product<E, C>>(std::move(views), c.size(0), c.size(1), target);
+}
+
+std::unique_ptr<Shared> make(const at::Tensor& c, std::span<const Factors> terms,
+                             const Epilogue& finish) {
+  TORCH_INTERNAL_ASSERT(!terms.empty() && c.dim() == 2 && (c.stride(1) == 1 || c.size(1) == 1));
+  TORCH_INTERNAL_ASSERT(!finish.add || !(finish.bias.defined() || finish.residual.defined()));
+  const at::ScalarType type = terms.front().a.scalar_type();
+  Target target{
+      .c = c.mutable_data_ptr(), .stride = c.stride(0), .scale = finish.scale, .add = finish.add};
+  if (finish.bias.defined()) {
+    TORCH_INTERNAL_ASSERT(finish.bias.scalar_type() == type && finish.bias.is_contiguous());
+    target.bias = finish.bias.const_data_ptr();
+  }
+  if (finish.residual.defined()) {
+    TORCH_INTERNAL_ASSERT(finish.residual.scalar_type() == type && finish.residual.stride(1) == 1);
+    target.residual = finish.residual.const_data_ptr();
+    target.residual_stride = finish.residual.stride(0);
+  }
+  if (c.scalar_type() == at::kFloat && type == at::kBFloat16)
+    return make<c10::BFloat16, float>(c, terms, target);
+  if (c.scalar_type() == at::kFloat && type == at::kDouble)
+    return make<double, float>(c, terms, target);
+  TORCH_INTERNAL_ASSERT(c.scalar_type() == type);
+  std::unique_ptr<Shared> made;
+  kernel::for_type(type, [&]<typename E>(E) { made = make<E, E>(c, terms, target); });
+  return made;
+}
+
+void run(std::span<const std::unique_ptr<Shared>> all) {
+  const std::int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  std::int64_t used = 0;
+  for (const auto& one : all) used = std::max(used, one->share_out(threads));
+  at::parallel_for(0, used, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t thread = begin; thread < end; ++thread)
+      for (const auto& one : all) one->help(thread);
+  });
 }
 
 }  // namespace
 
 void product_(const at::Tensor& c, std::span<const Factors> terms, const Epilogue& finish) {
-  TORCH_INTERNAL_ASSERT(!terms.empty() && c.dim() == 2 && (c.stride(1) == 1 || c.size(1) == 1));
-  TORCH_INTERNAL_ASSERT(!finish.add || (finish.bias == nullptr && finish.residual == nullptr));
   if (c.numel() == 0 || Meter::running()) return;
-  const at::ScalarType type = terms.front().a.scalar_type();
-  Target target{
-      .c = c.mutable_data_ptr(), .stride = c.stride(0), .scale = finish.scale, .add = finish.add};
-  if (finish.bias != nullptr) {
-    TORCH_INTERNAL_ASSERT(finish.bias->scalar_type() == type && finish.bias->is_contiguous());
-    target.bias = finish.bias->const_data_ptr();
+  const std::unique_ptr<Shared> one = make(c, terms, finish);
+  run({&one, 1});
+}
+
+void products_(std::span<const ProductOf> all) {
+  if (Meter::running()) return;
+  std::vector<std::unique_ptr<Shared>> made;
+  for (const ProductOf& one : all) {
+    if (one.c.numel() > 0) made.push_back(make(one.c, one.terms, one.finish));
   }
-  if (finish.residual != nullptr) {
-    TORCH_INTERNAL_ASSERT(finish.residual->scalar_type() == type &&
-                          finish.residual->stride(1) == 1);
-    target.residual = finish.residual->const_data_ptr();
-    target.residual_stride = finish.residual->stride(0);
-  }
-  if (c.scalar_type() == at::kFloat && type == at::kBFloat16)
-    return run<c10::BFloat16, float>(c, terms, target);
-  if (c.scalar_type() == at::kFloat && type == at::kDouble)
-    return run<double, float>(c, terms, target);
-  TORCH_INTERNAL_ASSERT(c.scalar_type() == type);
-  kernel::for_type(type, [&]<typename E>(E) { run<E, E>(c, terms, target); });
+  run(made);
 }
 
 at::Tensor product(const at::Tensor& a, const at::Tensor& b) {

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "model/quantised.h"
 
@@ -28,10 +29,10 @@ struct Factors {
 
 /// What becomes of the sum of products.
 struct Epilogue {
-  const at::Tensor* bias = nullptr;      ///< [n], added to each row before rounding
-  const at::Tensor* residual = nullptr;  ///< [m, n], added after the sum was rounded
-  double scale = 1;                      ///< of the products
-  bool add = false;                      ///< Adds to c instead of replacing it
+  at::Tensor bias{};      ///< [n], added to each row before rounding; may be undefined
+  at::Tensor residual{};  ///< [m, n], added after the sum was rounded; may be undefined
+  double scale = 1;       ///< of the products
+  bool add = false;       ///< Adds to c instead of replacing it
 };
 
 /// c [m, n] = scale * sum of a b over `terms` (+ bias), rounded once to c's type, then + residual.
@@ -50,6 +51,17 @@ inline void product_(const at::Tensor& c, std::initializer_list<Factors> terms,
                      const Epilogue& finish = {}) {
   product_(c, std::span(terms.begin(), terms.size()), finish);
 }
+
+/// One of several products that are computed together.
+struct ProductOf {
+  at::Tensor c;
+  std::vector<Factors> terms;
+  Epilogue finish{};
+};
+
+/// product_() of each, of which none reads what another writes. Threads go from one to the next
+/// without waiting for each other.
+void products_(std::span<const ProductOf> all);
 
 /// product_() into a new tensor of the operands' type.
 [[nodiscard]] at::Tensor product(const at::Tensor& a, const at::Tensor& b);

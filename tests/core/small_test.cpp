@@ -152,6 +152,24 @@ TEST(ParallelFor, UsesAsManyThreadsAsAreSet) {
   EXPECT_GE(thread_count(), 1);
 }
 
+TEST(ParallelFor, RunsOnTheThreadsThatAreGiven) {
+  set_thread_count(3);
+  static std::int64_t parts_run = 0;
+  use_runner([](std::int64_t parts, const std::function<void(std::int64_t)>& run) {
+    for (std::int64_t part = parts; part-- > 0;) run(part);
+    parts_run = parts;
+  });
+  std::vector<int> seen(10);
+  parallel_for(10, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      ++seen[i];
+  });
+  use_runner(nullptr);
+  set_thread_count(0);
+  EXPECT_EQ(parts_run, 3);
+  EXPECT_THAT(seen, ::testing::Each(1));
+}
+
 TEST(Terminal, ScalesBytesAndCounts) {
   EXPECT_EQ("0 B", human_bytes(0));
   EXPECT_EQ("1023 B", human_bytes(1023));

@@ -109,7 +109,7 @@ TEST_P(Products, SumTermsWithBiasAndResidual) {
   const auto wide = [](const at::Tensor& t) { return t.to(at::kDouble); };
   const at::Tensor sum = at::mm(wide(x), wide(w).t()) + at::mm(wide(middle), wide(b).t());
   at::Tensor c = at::empty({19, 70}, options(type));
-  product_(c, {{x, w.t()}, {middle, b.t()}}, {.bias = &bias, .residual = &residual});
+  product_(c, {{x, w.t()}, {middle, b.t()}}, {.bias = bias, .residual = residual});
   expect_near(c, sum + wide(bias) + wide(residual), tolerance(type));
   product_(c, {{x, w.t()}}, {.scale = -2});
   expect_near(c, at::mm(wide(x), wide(w).t()) * -2, tolerance(type));
