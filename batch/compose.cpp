@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <sstream>
 
 #include "batch/matrix.h"
@@ -256,7 +257,12 @@ Batch load_batch(const fs::path& jobs_file, const Engine& engine, const core::Lo
   Batch batch{std::move(file), std::move(folder), {.file = path.string(), .jobs = {}}, {}};
   batch.record.threads = batch.file.resources.threads.value_or(
       before && before->threads > 0 ? before->threads : core::allowed_cores());
-  Composer(batch, engine, log).compose();
+  // What jobs have in common is told once.
+  std::set<std::string> told;
+  const core::Log once = [&](core::Level level, std::string_view line) {
+    if (told.emplace(line).second) core::tell(log, level, line);
+  };
+  Composer(batch, engine, once).compose();
   for (const Job& job : batch.jobs) batch.record.jobs.push_back(job.name);
   return batch;
 }
@@ -270,9 +276,8 @@ void plan_jobs(const std::vector<Job*>& jobs, const Engine& engine,
       if (job->memory_bytes == 0) job->memory_bytes = plan.memory_bytes;
       job->updates = plan.updates;
       if (planned) planned(*job);
-    } catch (const Interrupted&) {
-      throw;
     } catch (const Error& error) {
+      if (error.exit_code() == ExitCode::kInterrupted) throw;
       problems.add_lines(fmt::format("{}: {}: {}", job->place, job->name, error.what()));
     }
   }

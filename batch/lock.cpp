@@ -11,8 +11,9 @@
 
 namespace weft::batch {
 
-FileLock::FileLock(const std::filesystem::path& file) {
-  descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+FileLock::FileLock(const std::filesystem::path& file, Children children) {
+  const int stays = children == Children::kShare ? 0 : O_CLOEXEC;
+  descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | stays, 0644);
   if (descriptor_ < 0) throw IoError("cannot open {}: {}", file.string(), std::strerror(errno));
   // A file system without locks lets everybody pass, as weft train does.
   held_ = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;

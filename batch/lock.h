@@ -7,8 +7,10 @@ namespace weft::batch {
 /// A lock that lasts as long as the object, and ends with the process whatever ends it.
 class FileLock {
  public:
-  /// Takes the lock of the file, which is made where it is not. Throws IoError.
-  explicit FileLock(const std::filesystem::path& file);
+  enum class Children { kWithout, kShare };
+  /// Takes the lock of the file, which is made where it is not. Throws IoError. kShare: programs
+  /// that this process starts hold it too, until the last of them has ended.
+  explicit FileLock(const std::filesystem::path& file, Children children = Children::kWithout);
   ~FileLock();
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;

@@ -26,6 +26,7 @@ struct Choice {
   std::string label;
   std::string value;  ///< As exclude: may write it; empty for a section.
   ConfigNode settings;
+  ConfigNode steps;  ///< Null: those of the file.
 };
 
 struct Axis {
@@ -133,8 +134,10 @@ class Describer {
                                     path, entry.key));
           return;
         }
-        axis.choices.push_back({label_of(entry.key, value), value_text(value),
-                                section_of(entry.key, entry.place, value)});
+        axis.choices.push_back({label_of(entry.key, value),
+                                value_text(value),
+                                section_of(entry.key, entry.place, value),
+                                {}});
       }
     } else if (entry.value.kind == Kind::kMap && !entry.value.entries.empty()) {
       for (const ConfigEntry& one : entry.value.entries) add_labelled(axis, entry, one);
@@ -149,11 +152,13 @@ class Describer {
   }
 
   void add_labelled(Axis& axis, const ConfigEntry& entry, const ConfigEntry& one) {
-    Choice choice{as_name(one.key), one.key, {}};
+    Choice choice{as_name(one.key), one.key, {}, {}};
     if (is_key(train_, entry.key)) {
       choice.settings = section_of(entry.key, entry.place, one.value);
     } else if (one.value.kind == Kind::kMap) {
       choice.settings = undotted(one.value);
+      if (const ConfigNode* steps = choice.settings.find("steps")) choice.steps = *steps;
+      std::erase_if(choice.settings.entries, [](const ConfigEntry& e) { return e.key == "steps"; });
     } else {
       problems_.add(entry.place,
                     fmt::format("matrix.{0}: no configuration of weft train has this key, so that "
@@ -246,6 +251,7 @@ class Describer {
     for (const auto& [axis, choice] : chosen) {
       job.labels.emplace_back(axis->key, choice->label);
       job.settings.push_back(choice->settings);
+      if (choice->steps.kind != Kind::kNull) job.steps = choice->steps;
       every += (every.empty() ? "" : "-") + choice->label;
       if (axis->choices.size() < 2) continue;
       job.name += (job.name.empty() ? "" : "-") + choice->label;

@@ -60,7 +60,8 @@ class Task {
   Task(const BatchFolder& folder, std::string name)
       : folder_(folder),
         job_(read_job(folder.description(name))),
-        lock_(folder.job_lock(name)),
+        // A step whose task was killed still writes: until it has ended, nobody else may begin.
+        lock_(folder.job_lock(name), FileLock::Children::kShare),
         state_(read_state(folder.state(name)).value_or(JobState{})) {
     if (!lock_.held()) {
       throw InputError("another process runs the job {} ({})", name, folder.job(name).string());

@@ -147,20 +147,25 @@ void reset(const Batch& all, const std::vector<JobView>& views) {
 int conclude(const std::vector<JobView>& views, const batch::BatchFolder& folder) {
   std::vector<std::string> failed;
   bool only_gates = true;
-  bool interrupted = false;
+  int cancelled = 0;
   for (const JobView& view : views) {
     const bool waits = view.left_alone && view.note.starts_with("waits for");
-    interrupted = interrupted || (view.status == Status::kInterrupted && core::stop_requested());
+    const bool is_cancelled = view.status == Status::kInterrupted || view.note == "cancelled";
+    cancelled += is_cancelled ? 1 : 0;
     if (!batch::is_failure(view.status) && !waits) continue;
     only_gates = only_gates && view.status == Status::kRefused;
     failed.push_back(view.job->name);
     tell("{}: {}; see {}\n", view.job->name, view.note, folder.log(view.job->name).string());
   }
   print("{}\n", count_of(views));
-  if (interrupted || core::stop_requested()) {
+  if (core::stop_requested()) {
     throw Interrupted("interrupted; all jobs have saved, and the same command goes on from there");
   }
-  if (failed.empty()) return static_cast<int>(ExitCode::kDone);
+  if (cancelled > 0) {
+    tell("weft batch: {} of {} jobs were cancelled; the same command goes on with them\n",
+         cancelled, views.size());
+  }
+  if (failed.empty()) return static_cast<int>(cancelled > 0 ? ExitCode::kFailed : ExitCode::kDone);
   tell("weft batch: {} of {} jobs did not end well; --retry-failed tries them again\n",
        failed.size(), views.size());
   return static_cast<int>(only_gates ? ExitCode::kRefused : ExitCode::kFailed);

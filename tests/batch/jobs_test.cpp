@@ -95,9 +95,17 @@ TEST_F(BatchJobs, StepsAreCommandsThatReadEachOthersOutput) {
             HasSubstr("base_model: " + (files_ / "base.bin").string())));
 }
 
+TEST_F(BatchJobs, ALabelMayHaveStepsOfItsOwn) {
+  const batch::Batch batch = files_.load(
+      "matrix: {language: {nah: {data: nah.csv}, oto: {data: oto.csv, steps: [train, merge]}}}\n");
+  EXPECT_EQ(batch.jobs[0].steps.size(), 1U);
+  EXPECT_EQ(batch.jobs[1].steps.size(), 2U);
+}
+
 TEST_F(BatchJobs, AKeyThatNoConfigurationHasIsToldWithItsPlaceAndTheNearest) {
-  EXPECT_THAT(refusal("matrix:\n  adapter.rr: [8, 16]\n"),
-              AllOf(HasSubstr("jobs.yaml:4:3: adapter.rr: unknown key"), HasSubstr("did you mean 'r'?")));
+  EXPECT_THAT(
+      refusal("matrix:\n  adapter.rr: [8, 16]\n"),
+      AllOf(HasSubstr("jobs.yaml:4:3: adapter.rr: unknown key"), HasSubstr("did you mean 'r'?")));
   EXPECT_THAT(refusal("matrix:\n  lerning_rate: [1e-3]\n"),
               AllOf(HasSubstr("jobs.yaml:4:3"), HasSubstr("'learning_rate'")));
 }

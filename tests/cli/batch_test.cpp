@@ -97,6 +97,23 @@ TEST_F(BatchCommand, AnInterruptSavesAllJobsAndTheSameCommandGoesOn) {
   EXPECT_EQ(run().status, 0);
 }
 
+TEST_F(BatchCommand, AJobThatIsKilledGoesOnByItselfWithTheSameAdapter) {
+  const Finished whole = run({"jobs.yaml", "--only", "nah-r4"});
+  ASSERT_EQ(whole.status, 0) << whole.err;
+  write_jobs("again");
+  Running killed(batch({"jobs.yaml", "--only", "nah-r4"}));
+  const auto metrics = job_ / "again/jobs/nah-r4/run/metrics.jsonl";
+  ASSERT_TRUE(killed.wait_until([&] {
+    return std::filesystem::exists(metrics) &&
+           slurp(metrics).find("\"update\":4,") != std::string::npos;
+  })) << killed.err();
+  const auto state = nlohmann::json::parse(slurp(job_ / "again/jobs/nah-r4/state.json"));
+  ::kill(state.at("pid").get<pid_t>(), SIGKILL);
+  EXPECT_EQ(killed.wait(), 0) << killed.err();
+  EXPECT_THAT(killed.err(), HasSubstr("it is tried again"));
+  EXPECT_EQ(adapter("again", "nah-r4"), adapter("runs", "nah-r4"));
+}
+
 TEST_F(BatchCommand, StepsFollowEachOtherAndTheReportComparesTheirFigures) {
   write_jobs("runs",
              "steps:\n  - train\n  - merge\n  - export: {to: gguf, type: f16}\n"
@@ -143,6 +160,9 @@ TEST_F(BatchCommand, WrongInputOfAnyJobIsToldBeforeAnythingIsWritten) {
   EXPECT_THAT(refused.err,
               AllOf(HasSubstr("jobs.yaml:7:"), HasSubstr("lost"), HasSubstr("nowhere.jsonl")));
   EXPECT_FALSE(std::filesystem::exists(job_ / "runs"));
+  write_jobs("runs", "resources: {memory: 900TiB}\n");
+  EXPECT_THAT(run().err, AllOf(HasSubstr("jobs.yaml:"), HasSubstr("900.0 TiB of memory")));
+  EXPECT_FALSE(std::filesystem::exists(job_ / "runs"));
   EXPECT_THAT(run({"jobs.yaml", "--only", "nah-r3"}).err, HasSubstr("did you mean 'nah-r2'?"));
 }
 
@@ -153,7 +173,8 @@ TEST_F(BatchCommand, TwoBatchesDoNotRunInOneFolder) {
   EXPECT_EQ(second.status, 2);
   EXPECT_THAT(second.err, HasSubstr("another weft batch runs the jobs"));
   EXPECT_EQ(run({"cancel", "jobs.yaml"}).status, 0);
-  (void)first.wait();
+  EXPECT_EQ(first.wait(), 1);
+  EXPECT_THAT(first.err(), HasSubstr("were cancelled; the same command goes on with them"));
 }
 
 }  // namespace
