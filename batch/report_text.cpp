@@ -162,8 +162,7 @@ std::string to_html(const BatchReport& report) {
   std::vector<eval::TrainingRun> runs;
   for (const ReportRow& row : report.rows) {
     if (!eval::is_training_run(row.run)) continue;
-    runs.push_back(eval::read_training_run(row.run));
-    runs.back().name = row.name;
+    runs.push_back(eval::read_training_run(row.run, row.name));
   }
   return eval::page(report.title, body + eval::training_section(runs));
 }
