@@ -60,8 +60,13 @@ class Composer {
  private:
   void read_common() {
     if (batch_.file.base) {
-      const auto [text, source] = schema::read_config_file(*batch_.file.base);
-      common_.push_back(schema::parse_tree(text, source));
+      try {
+        const auto [text, source] = schema::read_config_file(*batch_.file.base);
+        common_.push_back(schema::parse_tree(text, source));
+      } catch (const InputError& error) {
+        problems_.add(batch_.file.base_place, fmt::format("base: {}", error.what()));
+        problems_.refuse();
+      }
       refuse(common_.back().tree, "adapters",
              "adapters: a job trains one adapter; write what differs as a matrix");
       // What stands in a configuration of one run is not the folder of many.
@@ -253,7 +258,12 @@ Batch load_batch(const fs::path& jobs_file, const Engine& engine, const core::Lo
   JobsFile file = load_jobs_file(jobs_file);
   const fs::path path = fs::absolute(jobs_file).lexically_normal();
   BatchFolder folder(file.output_dir);
-  const std::optional<BatchRecord> before = folder.read(path.string());
+  std::optional<BatchRecord> before;
+  try {
+    before = folder.read(path.string());
+  } catch (const InputError& error) {
+    throw InputError("{}: {}", file.output_place.text(jobs_file.string()), error.what());
+  }
   Batch batch{std::move(file), std::move(folder), {.file = path.string(), .jobs = {}}, {}};
   batch.record.threads = batch.file.resources.threads.value_or(
       before && before->threads > 0 ? before->threads : core::allowed_cores());

@@ -54,9 +54,12 @@ void describe(schema::Schema<JobsFile>& s) {
 
 JobsFile load_jobs_file(const std::filesystem::path& file) {
   const auto [text, source] = schema::read_config_file(file);
-  const auto object =
-      schema::read_layers(*schema::section_info<JobsFile>(), {schema::parse_tree(text, source)});
-  return *static_cast<const JobsFile*>(object.get());
+  const schema::ConfigLayer written = schema::parse_tree(text, source);
+  const auto object = schema::read_layers(*schema::section_info<JobsFile>(), {written});
+  JobsFile jobs = *static_cast<const JobsFile*>(object.get());
+  jobs.output_place = written.tree.find("output_dir")->place;
+  if (jobs.base) jobs.base_place = written.tree.find("base")->place;
+  return jobs;
 }
 
 std::optional<std::int64_t> concurrency_of(const JobsFile& file) {

@@ -34,6 +34,7 @@ struct JobsFile {
   std::string concurrency = "auto";
   RetriesSection retries;
   std::optional<std::filesystem::path> ledger;
+  schema::Place output_place{}, base_place{};  ///< Where the two are written.
 };
 
 void describe(schema::Schema<ResourcesSection>& schema);

@@ -81,7 +81,8 @@ bool is_key(const schema::SectionInfo& info, const std::string& dotted) {
     return field.name == first || std::ranges::find(field.aliases, first) != field.aliases.end();
   };
   return std::ranges::any_of(info.fields, is_named) ||
-         std::ranges::any_of(info.aliases, [&](const auto& a) { return a.first == first; });
+         std::ranges::any_of(info.aliases, [&](const auto& a) { return a.first == first; }) ||
+         std::ranges::any_of(info.foreign, [&](const auto& word) { return word.key == first; });
 }
 
 class Describer {
@@ -125,6 +126,10 @@ class Describer {
   void add_axis(const ConfigEntry& entry) {
     Axis axis{entry.key, {}};
     const std::string path = "matrix." + entry.key;
+    if (entry.value.kind == Kind::kList && !is_key(train_, entry.key)) {
+      refuse_unknown(entry);
+      return;
+    }
     if (entry.value.kind == Kind::kList && !entry.value.items.empty()) {
       for (const ConfigNode& value : entry.value.items) {
         if (value.kind == Kind::kMap) {
@@ -149,6 +154,20 @@ class Describer {
       return;
     }
     axes_.push_back(std::move(axis));
+  }
+
+  void refuse_unknown(const ConfigEntry& entry) {
+    std::vector<std::string> keys;
+    for (const schema::FieldInfo& field : train_.fields) keys.push_back(field.name);
+    const std::string meant = core::nearest(entry.key, keys);
+    problems_.add(
+        entry.place,
+        meant.empty()
+            ? fmt::format(
+                  "matrix.{0}: no configuration of weft train has this key; write what each "
+                  "value means: {0}: {{label: {{key: value}}}}",
+                  entry.key)
+            : fmt::format("matrix.{}: unknown key; did you mean '{}'?", entry.key, meant));
   }
 
   void add_labelled(Axis& axis, const ConfigEntry& entry, const ConfigEntry& one) {

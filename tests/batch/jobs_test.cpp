@@ -110,6 +110,19 @@ TEST_F(BatchJobs, AKeyThatNoConfigurationHasIsToldWithItsPlaceAndTheNearest) {
               AllOf(HasSubstr("jobs.yaml:4:3"), HasSubstr("'learning_rate'")));
 }
 
+TEST_F(BatchJobs, ValuesOfWhatIsNoKeyNeedAMeaning) {
+  EXPECT_THAT(refusal("matrix:\n  language: [nah, oto]\n"),
+              AllOf(HasSubstr("jobs.yaml:4:3: matrix.language: no configuration"),
+                    HasSubstr("language: {label: {key: value}}")));
+}
+
+TEST_F(BatchJobs, ACommonFileThatIsMissingIsToldWhereItIsNamed) {
+  EXPECT_THAT(error_of<ConfigError>([&] {
+                (void)files_.read("output_dir: runs\nbase: comon.yaml\njobs: [{name: a}]\n");
+              }),
+              AllOf(HasSubstr("jobs.yaml:2:7: base: no such file"), HasSubstr("comon.yaml")));
+}
+
 TEST_F(BatchJobs, AKeyOfTheFileThatIsMisspeltIsToldWithTheNearest) {
   EXPECT_THAT(refusal("matrx: {adapter.r: [8]}\n"),
               AllOf(HasSubstr("jobs.yaml:3:1: matrx: unknown key"), HasSubstr("'matrix'")));
@@ -166,7 +179,7 @@ TEST_F(BatchJobs, AFolderOfAnotherBatchIsRefused) {
   batch.folder.write(batch.record, batch.jobs);
   EXPECT_THAT(error_of<InputError>(
                   [&] { (void)batch::load_batch(files_ / "third.yaml", files_.engine(), {}); }),
-              HasSubstr("holds the batch of"));
+              AllOf(HasSubstr("third.yaml:1:13: "), HasSubstr("holds the batch of")));
 }
 
 TEST_F(BatchJobs, AFolderOfSomethingElseIsRefused) {
