@@ -2,6 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <memory>
 
 #include "batch/local.h"
 #include "batch/lock.h"
@@ -108,6 +113,31 @@ TEST_F(BatchState, WhatFailedIsLeftAloneUntilItsInputChangesOrSomebodyAsks) {
   EXPECT_FALSE(survey(batch_, {.retry_failed = true}).front().left_alone);
   files_.folder().write("base.bin", "other weights");
   EXPECT_FALSE(survey(batch_, {}).front().left_alone);
+}
+
+/// Starts a program that sleeps, takes its lock away from this process, and tells whether the
+/// sleeper still holds it.
+bool sleeper_holds(batch::FileLock::Children children) {
+  const TempDir folder;
+  auto lock = std::make_unique<batch::FileLock>(folder / "lock", children);
+  const pid_t sleeper = ::fork();
+  if (sleeper == 0) {
+    ::execlp("sleep", "sleep", "60", nullptr);
+    ::_exit(127);
+  }
+  const std::string name = "/proc/" + std::to_string(sleeper) + "/comm";
+  while (slurp(name) != "sleep\n") ::usleep(1000);
+  lock.reset();
+  const bool held = batch::is_locked(folder / "lock");
+  ::kill(sleeper, SIGKILL);
+  ::waitpid(sleeper, nullptr, 0);
+  EXPECT_FALSE(batch::is_locked(folder / "lock"));
+  return held;
+}
+
+TEST(BatchLock, OfAKilledTaskIsHeldUntilItsStepHasEnded) {
+  EXPECT_TRUE(sleeper_holds(batch::FileLock::Children::kShare));
+  EXPECT_FALSE(sleeper_holds(batch::FileLock::Children::kWithout));
 }
 
 TEST(BatchRetry, IsByKind) {
