@@ -19,6 +19,8 @@ struct CatalogEntry {
 inline constexpr std::array kCatalog{
     CatalogEntry{"train", "train an adapter as a YAML file describes", Home::kTorchLibrary,
                  "weft train nahuatl.yaml"},
+    CatalogEntry{"batch", "run many jobs of one description, and compare what came of them",
+                 Home::kProgram, "weft batch jobs.yaml"},
     CatalogEntry{"import", "read a configuration of axolotl or LLaMA-Factory", Home::kTorchLibrary,
                  "weft import qlora.yml --out nahuatl.yaml"},
     CatalogEntry{

@@ -4,6 +4,7 @@
 
 namespace weft::cli {
 
+Run add_batch(CLI::App& app);     // batch.cpp
 Run add_export(CLI::App& app);    // export.cpp
 Run add_extract(CLI::App& app);   // extract.cpp
 Run add_inspect(CLI::App& app);   // inspect.cpp
@@ -16,11 +17,11 @@ Run add_unmerge(CLI::App& app);   // unmerge.cpp
 
 std::span<const Command> plain_commands() {
   static constexpr std::array kCommands{
-      Command{"export", add_export},   Command{"extract", add_extract},
-      Command{"inspect", add_inspect}, Command{"ledger", add_ledger},
-      Command{"merge", add_merge},     Command{"report", add_report},
-      Command{"score", add_score},     Command{"tokenize", add_tokenize},
-      Command{"unmerge", add_unmerge},
+      Command{"batch", add_batch},       Command{"export", add_export},
+      Command{"extract", add_extract},   Command{"inspect", add_inspect},
+      Command{"ledger", add_ledger},     Command{"merge", add_merge},
+      Command{"report", add_report},     Command{"score", add_score},
+      Command{"tokenize", add_tokenize}, Command{"unmerge", add_unmerge},
   };
   return kCommands;
 }

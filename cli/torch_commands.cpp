@@ -1,5 +1,6 @@
 #include <array>
 
+#include "cli/batch_engine.h"
 #include "cli/command.h"
 #include "cli/machine.h"
 #include "cli/verify_engine.h"
@@ -51,4 +52,17 @@ extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_
     weft::model::Machine& machine) {
   constexpr double kSeconds = 1;
   return weft::cli::caught([&] { machine = weft::model::describe_machine(kSeconds); });
+}
+
+extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_batch_engine(
+    std::atomic<bool>& stop, weft::batch::Engine& engine) {
+  return weft::cli::caught([&] {
+    weft::core::use_stop_flag(stop);
+    engine = weft::cli::batch_configurations();
+  });
+}
+
+extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_plan_training(
+    const std::string& config, weft::batch::TrainPlan& plan) {
+  return weft::cli::caught([&] { plan = weft::cli::plan_training(config); });
 }

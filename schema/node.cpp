@@ -240,6 +240,20 @@ class Builder : public YAML::EventHandler {
 
 }  // namespace
 
+std::string Place::text(const std::string& file) const {
+  if (!override_text.empty()) return "--set " + override_text;
+  return fmt::format("{}:{}:{}", source ? source->name : file, line, column);
+}
+
+void mark_source(ConfigNode& node, const std::shared_ptr<const ConfigSource>& source) {
+  node.place.source = source;
+  for (ConfigNode& item : node.items) mark_source(item, source);
+  for (ConfigEntry& entry : node.entries) {
+    entry.place.source = source;
+    mark_source(entry.value, source);
+  }
+}
+
 ConfigNode ConfigNode::scalar(std::string text) {
   ConfigNode node;
   node.kind = Kind::kScalar;

@@ -1,16 +1,28 @@
 #pragma once
 
+#include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace weft::schema {
 
+/// Where a YAML text comes from.
+struct ConfigSource {
+  std::string name = "config";      ///< For messages: the path as the user wrote it.
+  std::filesystem::path directory;  ///< Relative paths start here; empty: the current folder.
+};
+
 /// Where something was written: line and column from 1, or the text of a --set.
 struct Place {
   int line = 0;
   int column = 0;
   std::string override_text;  ///< "adapter.r=8" when it came from --set; empty otherwise.
+  std::shared_ptr<const ConfigSource> source{};  ///< Null: the file that is being read.
+
+  /// "file:line:column" or "--set text"; `file`: the one that is being read.
+  [[nodiscard]] std::string text(const std::string& file) const;
 };
 
 struct ConfigEntry;
@@ -54,6 +66,9 @@ using Problems = std::vector<std::pair<Place, std::string>>;
 /// many when expanded (16 MiB, 64 levels, 200 000 nodes) go to `problems`; what could be read is
 /// returned. Empty text is an empty map.
 [[nodiscard]] ConfigNode parse_yaml(std::string_view text, Problems& problems);
+
+/// Says of every place in `node` that it is in `source`.
+void mark_source(ConfigNode& node, const std::shared_ptr<const ConfigSource>& source);
 
 /// YAML of `node` in block style, `indent` spaces deep; parse_yaml() of it gives the same values.
 /// Short lists of scalars are written on one line.

@@ -78,6 +78,7 @@ Json type_schema(const TypeInfo& type, const Bounds& bounds) {
     case Kind::kMap:
       schema = {{"type", "object"}, {"additionalProperties", type_schema(*type.element, bounds)}};
       break;
+    case Kind::kFree: schema = Json::object(); break;
   }
   if (type.optional) return {{"anyOf", Json::array({schema, Json{{"type", "null"}}})}};
   return schema;

@@ -17,11 +17,6 @@ namespace {
 
 constexpr std::size_t kMaxListed = 50;
 
-std::string text_of(const Place& place, const std::string& file) {
-  if (!place.override_text.empty()) return "--set " + place.override_text;
-  return fmt::format("{}:{}:{}", file, place.line, place.column);
-}
-
 /// Walks the canonical tree and fills the object.
 class Reader {
  public:
@@ -86,7 +81,7 @@ class Reader {
   void note(const ConfigEntry& entry, const std::string& path) {
     if (origins_ == nullptr) return;
     const Place& place = entry.value.place.override_text.empty() ? entry.place : entry.value.place;
-    origins_->insert_or_assign(path, text_of(place, source_.name));
+    origins_->insert_or_assign(path, place.text(source_.name));
   }
 
   void read_field(const FieldInfo& field, const ConfigEntry& entry, const std::string& path,
@@ -153,7 +148,7 @@ class Reader {
   });
   std::vector<std::string> lines;
   for (const auto& [place, text] : problems) {
-    std::string line = fmt::format("{}: {}", text_of(place, file), text);
+    std::string line = fmt::format("{}: {}", place.text(file), text);
     // What several configurations of a file have in common is wrong once.
     if (std::find(lines.begin(), lines.end(), line) != lines.end()) continue;
     if (lines.size() == kMaxListed) {
@@ -212,16 +207,15 @@ class Telling {
   Telling(const ConfigSource& source, const core::Log& log) : source_(source), log_(log) {}
 
   [[nodiscard]] Teller teller() {
-    return {
-        .renamed =
-            [this](const Place& place, std::string_view from, std::string_view to) {
-              say(fmt::format("{}: '{}' is read as '{}'", text_of(place, source_.name), from, to));
-            },
-        .left_out =
-            [this](const Place& place, std::string_view word, std::string_view why) {
-              say(fmt::format("{}: '{}' is left out: {}", text_of(place, source_.name), word, why));
-            },
-        .empty = [this](const Place&, std::string_view key) { empty_.emplace_back(key); }};
+    return {.renamed =
+                [this](const Place& place, std::string_view from, std::string_view to) {
+                  say(fmt::format("{}: '{}' is read as '{}'", place.text(source_.name), from, to));
+                },
+            .left_out =
+                [this](const Place& place, std::string_view word, std::string_view why) {
+                  say(fmt::format("{}: '{}' is left out: {}", place.text(source_.name), word, why));
+                },
+            .empty = [this](const Place&, std::string_view key) { empty_.emplace_back(key); }};
   }
 
   void finish() {
@@ -278,6 +272,34 @@ std::vector<Variant<std::shared_ptr<void>>> read_variants(const SectionInfo& inf
   telling.finish();
   if (!problems.empty()) fail(std::move(problems), source.name);
   return result;
+}
+
+ConfigLayer parse_tree(std::string_view yaml, const ConfigSource& source) {
+  Problems problems;
+  ConfigNode tree = read_tree(yaml, source, problems);
+  if (!problems.empty()) fail(std::move(problems), source.name);
+  auto shared = std::make_shared<const ConfigSource>(source);
+  mark_source(tree, shared);
+  return {std::move(tree), std::move(shared)};
+}
+
+std::shared_ptr<void> read_layers(const SectionInfo& info, std::vector<ConfigLayer> layers,
+                                  const core::Log& log) {
+  Problems problems;
+  const ConfigSource source = layers.empty() ? ConfigSource{} : *layers.back().source;
+  Telling telling(source, log);
+  const Teller teller = telling.teller();
+  ConfigNode whole = ConfigNode::map();
+  for (ConfigLayer& layer : layers) {
+    canonicalise(info, "", layer.tree, problems, teller);
+    lay_over(info, whole, layer.tree);
+    whole.place = layer.tree.place;
+  }
+  telling.finish();
+  std::shared_ptr<void> object = info.make();
+  Reader(info, source, problems, nullptr).read_section(info, whole, "", object.get());
+  if (!problems.empty()) fail(std::move(problems), source.name);
+  return object;
 }
 
 std::pair<std::string, ConfigSource> read_config_file(const std::filesystem::path& file) {

@@ -292,12 +292,6 @@ std::shared_ptr<const SectionInfo> section_info() {
 /// about a value that only later proves wrong.
 using Origins = std::map<std::string, std::string>;
 
-/// Where a YAML text comes from.
-struct ConfigSource {
-  std::string name = "config";      ///< For messages: the path as the user wrote it.
-  std::filesystem::path directory;  ///< Relative paths start here; empty: the current folder.
-};
-
 /// The type-erased reader behind parse_config: fills `object`, throws ConfigError with one line for
 /// every problem, tells `log` of each alias that was used.
 void read_config(const SectionInfo& info, std::string_view yaml, const ConfigSource& source,
@@ -333,6 +327,23 @@ struct Variant {
 /// The file's text and its ConfigSource. InputError when it cannot be read or exceeds 16 MiB.
 [[nodiscard]] std::pair<std::string, ConfigSource> read_config_file(
     const std::filesystem::path& file);
+
+/// A part of a configuration that is put together of several texts.
+struct ConfigLayer {
+  ConfigNode tree;  ///< As parse_tree() gives it, or a map of parts of such.
+  std::shared_ptr<const ConfigSource> source;
+};
+
+/// The keys of a YAML text, not yet read by any schema. Throws as read_config for what is no YAML.
+[[nodiscard]] ConfigLayer parse_tree(std::string_view yaml, const ConfigSource& source);
+
+/// Reads a configuration of several layers, each laid over those before it: sections key by key,
+/// values and lists as a whole. Places in messages, and the folder of relative paths, are those of
+/// the layer that gave the value. A key that is missing is told at the place of the last layer.
+/// Throws as read_config.
+[[nodiscard]] std::shared_ptr<void> read_layers(const SectionInfo& info,
+                                                std::vector<ConfigLayer> layers,
+                                                const core::Log& log = {});
 
 /// parse_config of a file.
 template <typename T>

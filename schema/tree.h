@@ -59,6 +59,10 @@ void canonicalise(const SectionInfo& info, const std::string& path, ConfigNode& 
 void apply_override(const SectionInfo& info, const std::string& text, ConfigNode& tree,
                     Problems& problems, const Teller& teller);
 
+/// The keys of `from` over those of `into`, both canonical: sections key by key, anything else as a
+/// whole.
+void lay_over(const SectionInfo& info, ConfigNode& into, const ConfigNode& from);
+
 /// One configuration of a file as a tree, aliases and overrides resolved.
 struct VariantTree {
   std::string name;  ///< Empty where the file has no variants.

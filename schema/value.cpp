@@ -63,6 +63,7 @@ std::string TypeInfo::name() const {
     case Kind::kChoice: return fmt::format("one of {}", fmt::join(choices, ", "));
     case Kind::kList: return fmt::format("list of {}", element->name());
     case Kind::kMap: return fmt::format("section of {} by name", element->name());
+    case Kind::kFree: return "values or sections";
   }
   return "";
 }
@@ -120,7 +121,9 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, std::filesyst
     return reader.problem(node.place, "a path cannot hold a zero byte");
   }
   // What is typed at a prompt is meant from the folder the person stands in.
-  value = resolve_path(text, node.place.override_text.empty() ? reader.directory() : "");
+  const std::filesystem::path& written_in =
+      node.place.source ? node.place.source->directory : reader.directory();
+  value = resolve_path(text, node.place.override_text.empty() ? written_in : "");
   return true;
 }
 
@@ -164,6 +167,11 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, FolderSwitch&
   value.on = on.value_or(true);
   value.path.clear();
   return on.has_value() || read_value(node, reader, value.path);
+}
+
+bool read_value(const ConfigNode& node, const ValueReader&, ConfigNode& value) {
+  value = node;
+  return true;
 }
 
 bool read_value(const ConfigNode& node, const ValueReader& reader, Duration& value) {
@@ -237,6 +245,8 @@ ConfigNode write_value(const FolderSwitch& value) {
   return value.path.empty() ? write_value(value.on) : write_value(value.path);
 }
 
+ConfigNode write_value(const ConfigNode& value) { return value; }
+
 TypeInfo type_of(const std::string*) { return simple(TypeInfo::Kind::kString); }
 TypeInfo type_of(const std::filesystem::path*) { return simple(TypeInfo::Kind::kPath); }
 TypeInfo type_of(const std::int64_t*) { return simple(TypeInfo::Kind::kInteger); }
@@ -246,6 +256,7 @@ TypeInfo type_of(const Duration*) { return simple(TypeInfo::Kind::kDuration); }
 TypeInfo type_of(const Share*) { return simple(TypeInfo::Kind::kShare); }
 TypeInfo type_of(const Bytes*) { return simple(TypeInfo::Kind::kBytes); }
 TypeInfo type_of(const FolderSwitch*) { return simple(TypeInfo::Kind::kFolderSwitch); }
+TypeInfo type_of(const ConfigNode*) { return simple(TypeInfo::Kind::kFree); }
 
 std::filesystem::path resolve_path(const std::filesystem::path& path,
                                    const std::filesystem::path& directory) {

@@ -31,7 +31,8 @@ struct TypeInfo {
     kFolderSwitch,
     kChoice,
     kList,
-    kMap
+    kMap,
+    kFree
   };
   Kind kind = Kind::kString;
   bool optional = false;
@@ -88,6 +89,8 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, Duration& val
 bool read_value(const ConfigNode& node, const ValueReader& reader, Share& value);
 bool read_value(const ConfigNode& node, const ValueReader& reader, Bytes& value);
 bool read_value(const ConfigNode& node, const ValueReader& reader, FolderSwitch& value);
+/// Whatever is written there, with its places: for parts that another schema reads.
+bool read_value(const ConfigNode& node, const ValueReader& reader, ConfigNode& value);
 
 [[nodiscard]] ConfigNode write_value(const std::string& value);
 [[nodiscard]] ConfigNode write_value(const std::filesystem::path& value);
@@ -98,6 +101,7 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, FolderSwitch&
 [[nodiscard]] ConfigNode write_value(const Share& value);
 [[nodiscard]] ConfigNode write_value(const Bytes& value);
 [[nodiscard]] ConfigNode write_value(const FolderSwitch& value);
+[[nodiscard]] ConfigNode write_value(const ConfigNode& value);
 
 /// The argument only chooses the overload.
 [[nodiscard]] TypeInfo type_of(const std::string*);
@@ -109,6 +113,7 @@ bool read_value(const ConfigNode& node, const ValueReader& reader, FolderSwitch&
 [[nodiscard]] TypeInfo type_of(const Share*);
 [[nodiscard]] TypeInfo type_of(const Bytes*);
 [[nodiscard]] TypeInfo type_of(const FolderSwitch*);
+[[nodiscard]] TypeInfo type_of(const ConfigNode*);
 
 /// The index among type.choices of the name that `node` holds; nothing after recording a problem.
 [[nodiscard]] std::optional<std::size_t> read_choice(const ConfigNode& node,

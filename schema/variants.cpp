@@ -7,28 +7,6 @@
 namespace weft::schema {
 namespace {
 
-/// The keys of `from` over those of `into`: sections key by key, anything else as a whole.
-void lay_over(const SectionInfo& info, ConfigNode& into, const ConfigNode& from) {
-  for (const ConfigEntry& entry : from.entries) {
-    ConfigEntry* there = nullptr;
-    for (ConfigEntry& one : into.entries) {
-      if (one.key == entry.key) there = &one;
-    }
-    if (there == nullptr) {
-      into.entries.push_back(entry);
-      continue;
-    }
-    const FieldInfo* field = find_field(info, entry.key);
-    const bool sections = field != nullptr && field->shape == FieldInfo::Shape::kSection &&
-                          there->value.kind == ConfigNode::Kind::kMap &&
-                          entry.value.kind == ConfigNode::Kind::kMap;
-    if (sections)
-      lay_over(*field->section, there->value, entry.value);
-    else
-      *there = entry;
-  }
-}
-
 class Splitter {
  public:
   Splitter(const SectionInfo& info, Problems& problems, const Teller& teller)
@@ -132,6 +110,27 @@ class Splitter {
 };
 
 }  // namespace
+
+void lay_over(const SectionInfo& info, ConfigNode& into, const ConfigNode& from) {
+  for (const ConfigEntry& entry : from.entries) {
+    ConfigEntry* there = nullptr;
+    for (ConfigEntry& one : into.entries) {
+      if (one.key == entry.key) there = &one;
+    }
+    if (there == nullptr) {
+      into.entries.push_back(entry);
+      continue;
+    }
+    const FieldInfo* field = find_field(info, entry.key);
+    const bool sections = field != nullptr && field->shape == FieldInfo::Shape::kSection &&
+                          there->value.kind == ConfigNode::Kind::kMap &&
+                          entry.value.kind == ConfigNode::Kind::kMap;
+    if (sections)
+      lay_over(*field->section, there->value, entry.value);
+    else
+      *there = entry;
+  }
+}
 
 std::vector<VariantTree> split_variants(const SectionInfo& info, ConfigNode tree,
                                         const std::vector<std::string>& overrides,

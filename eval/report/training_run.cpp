@@ -159,14 +159,14 @@ bool is_training_run(const fs::path& folder) {
   return fs::is_regular_file(folder / "metrics.jsonl", ignored);
 }
 
-TrainingRun read_training_run(const fs::path& folder) {
+TrainingRun read_training_run(const fs::path& folder, const std::string& name) {
   if (!is_training_run(folder)) {
     throw InputError("'{}' is no folder of a training run: it has no metrics.jsonl",
                      folder.string());
   }
   TrainingRun run;
   run.folder = fs::weakly_canonical(folder);
-  run.name = run.folder.filename().string();
+  run.name = name.empty() ? run.folder.filename().string() : name;
   run.loss.name = fmt::format("{}, training", run.name);
   run.validation.name = fmt::format("{}, validation", run.name);
   run.validation.dots = true;

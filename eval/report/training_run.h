@@ -32,7 +32,9 @@ struct TrainingRun {
 
 /// Throws InputError for a folder that is none, or whose files cannot be read. A last line that is
 /// still being written is left out.
-[[nodiscard]] TrainingRun read_training_run(const std::filesystem::path& folder);
+/// `name`: what the run is called; empty: as its folder.
+[[nodiscard]] TrainingRun read_training_run(const std::filesystem::path& folder,
+                                            const std::string& name = "");
 
 /// Curves of all runs, then what each found in its data before the first update (HTML).
 [[nodiscard]] std::string training_section(std::span<const TrainingRun> runs);

@@ -37,9 +37,12 @@ const std::map<std::string, std::set<std::string>>& allowed() {
       {"eval/run",
        {"core", "schema", "checkpoint", "text", "lora", "data", "model", "merge", "export",
         "eval/metrics", "eval/statistics", "eval/ledger", "eval/report"}},
+      {"batch",
+       {"core", "schema", "checkpoint", "eval/metrics", "eval/statistics", "eval/ledger",
+        "eval/report"}},
       {"cli",
        {"core", "schema", "checkpoint", "text", "lora", "data", "model", "train", "merge", "export",
-        "eval/metrics", "eval/statistics", "eval/ledger", "eval/report", "eval/run"}},
+        "eval/metrics", "eval/statistics", "eval/ledger", "eval/report", "eval/run", "batch"}},
   };
   return kTable;
 }
@@ -93,7 +96,7 @@ TEST(Layering, OnlyTorchFoldersIncludeLibTorch) {
   static const std::regex kTorch(R"re(^\s*#\s*include\s+[<"](ATen|c10|torch)/)re");
   for (const std::string folder :
        {"core", "schema", "checkpoint", "text", "lora", "data", "merge", "export", "eval/metrics",
-        "eval/statistics", "eval/ledger", "eval/report"}) {
+        "eval/statistics", "eval/ledger", "eval/report", "batch"}) {
     for (const auto& entry : fs::recursive_directory_iterator(source_dir() / folder)) {
       if (!entry.is_regular_file() || !is_source(entry.path())) continue;
       std::ifstream file(entry.path());

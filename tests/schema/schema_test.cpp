@@ -566,4 +566,24 @@ TEST(EmitYaml, EscapesWhatOtherReadersTakeForTheEndOfALine) {
   EXPECT_TRUE(problems.empty());
 }
 
+TEST(Layers, LieOverEachOtherWithThePlacesAndFoldersOfTheirFiles) {
+  const ConfigLayer common =
+      parse_tree("base_model: m\nadapter: {r: 4, lora_alpha: 3}\n", {"common.yaml", "/common"});
+  const ConfigLayer own = parse_tree("adapter: {rank: 8}\noutput_dir: out\n", {"own.yaml", "/own"});
+  const auto read = read_layers(*section_info<Config>(), {common, own});
+  const auto& config = *static_cast<const Config*>(read.get());
+  EXPECT_EQ(config.base_model, "/common/m");
+  EXPECT_EQ(config.output_dir, "/own/out");
+  EXPECT_EQ(config.adapter.r, 8);
+  EXPECT_EQ(config.adapter.lora_alpha, 3);
+}
+
+TEST(Layers, TellTheFileOfWhatIsWrong) {
+  const ConfigLayer common = parse_tree("base_model: m\nsed: 4\n", {"common.yaml", ""});
+  const ConfigLayer own = parse_tree("\nadapter: {r: 0}\n", {"own.yaml", ""});
+  EXPECT_THROWS_WITH((void)read_layers(*section_info<Config>(), {common, own}), ConfigError,
+                     "common.yaml:2:1: sed: unknown key; did you mean 'seed'?",
+                     "own.yaml:2:14: adapter.r: expected at least 1");
+}
+
 }  // namespace weft::schema::schema_test

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "schema/schema.h"
+
+namespace weft::batch {
+
+/// What weft train says of a configuration before it begins.
+struct TrainPlan {
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t available_bytes = 0;  ///< That a run of its own could take.
+  std::int64_t updates = 0;
+  std::int64_t examples = 0;
+};
+
+/// What the batch asks of the programs whose commands it runs: their configurations, and a plan.
+/// Filled in by cli/, so that this folder needs no LibTorch.
+struct Engine {
+  std::shared_ptr<const schema::SectionInfo> train;       ///< CONFIG.yaml of weft train
+  std::shared_ptr<const schema::SectionInfo> evaluation;  ///< CONFIG.yaml of weft eval
+  /// Reads the data of a complete configuration and checks it as weft train --check does. Throws
+  /// what that throws.
+  std::function<TrainPlan(const std::string& config)> plan;
+};
+
+/// The value of a key ("adapter.r") of a configuration as text; empty where it has none.
+[[nodiscard]] std::string value_of(const schema::SectionInfo& info, void* object,
+                                   std::string_view key);
+
+/// Every path that a configuration reads, in the order of its keys; not those that it writes.
+[[nodiscard]] std::vector<std::string> inputs_of(const schema::SectionInfo& info, void* object);
+
+}  // namespace weft::batch

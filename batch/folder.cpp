@@ -1,0 +1,106 @@
+#include "batch/folder.h"
+
+#include "batch/lock.h"
+#include "checkpoint/json_file.h"
+#include "core/error.h"
+#include "core/file.h"
+
+namespace weft::batch {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int kFormat = 1;
+
+void make_folders(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) throw IoError("cannot make the folder {}: {}", path.string(), error.message());
+}
+
+void write_if_changed(const fs::path& file, const std::string& text) {
+  std::error_code error;
+  if (fs::exists(file, error) && core::read_text(file) == text) return;
+  core::write_text(file, text);
+}
+
+BatchRecord read_record(const fs::path& file) {
+  const nlohmann::json json = checkpoint::read_json_object(file);
+  try {
+    BatchRecord record;
+    if (json.at("format").get<int>() > kFormat) {
+      throw InputError("{} is of a newer weft than this one", file.string());
+    }
+    json.at("file").get_to(record.file);
+    json.at("jobs").get_to(record.jobs);
+    json.at("threads").get_to(record.threads);
+    return record;
+  } catch (const nlohmann::json::exception& problem) {
+    throw InputError("{} is no record of a batch ({}); choose another output_dir, or move it away",
+                     file.string(), problem.what());
+  }
+}
+
+}  // namespace
+
+std::optional<BatchRecord> BatchFolder::read(const std::string& jobs_file) const {
+  std::error_code error;
+  if (!fs::exists(path_, error)) return std::nullopt;
+  if (!fs::is_directory(path_, error)) {
+    throw InputError("output_dir {} is no folder; choose another", path_.string());
+  }
+  if (!fs::exists(record(), error)) {
+    for (const auto& entry : fs::directory_iterator(path_, error)) {
+      if (entry.path().filename() == "batch.lock") continue;
+      throw InputError(
+          "output_dir {} holds no batch, but '{}'; choose another folder, or move it away",
+          path_.string(), entry.path().filename().string());
+    }
+    return std::nullopt;
+  }
+  BatchRecord found = read_record(record());
+  // A description that was moved or renamed keeps its folder.
+  const bool is_other = found.file != jobs_file && fs::exists(found.file, error) &&
+                        !fs::equivalent(found.file, jobs_file, error);
+  if (is_other) {
+    throw InputError("output_dir {} holds the batch of {}; choose another folder", path_.string(),
+                     found.file);
+  }
+  return found;
+}
+
+void BatchFolder::write(const BatchRecord& record_now, const std::vector<Job>& jobs) const {
+  make_folders(path_);
+  const nlohmann::ordered_json json{{"format", kFormat},
+                                    {"file", record_now.file},
+                                    {"threads", record_now.threads},
+                                    {"jobs", record_now.jobs}};
+  write_if_changed(path_ / "batch.yaml", core::read_text(record_now.file));
+  for (const Job& job : jobs) write_job(job);
+  write_if_changed(record(),
+                   json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+void BatchFolder::write_job(const Job& job) const {
+  const fs::path folder = this->job(job.name);
+  make_folders(folder);
+  write_if_changed(folder / "config.yaml", job.config);
+  if (!job.eval_config.empty()) write_if_changed(folder / "eval.yaml", job.eval_config);
+  write_if_changed(
+      description(job.name),
+      to_json(job).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+JobState BatchFolder::state_now(const std::string& name) const {
+  JobState now = read_state(state(name)).value_or(JobState{});
+  if (now.status != Status::kRunning || is_locked(job_lock(name))) return now;
+  now.status = Status::kLost;
+  for (StepState& step : now.steps) {
+    if (step.status != Status::kRunning) continue;
+    step.status = Status::kLost;
+    step.error = "its process ended without a word";
+  }
+  return now;
+}
+
+}  // namespace weft::batch

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "schema/schema.h"
+
+/// JOBS.yaml of `weft batch` (docs/batch.md), as it is written.
+namespace weft::batch {
+
+struct ResourcesSection {
+  std::optional<std::int64_t> threads;  ///< Of each job that does not say it itself.
+  std::optional<schema::Bytes> memory;  ///< That each job counts with; absent: its plan.
+};
+
+struct RetriesSection {
+  std::int64_t failed = 1;
+  std::int64_t lost = 3;
+};
+
+struct JobsFile {
+  std::filesystem::path output_dir;
+  std::optional<std::filesystem::path> base;
+  schema::ConfigNode common;
+  schema::ConfigNode matrix;
+  schema::ConfigNode pairs;
+  schema::ConfigNode exclude;
+  schema::ConfigNode jobs;
+  schema::ConfigNode steps;
+  ResourcesSection resources;
+  std::string concurrency = "auto";
+  RetriesSection retries;
+  std::optional<std::filesystem::path> ledger;
+  schema::Place output_place{}, base_place{};  ///< Where the two are written.
+};
+
+void describe(schema::Schema<ResourcesSection>& schema);
+void describe(schema::Schema<RetriesSection>& schema);
+void describe(schema::Schema<JobsFile>& schema);
+
+/// Reads the file. Throws ConfigError with a line, and the place, for each problem.
+[[nodiscard]] JobsFile load_jobs_file(const std::filesystem::path& file);
+
+/// The number that `concurrency` gives; nothing for auto.
+[[nodiscard]] std::optional<std::int64_t> concurrency_of(const JobsFile& file);
+
+}  // namespace weft::batch

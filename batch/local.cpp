@@ -1,0 +1,228 @@
+#include "batch/local.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <map>
+#include <memory>
+#include <thread>
+
+#include "batch/lock.h"
+#include "batch/process.h"
+#include "batch/progress.h"
+#include "batch/retry.h"
+#include "batch/task.h"
+#include "core/cores.h"
+#include "core/error.h"
+#include "core/memory.h"
+#include "core/stop.h"
+#include "core/terminal.h"
+
+namespace weft::batch {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+bool has_ended(const JobView& view) {
+  return view.reused || view.left_alone || view.status == Status::kDone ||
+         view.status == Status::kInterrupted || is_failure(view.status);
+}
+
+/// Runs what a survey found to be missing.
+class Runner {
+ public:
+  Runner(Batch& batch, std::vector<JobView> jobs, const Engine& engine, Watcher& watcher)
+      : batch_(batch),
+        views_(std::move(jobs)),
+        engine_(engine),
+        watcher_(watcher),
+        free_memory_(core::available_memory()) {}
+
+  std::vector<JobView> run() {
+    bool asked = false;
+    Clock::time_point ticked{};
+    for (;;) {
+      const bool stopping = core::stop_requested();
+      if (stopping && !asked) {
+        for (auto& [name, child] : running_) child->signal(SIGTERM);
+        asked = true;
+      }
+      look_at_children(stopping);
+      if (!stopping) start_what_can();
+      if (running_.empty() && (stopping || std::ranges::all_of(views_, has_ended))) break;
+      if (Clock::now() - ticked > std::chrono::milliseconds(500)) {
+        note_steps();
+        watcher_.on_tick(views_);
+        ticked = Clock::now();
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    return std::move(views_);
+  }
+
+ private:
+  JobView& view(const std::string& name) {
+    return *std::ranges::find_if(views_, [&](const JobView& v) { return v.job->name == name; });
+  }
+
+  void look_at_children(bool stopping) {
+    for (auto at = running_.begin(); at != running_.end();) {
+      if (!at->second->poll()) {
+        ++at;
+        continue;
+      }
+      const std::string name = at->first;
+      at = running_.erase(at);
+      conclude(view(name), stopping);
+    }
+  }
+
+  void conclude(JobView& ended, bool stopping) {
+    const std::string& name = ended.job->name;
+    JobState state = batch_.folder.state_now(name);
+    if (state.status == Status::kRunning || state.status == Status::kWaiting)
+      state.status = Status::kLost;
+    ended.status = state.status;
+    ended.step.clear();
+    ended.note = state.error();
+    if (is_failure(state.status) && !stopping && take_retry(state, batch_.file.retries)) {
+      write_state(batch_.folder.state(name), state);
+      ended.status = Status::kWaiting;
+      watcher_.on_change(ended, fmt::format("{}; it is tried again", ended.note));
+      return;
+    }
+    if (is_failure(state.status)) write_state(batch_.folder.state(name), state);
+    watcher_.on_change(ended, ended.note.empty() ? std::string(word(ended.status)) : ended.note);
+  }
+
+  void start_what_can() {
+    for (JobView& next : views_) {
+      if (has_ended(next) || running_.contains(next.job->name)) continue;
+      if (fs::exists(batch_.folder.cancelled(next.job->name))) {
+        next.left_alone = true;
+        next.note = "cancelled";
+        continue;
+      }
+      if (!may_start(next)) continue;
+      start(next);
+    }
+  }
+
+  bool may_start(JobView& next) {
+    for (const std::string& name : next.job->after) {
+      const JobView& before = view(name);
+      if (before.reused || before.status == Status::kDone) continue;
+      if (has_ended(before)) {
+        next.left_alone = true;
+        next.note = fmt::format("waits for {}, which is {}", name,
+                                before.left_alone ? "left out" : word(before.status));
+        watcher_.on_change(next, next.note);
+      }
+      return false;
+    }
+    // The process of an earlier batch that was killed may still be saving.
+    if (is_locked(batch_.folder.job_lock(next.job->name))) return false;
+    return plan(next) && fits(*next.job);
+  }
+
+  /// What waits for other jobs can be planned when these are done.
+  bool plan(JobView& next) {
+    if (next.job->updates > 0) return true;
+    Job& job = *std::ranges::find(batch_.jobs, next.job->name, &Job::name);
+    try {
+      plan_jobs({&job}, engine_);
+      batch_.folder.write_job(job);
+      return true;
+    } catch (const ConfigError& error) {
+      next.status = Status::kWrongInput;
+      next.note = error.what();
+      watcher_.on_change(next, next.note);
+      return false;
+    }
+  }
+
+  bool fits(const Job& job) const {
+    if (running_.empty()) return true;
+    std::int64_t threads = job.threads;
+    std::uint64_t memory = job.memory_bytes;
+    for (const JobView& other : views_) {
+      if (!running_.contains(other.job->name)) continue;
+      threads += other.job->threads;
+      memory += other.job->memory_bytes;
+    }
+    const std::optional<std::int64_t> most = concurrency_of(batch_.file);
+    if (most && static_cast<std::int64_t>(running_.size()) >= *most) return false;
+    return (most || threads <= core::allowed_cores()) && memory <= free_memory_;
+  }
+
+  void start(JobView& next) {
+    const std::string& name = next.job->name;
+    running_[name] = std::make_unique<Child>(
+        std::vector<std::string>{"batch", "task", batch_.folder.path().string(), name},
+        batch_.folder.log(name), /*own_group=*/true);
+    next.status = Status::kRunning;
+    next.note.clear();
+  }
+
+  void note_steps() {
+    for (JobView& shown : views_) {
+      if (!running_.contains(shown.job->name)) continue;
+      for (const StepState& step : batch_.folder.state_now(shown.job->name).steps) {
+        if (step.status != Status::kRunning || step.name == shown.step) continue;
+        shown.step = step.name;
+        watcher_.on_change(shown, step.name);
+      }
+    }
+  }
+
+  Batch& batch_;
+  std::vector<JobView> views_;
+  const Engine& engine_;
+  Watcher& watcher_;
+  std::uint64_t free_memory_;
+  std::map<std::string, std::unique_ptr<Child>> running_;
+};
+
+}  // namespace
+
+std::vector<JobView> survey(const Batch& batch, const RunOptions& options) {
+  std::vector<JobView> views;
+  InputDigests digests;
+  for (const Job& job : batch.jobs) {
+    JobView& view = views.emplace_back(JobView{.job = &job});
+    JobState state = batch.folder.state_now(job.name);
+    const std::vector<std::string> missing = missing_steps(job, state, digests);
+    if (missing.empty()) {
+      view.status = Status::kDone;
+      view.reused = true;
+      continue;
+    }
+    if (options.wanted && !options.wanted(job)) {
+      view.left_alone = true;
+      view.note = "not asked for";
+      continue;
+    }
+    view.note = missing.front();
+    const StepState* first = state.find(missing.front());
+    const auto step = std::ranges::find(job.steps, missing.front(), &Step::name);
+    // What is wrong with the same input is wrong still; another input is another attempt.
+    const bool same = first != nullptr && first->key == key_of(*step, digests);
+    if (same && is_failure(state.status) && state.status != Status::kLost &&
+        !options.retry_failed) {
+      view.status = state.status;
+      view.left_alone = true;
+      view.note = state.error();
+    }
+  }
+  return views;
+}
+
+std::vector<JobView> run_locally(Batch& batch, std::vector<JobView> jobs, const Engine& engine,
+                                 Watcher& watcher) {
+  return Runner(batch, std::move(jobs), engine, watcher).run();
+}
+
+}  // namespace weft::batch

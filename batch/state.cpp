@@ -1,0 +1,115 @@
+#include "batch/state.h"
+
+#include <fmt/chrono.h>
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/json_file.h"
+#include "core/error.h"
+#include "core/file.h"
+
+namespace weft::batch {
+namespace {
+
+constexpr int kFormat = 1;
+
+constexpr std::array<std::string_view, 9> kWords{"waiting",     "running",     "done",
+                                                 "interrupted", "lost",        "out of memory",
+                                                 "failed",      "wrong input", "refused"};
+
+Status status_of(const std::string& text) {
+  const auto found = std::ranges::find(kWords, text);
+  if (found == kWords.end()) throw InputError("'{}' is no status", text);
+  return static_cast<Status>(found - kWords.begin());
+}
+
+JobState from_json(const nlohmann::json& json) {
+  if (json.at("format").get<int>() > kFormat) throw InputError("it is of a newer weft");
+  JobState state;
+  state.status = status_of(json.at("status"));
+  json.at("host").get_to(state.host);
+  json.at("pid").get_to(state.pid);
+  json.at("started").get_to(state.started);
+  json.at("ended").get_to(state.ended);
+  json.at("failures").get_to(state.failures);
+  json.at("losses").get_to(state.losses);
+  for (const nlohmann::json& one : json.at("steps")) {
+    StepState& step = state.steps.emplace_back();
+    one.at("name").get_to(step.name);
+    one.at("key").get_to(step.key);
+    step.status = status_of(one.at("status"));
+    one.at("exit").get_to(step.exit);
+    one.at("seconds").get_to(step.seconds);
+    one.at("peak_bytes").get_to(step.peak_bytes);
+    one.at("error").get_to(step.error);
+  }
+  return state;
+}
+
+}  // namespace
+
+std::string_view word(Status status) { return kWords[static_cast<std::size_t>(status)]; }
+
+bool is_failure(Status status) { return status >= Status::kLost; }
+
+StepState& JobState::step(const std::string& name) {
+  const auto found = std::ranges::find(steps, name, &StepState::name);
+  if (found != steps.end()) return *found;
+  steps.push_back({.name = name});
+  return steps.back();
+}
+
+const StepState* JobState::find(const std::string& name) const {
+  const auto found = std::ranges::find(steps, name, &StepState::name);
+  return found == steps.end() ? nullptr : &*found;
+}
+
+std::string JobState::error() const {
+  for (const StepState& step : steps) {
+    if (is_failure(step.status)) return step.name + ": " + step.error;
+  }
+  return "";
+}
+
+std::optional<JobState> read_state(const std::filesystem::path& file) {
+  std::error_code error;
+  if (!std::filesystem::exists(file, error)) return std::nullopt;
+  try {
+    return from_json(checkpoint::parse_json(core::read_text(file), "its text"));
+  } catch (const nlohmann::json::exception& problem) {
+    throw InputError(
+        "{} cannot be read ({}); remove it: what is done is then found out by doing it again",
+        file.string(), problem.what());
+  } catch (const InputError& problem) {
+    throw InputError(
+        "{} cannot be read ({}); remove it: what is done is then found out by doing it again",
+        file.string(), problem.what());
+  }
+}
+
+void write_state(const std::filesystem::path& file, const JobState& state) {
+  auto steps = nlohmann::ordered_json::array();
+  for (const StepState& step : state.steps) {
+    steps.push_back({{"name", step.name},
+                     {"status", word(step.status)},
+                     {"exit", step.exit},
+                     {"seconds", step.seconds},
+                     {"peak_bytes", step.peak_bytes},
+                     {"error", step.error},
+                     {"key", step.key}});
+  }
+  const nlohmann::ordered_json json{
+      {"format", kFormat},          {"status", word(state.status)}, {"host", state.host},
+      {"pid", state.pid},           {"started", state.started},     {"ended", state.ended},
+      {"failures", state.failures}, {"losses", state.losses},       {"steps", steps}};
+  core::write_text(file, json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+std::string utc_now() {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+}
+
+}  // namespace weft::batch

@@ -1,0 +1,20 @@
+#pragma once
+
+#include "batch/folder.h"
+#include "batch/job.h"
+
+namespace weft::batch {
+
+/// The steps of a job that are not done: their keys differ from those of the state, or what they
+/// wrote is gone. The first of them decides whether the later ones can be: they read what it
+/// writes.
+[[nodiscard]] std::vector<std::string> missing_steps(const Job& job, const JobState& state,
+                                                     InputDigests& digests);
+
+/// Runs the steps of a job that are missing, each as a child of this process, and keeps state.json.
+/// A stop (core/stop.h) is passed on to the child, which saves. Returns the exit status of `weft
+/// batch task`: 0 done, else that of the step that ended it (1 where a signal did). InputError when
+/// another process runs the job.
+int run_task(const BatchFolder& folder, const std::string& name);
+
+}  // namespace weft::batch

@@ -1,0 +1,255 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <fnmatch.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <memory>
+
+#include "batch/compose.h"
+#include "batch/local.h"
+#include "batch/lock.h"
+#include "batch/task.h"
+#include "cli/batch_arguments.h"
+#include "cli/batch_engine.h"
+#include "cli/batch_view.h"
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/output.h"
+#include "core/cores.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/memory.h"
+#include "core/stop.h"
+#include "core/suggest.h"
+#include "core/terminal.h"
+
+namespace weft::cli {
+
+Run add_batch(CLI::App& app);
+
+namespace {
+
+namespace fs = std::filesystem;
+using batch::Batch;
+using batch::Job;
+using batch::JobView;
+using batch::Status;
+
+batch::Engine open_engine() {
+  batch::Engine engine;
+  catch_interrupts();
+  reinterpret_cast<BatchConfigurations>(torch_symbol("weft_batch_engine"))(core::stop_flag(),
+                                                                           engine)
+      .rethrow();
+  const auto plan = reinterpret_cast<PlanTraining>(torch_symbol("weft_plan_training"));
+  engine.plan = [plan](const std::string& config) {
+    batch::TrainPlan found;
+    plan(config, found).rethrow();
+    return found;
+  };
+  return engine;
+}
+
+void require_room(const std::vector<Job*>& jobs) {
+  const std::uint64_t available = core::available_memory();
+  for (const Job* job : jobs) {
+    if (job->memory_bytes <= available) continue;
+    throw InputError("{}: {} needs {} of memory, and this machine has {}", job->place, job->name,
+                     core::human_bytes(job->memory_bytes), core::human_bytes(available));
+  }
+}
+
+/// The jobs that can be planned now: their inputs do not wait for others.
+std::vector<Job*> plannable(Batch& all, const std::vector<JobView>& views) {
+  std::vector<Job*> jobs;
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    const bool waits = std::ranges::any_of(views[i].job->after, [&](const std::string& name) {
+      return std::ranges::any_of(
+          views, [&](const JobView& v) { return v.job->name == name && !v.reused; });
+    });
+    if (!views[i].reused && !views[i].left_alone && !waits) jobs.push_back(&all.jobs[i]);
+  }
+  return jobs;
+}
+
+std::string steps_text(const Job& job) {
+  std::vector<std::string> names;
+  for (const batch::Step& step : job.steps) names.push_back(step.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::string plan_table(const std::vector<JobView>& views) {
+  core::Table table({"job", "steps", "updates", "memory", "threads", "now"});
+  for (const JobView& view : views) {
+    const Job& job = *view.job;
+    const std::string now = view.reused       ? "done before"
+                            : view.left_alone ? "left out: " + view.note
+                                              : "from " + view.note + " on";
+    table.add({job.name, steps_text(job), job.updates > 0 ? std::to_string(job.updates) : "?",
+               job.memory_bytes > 0 ? core::human_bytes(job.memory_bytes) : "?",
+               std::to_string(job.threads), now});
+  }
+  return table.text();
+}
+
+/// "12 jobs: 3 were done before, 1 is left out, 8 to run".
+std::string summary(const std::vector<JobView>& views) {
+  const auto reused = std::ranges::count_if(views, &JobView::reused);
+  const auto left = std::ranges::count_if(views, &JobView::left_alone);
+  const auto rest = static_cast<std::ptrdiff_t>(views.size()) - reused - left;
+  return fmt::format("{} job{}: {} done before (reused), {} left out, {} to run", views.size(),
+                     views.size() == 1 ? "" : "s", reused, left, rest);
+}
+
+int check(Batch& all, const std::vector<JobView>& views, const batch::Engine& engine) {
+  const std::vector<Job*> jobs = plannable(all, views);
+  batch::plan_jobs(jobs, engine);
+  require_room(jobs);
+  print("{}{}\n", plan_table(views), summary(views));
+  print("this machine has {} cores and {} of memory\n", core::allowed_cores(),
+        core::human_bytes(core::available_memory()));
+  return static_cast<int>(ExitCode::kDone);
+}
+
+int show_commands(const std::vector<JobView>& views) {
+  for (const JobView& view : views) {
+    if (view.reused || view.left_alone) {
+      print("{}: {}\n", view.job->name, view.reused ? "done before" : "left out: " + view.note);
+      continue;
+    }
+    bool is_missing = false;
+    for (const batch::Step& step : view.job->steps) {
+      is_missing = is_missing || step.name == view.note;
+      print("{}: {}weft {}\n", view.job->name, is_missing ? "" : "(done before) ",
+            fmt::format("{}", fmt::join(step.arguments, " ")));
+    }
+  }
+  print("{}\n", summary(views));
+  return static_cast<int>(ExitCode::kDone);
+}
+
+/// A new attempt: what cancelled or failed before counts no more.
+void reset(const Batch& all, const std::vector<JobView>& views) {
+  for (const JobView& view : views) {
+    if (view.reused || view.left_alone) continue;
+    std::error_code ignored;
+    fs::remove(all.folder.cancelled(view.job->name), ignored);
+    const fs::path file = all.folder.state(view.job->name);
+    auto state = batch::read_state(file);
+    if (!state || (state->failures == 0 && state->losses == 0)) continue;
+    state->failures = state->losses = 0;
+    batch::write_state(file, *state);
+  }
+}
+
+int conclude(const std::vector<JobView>& views, const batch::BatchFolder& folder) {
+  std::vector<std::string> failed;
+  bool only_gates = true;
+  int cancelled = 0;
+  for (const JobView& view : views) {
+    const bool waits = view.left_alone && view.note.starts_with("waits for");
+    const bool is_cancelled = view.status == Status::kInterrupted || view.note == "cancelled";
+    cancelled += is_cancelled ? 1 : 0;
+    if (!batch::is_failure(view.status) && !waits) continue;
+    only_gates = only_gates && view.status == Status::kRefused;
+    failed.push_back(view.job->name);
+    tell("{}: {}; see {}\n", view.job->name, view.note, folder.log(view.job->name).string());
+  }
+  print("{}\n", count_of(views));
+  if (core::stop_requested()) {
+    throw Interrupted("interrupted; all jobs have saved, and the same command goes on from there");
+  }
+  if (cancelled > 0) {
+    tell("weft batch: {} of {} jobs were cancelled; the same command goes on with them\n",
+         cancelled, views.size());
+  }
+  if (failed.empty()) return static_cast<int>(cancelled > 0 ? ExitCode::kFailed : ExitCode::kDone);
+  tell("weft batch: {} of {} jobs did not end well; --retry-failed tries them again\n",
+       failed.size(), views.size());
+  return static_cast<int>(only_gates ? ExitCode::kRefused : ExitCode::kFailed);
+}
+
+int run_batch(const BatchArguments& a) {
+  if (a.file.empty())
+    throw ConfigError("expected JOBS.yaml, the description of the jobs (docs/batch.md)");
+  const batch::Engine engine = open_engine();
+  Batch all = batch::load_batch(a.file, engine, stderr_log("batch"));
+  require_match(a.only, all.record.jobs);
+  const std::vector<JobView> views =
+      batch::survey(all, {.retry_failed = a.retry_failed,
+                          .wanted = [&](const Job& job) { return matches(a.only, job.name); }});
+  if (a.check) return check(all, views, engine);
+  if (a.dry_run) return show_commands(views);
+  const auto refuse_second = [&] {
+    throw InputError("another weft batch runs the jobs in {}; wait for it, or weft batch cancel {}",
+                     all.folder.path().string(), a.file);
+  };
+  if (batch::is_locked(all.folder.lock())) refuse_second();
+  const std::vector<Job*> jobs = plannable(all, views);
+  batch::plan_jobs(jobs, engine);
+  require_room(jobs);
+  core::require_writable(all.folder.path(), core::OutputKind::kContents);
+  fs::create_directories(all.folder.path());
+  const batch::FileLock lock(all.folder.lock());
+  if (!lock.held()) refuse_second();
+  all.folder.write(all.record, all.jobs);
+  reset(all, views);
+  tell("{}\n", summary(views));
+  std::vector<JobView> ended;
+  {
+    BatchView view(all.folder);
+    ended = batch::run_locally(all, views, engine, view);
+  }
+  return conclude(ended, all.folder);
+}
+
+int run_task(const BatchArguments& a) {
+  catch_interrupts();
+  return batch::run_task(batch::BatchFolder(fs::absolute(a.folder)), a.name);
+}
+
+}  // namespace
+
+bool matches(const std::vector<std::string>& patterns, const std::string& name) {
+  return patterns.empty() || std::ranges::any_of(patterns, [&](const std::string& pattern) {
+           return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+         });
+}
+
+void require_match(const std::vector<std::string>& patterns,
+                   const std::vector<std::string>& names) {
+  for (const std::string& pattern : patterns) {
+    if (std::ranges::any_of(names, [&](const auto& name) { return matches({pattern}, name); }))
+      continue;
+    const std::string meant = core::nearest(pattern, names);
+    throw ConfigError("no job is called '{}'{}", pattern,
+                      meant.empty() ? "" : fmt::format("; did you mean '{}'?", meant));
+  }
+}
+
+Run add_batch(CLI::App& app) {
+  const auto a = std::make_shared<BatchArguments>();
+  const auto chosen = std::make_shared<Run>([a] { return run_batch(*a); });
+  app.description(
+      "Runs many jobs that one file describes, each with its steps: train, merge, export, eval.\n"
+      "The same command again runs only what is missing (docs/batch.md).");
+  app.add_option("JOBS.yaml", a->file, "Description of the jobs");
+  app.add_flag("--check", a->check,
+               "Checks every job as weft train --check does, shows the plan, and runs nothing");
+  app.add_flag("--dry-run", a->dry_run, "Shows the commands that would run, and runs nothing");
+  app.add_option("--only", a->only, "Only jobs of this name, as 'nah-*'; may be repeated")
+      ->type_name("PATTERN")
+      ->allow_extra_args(false);
+  app.add_flag("--retry-failed", a->retry_failed, "Tries jobs that failed before once more");
+  CLI::App* task = app.add_subcommand(
+      "task", "run one job of a batch that was written before, as weft batch itself does");
+  task->add_option("DIR", a->folder, "output_dir of the batch")->required();
+  task->add_option("NAME", a->name, "the job")->required();
+  task->callback([a, chosen] { *chosen = [a] { return run_task(*a); }; });
+  add_batch_questions(app, a, chosen);
+  return [chosen] { return (*chosen)(); };
+}
+
+}  // namespace weft::cli

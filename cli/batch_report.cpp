@@ -1,0 +1,165 @@
+#include <fmt/format.h>
+
+#include <csignal>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "batch/jobs_file.h"
+#include "batch/local.h"
+#include "batch/lock.h"
+#include "batch/progress.h"
+#include "batch/report.h"
+#include "cli/batch_arguments.h"
+#include "cli/batch_view.h"
+#include "cli/output.h"
+#include "core/error.h"
+#include "core/file.h"
+
+namespace weft::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using batch::Job;
+using batch::JobView;
+using batch::Status;
+
+/// A batch as it lies on the disk.
+struct Written {
+  batch::JobsFile file;
+  batch::BatchFolder folder;
+  std::vector<std::string> names;
+};
+
+Written open_batch(const BatchArguments& a) {
+  batch::JobsFile file = batch::load_jobs_file(a.file);
+  batch::BatchFolder folder(file.output_dir);
+  const auto record = folder.read(fs::absolute(a.file).lexically_normal().string());
+  if (!record) {
+    throw InputError("there is no batch in {} yet; weft batch {} runs it", folder.path().string(),
+                     a.file);
+  }
+  require_match(a.only, record->jobs);
+  std::vector<std::string> names;
+  for (const std::string& name : record->jobs) {
+    if (matches(a.only, name)) names.push_back(name);
+  }
+  return {std::move(file), std::move(folder), std::move(names)};
+}
+
+int show_status(const BatchArguments& a) {
+  const Written written = open_batch(a);
+  std::vector<Job> jobs;
+  for (const std::string& name : written.names)
+    jobs.push_back(batch::read_job(written.folder.description(name)));
+  std::vector<JobView> views;
+  auto json = nlohmann::ordered_json::array();
+  for (const Job& job : jobs) {
+    const batch::JobState state = written.folder.state_now(job.name);
+    JobView& view = views.emplace_back(JobView{.job = &job, .status = state.status});
+    if (!state.steps.empty()) view.step = state.steps.back().name;
+    for (const batch::StepState& step : state.steps) {
+      if (step.status != Status::kDone) view.step = step.name;
+    }
+    view.note = state.error();
+    json.push_back({{"job", job.name},
+                    {"status", batch::word(state.status)},
+                    {"step", view.step},
+                    {"error", view.note},
+                    {"log", written.folder.log(job.name).string()}});
+  }
+  if (a.json) {
+    print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    return static_cast<int>(ExitCode::kDone);
+  }
+  print("{}{}\n", status_table(written.folder, views), count_of(views));
+  for (const JobView& view : views) {
+    if (!view.note.empty()) print("{}: {}\n", view.job->name, view.note);
+  }
+  if (batch::is_locked(written.folder.lock())) print("a weft batch runs them now\n");
+  return static_cast<int>(ExitCode::kDone);
+}
+
+int show_log(const BatchArguments& a) {
+  const Written written = open_batch(a);
+  require_match({a.name}, written.names);
+  for (const std::string& name : written.names) {
+    if (!matches({a.name}, name)) continue;
+    const fs::path log = written.folder.log(name);
+    constexpr std::uint64_t kTail = std::uint64_t{4} << 20;
+    const std::string text = batch::tail_of(log, kTail);
+    std::size_t from = text.size();
+    for (int line = 0; line <= a.lines && from > 0 && from != std::string::npos; ++line)
+      from = from == 0 ? 0 : text.rfind('\n', from - 1);
+    print("== {}\n{}", log.string(),
+          from == std::string::npos ? text : text.substr(from + (from > 0)));
+  }
+  return static_cast<int>(ExitCode::kDone);
+}
+
+int cancel(const BatchArguments& a) {
+  const Written written = open_batch(a);
+  int asked = 0;
+  for (const std::string& name : written.names) {
+    const batch::JobState state = written.folder.state_now(name);
+    if (state.status == Status::kDone) continue;
+    core::write_text(written.folder.cancelled(name), "");
+    // The lock says that the process lives, so that the number is not somebody else's by now.
+    if (state.status != Status::kRunning || state.pid <= 0) continue;
+    if (::kill(static_cast<pid_t>(state.pid), SIGTERM) == 0) ++asked;
+  }
+  print("{} running job{} asked to save and end; what waits is not begun; weft batch {} goes on\n",
+        asked, asked == 1 ? " is" : "s are", a.file);
+  return static_cast<int>(ExitCode::kDone);
+}
+
+int report(const BatchArguments& a) {
+  const Written written = open_batch(a);
+  if (!a.html.empty()) {
+    core::require_writable(a.html, core::OutputKind::kFile,
+                           a.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
+  }
+  const batch::BatchReport found =
+      batch::make_report(written.folder, written.names,
+                         written.file.ledger.value_or(written.folder.path() / "weft.db"));
+  if (!a.html.empty()) {
+    core::write_text(a.html, batch::to_html(found));
+    tell("weft batch: report {}\n", a.html);
+    return static_cast<int>(ExitCode::kDone);
+  }
+  print("{}", a.markdown ? batch::to_markdown(found) : batch::to_text(found));
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace
+
+void add_batch_questions(CLI::App& app, const std::shared_ptr<BatchArguments>& a,
+                         const std::shared_ptr<Run>& chosen) {
+  const auto add = [&](const char* name, const char* what, int (*run)(const BatchArguments&)) {
+    CLI::App* command = app.add_subcommand(name, what);
+    command->add_option("JOBS.yaml", a->file, "description of the jobs")->required();
+    command->callback([a, run, chosen] { *chosen = [a, run] { return run(*a); }; });
+    return command;
+  };
+  const auto add_only = [&](CLI::App* command) {
+    command->add_option("--only", a->only, "only jobs of this name, as 'nah-*'; may be repeated")
+        ->type_name("PATTERN")
+        ->allow_extra_args(false);
+  };
+  CLI::App* status = add("status", "show how all jobs stand", show_status);
+  status->add_flag("--json", a->json, "print JSON instead of a table");
+  add_only(status);
+  CLI::App* logs = add("logs", "show the end of a job's log", show_log);
+  logs->add_option("NAME", a->name, "the job, or a pattern")->required();
+  logs->add_option("--lines", a->lines, "lines at most")
+      ->check(whole_number_from(1))
+      ->capture_default_str();
+  add_only(add("cancel", "ask running jobs to save and end, and begin no others", cancel));
+  CLI::App* compare = add("report", "compare what came of all jobs", report);
+  compare->add_flag("--markdown", a->markdown, "as Markdown");
+  compare->add_option("--html", a->html, "as one page with the curves of all runs")
+      ->type_name("FILE");
+  compare->add_flag("--force", a->force, "overwrite the page");
+  add_only(compare);
+}
+
+}  // namespace weft::cli

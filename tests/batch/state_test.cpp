@@ -1,0 +1,181 @@
+#include "batch/state.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <memory>
+
+#include "batch/local.h"
+#include "batch/lock.h"
+#include "batch/progress.h"
+#include "batch/retry.h"
+#include "batch/task.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "tests/batch/batch_files.h"
+
+namespace weft::tests {
+namespace {
+
+using batch::JobState;
+using batch::Status;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+/// A batch of one job whose first step is done.
+class BatchState : public ::testing::Test {
+ protected:
+  BatchState()
+      : batch_(files_.load("jobs: [{name: one, data: nah.csv}]\nsteps: [train, merge]\n")) {
+    batch_.folder.write(batch_.record, batch_.jobs);
+    std::filesystem::create_directories(job().steps[0].outputs[0]);
+    core::write_text(std::filesystem::path(job().steps[0].outputs[0]) / "adapter", "factors");
+    batch::InputDigests digests;
+    batch::StepState& train = state_.step("train");
+    train.status = Status::kDone;
+    train.key = key_of(job().steps[0], digests);
+  }
+
+  [[nodiscard]] const batch::Job& job() const { return batch_.jobs.front(); }
+  [[nodiscard]] std::vector<std::string> missing() const {
+    batch::InputDigests digests;
+    return missing_steps(job(), state_, digests);
+  }
+
+  BatchFiles files_;
+  batch::Batch batch_;
+  JobState state_;
+};
+
+TEST_F(BatchState, ComesBackAsItWasWritten) {
+  state_.status = Status::kFailed;
+  state_.host = "node";
+  state_.losses = 2;
+  state_.step("merge").status = Status::kFailed;
+  state_.step("merge").error = "no room";
+  write_state(files_ / "state.json", state_);
+  const JobState read = *batch::read_state(files_ / "state.json");
+  EXPECT_EQ(read.status, Status::kFailed);
+  EXPECT_EQ(read.losses, 2);
+  EXPECT_EQ(read.steps.size(), 2U);
+  EXPECT_EQ(read.error(), "merge: no room");
+}
+
+TEST_F(BatchState, AFileThatCannotBeReadIsNamedWithWhatToDo) {
+  files_.folder().write("state.json", "{\"format\": 1, \"status\": ");
+  EXPECT_THAT(error_of<InputError>([&] { (void)batch::read_state(files_ / "state.json"); }),
+              AllOf(HasSubstr("state.json cannot be read"), HasSubstr("remove it")));
+  files_.folder().write("state.json", "{\"format\": 1, \"status\": \"splendid\"}");
+  EXPECT_THAT(error_of<InputError>([&] { (void)batch::read_state(files_ / "state.json"); }),
+              HasSubstr("'splendid' is no status"));
+}
+
+TEST_F(BatchState, AStepThatIsDoneIsNotRunAgain) { EXPECT_THAT(missing(), ElementsAre("merge")); }
+
+TEST_F(BatchState, ChangedDataIsTrainedAnew) {
+  files_.folder().write("nah.csv", "a,b\nc,d\n");
+  EXPECT_THAT(missing(), ElementsAre("train", "merge"));
+}
+
+TEST_F(BatchState, AChangedConfigurationIsTrainedAnewAndOtherThreadsAreNot) {
+  batch_ = files_.load("jobs: [{name: one, data: nah.csv, threads: 2}]\nsteps: [train, merge]\n");
+  EXPECT_THAT(missing(), ElementsAre("merge"));
+  batch_ = files_.load("jobs: [{name: one, data: nah.csv, seed: 1}]\nsteps: [train, merge]\n");
+  EXPECT_THAT(missing(), ElementsAre("train", "merge"));
+}
+
+TEST_F(BatchState, WhatWasRemovedIsMadeAgain) {
+  std::filesystem::remove_all(job().steps[0].outputs[0]);
+  EXPECT_THAT(missing(), ElementsAre("train", "merge"));
+}
+
+TEST_F(BatchState, AJobWhoseProcessIsGoneIsLostAndOneThatRunsIsNot) {
+  state_.status = Status::kRunning;
+  write_state(batch_.folder.state("one"), state_);
+  EXPECT_EQ(batch_.folder.state_now("one").status, Status::kLost);
+  const batch::FileLock lock(batch_.folder.job_lock("one"));
+  ASSERT_TRUE(lock.held());
+  EXPECT_EQ(batch_.folder.state_now("one").status, Status::kRunning);
+}
+
+TEST_F(BatchState, WhatFailedIsLeftAloneUntilItsInputChangesOrSomebodyAsks) {
+  batch::InputDigests digests;
+  state_.status = Status::kFailed;
+  state_.step("merge").status = Status::kFailed;
+  state_.step("merge").key = key_of(job().steps[1], digests);
+  write_state(batch_.folder.state("one"), state_);
+  EXPECT_TRUE(survey(batch_, {}).front().left_alone);
+  EXPECT_FALSE(survey(batch_, {.retry_failed = true}).front().left_alone);
+  files_.folder().write("base.bin", "other weights");
+  EXPECT_FALSE(survey(batch_, {}).front().left_alone);
+}
+
+/// Starts a program that sleeps, takes its lock away from this process, and tells whether the
+/// sleeper still holds it.
+bool sleeper_holds(batch::FileLock::Children children) {
+  const TempDir folder;
+  auto lock = std::make_unique<batch::FileLock>(folder / "lock", children);
+  const pid_t sleeper = ::fork();
+  if (sleeper == 0) {
+    ::execlp("sleep", "sleep", "60", nullptr);
+    ::_exit(127);
+  }
+  const std::string name = "/proc/" + std::to_string(sleeper) + "/comm";
+  while (slurp(name) != "sleep\n") ::usleep(1000);
+  lock.reset();
+  const bool held = batch::is_locked(folder / "lock");
+  ::kill(sleeper, SIGKILL);
+  ::waitpid(sleeper, nullptr, 0);
+  EXPECT_FALSE(batch::is_locked(folder / "lock"));
+  return held;
+}
+
+TEST(BatchLock, OfAKilledTaskIsHeldUntilItsStepHasEnded) {
+  EXPECT_TRUE(sleeper_holds(batch::FileLock::Children::kShare));
+  EXPECT_FALSE(sleeper_holds(batch::FileLock::Children::kWithout));
+}
+
+TEST(BatchRetry, IsByKind) {
+  const batch::RetriesSection limits{.failed = 1, .lost = 2};
+  const auto tries = [&](Status status) {
+    JobState state;
+    int count = 0;
+    for (state.status = status; take_retry(state, limits); ++count) {
+    }
+    return count;
+  };
+  EXPECT_EQ(tries(Status::kFailed), 1);
+  EXPECT_EQ(tries(Status::kLost), 2);
+  EXPECT_EQ(tries(Status::kOutOfMemory), 2);
+  EXPECT_EQ(tries(Status::kWrongInput), 0);
+  EXPECT_EQ(tries(Status::kRefused), 0);
+  EXPECT_EQ(tries(Status::kInterrupted), 0);
+}
+
+TEST(BatchProgress, IsReadWhileALineIsBeingWritten) {
+  const TempDir folder;
+  folder.write("metrics.jsonl",
+               "{\"update\":4,\"loss\":2.5,\"tokens_per_second\":100,\"total_tokens\":512,"
+               "\"seconds\":8}\n{\"update\":4,\"validation_loss\":2.25}\n{\"update\":5,\"lo");
+  auto progress = batch::read_progress(folder.path());
+  ASSERT_TRUE(progress);
+  EXPECT_EQ(progress->update, 4);
+  EXPECT_EQ(progress->validation_loss, 2.25);
+  progress->total_updates = 10;
+  EXPECT_DOUBLE_EQ(*progress->remaining_seconds(), 12);
+}
+
+TEST(BatchProgress, TheLastLineOfALogIsWhatWasShownLast) {
+  const TempDir folder;
+  folder.write("log.txt", "first\n\rbar 1\rbar 2\n\n  \n");
+  EXPECT_EQ(batch::last_line(folder / "log.txt"), "bar 2");
+  EXPECT_THAT(batch::last_line(folder / "none.txt"), IsEmpty());
+}
+
+}  // namespace
+}  // namespace weft::tests
