@@ -118,6 +118,8 @@ def main():
     WORK.mkdir(parents=True, exist_ok=True)
     prepare(Path(os.environ["WEFT_CACHE"]))
     write_work(args.examples)
+    if not LLAMA.exists():
+        print(f"llama.cpp is left out: script/bench builds {LLAMA}", file=sys.stderr)
 
     results = {}
     for round_number in range(args.rounds):
@@ -128,6 +130,8 @@ def main():
                 print(f"  round {round_number + 1} {dtype:9} {name:36} {figures['scored']:7.0f} tokens/s scored, "
                       f"{figures['answered']:6.0f} written, {figures['chosen']:5.1f} questions/s; "
                       f"loss {figures['loss']:.4f}, log p {figures['log_p']:.1f}", file=sys.stderr)
+            if not LLAMA.exists():
+                continue
             figures = run_batched_bench(args.answers, args.max_tokens, args.threads)
             results.setdefault((dtype, "llama.cpp, F16"), []).append(figures)
             print(f"  round {round_number + 1} llama.cpp, F16: {figures['answered']:.0f} written, "

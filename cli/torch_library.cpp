@@ -1,12 +1,12 @@
 #include "cli/torch_library.h"
 
 #include <dlfcn.h>
-#include <fmt/format.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <string_view>
+
+#include "cli/output.h"
 
 namespace weft::cli {
 
@@ -19,10 +19,10 @@ void forget_bindings() {
   for (const char* const name : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"}) {
     const char* const value = std::getenv(name);
     if (value == nullptr || std::string_view(value) == "false") continue;
-    fmt::print(stderr,
-               "note: {}={} is not followed: it would leave weft one core. taskset, Slurm "
-               "and containers choose its cores.\n",
-               name, value);
+    tell(
+        "note: {}={} is not followed: it would leave weft one core. taskset, Slurm and containers "
+        "choose its cores.\n",
+        name, value);
     ::unsetenv(name);
   }
 }

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 
@@ -45,7 +46,7 @@ class Batch {
 
   std::vector<GeneratedIds> run() {
     for (;;) {
-      while (std::ssize(active_) < batch_.sequences && next_ < prompts_.size()) begin(next_++);
+      while (std::ssize(active_) < batch_.sequences && next_ < prompts_.size()) begin_some();
       tell();
       if (active_.empty()) return std::move(answers_);
       step();
@@ -59,18 +60,30 @@ class Batch {
     }
   }
 
-  /// Reads a prompt and chooses the first token of its answer.
-  void begin(std::size_t index) {
-    const std::vector<std::int32_t>& prompt = prompts_[index];
-    Sequence sequence{.prompt = index,
+  /// Reads the next prompts, as many as are worth reading together, and chooses the first token of
+  /// their answers.
+  void begin_some() {
+    std::vector<Sequence> read;
+    std::vector<std::span<const std::int32_t>> unread;
+    std::size_t tokens = 0;
+    const auto room = static_cast<std::size_t>(batch_.sequences - std::ssize(active_));
+    while (read.size() < room && next_ < prompts_.size()) {
+      const std::vector<std::int32_t>& prompt = prompts_[next_];
+      unread.push_back(std::span(prompt).subspan(static_cast<std::size_t>(shared_)));
+      tokens += unread.back().size();
+      if (tokens > kTokensAtOnce && !read.empty()) {
+        unread.pop_back();
+        break;
+      }
+      read.push_back({.prompt = next_++,
                       .cache = copy(beginning_),
                       .sampler = Sampler(options_.sampling),
-                      .seen = prompt};
+                      .seen = prompt});
+    }
     if (options_.max_tokens < 1) return;
-    const at::Tensor logits = decoder_.next_logits(
-        std::span(prompt).subspan(static_cast<std::size_t>(shared_)), sequence.cache);
-    if (goes_on(sequence, logits)) active_.push_back(std::move(sequence));
-    tell();
+    std::vector<KvCache*> caches;
+    for (Sequence& sequence : read) caches.push_back(&sequence.cache);
+    go_on(std::move(read), decoder_.next_logits(unread, caches));
   }
 
   /// One token more for every answer that is being written.
@@ -82,18 +95,22 @@ class Batch {
       caches.push_back(&sequence.cache);
     }
     const at::Tensor logits = decoder_.step_logits(tokens, caches);
-    std::vector<char> on(active_.size());
-    at::parallel_for(0, std::ssize(active_), 1, [&](std::int64_t begin, std::int64_t end) {
+    go_on(std::exchange(active_, {}), logits);
+  }
+
+  /// Chooses the next token of each; those that go on are active.
+  void go_on(std::vector<Sequence> sequences, const at::Tensor& logits) {
+    std::vector<char> on(sequences.size());
+    at::parallel_for(0, std::ssize(sequences), 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const auto at = static_cast<std::size_t>(i);
-        on[at] = goes_on(active_[at], logits[i]) ? 1 : 0;
+        on[at] = goes_on(sequences[at], logits[i]) ? 1 : 0;
       }
     });
-    std::vector<Sequence> left;
-    for (std::size_t i = 0; i < active_.size(); ++i) {
-      if (on[i] != 0) left.push_back(std::move(active_[i]));
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      if (on[i] != 0) active_.push_back(std::move(sequences[i]));
     }
-    active_ = std::move(left);
+    tell();
   }
 
   /// Chooses the next token; false when the answer is finished.
@@ -120,6 +137,10 @@ class Batch {
       result.layers.push_back({layer.keys.clone(), layer.values.clone()});
     return result;
   }
+
+  /// Of prompts that are read together: enough to pay for reading the weights, and no more memory
+  /// than a row of training takes.
+  static constexpr std::size_t kTokensAtOnce = 1024;
 
   Decoder& decoder_;
   Prompts prompts_;

@@ -96,11 +96,11 @@ std::vector<float> as_vector(const at::Tensor& tensor) {
 }
 
 /// A row of tokens without targets, as one segment at positions from `first`.
-data::Row plain_row(std::span<const std::int32_t> tokens, std::int64_t first) {
+data::Row plain_row(std::span<const std::int32_t> tokens) {
   data::Row row;
   row.tokens.assign(tokens.begin(), tokens.end());
   row.positions.resize(tokens.size());
-  std::iota(row.positions.begin(), row.positions.end(), static_cast<std::int32_t>(first));
+  std::iota(row.positions.begin(), row.positions.end(), 0);
   row.segments.push_back({.end = static_cast<std::int32_t>(tokens.size())});
   return row;
 }
@@ -536,7 +536,7 @@ at::Tensor Decoder::logits(std::span<const std::int32_t> tokens) {
   const Guard guard;
   const State& s = *state_;
   check_tokens(tokens, s.spec.vocabulary);
-  const data::Row row = plain_row(tokens, 0);
+  const data::Row row = plain_row(tokens);
   s.check_positions(row.positions);
   const at::Tensor x = tokens.empty() ? at::empty({0, s.spec.hidden}, s.weights.embedding.options())
                                       : s.forward(row, s.context(row));
@@ -559,7 +559,7 @@ void Decoder::add_input_squares(std::span<const std::int32_t> tokens, InputSquar
       for (std::size_t j = 0; j < of.size(); ++j) of[j] += sums.const_data_ptr<double>()[j];
     }
   };
-  const data::Row row = plain_row(tokens, 0);
+  const data::Row row = plain_row(tokens);
   s.check_positions(row.positions);
   const RowContext context = s.context(row);
   at::Tensor x = s.embed(row);
@@ -571,21 +571,42 @@ void Decoder::add_input_squares(std::span<const std::int32_t> tokens, InputSquar
 }
 
 at::Tensor Decoder::next_logits(std::span<const std::int32_t> tokens, KvCache& cache) {
+  KvCache* const only = &cache;
+  return next_logits(std::span(&tokens, 1), std::span(&only, 1)).squeeze(0);
+}
+
+at::Tensor Decoder::next_logits(std::span<const std::span<const std::int32_t>> sequences,
+                                std::span<KvCache* const> caches) {
   const Guard guard;
   const State& s = *state_;
-  check_tokens(tokens, s.spec.vocabulary);
-  if (tokens.empty()) throw InputError("no tokens to go on from");
-  const data::Row row = plain_row(tokens, cache.length);
-  s.check_positions(row.positions);
-  const RowContext context = s.context(row);
-  reserve(cache, s.spec, s.type, static_cast<std::int64_t>(tokens.size()));
-  at::Tensor x = s.embed(row);
-  for (std::size_t i = 0; i < s.weights.layers.size(); ++i) {
-    x = s.weights.layers[i].forward_cached(x, context, cache.layers[i], cache.length);
+  if (sequences.empty() || sequences.size() != caches.size())
+    throw InputError("{} sequences for {} caches", sequences.size(), caches.size());
+  data::Row row;
+  std::vector<CachedRows> rows;
+  std::vector<std::int64_t> last;
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    check_tokens(sequences[i], s.spec.vocabulary);
+    if (sequences[i].empty()) throw InputError("no tokens to go on from");
+    const auto begin = static_cast<std::int32_t>(row.tokens.size());
+    const auto past = static_cast<std::int32_t>(caches[i]->length);
+    row.tokens.insert(row.tokens.end(), sequences[i].begin(), sequences[i].end());
+    const auto end = static_cast<std::int32_t>(row.tokens.size());
+    for (std::int32_t t = begin; t < end; ++t) row.positions.push_back(past + t - begin);
+    row.segments.push_back({.begin = begin, .end = end});
+    rows.push_back({.begin = begin, .end = end, .past = past});
+    last.push_back(end - 1);
   }
-  cache.length += static_cast<std::int64_t>(tokens.size());
-  const at::Tensor last = x.narrow(0, x.size(0) - 1, 1);
-  return s.weights.head.logits(s.final_norm(last.contiguous())).squeeze(0);
+  s.check_positions(row.positions);
+  for (std::size_t i = 0; i < caches.size(); ++i)
+    reserve(*caches[i], s.spec, s.type, rows[i].end - rows[i].begin);
+  const RowContext context = s.context(row);
+  at::Tensor x = s.embed(row);
+  for (std::size_t layer = 0; layer < s.weights.layers.size(); ++layer) {
+    for (std::size_t i = 0; i < caches.size(); ++i) rows[i].cache = &caches[i]->layers[layer];
+    x = s.weights.layers[layer].forward_cached(x, context, rows);
+  }
+  for (std::size_t i = 0; i < caches.size(); ++i) caches[i]->length += rows[i].end - rows[i].begin;
+  return s.weights.head.logits(s.final_norm(gather(x, last)));
 }
 
 at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,

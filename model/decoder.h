@@ -140,6 +140,10 @@ class Decoder {
   /// Logits [V] fp32 of the last of `tokens`, which continue what `cache` holds and are added to
   /// it.
   [[nodiscard]] at::Tensor next_logits(std::span<const std::int32_t> tokens, KvCache& cache);
+  /// The same of several sequences with distinct caches: [n, V]. The weights are read once for all,
+  /// and a sequence's logits have the same bits whatever the others are.
+  [[nodiscard]] at::Tensor next_logits(std::span<const std::span<const std::int32_t>> sequences,
+                                       std::span<KvCache* const> caches);
   /// One token more of each of several sequences: logits [n, V] fp32 of tokens[i], which continues
   /// what caches[i] (distinct) holds and is added to it. The weights are read once for all, and
   /// a sequence's logits have the same bits whatever the others are (model/kernels/product.h).

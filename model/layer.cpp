@@ -91,18 +91,23 @@ at::Tensor Attention::forward(const at::Tensor& x, const at::Tensor& residual,
 }
 
 at::Tensor Attention::forward_cached(const at::Tensor& x, const at::Tensor& residual,
-                                     const RowContext& row, LayerCache& cache,
-                                     std::int64_t past) const {
+                                     const RowContext& row,
+                                     std::span<const CachedRows> sequences) const {
   State unused;
-  const std::int64_t n = x.size(0);
   const at::Tensor packed = entry.forward(x, row, unused.entry);
   prepare_(packed, row, nullptr);
-  const auto heads = [&](std::int64_t first) {  // [kv_heads, n, head_dim] of the rows' heads from
-    return packed.view({n, -1, shape.head_dim}).narrow(1, first, shape.kv_heads).transpose(0, 1);
-  };
-  cache.keys.narrow(1, past, n).copy_(heads(shape.heads));
-  cache.values.narrow(1, past, n).copy_(heads(shape.heads + shape.kv_heads));
-  const at::Tensor attended = attend_cached(packed, cache.keys, cache.values, past + n, shape);
+  at::Tensor attended = at::empty({x.size(0), shape.heads * shape.head_dim}, packed.options());
+  for (const CachedRows& one : sequences) {
+    const std::int64_t n = one.end - one.begin;
+    const at::Tensor rows = packed.narrow(0, one.begin, n);
+    const auto heads = [&](std::int64_t first) {  // [kv_heads, n, head_dim] of the heads from
+      return rows.view({n, -1, shape.head_dim}).narrow(1, first, shape.kv_heads).transpose(0, 1);
+    };
+    one.cache->keys.narrow(1, one.past, n).copy_(heads(shape.heads));
+    one.cache->values.narrow(1, one.past, n).copy_(heads(shape.heads + shape.kv_heads));
+    attended.narrow(0, one.begin, n)
+        .copy_(attend_cached(rows, one.cache->keys, one.cache->values, one.past + n, shape));
+  }
   return exit.forward(attended, residual, row, unused.exit);
 }
 
@@ -195,10 +200,10 @@ LayerState Layer::recompute(const at::Tensor& x, const RowContext& row) const {
   return s;
 }
 
-at::Tensor Layer::forward_cached(const at::Tensor& x, const RowContext& row, LayerCache& cache,
-                                 std::int64_t past) const {
+at::Tensor Layer::forward_cached(const at::Tensor& x, const RowContext& row,
+                                 std::span<const CachedRows> sequences) const {
   LayerState unused;
-  const at::Tensor y = attention.forward_cached(x, x, row, cache, past);
+  const at::Tensor y = attention.forward_cached(x, x, row, sequences);
   return feed(parallel ? x : y, y, row, unused, false);
 }
 

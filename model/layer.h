@@ -73,6 +73,14 @@ struct LayerCache {
   at::Tensor values;
 };
 
+/// Rows [begin, end) of the input are the next tokens of a sequence, after `past` cached ones.
+struct CachedRows {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t past = 0;
+  LayerCache* cache = nullptr;
+};
+
 /// x -> residual + s attend(x).
 struct Attention {
   Entry entry;  ///< To q, k, v side by side
@@ -92,11 +100,11 @@ struct Attention {
   /// `keep`: the state is for a backward.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const at::Tensor& residual,
                                    const RowContext& row, State& state, bool keep) const;
-  /// The next n tokens after `past` cached ones; their keys and values are added to `cache`, whose
-  /// capacity suffices.
+  /// The next tokens of several sequences, one after the other in x; their keys and values are
+  /// added to the caches, whose capacity suffices.
   [[nodiscard]] at::Tensor forward_cached(const at::Tensor& x, const at::Tensor& residual,
-                                          const RowContext& row, LayerCache& cache,
-                                          std::int64_t past) const;
+                                          const RowContext& row,
+                                          std::span<const CachedRows> sequences) const;
   /// The newest token of each of several sequences, whose keys and values go to the last places.
   [[nodiscard]] at::Tensor forward_step(const at::Tensor& x, const at::Tensor& residual,
                                         const RowContext& row,
@@ -157,7 +165,7 @@ struct Layer {
 
   /// See Attention.
   [[nodiscard]] at::Tensor forward_cached(const at::Tensor& x, const RowContext& row,
-                                          LayerCache& cache, std::int64_t past) const;
+                                          std::span<const CachedRows> sequences) const;
   [[nodiscard]] at::Tensor forward_step(const at::Tensor& x, const RowContext& row,
                                         std::span<const SequenceKeys> sequences) const;
 

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "model/kernels/alibi.h"
+#include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
 
 namespace weft::model {
@@ -74,14 +76,12 @@ WEFT_INLINE void softmax(const Step<T>& s, std::int64_t g) {
 }
 
 template <typename T>
-WEFT_INLINE void attend_of(const Step<T>& s) {
+WEFT_INLINE void multiply_keys(const Step<T>& s, const Wide<T>* queries) {
   using W = Wide<T>;
   const std::int64_t dim = s.head_dim;
-  W* const queries = s.wide;
-  W* const sums = s.wide + s.group * dim;
-  for (std::int64_t i = 0; i < s.group * dim; ++i) {
-    queries[i] = widen(s.queries[i]);
-    sums[i] = 0;
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (kernel::has_bf16_rows())
+      return kernel::products_with_keys({s.keys, s.count, dim}, queries, s.group, s.scores);
   }
   for (std::int64_t j = 0; j < s.count; ++j) {
     const T* const key = s.keys + j * dim;
@@ -93,7 +93,17 @@ WEFT_INLINE void attend_of(const Step<T>& s) {
       s.scores[g * s.count + j] = dot;
     }
   }
-  for (std::int64_t g = 0; g < s.group; ++g) softmax<T>(s, g);
+}
+
+template <typename T>
+WEFT_INLINE void sum_values(const Step<T>& s, Wide<T>* sums) {
+  using W = Wide<T>;
+  const std::int64_t dim = s.head_dim;
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (kernel::has_bf16_rows())
+      return kernel::sums_of_values({s.values, s.count, dim}, s.scores, s.group, sums);
+  }
+  std::fill_n(sums, s.group * dim, W(0));
   for (std::int64_t j = 0; j < s.count; ++j) {
     const T* const value = s.values + j * dim;
     for (std::int64_t g = 0; g < s.group; ++g) {
@@ -103,7 +113,18 @@ WEFT_INLINE void attend_of(const Step<T>& s) {
       for (std::int64_t d = 0; d < dim; ++d) sum[d] += weight * widen(value[d]);
     }
   }
-  for (std::int64_t i = 0; i < s.group * dim; ++i) s.out[i] = narrow<T>(sums[i]);
+}
+
+template <typename T>
+WEFT_INLINE void attend_of(const Step<T>& s) {
+  const std::int64_t size = s.group * s.head_dim;
+  Wide<T>* const queries = s.wide;
+  Wide<T>* const sums = s.wide + size;
+  for (std::int64_t i = 0; i < size; ++i) queries[i] = widen(s.queries[i]);
+  multiply_keys<T>(s, queries);
+  for (std::int64_t g = 0; g < s.group; ++g) softmax<T>(s, g);
+  sum_values<T>(s, sums);
+  for (std::int64_t i = 0; i < size; ++i) s.out[i] = narrow<T>(sums[i]);
 }
 
 #define WEFT_STEP_KERNEL(T) \

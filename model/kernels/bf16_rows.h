@@ -69,4 +69,19 @@ void score_gradients_across(c10::BFloat16* weight, c10::BFloat16* to, const floa
                             const float* gradient, const float* log_sum, const float* delta,
                             std::int64_t count, float scale);
 
+// Of one token that reads the keys and values of one head (model/kernels/bf16_attend.cpp).
+
+/// Keys or values [count, head_dim].
+struct KeysOfHead {
+  const c10::BFloat16* rows = nullptr;
+  std::int64_t count = 0;
+  std::int64_t head_dim = 0;
+};
+/// scores [group, count] = queries [group, head_dim] times the keys.
+void products_with_keys(const KeysOfHead& keys, const float* queries, std::int64_t group,
+                        float* scores);
+/// sums [group, head_dim] = weights [group, count] times the values.
+void sums_of_values(const KeysOfHead& values, const float* weights, std::int64_t group,
+                    float* sums);
+
 }  // namespace weft::model::kernel

@@ -156,6 +156,43 @@ TEST_F(BFloat16Rows, PairsLieTogether) {
   }
 }
 
+TEST_F(BFloat16Rows, ATokenReadsTheKeysAndValuesOfAHead) {
+  for (const std::int64_t dim : {8, 16, 64, 72, 128}) {
+    for (const std::int64_t count : {1, 3, 4, 17}) {
+      for (const std::int64_t group : {1, 3, 4, 7}) {
+        const auto rows = random_row(count * dim);
+        const auto floats = [&](std::int64_t size) {
+          std::vector<float> values;
+          for (const BFloat16 x : random_row(size)) values.push_back(static_cast<float>(x));
+          return values;
+        };
+        const auto queries = floats(group * dim);
+        const auto weights = floats(group * count);
+        const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
+        std::vector<float> scores(at(group * count + 1), 7), sums(at(group * dim + 1), 7);
+        products_with_keys({rows.data(), count, dim}, queries.data(), group, scores.data());
+        sums_of_values({rows.data(), count, dim}, weights.data(), group, sums.data());
+        for (std::int64_t g = 0; g < group; ++g) {
+          for (std::int64_t j = 0; j < count; ++j) {
+            double dot = 0;
+            for (std::int64_t d = 0; d < dim; ++d)
+              dot += static_cast<double>(queries[at(g * dim + d)]) * of(rows[at(j * dim + d)]);
+            ASSERT_NEAR(scores[at(g * count + j)], dot, 1e-4) << dim << ", " << count;
+          }
+          for (std::int64_t d = 0; d < dim; ++d) {
+            double sum = 0;
+            for (std::int64_t j = 0; j < count; ++j)
+              sum += static_cast<double>(weights[at(g * count + j)]) * of(rows[at(j * dim + d)]);
+            ASSERT_NEAR(sums[at(g * dim + d)], sum, 1e-4) << dim << ", " << count;
+          }
+        }
+        EXPECT_EQ(scores.back(), 7);
+        EXPECT_EQ(sums.back(), 7);
+      }
+    }
+  }
+}
+
 TEST_F(BFloat16Rows, RootMeanSquareNormAndItsGradient) {
   for (const std::int64_t n : kCounts) {
     const auto x = random_row(n);

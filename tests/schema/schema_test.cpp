@@ -583,7 +583,7 @@ TEST(Layers, TellTheFileOfWhatIsWrong) {
   const ConfigLayer own = parse_tree("\nadapter: {r: 0}\n", {"own.yaml", ""});
   EXPECT_THROWS_WITH((void)read_layers(*section_info<Config>(), {common, own}), ConfigError,
                      "common.yaml:2:1: sed: unknown key; did you mean 'seed'?",
-                     "own.yaml:2:14: adapter.r: expected at least 1");
+                     "own.yaml:2:14: adapter.r: must be from 1 to 4096, found 0");
 }
 
 }  // namespace weft::schema::schema_test
