@@ -1,10 +1,10 @@
 #include "cli/torch_library.h"
 
 #include <dlfcn.h>
+#include <strings.h>
 
 #include <cstdlib>
 #include <filesystem>
-#include <string_view>
 
 #include "cli/output.h"
 
@@ -18,7 +18,7 @@ namespace {
 void forget_bindings() {
   for (const char* const name : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"}) {
     const char* const value = std::getenv(name);
-    if (value == nullptr || std::string_view(value) == "false") continue;
+    if (value == nullptr || ::strcasecmp(value, "false") == 0) continue;
     tell(
         "note: {}={} is not followed: it would leave weft one core. taskset, Slurm and containers "
         "choose its cores.\n",

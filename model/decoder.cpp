@@ -95,7 +95,7 @@ std::vector<float> as_vector(const at::Tensor& tensor) {
   return {data, data + values.numel()};
 }
 
-/// A row of tokens without targets, as one segment at positions from `first`.
+/// A row of tokens without targets, as one segment.
 data::Row plain_row(std::span<const std::int32_t> tokens) {
   data::Row row;
   row.tokens.assign(tokens.begin(), tokens.end());

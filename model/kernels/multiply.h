@@ -67,7 +67,7 @@ struct Link {
 };
 
 /// The products of a chain one after the other, with the same bits; sums stay where the kernel has
-/// them.
+/// them. Every k is above 0; an empty chain leaves c as it is.
 using MultiplyChain = void (*)(float* c, std::int64_t c_stride, std::span<const Link> chain,
                                std::int64_t m, std::int64_t n, bool add);
 

@@ -185,15 +185,39 @@ TEST_P(KernelSets, AChainHasTheBitsOfItsProducts) {
     for (BFloat16& x : values) x = normal(random);
     return values;
   };
-  for (const std::int64_t m : {1, 17, 32, 40}) {
-    for (const std::int64_t n : {16, 48, 128}) {
-      const auto a = numbers(m * 96), b = numbers(n * 96), c = numbers(m * 64), d = numbers(n * 32);
-      const std::vector<Link> links{{a.data(), 96, b.data(), 96}, {c.data(), 64, d.data(), 32}};
-      std::vector<float> at_once(of(m * n)), in_turn(of(m * n));
-      chain(at_once.data(), n, links, m, n, false);
-      kernels().of_bfloat16(in_turn.data(), n, a.data(), 96, b.data(), {m, n, 96}, false);
-      kernels().of_bfloat16(in_turn.data(), n, c.data(), 64, d.data(), {m, n, 32}, true);
-      EXPECT_EQ(at_once, in_turn) << m << " x " << n;
+  // Short links share a slice of k, long ones are cut into several, and there may be many.
+  const std::vector<std::vector<std::int64_t>> depths{
+      {96, 32}, {320, 320}, {288, 64, 992}, std::vector<std::int64_t>(11, 32)};
+  for (const std::vector<std::int64_t>& ks : depths) {
+    for (const std::int64_t m : {1, 17, 32, 40}) {
+      for (const std::int64_t n : {16, 48, 128}) {
+        std::vector<std::vector<BFloat16>> kept;
+        std::vector<Link> links;
+        for (const std::int64_t k : ks) {
+          const BFloat16* const a = kept.emplace_back(numbers(m * k)).data();
+          const BFloat16* const b = kept.emplace_back(numbers(n * k)).data();
+          links.push_back({a, k, b, k});
+        }
+        for (const bool add : {false, true}) {
+          std::vector<float> at_once(of(m * n), 3), in_turn(of(m * n), 3);
+          chain(at_once.data(), n, links, m, n, add);
+          bool go_on = add;
+          for (const Link& one : links) {
+            // In pieces of 32 of k, which no slice cuts.
+            for (std::int64_t k = 0; k < one.k; k += 32) {
+              std::vector<BFloat16> tile;
+              for (std::int64_t strip = 0; strip < n; strip += 16) {
+                const BFloat16* const from = one.b + strip * one.k + k * 16;
+                tile.insert(tile.end(), from, from + std::ptrdiff_t{32} * 16);
+              }
+              kernels().of_bfloat16(in_turn.data(), n, one.a + k, one.a_stride, tile.data(),
+                                    {m, n, 32}, go_on);
+              go_on = true;
+            }
+          }
+          EXPECT_EQ(at_once, in_turn) << m << " x " << n << ", " << ks.size() << " links";
+        }
+      }
     }
   }
 }

@@ -6,8 +6,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 
 namespace weft::tests {
@@ -15,6 +17,8 @@ namespace {
 
 using model::product;
 using model::product_;
+using model::ProductOf;
+using model::products_;
 
 at::TensorOptions options(at::ScalarType type) { return at::TensorOptions().dtype(type); }
 
@@ -124,6 +128,47 @@ TEST_P(Products, AddToSumsInFloat) {
       gradient.to(at::kDouble) + at::mm(d.t().to(at::kDouble), x.to(at::kDouble)) * 0.5;
   product_(gradient, {{d.t(), x}}, {.scale = 0.5, .add = true});
   expect_near(gradient, expected, 1e-6);  // no rounding to the operands' type on the way
+}
+
+// Rows by the thousand are shared out by rows, and deep sums are packed in several groups.
+TEST_P(Products, OfLargeMatricesAreTheSameOnAnyThreads) {
+  const at::ScalarType type = GetParam();
+  const int before = at::get_num_threads();
+  for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{1100, 70, 300},
+                                {2500, 33, 70},
+                                {530, 5000, 130},
+                                {1030, 4200, 20}}) {
+    const at::Tensor a = random(m, k, type);
+    const at::Tensor b = random(k, n, type);
+    const at::Tensor right = b.t().contiguous().t();
+    at::set_num_threads(1);
+    const at::Tensor alone = product(a, right);
+    expect_near(alone, at::mm(a.to(at::kDouble), b.to(at::kDouble)), tolerance(type));
+    for (const int threads : {2, 3, 5}) {
+      at::set_num_threads(threads);
+      EXPECT_TRUE(product(a, right).equal(alone)) << m << " rows, " << threads << " threads";
+      EXPECT_TRUE(product(a, b).equal(alone)) << m << " rows, " << threads << " threads";
+    }
+  }
+  at::set_num_threads(before);
+}
+
+TEST_P(Products, ComputedTogetherHaveTheBitsOfEachAlone) {
+  const at::ScalarType type = GetParam();
+  const at::Tensor x = random(600, 96, type);
+  const at::Tensor w = random(96, 200, type);
+  const at::Tensor d = random(600, 16, type);
+  std::vector<ProductOf> all;
+  all.push_back({at::empty({600, 200}, options(type)), {{x, w}}});
+  all.push_back({at::empty({600, 0}, options(type)), {{x, random(96, 0, type)}}});
+  all.push_back({at::zeros({16, 96}, options(at::kFloat)), {{d.t(), x}}, {.scale = 2}});
+  products_(all);
+  const at::Tensor first = at::empty({600, 200}, options(type));
+  product_(first, {{x, w}});
+  const at::Tensor third = at::zeros({16, 96}, options(at::kFloat));
+  product_(third, {{d.t(), x}}, {.scale = 2});
+  EXPECT_TRUE(all[0].c.equal(first));
+  EXPECT_TRUE(all[2].c.equal(third));
 }
 
 TEST_P(Products, OfARowHaveTheSameBitsInAnyBatchOnAnyThreads) {
