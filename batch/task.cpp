@@ -57,7 +57,7 @@ Status status_of(const Ending& ending, const std::string& last_line) {
 
 class Task {
  public:
-  Task(const BatchFolder& folder, std::string name)
+  Task(const BatchFolder& folder, const std::string& name, const std::string& slurm)
       : folder_(folder),
         job_(read_job(folder.description(name))),
         // A step whose task was killed still writes: until it has ended, nobody else may begin.
@@ -66,6 +66,7 @@ class Task {
     if (!lock_.held()) {
       throw InputError("another process runs the job {} ({})", name, folder.job(name).string());
     }
+    state_.slurm = slurm;
   }
 
   int run() {
@@ -177,8 +178,8 @@ std::vector<std::string> missing_steps(const Job& job, const JobState& state,
   return missing;
 }
 
-int run_task(const BatchFolder& folder, const std::string& name) {
-  return Task(folder, name).run();
+int run_task(const BatchFolder& folder, const std::string& name, const std::string& slurm) {
+  return Task(folder, name, slurm).run();
 }
 
 }  // namespace weft::batch
