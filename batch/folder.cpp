@@ -77,13 +77,12 @@ BatchRecord BatchFolder::read() const { return read_record(record()); }
 
 void BatchFolder::write(const BatchRecord& record_now, const std::vector<Job>& jobs) const {
   make_folders(path_);
-  const nlohmann::ordered_json json{{"format", kFormat},
-                                    {"file", record_now.file},
-                                    {"threads", record_now.threads},
-                                    {"retries",
-                                     {{"failed", record_now.retries.failed},
-                                      {"lost", record_now.retries.lost}}},
-                                    {"jobs", record_now.jobs}};
+  const nlohmann::ordered_json json{
+      {"format", kFormat},
+      {"file", record_now.file},
+      {"threads", record_now.threads},
+      {"retries", {{"failed", record_now.retries.failed}, {"lost", record_now.retries.lost}}},
+      {"jobs", record_now.jobs}};
   write_if_changed(path_ / "batch.yaml", core::read_text(record_now.file));
   for (const Job& job : jobs) write_job(job);
   write_if_changed(record(),

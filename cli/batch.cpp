@@ -169,6 +169,7 @@ int conclude(const std::vector<JobView>& views, const batch::BatchFolder& folder
   bool only_gates = true;
   int cancelled = 0;
   for (const JobView& view : views) {
+    if (view.live) continue;
     const bool waits = view.left_alone && view.note.starts_with("waits for");
     const bool is_cancelled = view.status == Status::kInterrupted || view.note == "cancelled";
     cancelled += is_cancelled ? 1 : 0;

@@ -3,11 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <sstream>
 
 #include "tests/support/slurm_cluster.h"
 #include "tests/train/tiny_job.h"
@@ -220,23 +221,6 @@ TEST_F(SlurmBatch, AJobWhoseNodeIsLostGoesOnElsewhere) {
   expect_whole("node");
 }
 
-TEST_F(SlurmBatch, AControllerThatDoesNotAnswerIsSaidAndNoJobIsCalledFailed) {
-  start_long("silent");
-  const pid_t controller = site_->cluster.pid_of("slurmctld");
-  ::kill(controller, SIGTERM);
-  ASSERT_TRUE(wait_for([&] { return ::kill(controller, 0) != 0; }));
-  const Finished shown = batch({"status", "jobs.yaml"});
-  const Finished refused = submit();
-  SlurmCluster::start_controller();
-  EXPECT_EQ(shown.status, 0);
-  EXPECT_THAT(shown.err, HasSubstr("Slurm does not answer"));
-  EXPECT_THAT(shown.out,
-              AllOf(Not(HasSubstr("failed")), Not(HasSubstr("vanished")), Not(HasSubstr("lost"))));
-  EXPECT_EQ(refused.status, 1);
-  EXPECT_THAT(refused.err, HasSubstr("nothing was submitted"));
-  expect_whole("silent");
-}
-
 TEST_F(SlurmBatch, WhatSlurmWouldRefuseIsToldWithItsPlaceBeforeAnythingIsWritten) {
   write_jobs("refused", std::string(kLong) + "slurm: {partition: nowhere}\n");
   for (const bool check : {true, false}) {
@@ -279,6 +263,24 @@ TEST_F(SlurmBatch, TurnsThatBringAJobNoFurtherAreCountedAndGivenUp) {
   EXPECT_EQ(state("stalled", "long").at("status"), "failed");
   EXPECT_THAT(file("stalled", "long", "state.json"),
               HasSubstr("4 turns on Slurm brought it no further"));
+}
+
+// The last of them: a controller that was started again gives no new job a node for a while.
+TEST_F(SlurmBatch, AControllerThatDoesNotAnswerIsSaidAndNoJobIsCalledFailed) {
+  start_long("silent");
+  const pid_t controller = site_->cluster.pid_of("slurmctld");
+  ::kill(controller, SIGTERM);
+  ASSERT_TRUE(wait_for([&] { return ::kill(controller, 0) != 0; }));
+  const Finished shown = batch({"status", "jobs.yaml"});
+  const Finished refused = submit();
+  SlurmCluster::start_controller();
+  EXPECT_EQ(shown.status, 0);
+  EXPECT_THAT(shown.err, HasSubstr("Slurm does not answer"));
+  EXPECT_THAT(shown.out,
+              AllOf(Not(HasSubstr("failed")), Not(HasSubstr("vanished")), Not(HasSubstr("lost"))));
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_THAT(refused.err, HasSubstr("nothing was submitted"));
+  expect_whole("silent");
 }
 
 TEST(SlurmBatchWithoutSlurm, IsRefusedInOneLine) {
