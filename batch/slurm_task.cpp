@@ -57,10 +57,7 @@ class SlurmTask {
   }
   void write(const JobState& state) const { write_state(folder_.state(job_.name), state); }
 
-  /// Into the job's log, where this process writes as well.
-  static void note(const std::string& text) {
-    fmt::print(stderr, "{} weft batch: {}\n", utc_now(), text);
-  }
+  void note(const std::string& text) const { note_in_log(folder_, job_.name, text); }
 
   /// Where Slurm has lost sight of a node, the job's process may live on there; nobody else may
   /// write until it ends. False when a stop was asked for before.

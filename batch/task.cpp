@@ -119,7 +119,7 @@ class Task {
     state.error.clear();
     write();
     const fs::path log = folder_.log(job_.name);
-    note(log, fmt::format("{} weft batch: {}", utc_now(), step.name));
+    note_in_log(folder_, job_.name, step.name);
     const Clock::time_point begun = Clock::now();
     const Ending ending = wait_for(arguments, log);
     state.seconds += std::chrono::duration<double>(Clock::now() - begun).count();
@@ -156,10 +156,6 @@ class Task {
     }
   }
 
-  static void note(const fs::path& log, const std::string& line) {
-    std::ofstream(log, std::ios::app) << line << '\n';
-  }
-
   const BatchFolder& folder_;
   Job job_;
   FileLock lock_;
@@ -176,6 +172,11 @@ std::vector<std::string> missing_steps(const Job& job, const JobState& state,
     if (!missing.empty() || !is_done(step, state, digests)) missing.push_back(step.name);
   }
   return missing;
+}
+
+void note_in_log(const BatchFolder& folder, const std::string& name, std::string_view text) {
+  std::ofstream(folder.log(name), std::ios::app)
+      << fmt::format("{} weft batch: {}\n", utc_now(), text);
 }
 
 int run_task(const BatchFolder& folder, const std::string& name, const std::string& slurm) {

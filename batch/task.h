@@ -17,4 +17,7 @@ namespace weft::batch {
 /// another process runs the job. `slurm`: the task of an array that this is, if any.
 int run_task(const BatchFolder& folder, const std::string& name, const std::string& slurm = {});
 
+/// A line of the batch itself in the job's log.
+void note_in_log(const BatchFolder& folder, const std::string& name, std::string_view text);
+
 }  // namespace weft::batch
