@@ -64,7 +64,7 @@ class Composer {
         const auto [text, source] = schema::read_config_file(*batch_.file.base);
         common_.push_back(schema::parse_tree(text, source));
       } catch (const InputError& error) {
-        problems_.add(batch_.file.base_place, fmt::format("base: {}", error.what()));
+        problems_.add(batch_.file.place_of("base"), fmt::format("base: {}", error.what()));
         problems_.refuse();
       }
       refuse(common_.back().tree, "adapters",
@@ -262,11 +262,12 @@ Batch load_batch(const fs::path& jobs_file, const Engine& engine, const core::Lo
   try {
     before = folder.read(path.string());
   } catch (const InputError& error) {
-    throw InputError("{}: {}", file.output_place.text(jobs_file.string()), error.what());
+    throw InputError("{}: {}", file.place_of("output_dir").text(jobs_file.string()), error.what());
   }
   Batch batch{std::move(file), std::move(folder), {.file = path.string(), .jobs = {}}, {}};
   batch.record.threads = batch.file.resources.threads.value_or(
       before && before->threads > 0 ? before->threads : core::allowed_cores());
+  batch.record.retries = batch.file.retries;
   // What jobs have in common is told once.
   std::set<std::string> told;
   const core::Log once = [&](core::Level level, std::string_view line) {

@@ -34,6 +34,10 @@ BatchRecord read_record(const fs::path& file) {
     json.at("file").get_to(record.file);
     json.at("jobs").get_to(record.jobs);
     json.at("threads").get_to(record.threads);
+    if (json.contains("retries")) {
+      json.at("retries").at("failed").get_to(record.retries.failed);
+      json.at("retries").at("lost").get_to(record.retries.lost);
+    }
     return record;
   } catch (const nlohmann::json::exception& problem) {
     throw InputError("{} is no record of a batch ({}); choose another output_dir, or move it away",
@@ -69,12 +73,16 @@ std::optional<BatchRecord> BatchFolder::read(const std::string& jobs_file) const
   return found;
 }
 
+BatchRecord BatchFolder::read() const { return read_record(record()); }
+
 void BatchFolder::write(const BatchRecord& record_now, const std::vector<Job>& jobs) const {
   make_folders(path_);
-  const nlohmann::ordered_json json{{"format", kFormat},
-                                    {"file", record_now.file},
-                                    {"threads", record_now.threads},
-                                    {"jobs", record_now.jobs}};
+  const nlohmann::ordered_json json{
+      {"format", kFormat},
+      {"file", record_now.file},
+      {"threads", record_now.threads},
+      {"retries", {{"failed", record_now.retries.failed}, {"lost", record_now.retries.lost}}},
+      {"jobs", record_now.jobs}};
   write_if_changed(path_ / "batch.yaml", core::read_text(record_now.file));
   for (const Job& job : jobs) write_job(job);
   write_if_changed(record(),
@@ -93,7 +101,7 @@ void BatchFolder::write_job(const Job& job) const {
 
 JobState BatchFolder::state_now(const std::string& name) const {
   JobState now = read_state(state(name)).value_or(JobState{});
-  if (now.status != Status::kRunning || is_locked(job_lock(name))) return now;
+  if (now.status != Status::kRunning || !now.slurm.empty() || is_locked(job_lock(name))) return now;
   now.status = Status::kLost;
   for (StepState& step : now.steps) {
     if (step.status != Status::kRunning) continue;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "batch/job.h"
+#include "batch/jobs_file.h"
 #include "batch/state.h"
 
 namespace weft::batch {
@@ -16,6 +17,7 @@ struct BatchRecord {
   std::string file;               ///< The JOBS.yaml that the folder belongs to.
   std::vector<std::string> jobs;  ///< Names, in order.
   std::int64_t threads = 0;       ///< Of jobs that do not say it: the same bits on every machine.
+  RetriesSection retries{};       ///< For jobs that no weft batch looks after.
 };
 
 /// The folder of a batch (docs/batch.md): where its files are. Nothing is written but by write().
@@ -49,16 +51,22 @@ class BatchFolder {
     return job(name) / "cancelled";
   }
 
+  /// What was submitted to Slurm: records, scripts, and what Slurm itself says of its tasks.
+  [[nodiscard]] std::filesystem::path slurm() const { return path_ / "slurm"; }
+
   /// Nothing where the folder holds no batch yet. InputError when it holds that of another file,
   /// something else, or a record that cannot be read.
   [[nodiscard]] std::optional<BatchRecord> read(const std::string& jobs_file) const;
+  /// The record, whosever the batch is. InputError where there is none that can be read.
+  [[nodiscard]] BatchRecord read() const;
   /// Writes the record, a copy of the jobs file, and for each job its folder, configurations and
   /// description.
   void write(const BatchRecord& record, const std::vector<Job>& jobs) const;
   void write_job(const Job& job) const;
 
   /// The job's state as it is now: one that says running while no process has the job's lock is
-  /// lost. InputError as read_state().
+  /// lost, unless it runs on Slurm, perhaps on another machine (slurm_queue.h). InputError as
+  /// read_state().
   [[nodiscard]] JobState state_now(const std::string& name) const;
 
  private:

@@ -5,6 +5,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "schema/schema.h"
 
@@ -14,6 +16,13 @@ namespace weft::batch {
 struct ResourcesSection {
   std::optional<std::int64_t> threads;  ///< Of each job that does not say it itself.
   std::optional<schema::Bytes> memory;  ///< That each job counts with; absent: its plan.
+  std::string time;                     ///< "2h": the limit of each job on Slurm; empty: none said.
+};
+
+/// What sbatch is told beside what the plan of the jobs says.
+struct SlurmSection {
+  std::string partition, account;
+  std::vector<std::string> extra;
 };
 
 struct RetriesSection {
@@ -33,12 +42,17 @@ struct JobsFile {
   ResourcesSection resources;
   std::string concurrency = "auto";
   RetriesSection retries;
+  SlurmSection slurm;
   std::optional<std::filesystem::path> ledger;
-  schema::Place output_place{}, base_place{};  ///< Where the two are written.
+  schema::ConfigNode written{};  ///< The whole file.
+
+  /// Where the value of a key ("slurm.partition") stands, or else that of the section around it.
+  [[nodiscard]] schema::Place place_of(std::string_view key) const;
 };
 
 void describe(schema::Schema<ResourcesSection>& schema);
 void describe(schema::Schema<RetriesSection>& schema);
+void describe(schema::Schema<SlurmSection>& schema);
 void describe(schema::Schema<JobsFile>& schema);
 
 /// Reads the file. Throws ConfigError with a line, and the place, for each problem.
@@ -46,5 +60,8 @@ void describe(schema::Schema<JobsFile>& schema);
 
 /// The number that `concurrency` gives; nothing for auto.
 [[nodiscard]] std::optional<std::int64_t> concurrency_of(const JobsFile& file);
+
+/// "2h", "1d12h", "90m" as minutes; nothing for any other text.
+[[nodiscard]] std::optional<std::int64_t> parse_minutes(std::string_view text);
 
 }  // namespace weft::batch

@@ -200,6 +200,12 @@ std::vector<JobView> survey(const Batch& batch, const RunOptions& options) {
       view.reused = true;
       continue;
     }
+    if (const QueueEntry* entry = options.queue.find(job.name); options.queue.is_live(job.name)) {
+      view.status = stand(batch.folder, job.name, options.queue).state.status;
+      view.live = view.left_alone = true;
+      view.note = "with Slurm as " + entry->task;
+      continue;
+    }
     if (options.wanted && !options.wanted(job)) {
       view.left_alone = true;
       view.note = "not asked for";

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "batch/compose.h"
+#include "batch/slurm_queue.h"
 
 namespace weft::batch {
 
@@ -15,6 +16,7 @@ struct JobView {
   Status status = Status::kWaiting;
   bool reused = false;      ///< It was done before the batch began.
   bool left_alone = false;  ///< It failed before, or is cancelled, and is not tried now.
+  bool live = false;        ///< Slurm has it already; it is left alone as well.
   std::string step{};       ///< That runs now.
   std::string note{};       ///< Why it does not run, or did not end well.
 };
@@ -31,6 +33,7 @@ class Watcher {
 
 struct RunOptions {
   bool retry_failed = false;
+  SlurmQueue queue{};  ///< Of the batch; jobs that wait or run there are not run twice.
   std::function<bool(const Job&)> wanted{};  ///< Empty: all.
 };
 

@@ -16,9 +16,10 @@ namespace {
 
 constexpr int kFormat = 1;
 
-constexpr std::array<std::string_view, 9> kWords{"waiting",     "running",     "done",
-                                                 "interrupted", "lost",        "out of memory",
-                                                 "failed",      "wrong input", "refused"};
+constexpr std::array<std::string_view, 15> kWords{
+    "waiting",   "queued",        "running",   "done",        "interrupted",
+    "preempted", "cancelled",     "timed out", "lost",        "node failed",
+    "vanished",  "out of memory", "failed",    "wrong input", "refused"};
 
 Status status_of(const std::string& text) {
   const auto found = std::ranges::find(kWords, text);
@@ -36,6 +37,10 @@ JobState from_json(const nlohmann::json& json) {
   json.at("ended").get_to(state.ended);
   json.at("failures").get_to(state.failures);
   json.at("losses").get_to(state.losses);
+  state.slurm = json.value("slurm", "");
+  state.requeued = json.value("requeued", false);
+  state.mark = json.value("mark", "");
+  state.stalls = json.value("stalls", std::int64_t{0});
   for (const nlohmann::json& one : json.at("steps")) {
     StepState& step = state.steps.emplace_back();
     one.at("name").get_to(step.name);
@@ -101,10 +106,16 @@ void write_state(const std::filesystem::path& file, const JobState& state) {
                      {"error", step.error},
                      {"key", step.key}});
   }
-  const nlohmann::ordered_json json{
+  nlohmann::ordered_json json{
       {"format", kFormat},          {"status", word(state.status)}, {"host", state.host},
       {"pid", state.pid},           {"started", state.started},     {"ended", state.ended},
       {"failures", state.failures}, {"losses", state.losses},       {"steps", steps}};
+  if (!state.slurm.empty()) {
+    json["slurm"] = state.slurm;
+    json["requeued"] = state.requeued;
+    json["mark"] = state.mark;
+    json["stalls"] = state.stalls;
+  }
   core::write_text(file, json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 

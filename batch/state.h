@@ -12,10 +12,16 @@ namespace weft::batch {
 /// How a job or a step stands.
 enum class Status : std::uint8_t {
   kWaiting,
+  kQueued,  ///< In Slurm's queue.
   kRunning,
   kDone,
   kInterrupted,  ///< Asked to stop; it goes on from where it saved.
-  kLost,         ///< Its process ended without a word, or was killed.
+  kPreempted,    ///< Slurm took its node for another job.
+  kCancelled,
+  kTimedOut,    ///< Slurm ended it at its time limit.
+  kLost,        ///< Its process ended without a word, or was killed.
+  kNodeFailed,  ///< Slurm lost its node.
+  kVanished,    ///< It has not ended, and Slurm does not know it any more.
   kOutOfMemory,
   kFailed,
   kWrongInput,  ///< Exit status 2.
@@ -43,6 +49,10 @@ struct JobState {
   std::string started{}, ended{};  ///< UTC
   std::int64_t failures = 0;       ///< Retries that failed steps have used.
   std::int64_t losses = 0;
+  std::string slurm{};      ///< The task of an array that ran it last, "17_3"; empty: none did.
+  bool requeued = false;    ///< It gave itself back to Slurm near its time limit.
+  std::string mark{};       ///< How far it was when it last began on Slurm.
+  std::int64_t stalls = 0;  ///< Turns on Slurm, one after another, that brought it no further.
 
   [[nodiscard]] StepState& step(const std::string& name);
   [[nodiscard]] const StepState* find(const std::string& name) const;

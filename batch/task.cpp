@@ -57,7 +57,7 @@ Status status_of(const Ending& ending, const std::string& last_line) {
 
 class Task {
  public:
-  Task(const BatchFolder& folder, std::string name)
+  Task(const BatchFolder& folder, const std::string& name, const std::string& slurm)
       : folder_(folder),
         job_(read_job(folder.description(name))),
         // A step whose task was killed still writes: until it has ended, nobody else may begin.
@@ -66,6 +66,7 @@ class Task {
     if (!lock_.held()) {
       throw InputError("another process runs the job {} ({})", name, folder.job(name).string());
     }
+    state_.slurm = slurm;
   }
 
   int run() {
@@ -118,7 +119,7 @@ class Task {
     state.error.clear();
     write();
     const fs::path log = folder_.log(job_.name);
-    note(log, fmt::format("{} weft batch: {}", utc_now(), step.name));
+    note_in_log(folder_, job_.name, step.name);
     const Clock::time_point begun = Clock::now();
     const Ending ending = wait_for(arguments, log);
     state.seconds += std::chrono::duration<double>(Clock::now() - begun).count();
@@ -155,10 +156,6 @@ class Task {
     }
   }
 
-  static void note(const fs::path& log, const std::string& line) {
-    std::ofstream(log, std::ios::app) << line << '\n';
-  }
-
   const BatchFolder& folder_;
   Job job_;
   FileLock lock_;
@@ -177,8 +174,13 @@ std::vector<std::string> missing_steps(const Job& job, const JobState& state,
   return missing;
 }
 
-int run_task(const BatchFolder& folder, const std::string& name) {
-  return Task(folder, name).run();
+void note_in_log(const BatchFolder& folder, const std::string& name, std::string_view text) {
+  std::ofstream(folder.log(name), std::ios::app)
+      << fmt::format("{} weft batch: {}\n", utc_now(), text);
+}
+
+int run_task(const BatchFolder& folder, const std::string& name, const std::string& slurm) {
+  return Task(folder, name, slurm).run();
 }
 
 }  // namespace weft::batch

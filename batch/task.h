@@ -14,7 +14,10 @@ namespace weft::batch {
 /// Runs the steps of a job that are missing, each as a child of this process, and keeps state.json.
 /// A stop (core/stop.h) is passed on to the child, which saves. Returns the exit status of `weft
 /// batch task`: 0 done, else that of the step that ended it (1 where a signal did). InputError when
-/// another process runs the job.
-int run_task(const BatchFolder& folder, const std::string& name);
+/// another process runs the job. `slurm`: the task of an array that this is, if any.
+int run_task(const BatchFolder& folder, const std::string& name, const std::string& slurm = {});
+
+/// A line of the batch itself in the job's log.
+void note_in_log(const BatchFolder& folder, const std::string& name, std::string_view text);
 
 }  // namespace weft::batch

@@ -10,6 +10,8 @@
 #include "batch/compose.h"
 #include "batch/local.h"
 #include "batch/lock.h"
+#include "batch/slurm_submit.h"
+#include "batch/slurm_task.h"
 #include "batch/task.h"
 #include "cli/batch_arguments.h"
 #include "cli/batch_engine.h"
@@ -94,20 +96,31 @@ std::string plan_table(const std::vector<JobView>& views) {
   return table.text();
 }
 
-/// "12 jobs: 3 were done before, 1 is left out, 8 to run".
+/// "12 jobs: 3 done before (reused), 1 left out, 8 to run".
 std::string summary(const std::vector<JobView>& views) {
   const auto reused = std::ranges::count_if(views, &JobView::reused);
-  const auto left = std::ranges::count_if(views, &JobView::left_alone);
-  const auto rest = static_cast<std::ptrdiff_t>(views.size()) - reused - left;
-  return fmt::format("{} job{}: {} done before (reused), {} left out, {} to run", views.size(),
-                     views.size() == 1 ? "" : "s", reused, left, rest);
+  const auto live = std::ranges::count_if(views, &JobView::live);
+  const auto left = std::ranges::count_if(views, &JobView::left_alone) - live;
+  const auto rest = static_cast<std::ptrdiff_t>(views.size()) - reused - left - live;
+  return fmt::format("{} job{}: {} done before (reused), {}{} left out, {} to run", views.size(),
+                     views.size() == 1 ? "" : "s", reused,
+                     live > 0 ? fmt::format("{} with Slurm already, ", live) : "", left, rest);
 }
 
-int check(Batch& all, const std::vector<JobView>& views, const batch::Engine& engine) {
+int check(Batch& all, std::vector<JobView> views, const batch::Engine& engine,
+          const batch::SlurmQueue& queue, bool on_slurm) {
   const std::vector<Job*> jobs = plannable(all, views);
   batch::plan_jobs(jobs, engine);
-  require_room(jobs);
+  if (on_slurm) {
+    batch::check_slurm(all, views, queue);
+  } else {
+    require_room(jobs);
+  }
   print("{}{}\n", plan_table(views), summary(views));
+  if (on_slurm) {
+    print("Slurm takes the jobs\n");
+    return static_cast<int>(ExitCode::kDone);
+  }
   print("this machine has {} cores and {} of memory\n", core::allowed_cores(),
         core::human_bytes(core::available_memory()));
   return static_cast<int>(ExitCode::kDone);
@@ -130,6 +143,13 @@ int show_commands(const std::vector<JobView>& views) {
   return static_cast<int>(ExitCode::kDone);
 }
 
+int show_submissions(const Batch& all, std::vector<JobView> views, const batch::SlurmQueue& queue) {
+  for (const std::string& command : batch::sbatch_commands(all, views, queue))
+    print("{}\n", command);
+  print("{}\n", summary(views));
+  return static_cast<int>(ExitCode::kDone);
+}
+
 /// A new attempt: what cancelled or failed before counts no more.
 void reset(const Batch& all, const std::vector<JobView>& views) {
   for (const JobView& view : views) {
@@ -138,8 +158,8 @@ void reset(const Batch& all, const std::vector<JobView>& views) {
     fs::remove(all.folder.cancelled(view.job->name), ignored);
     const fs::path file = all.folder.state(view.job->name);
     auto state = batch::read_state(file);
-    if (!state || (state->failures == 0 && state->losses == 0)) continue;
-    state->failures = state->losses = 0;
+    if (!state || (state->failures == 0 && state->losses == 0 && state->stalls == 0)) continue;
+    state->failures = state->losses = state->stalls = 0;
     batch::write_state(file, *state);
   }
 }
@@ -149,6 +169,7 @@ int conclude(const std::vector<JobView>& views, const batch::BatchFolder& folder
   bool only_gates = true;
   int cancelled = 0;
   for (const JobView& view : views) {
+    if (view.live) continue;
     const bool waits = view.left_alone && view.note.starts_with("waits for");
     const bool is_cancelled = view.status == Status::kInterrupted || view.note == "cancelled";
     cancelled += is_cancelled ? 1 : 0;
@@ -171,16 +192,49 @@ int conclude(const std::vector<JobView>& views, const batch::BatchFolder& folder
   return static_cast<int>(only_gates ? ExitCode::kRefused : ExitCode::kFailed);
 }
 
+/// What Slurm has of the batch. To submit, it has to be known.
+batch::SlurmQueue ask_slurm(const BatchArguments& a, const batch::BatchFolder& folder) {
+  batch::SlurmQueue queue = batch::ask_slurm(folder);
+  if (queue.problem.empty()) return queue;
+  if (a.slurm && !a.dry_run) {
+    throw IoError("Slurm does not say which jobs it has, so that nothing was submitted ({})",
+                  queue.problem);
+  }
+  tell("weft batch: some jobs were submitted to Slurm, which does not say how they stand ({})\n",
+       queue.problem);
+  return queue;
+}
+
+int submit_batch(const BatchArguments& a, const Batch& all, std::vector<JobView> views,
+                 const batch::SlurmQueue& queue) {
+  const std::vector<batch::Submission> made = batch::submit(all, views, queue);
+  std::string ids;
+  for (const batch::Submission& one : made) {
+    ids += fmt::format("{}{} ({} job{})", ids.empty() ? "" : ", ", one.id, one.jobs.size(),
+                       one.jobs.size() == 1 ? "" : "s");
+  }
+  for (const JobView& view : views) {
+    if (view.left_alone) tell("{}: left out: {}\n", view.job->name, view.note);
+  }
+  print("{}\n", made.empty() ? "nothing to submit" : "submitted as " + ids);
+  if (!made.empty()) print("weft batch status {} shows how they stand\n", a.file);
+  return static_cast<int>(ExitCode::kDone);
+}
+
 int run_batch(const BatchArguments& a) {
   if (a.file.empty())
     throw ConfigError("expected JOBS.yaml, the description of the jobs (docs/batch.md)");
+  if (a.slurm) batch::require_slurm();
   const batch::Engine engine = open_engine();
   Batch all = batch::load_batch(a.file, engine, stderr_log("batch"));
   require_match(a.only, all.record.jobs);
-  const std::vector<JobView> views =
-      batch::survey(all, {.retry_failed = a.retry_failed,
-                          .wanted = [&](const Job& job) { return matches(a.only, job.name); }});
-  if (a.check) return check(all, views, engine);
+  const batch::SlurmQueue queue = ask_slurm(a, all.folder);
+  const std::vector<JobView> views = batch::survey(
+      all, {.retry_failed = a.retry_failed, .queue = queue, .wanted = [&](const Job& job) {
+              return matches(a.only, job.name);
+            }});
+  if (a.check) return check(all, views, engine, queue, a.slurm);
+  if (a.dry_run && a.slurm) return show_submissions(all, views, queue);
   if (a.dry_run) return show_commands(views);
   const auto refuse_second = [&] {
     throw InputError("another weft batch runs the jobs in {}; wait for it, or weft batch cancel {}",
@@ -189,7 +243,12 @@ int run_batch(const BatchArguments& a) {
   if (batch::is_locked(all.folder.lock())) refuse_second();
   const std::vector<Job*> jobs = plannable(all, views);
   batch::plan_jobs(jobs, engine);
-  require_room(jobs);
+  if (a.slurm) {
+    std::vector<JobView> asked = views;
+    batch::check_slurm(all, asked, queue);
+  } else {
+    require_room(jobs);
+  }
   core::require_writable(all.folder.path(), core::OutputKind::kContents);
   fs::create_directories(all.folder.path());
   const batch::FileLock lock(all.folder.lock());
@@ -197,6 +256,7 @@ int run_batch(const BatchArguments& a) {
   all.folder.write(all.record, all.jobs);
   reset(all, views);
   tell("{}\n", summary(views));
+  if (a.slurm) return submit_batch(a, all, views, queue);
   std::vector<JobView> ended;
   {
     BatchView view(all.folder);
@@ -207,7 +267,9 @@ int run_batch(const BatchArguments& a) {
 
 int run_task(const BatchArguments& a) {
   catch_interrupts();
-  return batch::run_task(batch::BatchFolder(fs::absolute(a.folder)), a.name);
+  const batch::BatchFolder folder(fs::absolute(a.folder));
+  if (a.slurm_task.empty()) return batch::run_task(folder, a.name);
+  return batch::run_slurm_task(folder, a.name, a.slurm_task, warned_of_limit);
 }
 
 }  // namespace
@@ -238,6 +300,9 @@ Run add_batch(CLI::App& app) {
   app.add_option("JOBS.yaml", a->file, "Description of the jobs");
   app.add_flag("--check", a->check,
                "Checks every job as weft train --check does, shows the plan, and runs nothing");
+  app.add_flag(
+      "--slurm", a->slurm,
+      "Submits the jobs to Slurm as an array and returns; weft batch status tells of them");
   app.add_flag("--dry-run", a->dry_run, "Shows the commands that would run, and runs nothing");
   app.add_option("--only", a->only, "Only jobs of this name, as 'nah-*'; may be repeated")
       ->type_name("PATTERN")
@@ -247,6 +312,8 @@ Run add_batch(CLI::App& app) {
       "task", "run one job of a batch that was written before, as weft batch itself does");
   task->add_option("DIR", a->folder, "output_dir of the batch")->required();
   task->add_option("NAME", a->name, "the job")->required();
+  task->add_option("--slurm", a->slurm_task, "the task of a Slurm array that this is, as 17_3")
+      ->type_name("ID");
   task->callback([a, chosen] { *chosen = [a] { return run_task(*a); }; });
   add_batch_questions(app, a, chosen);
   return [chosen] { return (*chosen)(); };

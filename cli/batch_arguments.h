@@ -10,8 +10,9 @@ namespace weft::cli {
 
 struct BatchArguments {
   std::string file, folder, name, html;
+  std::string slurm_task;  ///< "17_3"
   std::vector<std::string> only;
-  bool check = false, dry_run = false, retry_failed = false;
+  bool check = false, dry_run = false, retry_failed = false, slurm = false;
   bool markdown = false, force = false, json = false;
   int lines = 40;
 };

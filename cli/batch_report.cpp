@@ -1,14 +1,17 @@
 #include <fmt/format.h>
 
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "batch/command.h"
 #include "batch/jobs_file.h"
 #include "batch/local.h"
 #include "batch/lock.h"
 #include "batch/progress.h"
 #include "batch/report.h"
+#include "batch/slurm_queue.h"
 #include "cli/batch_arguments.h"
 #include "cli/batch_view.h"
 #include "cli/output.h"
@@ -51,21 +54,30 @@ int show_status(const BatchArguments& a) {
   std::vector<Job> jobs;
   for (const std::string& name : written.names)
     jobs.push_back(batch::read_job(written.folder.description(name)));
+  const batch::SlurmQueue queue = batch::ask_slurm(written.folder);
   std::vector<JobView> views;
   auto json = nlohmann::ordered_json::array();
   for (const Job& job : jobs) {
-    const batch::JobState state = written.folder.state_now(job.name);
+    const auto [state, note] = batch::stand(written.folder, job.name, queue);
     JobView& view = views.emplace_back(JobView{.job = &job, .status = state.status});
     if (!state.steps.empty()) view.step = state.steps.back().name;
     for (const batch::StepState& step : state.steps) {
       if (step.status != Status::kDone) view.step = step.name;
     }
-    view.note = state.error();
+    view.note = note;
     json.push_back({{"job", job.name},
                     {"status", batch::word(state.status)},
                     {"step", view.step},
                     {"error", view.note},
                     {"log", written.folder.log(job.name).string()}});
+    if (const batch::QueueEntry* entry = queue.find(job.name)) {
+      json.back()["slurm"] = {
+          {"task", entry->task}, {"state", entry->state}, {"reason", entry->reason}};
+    }
+  }
+  if (!queue.problem.empty()) {
+    tell("weft batch: Slurm does not answer ({}); shown is what the jobs wrote last\n",
+         queue.problem);
   }
   if (a.json) {
     print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -96,16 +108,43 @@ int show_log(const BatchArguments& a) {
   return static_cast<int>(ExitCode::kDone);
 }
 
+/// Asks Slurm to end tasks. They get SIGTERM, and save.
+void cancel_tasks(const std::vector<std::string>& tasks) {
+  constexpr std::size_t kAtOnce = 500;
+  for (std::size_t from = 0; from < tasks.size(); from += kAtOnce) {
+    std::vector<std::string> words{"scancel"};
+    for (std::size_t i = from; i < std::min(tasks.size(), from + kAtOnce); ++i)
+      words.push_back(tasks[i]);
+    const batch::CommandResult answer = batch::run_command(words, std::chrono::seconds(180));
+    if (answer.status != 0) throw IoError("Slurm has not cancelled the jobs ({})", answer.error);
+  }
+}
+
 int cancel(const BatchArguments& a) {
   const Written written = open_batch(a);
+  const batch::SlurmQueue queue = batch::ask_slurm(written.folder);
+  std::vector<std::string> tasks;
   int asked = 0;
   for (const std::string& name : written.names) {
     const batch::JobState state = written.folder.state_now(name);
-    if (state.status == Status::kDone) continue;
+    if (state.status == Status::kDone && !queue.is_live(name)) continue;
     core::write_text(written.folder.cancelled(name), "");
+    if (queue.is_live(name)) tasks.push_back(queue.find(name)->task);
+    if (!state.slurm.empty()) continue;
     // The lock says that the process lives, so that the number is not somebody else's by now.
     if (state.status != Status::kRunning || state.pid <= 0) continue;
     if (::kill(static_cast<pid_t>(state.pid), SIGTERM) == 0) ++asked;
+  }
+  cancel_tasks(tasks);
+  if (!queue.problem.empty()) {
+    throw IoError(
+        "Slurm does not answer ({}); jobs that it begins from now on end at once, those "
+        "that run go on until the same command is run again",
+        queue.problem);
+  }
+  if (!queue.submitted.empty()) {
+    print("{} job{} cancelled that Slurm had\n", tasks.size(), tasks.size() == 1 ? " is" : "s are");
+    if (asked == 0) return static_cast<int>(ExitCode::kDone);
   }
   print("{} running job{} asked to save and end; what waits is not begun; weft batch {} goes on\n",
         asked, asked == 1 ? " is" : "s are", a.file);

@@ -17,6 +17,12 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 std::atomic<std::int64_t> requested_at{0};
 static_assert(std::atomic<std::int64_t>::is_always_lock_free, "a signal handler writes it");
 
+/// A bit for each signal that has come.
+std::atomic<std::uint64_t> received{0};
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "a signal handler writes it");
+
+constexpr std::uint64_t bit_of(int signal) { return std::uint64_t{1} << signal; }
+
 std::int64_t now() noexcept {
   timespec time{};
   ::clock_gettime(CLOCK_MONOTONIC, &time);  // may be called in signal handlers
@@ -24,6 +30,7 @@ std::int64_t now() noexcept {
 }
 
 void on_signal(int signal) {
+  received.fetch_or(bit_of(signal));
   std::int64_t first = 0;
   const std::int64_t moment = now();
   if (requested_at.compare_exchange_strong(first, moment)) {
@@ -54,7 +61,14 @@ const std::atomic<bool>& catch_interrupts() {
   return core::stop_flag();
 }
 
+bool warned_of_limit() noexcept {
+  constexpr std::uint64_t kEnds = bit_of(SIGINT) | bit_of(SIGTERM) | bit_of(SIGHUP);
+  const std::uint64_t all = received.load();
+  return (all & bit_of(SIGUSR1)) != 0 && (all & kEnds) == 0;
+}
+
 void clear_interrupt() noexcept {
+  received.store(0);
   requested_at.store(0);
   core::stop_flag().store(false);
 }

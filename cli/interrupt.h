@@ -12,6 +12,10 @@ namespace weft::cli {
 /// Returns the flag. May be called again.
 const std::atomic<bool>& catch_interrupts();
 
+/// Whether SIGUSR1 has come, by which a batch system warns of its time limit, and nothing that ends
+/// the program for good (SIGINT, SIGTERM, SIGHUP).
+[[nodiscard]] bool warned_of_limit() noexcept;
+
 /// Lowers the flag, for programs that go on after an interrupt (a chat whose answer was stopped).
 void clear_interrupt() noexcept;
 
