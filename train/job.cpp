@@ -52,6 +52,9 @@ lora::Provenance provenance_of(const Prepared& prepared, const std::string& weig
   return provenance;
 }
 
+/// How the gradients of an update's rows are added (train/gradient_sum.h).
+constexpr const char* kSumOfRows = "sum of rows";
+
 Fingerprint fingerprint_of(const Prepared& prepared, const lora::Provenance& provenance) {
   Fingerprint all = flatten(prepared.config);
   all["program"] = core::kVersion;
@@ -61,6 +64,7 @@ Fingerprint fingerprint_of(const Prepared& prepared, const lora::Provenance& pro
   }
   all["dtype"] = provenance.compute_dtype;  // what `auto` meant
   all["threads"] = std::to_string(core::thread_count());
+  all[kSumOfRows] = "binary tree";
   all["base weights"] = provenance.base_weights;
   all["tokenizer"] = provenance.tokenizer;
   all["chat template"] = provenance.chat_template;
@@ -167,6 +171,13 @@ void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now
                     "numbers differ in the last digits",
                     then.at("kernels")));
     then["kernels"] = now.at("kernels");
+  }
+  if (!then.contains(kSumOfRows)) {
+    core::tell(log, core::Level::kWarning,
+               "the run began with an earlier version, which added the gradients of an update's "
+               "rows in another order: with three rows or more in an update, its numbers differ "
+               "in the last digits from here on");
+    then[kSumOfRows] = now.at(kSumOfRows);
   }
   const std::string changed = difference(then, now, resumable_keys());
   if (!changed.empty()) {

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "data/random.h"
+#include "train/gradient_sum.h"
 #include "train/memory.h"
 
 namespace weft::train {
@@ -205,20 +206,26 @@ void Trainer::finish() {
 }
 
 void Trainer::apply(const Update& update) {
-  parts_.decoder.zero_gradients();
+  const std::vector<Parameter> all = parameters();
+  GradientSum gradients(all, 0);
   model::LossSum sum;
   for (std::size_t i = 0; i < update.rows.size(); ++i) {
+    gradients.begin_row();
+    parts_.decoder.zero_gradients();
     const model::TrainPass pass{
         .gradient_scale = 1.0 / static_cast<double>(update.supervised_tokens),
         .dropout = parts_.config.adapter.lora_dropout,
         .dropout_seed = dropout_seed(parts_.config.seed, update_, i),
         .recomputed_layers = parts_.recomputed_layers};
     const model::LossSum one = parts_.decoder.train(update.rows[i], pass);
+    gradients.end_row();
     sum.loss += one.loss;
     sum.tokens += one.tokens;
   }
+  SingleProcess alone;
+  const std::int64_t cut[] = {0, std::ssize(update.rows)};
+  gradients.finish(alone, cut);
   const double loss = sum.loss / static_cast<double>(sum.tokens);
-  const std::vector<Parameter> all = parameters();
   const double norm = gradient_norm(all);
   guard_.observe(update_ + 1, loss, norm);
   clip_gradients(all, norm, parts_.config.max_grad_norm);
