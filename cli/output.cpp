@@ -9,6 +9,7 @@
 namespace weft::cli {
 namespace {
 
+bool is_silent = false;
 int output_error = 0;  ///< errno of the first write to standard output that failed.
 
 void note_failure() noexcept {
@@ -17,7 +18,10 @@ void note_failure() noexcept {
 
 }  // namespace
 
+void be_silent() noexcept { is_silent = true; }
+
 void write_output(std::string_view text) noexcept {
+  if (is_silent) return;
   errno = 0;
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) note_failure();
 }
@@ -28,6 +32,7 @@ void flush_output() noexcept {
 }
 
 void write_message(std::string_view text) noexcept {
+  if (is_silent) return;
   flush_output();
   while (!text.empty()) {
     const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());

@@ -28,6 +28,9 @@ void tell(fmt::format_string<Args...> text, Args&&... args) {
   write_message(fmt::format(text, std::forward<Args>(args)...));
 }
 
+/// From here on nothing is written any more: another process speaks for this one.
+void be_silent() noexcept;
+
 /// Shows what standard output holds back (an answer while it is written).
 void flush_output() noexcept;
 

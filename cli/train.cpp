@@ -13,6 +13,7 @@
 #include "cli/config_question.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
+#include "cli/ranks.h"
 #include "cli/runs_on.h"
 #include "cli/train_progress.h"
 #include "cli/train_suites.h"
@@ -21,6 +22,7 @@
 #include "model/runtime.h"
 #include "schema/schema.h"
 #include "train/job.h"
+#include "train/ranks.h"
 
 namespace weft::cli {
 
@@ -63,7 +65,7 @@ void print_outcome(const train::Outcome& outcome, const train::RunFolder& folder
 /// The folders of the runs, looked at and, where the runs are to be made, claimed.
 std::deque<train::RunFolder> open_folders(
     const std::vector<schema::Variant<train::TrainConfig>>& runs, const TrainOptions& options,
-    const core::Log& log) {
+    bool is_first, const core::Log& log) {
   const train::Start start = options.resume  ? train::Start::kResume
                              : options.force ? train::Start::kReplace
                                              : train::Start::kFresh;
@@ -75,7 +77,7 @@ std::deque<train::RunFolder> open_folders(
                        around.string());
     }
     folders.emplace_back(run.config.output_dir, start);
-    if (!options.check) folders.back().claim(log);
+    if (!options.check && is_first) folders.back().claim(log);
   }
   return folders;
 }
@@ -121,22 +123,13 @@ void conclude(const std::vector<train::Prepared>& runs, const std::deque<train::
   }
 }
 
-int run_train(const TrainOptions& options) {
-  if (answer_about_keys<train::TrainConfig>(options.question, "weft train")) return 0;
-  if (options.config.empty()) {
-    throw ConfigError("expected CONFIG.yaml, the description of the run (docs/training.md)");
-  }
-  const core::Log log = stderr_log("train");
-  std::vector<schema::Variant<train::TrainConfig>> described =
-      train::load_runs(options.config, options.overrides, log);
-  if (answer_about_runs(options.question, described)) return 0;
-  require_known_readers(described);
-  const std::atomic<bool>& interrupted = catch_interrupts();
-  model::prepare_runtime(static_cast<int>(described.front().config.threads));
-  std::deque<train::RunFolder> folders = open_folders(described, options, log);
+/// Reads, counts and checks everything; shows the plans.
+std::vector<train::Prepared> prepare_runs(
+    std::vector<schema::Variant<train::TrainConfig>> described,
+    const std::deque<train::RunFolder>& folders, std::vector<std::unique_ptr<TrainSuites>>& suites,
+    const TrainOptions& options, const std::atomic<bool>& interrupted, const core::Log& log) {
   std::vector<std::optional<train::TrainState>> resumed = train::last_states(folders, log);
   std::vector<train::Prepared> runs = train::prepare(std::move(described), log, std::move(resumed));
-  std::vector<std::unique_ptr<TrainSuites>> suites;
   for (const train::Prepared& run : runs) suites.push_back(train_suites(run, interrupted, log));
   for (const train::Prepared& run : runs) {
     const std::string plan = train::describe_plan(run);
@@ -150,6 +143,28 @@ int run_train(const TrainOptions& options) {
     train::require_sound(run);
     require_readers(run);
   }
+  return runs;
+}
+
+int train_as_one_of(train::Communicator& ranks, const TrainOptions& options) {
+  const core::Log log = stderr_log("train");
+  std::vector<schema::Variant<train::TrainConfig>> described;
+  train::together(ranks, [&] {
+    described = train::load_runs(options.config, options.overrides, log);
+    require_known_readers(described);
+  });
+  if (answer_about_runs(options.question, described)) return 0;
+  const std::atomic<bool>& interrupted = catch_interrupts();
+  model::prepare_runtime(static_cast<int>(described.front().config.threads));
+  // The first rank claims the folders, and the others look at them when it has.
+  std::deque<train::RunFolder> folders;
+  train::on_first(ranks, [&] { folders = open_folders(described, options, true, log); });
+  std::vector<std::unique_ptr<TrainSuites>> suites;
+  std::vector<train::Prepared> runs;
+  train::together(ranks, [&] {
+    if (!ranks.is_first()) folders = open_folders(described, options, false, log);
+    runs = prepare_runs(std::move(described), folders, suites, options, interrupted, log);
+  });
   if (options.check) return static_cast<int>(ExitCode::kDone);
 
   TrainProgress progress;
@@ -159,10 +174,28 @@ int run_train(const TrainOptions& options) {
     observers.emplace_back(progress, runs[i].name, runs[i].config.log_every);
     jobs.push_back({runs[i], folders[i], observers.back(), suites[i].get()});
   }
-  const std::vector<train::Result> results = train::train(jobs, interrupted, log);
+  const std::vector<train::Result> results = train::train(jobs, ranks, interrupted, log);
   progress.clear();
   conclude(runs, folders, results);
   return static_cast<int>(ExitCode::kDone);
+}
+
+int run_train(const TrainOptions& options) {
+  if (answer_about_keys<train::TrainConfig>(options.question, "weft train")) return 0;
+  if (options.config.empty()) {
+    throw ConfigError("expected CONFIG.yaml, the description of the run (docs/training.md)");
+  }
+  train::Communicator& ranks = communicator();
+  if (!ranks.is_first()) be_silent();
+  // What ends one rank ends all (train/ranks.h), so that all come to finish().
+  try {
+    const int status = train_as_one_of(ranks, options);
+    ranks.finish();
+    return status;
+  } catch (...) {
+    ranks.finish();
+    throw;
+  }
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "core/parallel.h"
 #include "core/version.h"
 #include "model/runtime.h"
+#include "train/ranks.h"
 
 namespace weft::train {
 namespace {
@@ -52,6 +53,9 @@ lora::Provenance provenance_of(const Prepared& prepared, const std::string& weig
   return provenance;
 }
 
+/// How the gradients of an update's rows are added (train/gradient_sum.h).
+constexpr const char* kSumOfRows = "sum of rows";
+
 Fingerprint fingerprint_of(const Prepared& prepared, const lora::Provenance& provenance) {
   Fingerprint all = flatten(prepared.config);
   all["program"] = core::kVersion;
@@ -61,6 +65,7 @@ Fingerprint fingerprint_of(const Prepared& prepared, const lora::Provenance& pro
   }
   all["dtype"] = provenance.compute_dtype;  // what `auto` meant
   all["threads"] = std::to_string(core::thread_count());
+  all[kSumOfRows] = "binary tree";
   all["base weights"] = provenance.base_weights;
   all["tokenizer"] = provenance.tokenizer;
   all["chat template"] = provenance.chat_template;
@@ -168,6 +173,13 @@ void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now
                     then.at("kernels")));
     then["kernels"] = now.at("kernels");
   }
+  if (!then.contains(kSumOfRows)) {
+    core::tell(log, core::Level::kWarning,
+               "the run began with an earlier version, which added the gradients of an update's "
+               "rows in another order: with three rows or more in an update, its numbers differ "
+               "in the last digits from here on");
+    then[kSumOfRows] = now.at(kSumOfRows);
+  }
   const std::string changed = difference(then, now, resumable_keys());
   if (!changed.empty()) {
     throw InputError(
@@ -185,6 +197,19 @@ void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now
         fmt::format("from here on the run differs from one that was never interrupted: {}", noted));
   }
   core::tell(log, core::Level::kInfo, fmt::format("resuming after update {}", update));
+}
+
+/// Refuses ranks that would not compute the same.
+void require_alike(Communicator& ranks, const Fingerprint& own) {
+  if (ranks.size() == 1) return;
+  const nlohmann::json all = own;
+  const auto first = nlohmann::json::parse(broadcast(ranks, all.dump(), 0)).get<Fingerprint>();
+  together(ranks, [&] {
+    const std::string differs = difference(first, own, {});
+    if (differs.empty()) return;
+    throw InputError("all ranks have to run the same, but here it is another than in the first: {}",
+                     differs);
+  });
 }
 
 /// Once through the validation data; nothing where there is none.
@@ -220,9 +245,10 @@ Entry enter(const Job& job, const std::string& weights, const core::Log& log) {
 /// A job with its adapter, ready to go on update by update.
 class Run {
  public:
-  Run(const Job& job, Entry entry, model::Decoder& decoder, const std::atomic<bool>& interrupted,
-      const core::Log& log)
+  Run(const Job& job, Entry entry, model::Decoder& decoder, Communicator& ranks,
+      const std::atomic<bool>& interrupted, const core::Log& log)
       : job_(job),
+        ranks_(ranks),
         entry_(std::move(entry)),
         decoder_(decoder),
         validation_(validation_rows(job.prepared)),
@@ -241,6 +267,7 @@ class Run {
                                               .provenance = entry_.provenance},
                                   .fingerprint = entry_.fingerprint,
                                   .observer = job.observer,
+                                  .ranks = ranks,
                                   .suites = job.suites,
                                   .interrupted = interrupted,
                                   .log = log},
@@ -251,6 +278,11 @@ class Run {
 
   /// Nothing speaks against the run any more: from here on its folder is written.
   void begin() {
+    on_first(ranks_, [&] { begin_folder(); });
+    trainer_->begin();
+  }
+
+  void begin_folder() {
     const RunFolder& folder = job_.folder;
     job_.folder.begin();
     Checkpoints(folder.checkpoints()).remove_leftovers();
@@ -261,7 +293,7 @@ class Run {
                      text_of(provenance_json(job_.prepared, entry_.provenance)));
     folder.note(fmt::format("weft {}: {} updates from {}", core::kVersion, updates_.total(),
                             updates_.given()));
-    trainer_->begin();
+    if (ranks_.size() > 1) folder.note(fmt::format("{} ranks", ranks_.size()));
   }
 
   /// An update; false when the run has ended, in whatever way.
@@ -298,6 +330,7 @@ class Run {
   }
 
   Job job_;
+  Communicator& ranks_;
   Entry entry_;
   model::Decoder& decoder_;
   model::Attached aside_;  ///< The adapter, while others have their turn.
@@ -311,18 +344,29 @@ class Run {
 
 std::vector<Result> train(const std::vector<Job>& jobs, const std::atomic<bool>& interrupted,
                           const core::Log& log) {
-  const Prepared& first = jobs.front().prepared;
-  const std::string weights = checkpoint::known_weights_digest(first.base->checkpoint);
-  std::vector<Entry> entries;
-  for (const Job& job : jobs) entries.push_back(enter(job, weights, log));
+  SingleProcess alone;
+  return train(jobs, alone, interrupted, log);
+}
 
-  auto decoder =
-      model::Decoder::load(first.base->checkpoint, first.compute, first.config.base_quantization);
+std::vector<Result> train(const std::vector<Job>& jobs, Communicator& ranks,
+                          const std::atomic<bool>& interrupted, const core::Log& log) {
+  const Prepared& first = jobs.front().prepared;
+  std::vector<Entry> entries;
+  together(ranks, [&] {
+    const std::string weights = checkpoint::known_weights_digest(first.base->checkpoint);
+    for (const Job& job : jobs) entries.push_back(enter(job, weights, log));
+  });
+  for (const Entry& entry : entries) require_alike(ranks, entry.fingerprint);
+
+  std::optional<model::Decoder> decoder;
   std::deque<Run> runs;
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
-    runs.emplace_back(jobs[i], std::move(entries[i]), decoder, interrupted, log);
-  }
-  if (interrupted.load()) {
+  together(ranks, [&] {
+    decoder.emplace(model::Decoder::load(first.base->checkpoint, first.compute,
+                                         first.config.base_quantization));
+    for (std::size_t i = 0; i < jobs.size(); ++i)
+      runs.emplace_back(jobs[i], std::move(entries[i]), *decoder, ranks, interrupted, log);
+  });
+  if (any(ranks, interrupted.load())) {
     throw Interrupted("interrupted before the first update; nothing was changed");
   }
   for (Run& run : runs) run.begin();

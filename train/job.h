@@ -112,4 +112,9 @@ struct Result {
 [[nodiscard]] std::vector<Result> train(const std::vector<Job>& jobs,
                                         const std::atomic<bool>& interrupted, const core::Log& log);
 
+/// The same as one of several ranks, which all call it with the same jobs. Only the first writes:
+/// the folders of the others are neither claimed nor begun. What is thrown is thrown in all.
+[[nodiscard]] std::vector<Result> train(const std::vector<Job>& jobs, Communicator& ranks,
+                                        const std::atomic<bool>& interrupted, const core::Log& log);
+
 }  // namespace weft::train

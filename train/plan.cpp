@@ -9,6 +9,7 @@
 #include "core/parallel.h"
 #include "model/kernels/product.h"
 #include "model/memory.h"
+#include "train/gradient_sum.h"
 
 namespace weft::train {
 namespace {
@@ -94,8 +95,27 @@ class Planner {
   }
 
   [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed) const {
-    return need(row, recomputed).total() + demand_.other_adapters + program_and_data() <=
+    return need(row, recomputed).total() + sums(row) + demand_.other_adapters +
+               program_and_data() <=
            plan_.available;
+  }
+
+  /// Gradients of finished rows that wait for others to be added (train/gradient_sum.h), for about
+  /// as many rows as an update has.
+  [[nodiscard]] std::uint64_t sums(std::int64_t row) const {
+    std::int64_t rows = 1;
+    if (config_.examples_per_update) {
+      rows = *config_.examples_per_update;
+    } else {
+      const std::int64_t own =
+          config_.packing || demand_.examples == 0 ? row : demand_.data_tokens / demand_.examples;
+      rows = config_.tokens_per_update / std::max<std::int64_t>(1, own) + 1;  // not all are full
+    }
+    if (demand_.examples > 0) rows = std::min(rows, demand_.examples);
+    std::uint64_t gradient = 0;
+    for (const lora::Target& target : demand_.targets)
+      gradient += static_cast<std::uint64_t>(4 * target.parameters());
+    return static_cast<std::uint64_t>(sums_held(rows)) * gradient;
   }
 
   [[nodiscard]] std::uint64_t program_and_data() const {
@@ -119,6 +139,11 @@ class Planner {
                                     ? "adapter.target_modules"
                                     : "adapter.target_parameters and target_modules")},
                    {"program and data", program_and_data(), ""}};
+    if (sums(row) > 0) {
+      plan_.parts.push_back({"sums of gradients", sums(row),
+                             fmt::format("a smaller tokens_per_update (now {}) or adapter.r",
+                                         config_.tokens_per_update)});
+    }
     if (demand_.other_adapters > 0) {
       plan_.parts.push_back({"the other adapters", demand_.other_adapters,
                              "a smaller adapter.r of theirs, or fewer `adapters` at once"});

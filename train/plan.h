@@ -20,6 +20,7 @@ struct MemoryDemand {
   model::Compute compute = model::Compute::kF32;
   std::int64_t longest_example = 0;    ///< Tokens, of training and validation
   std::int64_t data_tokens = 0;        ///< A row cannot hold more
+  std::int64_t examples = 0;           ///< In them; 0: not known, then rows are taken for full
   std::uint64_t data_bytes = 0;        ///< Of tokens that are mapped, and what orders them
   std::uint64_t vocabulary_bytes = 0;  ///< Of the tokenizer, about
   std::uint64_t other_adapters = 0;    ///< Bytes of the adapters that train beside this one

@@ -269,6 +269,7 @@ MemoryDemand demand_of(const Prepared& prepared, const std::vector<lora::Target>
       .compute = prepared.compute,
       .longest_example = longest,
       .data_tokens = data.preflight.tokens,
+      .examples = static_cast<std::int64_t>(data.train.size()),
       .data_bytes = data.train.mapped_bytes() + data.validation.mapped_bytes() +
                     (data.train.size() + data.validation.size()) * kOrderBytes,
       .vocabulary_bytes = static_cast<std::uint64_t>(prepared.base->spec.vocabulary) * kTokenBytes,

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <unordered_map>
 #include <utility>
@@ -10,12 +11,15 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "data/random.h"
+#include "train/gradient_sum.h"
 #include "train/memory.h"
 
 namespace weft::train {
 namespace {
 
 constexpr std::uint64_t kDropoutStream = 0x64726f70;  // apart from the streams that order the data
+/// Ranks compare their factors after so many updates, and before each checkpoint.
+constexpr std::int64_t kCompareEvery = 32;
 constexpr std::size_t kRateWindow = 20;  // updates over which tokens per second are averaged
 
 /// The seed of one row's dropout: a function of where the row is in the run, so that it needs no
@@ -75,8 +79,10 @@ Trainer::Trainer(TrainerParts parts, const std::optional<TrainState>& resumed)
 }
 
 void Trainer::begin() {
-  metrics_.emplace(parts_.folder.metrics(), metrics_begin_, parts_.log);
-  events_.emplace(parts_.folder.path(), update_ + 1);
+  on_first(parts_.ranks, [&] {
+    metrics_.emplace(parts_.folder.metrics(), metrics_begin_, parts_.log);
+    events_.emplace(parts_.folder.path(), update_ + 1);
+  });
 }
 
 std::vector<Parameter> Trainer::parameters() {
@@ -157,13 +163,14 @@ bool Trainer::advance_working() {
   if (saved_ < 0) save();
   if (evaluation_.pending) evaluate();
   if (suites_.pending) measure_suites();
-  if (parts_.interrupted.load()) return end(Ending::kInterrupted);
+  if (is_interrupted()) return end(Ending::kInterrupted);
   if (is_due(parts_.config.save.every) && saved_ != update_) save();
   if (stopping_.is_exhausted()) return end(Ending::kEarlyStopping);
   const std::optional<Update> update = parts_.updates.next();
   if (!update) return end(Ending::kAllUpdates);
-  parts_.folder.settle();
+  on_first(parts_.ranks, [&] { parts_.folder.settle(); });
   apply(*update);
+  if (update_ % kCompareEvery == 0) compare_factors();
   evaluation_.pending = parts_.config.eval.every && is_due(*parts_.config.eval.every);
   suites_.pending = parts_.suites != nullptr && parts_.config.evaluate->every &&
                     is_due(*parts_.config.evaluate->every);
@@ -188,8 +195,8 @@ void Trainer::finish() {
     measure_suites();
     if (suites_.pending) outcome_.ending = Ending::kInterrupted;
   }
-  if (!parts_.folder.replaces()) {  // else the old run comes back
-    if (!chooses()) write_adapter();
+  if (!any(parts_.ranks, parts_.folder.replaces())) {  // else the old run comes back
+    if (!chooses()) on_first(parts_.ranks, [&] { write_adapter(); });
     if (changed_) save();
   }
   outcome_.updates = update_;
@@ -204,21 +211,51 @@ void Trainer::finish() {
   outcome_.adapter_update = chooses() ? stopping_.best_update() : update_;
 }
 
-void Trainer::apply(const Update& update) {
-  parts_.decoder.zero_gradients();
+model::LossSum Trainer::compute(const Update& update, std::span<const Parameter> all) {
+  std::vector<std::int64_t> costs;
+  for (const data::Row& row : update.rows) costs.push_back(std::ssize(row.tokens));
+  const std::vector<std::int64_t> cut = balanced_cut(costs, parts_.ranks.size());
+  const auto rank = static_cast<std::size_t>(parts_.ranks.rank());
+  std::vector<model::LossSum> losses(update.rows.size());
+  GradientSum gradients(all, cut[rank]);
+  together(parts_.ranks, [&] {
+    for (auto i = static_cast<std::size_t>(cut[rank]); i < static_cast<std::size_t>(cut[rank + 1]);
+         ++i) {
+      gradients.begin_row();
+      parts_.decoder.zero_gradients();
+      const model::TrainPass pass{
+          .gradient_scale = 1.0 / static_cast<double>(update.supervised_tokens),
+          .dropout = parts_.config.adapter.lora_dropout,
+          .dropout_seed = dropout_seed(parts_.config.seed, update_, i),
+          .recomputed_layers = parts_.recomputed_layers};
+      losses[i] = parts_.decoder.train(update.rows[i], pass);
+      gradients.end_row();
+    }
+  });
+  gradients.finish(parts_.ranks, cut);
+  gather_items(parts_.ranks, std::span(losses), cut);
   model::LossSum sum;
-  for (std::size_t i = 0; i < update.rows.size(); ++i) {
-    const model::TrainPass pass{
-        .gradient_scale = 1.0 / static_cast<double>(update.supervised_tokens),
-        .dropout = parts_.config.adapter.lora_dropout,
-        .dropout_seed = dropout_seed(parts_.config.seed, update_, i),
-        .recomputed_layers = parts_.recomputed_layers};
-    const model::LossSum one = parts_.decoder.train(update.rows[i], pass);
+  for (const model::LossSum& one : losses) {
     sum.loss += one.loss;
     sum.tokens += one.tokens;
   }
-  const double loss = sum.loss / static_cast<double>(sum.tokens);
+  return sum;
+}
+
+void Trainer::compare_factors() {
+  if (parts_.ranks.size() == 1) return;
+  std::uint64_t digest = 0;
+  for (const Parameter& one : parameters()) {
+    for (const float value : one.value)
+      digest = (std::rotl(digest, 5) ^ std::bit_cast<std::uint32_t>(value)) * 0x9e3779b97f4a7c15U;
+  }
+  require_same(parts_.ranks, digest, "the adapter's numbers");
+}
+
+void Trainer::apply(const Update& update) {
   const std::vector<Parameter> all = parameters();
+  const model::LossSum sum = compute(update, all);
+  const double loss = sum.loss / static_cast<double>(sum.tokens);
   const double norm = gradient_norm(all);
   guard_.observe(update_ + 1, loss, norm);
   clip_gradients(all, norm, parts_.config.max_grad_norm);
@@ -232,7 +269,8 @@ void Trainer::apply(const Update& update) {
   supervised_tokens_ += update.supervised_tokens;
   epoch_before_ = epoch_;
   epoch_ = parts_.updates.epoch();
-  report(update, loss, norm, rate);
+  on_first(parts_.ranks, [&] { report(update, loss, norm, rate); });
+  outcome_.last_loss = loss;
 }
 
 void Trainer::report(const Update& update, double loss, double norm, double rate) {
@@ -247,7 +285,7 @@ void Trainer::report(const Update& update, double loss, double norm, double rate
   r.update = update_;
   r.total_updates = parts_.updates.total();
   r.epoch = epoch_;
-  r.loss = outcome_.last_loss = loss;
+  r.loss = loss;
   r.learning_rate = rate;
   r.gradient_norm = norm;
   r.tokens = update.tokens;
@@ -277,86 +315,6 @@ void Trainer::report(const Update& update, double loss, double norm, double rate
   events_->flush();
   if (update_ % parts_.config.log_every == 0) parts_.folder.note(progress_line(r));
   parts_.observer.on_update(r);
-}
-
-void Trainer::evaluate() {
-  const Due before = evaluation_;
-  evaluation_.done(update_);
-  if (!parts_.validation) return;
-  const Clock::time_point begin = Clock::now();
-  model::LossSum sum;
-  data::RowStream rows = *parts_.validation;
-  while (const std::optional<data::Row> row = rows.next()) {
-    if (parts_.interrupted.load()) {  // the resumed run begins with this evaluation
-      evaluation_ = {before.last, true};
-      return;
-    }
-    const model::LossSum one = parts_.decoder.loss(*row);
-    sum.loss += one.loss;
-    sum.tokens += one.tokens;
-  }
-  EvaluationReport report;
-  report.update = update_;
-  report.loss = sum.loss / static_cast<double>(sum.tokens);
-  report.tokens = static_cast<std::uint64_t>(sum.tokens);
-  report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  if (!std::isfinite(report.loss)) {
-    throw NumericError("update {}: the validation loss is {}; {} keeps the best adapter so far",
-                       update_, report.loss, parts_.folder.adapter().string());
-  }
-  changed_ = true;
-  // The start is told for comparison; the best is chosen among what was trained.
-  report.best = !chosen_ && update_ > 0 && stopping_.observe(update_, report.loss);
-  if (!outcome_.first_validation_loss) outcome_.first_validation_loss = report.loss;
-  metrics_->append({{"update", update_},
-                    {"epoch", epoch_},
-                    {"validation_loss", report.loss},
-                    {"validation_tokens", report.tokens},
-                    {"best", report.best},
-                    {"seconds", seconds()}});
-  events_->scalar("validation/loss", update_, static_cast<float>(report.loss));
-  events_->flush();
-  if (report.best) write_adapter();
-  parts_.folder.note(progress_line(report));
-  parts_.observer.on_evaluation(report);
-  // The pause does not count as slow training.
-  recent_.clear();
-  recent_.emplace_back(seconds(), tokens_);
-}
-
-void Trainer::measure_suites() {
-  const Due before = suites_;
-  suites_.done(update_);
-  const Clock::time_point begin = Clock::now();
-  std::optional<std::vector<SuiteFigure>> figures = parts_.suites->measure(update_, parts_.decoder);
-  if (!figures) {  // interrupted: the resumed run begins with this evaluation
-    suites_ = {before.last, true};
-    return;
-  }
-  changed_ = true;
-  SuitesReport report;
-  report.update = update_;
-  report.figures = std::move(*figures);
-  report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  report.best = observe_figure(report.figures);
-  nlohmann::ordered_json suites;
-  for (const SuiteFigure& figure : report.figures) {
-    suites[figure.suite][figure.name] = figure.value;
-    events_->scalar(fmt::format("{}/{}", figure.suite, figure.name), update_,
-                    static_cast<float>(figure.value));
-  }
-  metrics_->append({{"update", update_},
-                    {"epoch", epoch_},
-                    {"suites", suites},
-                    {"best", report.best},
-                    {"seconds", seconds()}});
-  events_->flush();
-  if (report.best) write_adapter();
-  parts_.folder.note(progress_line(report));
-  parts_.observer.on_suites(report);
-  // The pause does not count as slow training.
-  recent_.clear();
-  recent_.emplace_back(seconds(), tokens_);
 }
 
 bool Trainer::observe_figure(const std::vector<SuiteFigure>& figures) {
@@ -408,6 +366,13 @@ void Trainer::write_adapter() {
 }
 
 void Trainer::save() {
+  compare_factors();
+  on_first(parts_.ranks, [&] { write_checkpoint(); });
+  saved_ = update_;
+  changed_ = false;
+}
+
+void Trainer::write_checkpoint() {
   TrainState state;
   state.update = update_;
   state.tokens = tokens_;
@@ -439,8 +404,6 @@ void Trainer::save() {
   }
   const Checkpoints checkpoints(parts_.folder.checkpoints());
   checkpoints.save(state, parts_.config.save.keep);
-  saved_ = update_;
-  changed_ = false;
   parts_.observer.on_checkpoint(checkpoints.path_of(update_));
 }
 

@@ -5,17 +5,20 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "data/pack.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
+#include "train/communicator.h"
 #include "train/config.h"
 #include "train/guard.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/progress.h"
+#include "train/ranks.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/state.h"
@@ -65,6 +68,9 @@ struct TrainerParts {
   lora::Adapter adapter;  ///< Configuration and provenance; factors are taken from the decoder.
   Fingerprint fingerprint;
   Observer& observer;
+  /// The ranks that share the rows of an update. Every rank has a trainer, and all are alike: the
+  /// same state after the same updates. Only the first rank writes and tells the observer.
+  Communicator& ranks;
   SuiteEvaluator* suites = nullptr;      ///< Of `evaluate:`; null: none.
   const std::atomic<bool>& interrupted;  ///< Set from outside: finish the update, save, end.
   core::Log log = {};
@@ -102,11 +108,22 @@ class Trainer {
   void restore(const TrainState& state);
   bool advance_working();
   void apply(const Update& update);
+  /// The gradient and the loss of an update, each rank computing its part of the rows.
+  model::LossSum compute(const Update& update, std::span<const Parameter> all);
+  /// Throws InputError in all ranks when their factors differ.
+  void compare_factors();
   void report(const Update& update, double loss, double norm, double rate);
   /// Measures the validation loss; writes the adapter when it is the best. When interrupted it
   /// leaves off and stays due.
   void evaluate();
   void save();
+  void write_checkpoint();
+  /// Of the validation rows; nothing when interrupted.
+  [[nodiscard]] std::optional<model::LossSum> validation_loss();
+  /// Of the suites, which the first rank measures; nothing when interrupted.
+  [[nodiscard]] std::optional<std::vector<SuiteFigure>> suite_figures();
+  /// Whether any rank was asked to stop.
+  [[nodiscard]] bool is_interrupted() { return any(parts_.ranks, parts_.interrupted.load()); }
   bool end(Ending ending);
   void finish();
   void write_adapter();

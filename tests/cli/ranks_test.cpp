@@ -1,0 +1,141 @@
+// weft train as several ranks under mpirun: the numbers of one process, whatever the number of
+// ranks. Skipped where mpirun or lib/libweft_mpi.so is missing.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "core/hash.h"
+#include "tests/cli/train_command.h"
+
+namespace weft::tests {
+namespace {
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class Ranks : public TrainCommand {
+ protected:
+  void SetUp() override {
+    const fs::path library =
+        fs::path(weft_program()).parent_path().parent_path() / "lib/libweft_mpi.so";
+    if (!fs::exists(library)) GTEST_SKIP() << library << " was not built: no MPI was found";
+    if (run_process({"sh", "-c", "command -v mpirun"}).status != 0)
+      GTEST_SKIP() << "mpirun is not installed";
+    // A row is an example of at most 44 tokens: an update of 240 tokens has at least five.
+    write_config(
+        "packing: false\nvalidation: {path: valid.jsonl}\neval: {every: 4u}\nsave: {every: 3u}\n"
+        "threads: 1\n");
+  }
+
+  /// The arguments of a training as `ranks` ranks, its folder and the updates that it may do.
+  [[nodiscard]] std::vector<std::string> training(int ranks, const std::string& folder,
+                                                  const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> all;
+    if (ranks > 0) {
+      all = {"mpirun",
+             "--allow-run-as-root",
+             "--oversubscribe",
+             "--bind-to",
+             "none",
+             "--mca",
+             "mpi_yield_when_idle",
+             "1",
+             "-np",
+             std::to_string(ranks)};
+    }
+    for (const std::string& one :
+         command({"--set", "output_dir=" + (job_ / folder).string(), "--set", "sequence_len=44",
+                  "--set", "tokens_per_update=240", "--set", "adapter.lora_dropout=0.1"}))
+      all.push_back(one);
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+
+  void expect_equal(const std::string& folder, const std::string& other) const {
+    EXPECT_EQ(core::sha256(job_.adapter_bytes(folder)), core::sha256(job_.adapter_bytes(other)));
+    EXPECT_EQ(job_.metrics(folder), job_.metrics(other)) << folder << " and " << other;
+  }
+};
+
+TEST_F(Ranks, OneTwoThreeAndFourGiveTheSameBits) {
+  const Finished alone = run_process(training(0, "alone"));
+  ASSERT_EQ(alone.status, 0) << alone.err;
+  for (const int ranks : {1, 2, 3, 4}) {
+    const std::string folder = "run" + std::to_string(ranks);
+    const Finished done = run_process(training(ranks, folder));
+    ASSERT_EQ(done.status, 0) << done.err;
+    expect_equal("alone", folder);
+    // One rank speaks for all.
+    EXPECT_EQ(done.out.find("adapter "), done.out.rfind("adapter ")) << done.out;
+  }
+}
+
+TEST_F(Ranks, AKilledRankEndsTheRunWhichFewerRanksFinishExactly) {
+  const Finished whole = run_process(training(0, "whole", {"--set", "num_epochs=40"}));
+  ASSERT_EQ(whole.status, 0) << whole.err;
+  // Rank 1 dies soon after update 7.
+  job_.folder().write("rank.sh",
+                      "metrics=$1; shift\n\"$@\" & child=$!\n"
+                      "if [ \"$OMPI_COMM_WORLD_RANK\" = 1 ]; then\n"
+                      "  until grep -qs '\"update\":7,' \"$metrics\"; do sleep 0.01; done\n"
+                      "  kill -KILL $child\nfi\nwait $child\n");
+  std::vector<std::string> killed = training(3, "run", {"--set", "num_epochs=40"});
+  const auto program = std::ranges::find(killed, weft_program());
+  killed.insert(program,
+                {"sh", (job_ / "rank.sh").string(), (job_ / "run/metrics.jsonl").string()});
+  const Finished lost = run_process(killed);
+  ASSERT_NE(lost.status, 0) << "the run ended before a rank was killed";
+  ASSERT_FALSE(fs::exists(job_ / "run/adapter/adapter_model.safetensors") &&
+               slurp(job_ / "run/log.txt").find("ended after") != std::string::npos);
+  const Finished resumed = run_process(training(2, "run", {"--resume", "--set", "num_epochs=40"}));
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  expect_equal("whole", "run");
+}
+
+TEST_F(Ranks, AStopThatOneRankHearsIsEveryones) {
+  ASSERT_EQ(run_process(training(0, "whole", {"--set", "num_epochs=40"})).status, 0);
+  job_.folder().write("rank.sh",
+                      "metrics=$1; shift\n\"$@\" & child=$!\n"
+                      "if [ \"$OMPI_COMM_WORLD_RANK\" = 1 ]; then\n"
+                      "  until grep -qs '\"update\":5,' \"$metrics\"; do sleep 0.01; done\n"
+                      "  kill -USR1 $child\nfi\nwait $child\n");
+  std::vector<std::string> stopped = training(2, "run", {"--set", "num_epochs=40"});
+  const auto program = std::ranges::find(stopped, weft_program());
+  stopped.insert(program,
+                 {"sh", (job_ / "rank.sh").string(), (job_ / "run/metrics.jsonl").string()});
+  const Finished saved = run_process(stopped);
+  EXPECT_EQ(saved.status, 130) << saved.err;
+  EXPECT_THAT(saved.err, HasSubstr("the state is saved"));
+  ASSERT_EQ(run_process(training(0, "run", {"--resume", "--set", "num_epochs=40"})).status, 0);
+  expect_equal("whole", "run");
+}
+
+TEST_F(Ranks, WhatIsWrongIsToldOnceAndEndsAll) {
+  const Finished wrong = run_process(training(3, "run", {"--set", "base_model=nowhere"}));
+  EXPECT_EQ(wrong.status, 2) << wrong.err;
+  EXPECT_EQ(wrong.err.find("weft train: "), wrong.err.rfind("weft train: ")) << wrong.err;
+  EXPECT_FALSE(fs::exists(job_ / "run"));
+}
+
+TEST(RanksWithoutMpi, AreRefused) {
+  // A copy of the program in a folder without the library.
+  const TempDir folder;
+  fs::create_directories(folder / "bin");
+  fs::create_directories(folder / "lib");
+  const fs::path built = fs::path(weft_program()).parent_path().parent_path();
+  fs::copy_file(weft_program(), folder / "bin/weft");
+  fs::copy_file(built / "lib/libweft_torch.so", folder / "lib/libweft_torch.so");
+  const Finished refused = run_process(
+      {"env", "OMPI_COMM_WORLD_SIZE=2", (folder / "bin/weft").string(), "train", "any.yaml"});
+  EXPECT_EQ(refused.status, 2) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("started as 2 ranks, but it was built without MPI"));
+  EXPECT_EQ(std::ranges::count(refused.err, '\n'), 1) << refused.err;
+}
+
+}  // namespace
+}  // namespace weft::tests

@@ -1,0 +1,166 @@
+#include "train/gradient_sum.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "core/parallel.h"
+#include "train/ranks.h"
+
+namespace weft::train {
+namespace {
+
+constexpr std::int64_t kParameterGrain = 32;  // matrices; below this a thread costs more
+constexpr std::int64_t kValueGrain = 1 << 16;
+
+/// Calls body(i) for every parameter.
+template <typename Body>
+void for_parameters(std::span<const Parameter> parameters, const Body& body) {
+  core::parallel_for(static_cast<std::int64_t>(parameters.size()), kParameterGrain,
+                     [&](std::int64_t begin, std::int64_t end) {
+                       for (std::int64_t i = begin; i < end; ++i) body(static_cast<std::size_t>(i));
+                     });
+}
+
+/// left += right
+void add(std::span<float> left, std::span<const float> right) {
+  core::parallel_for(std::ssize(left), kValueGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      left[i] += right[i];
+  });
+}
+
+}  // namespace
+
+std::vector<RowNode> nodes_of(std::int64_t begin, std::int64_t end) {
+  std::vector<RowNode> nodes;
+  for (std::int64_t row = begin; row < end; ++row) {
+    RowNode node{0, row};
+    for (; !nodes.empty() && nodes.back().is_left_of(node); nodes.pop_back()) node = node.parent();
+    nodes.push_back(node);
+  }
+  return nodes;
+}
+
+int sums_held(std::int64_t rows) {
+  return rows > 1 ? static_cast<int>(std::bit_width(static_cast<std::uint64_t>(rows))) - 1 : 0;
+}
+
+std::vector<std::int64_t> balanced_cut(std::span<const std::int64_t> costs, int ranks) {
+  std::vector<std::int64_t> before{0};  // the cost of all rows before each
+  for (const std::int64_t cost : costs) before.push_back(before.back() + cost);
+  std::vector<std::int64_t> cut{0};
+  for (int rank = 1; rank < ranks; ++rank) {
+    const std::int64_t wanted = before.back() * rank / ranks;
+    auto place = std::ranges::lower_bound(before, wanted);
+    if (place != before.begin() && wanted - *(place - 1) < *place - wanted) --place;
+    cut.push_back(std::max<std::int64_t>(cut.back(), place - before.begin()));
+  }
+  cut.push_back(std::ssize(costs));
+  return cut;
+}
+
+GradientSum::GradientSum(std::span<const Parameter> parameters, std::int64_t first_row)
+    : parameters_(parameters), offsets_{0}, next_row_(first_row) {
+  for (const Parameter& one : parameters) offsets_.push_back(offsets_.back() + one.gradient.size());
+}
+
+void GradientSum::begin_row() {
+  if (!holds_) return;
+  Sum& sum = sums_.emplace_back(Sum{held_, std::vector<float>(offsets_.back())});
+  for_parameters(parameters_, [&](std::size_t i) {
+    std::ranges::copy(parameters_[i].gradient,
+                      sum.values.begin() + static_cast<std::ptrdiff_t>(offsets_[i]));
+  });
+  holds_ = false;
+}
+
+void GradientSum::end_row() {
+  held_ = {0, next_row_++};
+  holds_ = true;
+  while (!sums_.empty() && sums_.back().node.is_left_of(held_)) {
+    held_ = held_.parent();
+    add_last();
+  }
+}
+
+void GradientSum::add_last() {
+  const std::vector<float>& values = sums_.back().values;
+  for_parameters(parameters_, [&](std::size_t i) {
+    const std::span<float> gradient = parameters_[i].gradient;
+    const float* const left = values.data() + offsets_[i];
+    for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] = left[k] + gradient[k];
+  });
+  sums_.pop_back();
+}
+
+void GradientSum::finish(Communicator& communicator, std::span<const std::int64_t> cut) {
+  if (communicator.size() > 1) {
+    share(communicator, cut);
+  } else {
+    while (!sums_.empty()) add_last();
+  }
+  holds_ = false;
+}
+
+// Every rank finishes the tree for a slice of the numbers: it gets that slice of all sums, adds
+// them as one process would, and gives the result to all.
+void GradientSum::share(Communicator& communicator, std::span<const std::int64_t> cut) {
+  begin_row();
+  const auto ranks = static_cast<std::size_t>(communicator.size());
+  const auto own = static_cast<std::size_t>(communicator.rank());
+  std::vector<std::int64_t> slices;
+  for (std::size_t r = 0; r <= ranks; ++r)
+    slices.push_back(static_cast<std::int64_t>(r * offsets_.back() / ranks));
+  const auto slice_of = [&](std::vector<float>& values, std::size_t rank) {
+    return std::span(values).subspan(static_cast<std::size_t>(slices[rank]),
+                                     static_cast<std::size_t>(slices[rank + 1] - slices[rank]));
+  };
+  std::vector<Communicator::Outgoing> outgoing;
+  for (std::size_t r = 0; r < ranks; ++r) {
+    if (r == own) continue;
+    for (Sum& sum : sums_)
+      outgoing.push_back({static_cast<int>(r), std::as_bytes(slice_of(sum.values, r))});
+  }
+  // This rank's slice of all sums, in the order of their rows.
+  std::vector<Sum> parts;
+  for (std::size_t r = 0; r < ranks; ++r) {
+    for (const RowNode& node : nodes_of(cut[r], cut[r + 1])) {
+      parts.push_back(
+          {node, std::vector<float>(static_cast<std::size_t>(slices[own + 1] - slices[own]))});
+      if (r != own) continue;
+      const auto sum = std::ranges::find(sums_, node, &Sum::node);
+      std::ranges::copy(slice_of(sum->values, own), parts.back().values.begin());
+    }
+  }
+  std::vector<Communicator::Incoming> incoming;
+  auto part = parts.begin();
+  for (std::size_t r = 0; r < ranks; ++r) {
+    for (std::size_t n = nodes_of(cut[r], cut[r + 1]).size(); n > 0; --n, ++part) {
+      if (r == own) continue;
+      incoming.push_back({static_cast<int>(r), std::as_writable_bytes(std::span(part->values))});
+    }
+  }
+  communicator.exchange(outgoing, incoming);
+  std::vector<float> whole = std::move(sums_.empty() ? sums_.emplace_back() : sums_.front()).values;
+  sums_.clear();
+  whole.resize(offsets_.back());
+  std::vector<Sum> tree;
+  for (Sum& one : parts) {
+    for (; !tree.empty() && tree.back().node.is_left_of(one.node); tree.pop_back()) {
+      add(tree.back().values, one.values);
+      one = {one.node.parent(), std::move(tree.back().values)};
+    }
+    tree.push_back(std::move(one));
+  }
+  for (; tree.size() > 1; tree.pop_back()) add(tree[tree.size() - 2].values, tree.back().values);
+  std::ranges::copy(tree.front().values, slice_of(whole, own).begin());
+  gather_items(communicator, std::span(whole), slices);
+  for_parameters(parameters_, [&](std::size_t i) {
+    const std::span<float> gradient = parameters_[i].gradient;
+    std::copy_n(whole.begin() + static_cast<std::ptrdiff_t>(offsets_[i]), gradient.size(),
+                gradient.begin());
+  });
+}
+
+}  // namespace weft::train

@@ -1,0 +1,104 @@
+#include "train/ranks.h"
+
+#include <fmt/format.h>
+
+#include <exception>
+#include <limits>
+#include <optional>
+
+#include "core/error.h"
+
+namespace weft::train {
+namespace {
+
+/// What went wrong in one rank, for the others.
+struct Failure {
+  std::exception_ptr exception;
+  std::string text;
+  ExitCode code = ExitCode::kFailed;
+};
+
+std::optional<Failure> failure_of(const std::function<void()>& work) {
+  try {
+    work();
+    return std::nullopt;
+  } catch (const Error& error) {
+    return Failure{std::current_exception(), error.what(), error.exit_code()};
+  } catch (const std::exception& error) {
+    return Failure{std::current_exception(), error.what()};
+  }
+}
+
+}  // namespace
+
+void gather(Communicator& communicator, std::span<std::byte> all,
+            std::span<const std::int64_t> cut) {
+  if (communicator.size() == 1) return;
+  const auto of_rank = [&](int rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    return all.subspan(static_cast<std::size_t>(cut[r]),
+                       static_cast<std::size_t>(cut[r + 1] - cut[r]));
+  };
+  std::vector<Communicator::Outgoing> outgoing;
+  std::vector<Communicator::Incoming> incoming;
+  for (int other = 0; other < communicator.size(); ++other) {
+    if (other == communicator.rank()) continue;
+    outgoing.push_back({other, of_rank(communicator.rank())});
+    incoming.push_back({other, of_rank(other)});
+  }
+  communicator.exchange(outgoing, incoming);
+}
+
+std::string broadcast(Communicator& communicator, std::string_view text, int from) {
+  if (communicator.size() == 1) return std::string(text);
+  const bool is_from = communicator.rank() == from;
+  const std::int64_t length =
+      communicator.largest(is_from ? static_cast<std::int64_t>(text.size()) : 0);
+  std::string result = is_from ? std::string(text) : std::string();
+  result.resize(static_cast<std::size_t>(length));
+  std::vector<std::int64_t> cut(static_cast<std::size_t>(communicator.size()) + 1, 0);
+  for (std::size_t r = static_cast<std::size_t>(from) + 1; r < cut.size(); ++r) cut[r] = length;
+  gather(communicator, std::as_writable_bytes(std::span(result.data(), result.size())), cut);
+  return result;
+}
+
+bool any(Communicator& communicator, bool here) { return communicator.largest(here ? 1 : 0) > 0; }
+
+void together(Communicator& communicator, const std::function<void()>& work) {
+  if (communicator.size() == 1) {
+    work();
+    return;
+  }
+  const std::optional<Failure> own = failure_of(work);
+  const int ranks = communicator.size();
+  const auto first = communicator.largest(own ? ranks - communicator.rank() : 0);
+  if (first == 0) return;
+  const int from = ranks - static_cast<int>(first);
+  const std::string text = broadcast(communicator, own ? own->text : "", from);
+  const bool is_from = communicator.rank() == from;
+  const auto code = communicator.largest(is_from ? static_cast<int>(own->code) : 0);
+  if (own) std::rethrow_exception(own->exception);
+  throw Error(from == 0 ? text : fmt::format("rank {}: {}", from, text),
+              static_cast<ExitCode>(code));
+}
+
+void on_first(Communicator& communicator, const std::function<void()>& work) {
+  together(communicator, [&] {
+    if (communicator.is_first()) work();
+  });
+}
+
+void require_same(Communicator& communicator, std::uint64_t value, std::string_view what) {
+  if (communicator.size() == 1) return;
+  const auto number = static_cast<std::int64_t>(value >> 1);
+  const std::int64_t most = communicator.largest(number);
+  const std::int64_t least = -communicator.largest(-number);
+  if (most == least) return;
+  throw InputError(
+      "the ranks do not agree on {}; they have to run the same weft on processors of one kind, "
+      "with "
+      "the same files",
+      what);
+}
+
+}  // namespace weft::train
