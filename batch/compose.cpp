@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <set>
-#include <sstream>
 
 #include "batch/matrix.h"
 #include "batch/problems.h"
@@ -19,20 +18,10 @@ namespace fs = std::filesystem;
 using schema::ConfigLayer;
 using schema::ConfigNode;
 
-/// Keys that change how a run computes, and not what it learns.
-constexpr std::array kIdle{"output_dir", "threads",     "memory_limit", "gradient_checkpointing",
-                           "log_every",  "token_cache", "ledger",       "output"};
-
-/// The lines of a dump without those of idle keys.
-std::string essence(const std::string& dump) {
-  std::istringstream lines(dump);
-  std::string kept;
-  for (std::string line; std::getline(lines, line);) {
-    const bool idle = std::ranges::any_of(
-        kIdle, [&](const char* key) { return line.starts_with(std::string(key) + ":"); });
-    if (!idle) kept += line + "\n";
-  }
-  return kept;
+std::string joined(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  return text;
 }
 
 ConfigNode text_node(const std::string& text) { return ConfigNode::string(text); }
@@ -143,12 +132,19 @@ class Composer {
 
   void add_training(Job& job, void* config) {
     const schema::SectionInfo& info = *engine_.train;
-    job.steps.push_back(
-        {.name = "train",
-         .arguments = {"train", (batch_.folder.job(job.name) / "config.yaml").string()},
-         .configuration = essence(schema::dump_config(info, config, schema::Dump::kMinimal)),
-         .inputs = inputs_of(info, config),
-         .outputs = {adapter(job)}});
+    Step step{.name = "train",
+              .arguments = {"train", (batch_.folder.job(job.name) / "config.yaml").string()},
+              .configuration = {},
+              .inputs = inputs_of(info, config),
+              .outputs = {adapter(job)}};
+    const std::string dump = schema::dump_config(info, config, schema::Dump::kMinimal);
+    for (const std::string& line : essence_of(dump, step.inputs)) {
+      const bool can_change = std::ranges::any_of(engine_.resumable, [&](const std::string& key) {
+        return line.starts_with(key + ":") || line.starts_with(key + ".");
+      });
+      (can_change ? step.extent : step.configuration) += line + "\n";
+    }
+    job.steps.push_back(std::move(step));
   }
 
   [[nodiscard]] std::string adapter(const Job& job) const {
@@ -159,10 +155,19 @@ class Composer {
   static Step step(std::string name, std::vector<std::string> options,
                    std::vector<std::string> inputs, const std::string& out, std::int64_t threads) {
     Step made{std::move(name), std::move(options), {}, std::move(inputs), {out}};
-    for (const std::string& option : made.arguments) made.configuration += option + "\n";
+    for (const std::string& option : made.arguments)
+      made.configuration += without_place(option, made.inputs) + "\n";
     made.arguments.insert(made.arguments.end(),
                           {"--out", out, "--force", "--threads", std::to_string(threads)});
     return made;
+  }
+
+  /// "nah-q4_k_m.gguf", "nah-lora-f16.gguf", "ollama-q4_k_m": no two exports write the same.
+  static std::string output_of(const std::string& job, const ExportStep& one) {
+    const std::string type = one.type.empty() ? "" : "-" + one.type;
+    if (one.to == "gguf") return fmt::format("{}{}.gguf", job, type.empty() ? "-gguf" : type);
+    if (one.to == "gguf-lora") return fmt::format("{}-lora{}.gguf", job, type);
+    return one.to + type;
   }
 
   void add_steps(Job& job, const StepPlan& steps, const std::string& base) {
@@ -195,10 +200,8 @@ class Composer {
         inputs.push_back(one.imatrix->string());
       }
       const std::string kind = one.type.empty() ? one.to : one.type;
-      const bool is_file = one.to == "gguf" || one.to == "gguf-lora";
-      const std::string out =
-          (folder / (is_file ? fmt::format("{}-{}.gguf", job.name, kind) : one.to)).string();
-      job.steps.push_back(step("export " + kind, options, inputs, out, job.threads));
+      const std::string out = (folder / output_of(job.name, one)).string();
+      job.steps.push_back(step("export " + one.text(), options, inputs, out, job.threads));
       if (one.to == "gguf") stages.emplace_back(kind, out);
     }
     if (steps.evaluation_place.line > 0) add_evaluation(job, steps, base, stages);
@@ -230,9 +233,11 @@ class Composer {
     Step step{
         .name = "eval",
         .arguments = {"eval", (batch_.folder.job(job.name) / "eval.yaml").string(), "--force"},
-        .configuration = essence(schema::dump_config(info, config.get(), schema::Dump::kMinimal)),
+        .configuration = {},
         .inputs = inputs_of(info, config.get()),
         .outputs = {out}};
+    step.configuration = joined(
+        essence_of(schema::dump_config(info, config.get(), schema::Dump::kMinimal), step.inputs));
     job.steps.push_back(std::move(step));
   }
 

@@ -32,12 +32,21 @@ std::string weights_digest(const fs::path& path) {
   }
 }
 
+/// Of a model or an adapter, what nobody computes with.
+bool is_note(const fs::path& file) {
+  const std::string name = file.filename().string();
+  return file.extension() == ".md" || name.starts_with("README") || name.starts_with("LICENSE") ||
+         name.starts_with("NOTICE");
+}
+
 std::string folder_digest(const fs::path& folder) {
   const std::string weights = weights_digest(folder);
+  const bool has_notes = !weights.empty() || fs::exists(folder / "adapter_config.json");
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    const bool counts =
-        entry.is_regular_file() && !entry.path().filename().string().starts_with('.');
+    const bool counts = entry.is_regular_file() &&
+                        !entry.path().filename().string().starts_with('.') &&
+                        !(has_notes && is_note(entry.path()));
     if (counts && (weights.empty() || !is_weights(entry.path()))) files.push_back(entry.path());
   }
   std::ranges::sort(files);

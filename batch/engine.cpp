@@ -18,6 +18,27 @@ bool holds_paths(const TypeInfo& type) {
   return type.kind == TypeInfo::Kind::kPath;
 }
 
+/// Keys that change how a run computes, and not what it learns.
+constexpr std::array kIdle{"output_dir", "threads",     "memory_limit", "gradient_checkpointing",
+                           "log_every",  "token_cache", "ledger",       "output"};
+
+void flatten(const ConfigNode& node, const std::string& key, const std::vector<std::string>& inputs,
+             std::vector<std::string>& lines) {
+  if (std::ranges::find(kIdle, key.substr(key.rfind('.') + 1)) != kIdle.end()) return;
+  const std::string before = key.empty() ? "" : key + ".";
+  std::size_t index = 0;
+  for (const ConfigNode& item : node.items) {
+    flatten(item, before + std::to_string(index++), inputs, lines);
+  }
+  for (const schema::ConfigEntry& entry : node.entries) {
+    flatten(entry.value, before + entry.key, inputs, lines);
+  }
+  if (!node.items.empty() || !node.entries.empty()) return;
+  std::string line = key + ": " + (node.quoted ? "text " : "") + without_place(node.text, inputs);
+  std::ranges::replace(line, '\n', ' ');
+  lines.push_back(line);
+}
+
 void add_texts(const ConfigNode& node, std::vector<std::string>& all) {
   if (node.kind == ConfigNode::Kind::kScalar && !node.text.empty()) all.push_back(node.text);
   for (const ConfigNode& item : node.items) add_texts(item, all);
@@ -53,6 +74,19 @@ std::vector<std::string> inputs_of(const schema::SectionInfo& info, void* object
   std::vector<std::string> all;
   add_inputs(info, object, all);
   return all;
+}
+
+std::vector<std::string> essence_of(const std::string& dump,
+                                    const std::vector<std::string>& inputs) {
+  std::vector<std::string> lines;
+  flatten(schema::parse_tree(dump, {.name = "config.yaml", .directory = {}}).tree, "", inputs,
+          lines);
+  return lines;
+}
+
+std::string without_place(const std::string& text, const std::vector<std::string>& inputs) {
+  if (std::ranges::find(inputs, text) == inputs.end()) return text;
+  return std::filesystem::path(text).filename().string();
 }
 
 }  // namespace weft::batch

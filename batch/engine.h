@@ -23,6 +23,8 @@ struct TrainPlan {
 struct Engine {
   std::shared_ptr<const schema::SectionInfo> train;       ///< CONFIG.yaml of weft train
   std::shared_ptr<const schema::SectionInfo> evaluation;  ///< CONFIG.yaml of weft eval
+  /// Keys, and sections, that weft train --resume accepts to change.
+  std::vector<std::string> resumable{};
   /// Reads the data of a complete configuration and checks it as weft train --check does. Throws
   /// what that throws.
   std::function<TrainPlan(const std::string& config)> plan;
@@ -34,5 +36,13 @@ struct Engine {
 
 /// Every path that a configuration reads, in the order of its keys; not those that it writes.
 [[nodiscard]] std::vector<std::string> inputs_of(const schema::SectionInfo& info, void* object);
+
+/// A configuration as lines "section.key: value", without what decides nothing of the outcome
+/// (threads, places of output). Of a path in `inputs`, whose content counts, only the name.
+[[nodiscard]] std::vector<std::string> essence_of(const std::string& dump,
+                                                  const std::vector<std::string>& inputs);
+/// The path's name where it is one of the inputs, else the text as it is.
+[[nodiscard]] std::string without_place(const std::string& text,
+                                        const std::vector<std::string>& inputs);
 
 }  // namespace weft::batch

@@ -94,9 +94,20 @@ void BatchFolder::write_job(const Job& job) const {
   make_folders(folder);
   write_if_changed(folder / "config.yaml", job.config);
   if (!job.eval_config.empty()) write_if_changed(folder / "eval.yaml", job.eval_config);
-  write_if_changed(
-      description(job.name),
-      to_json(job).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  nlohmann::ordered_json json = to_json(job);
+  // A job that is not planned now keeps what was planned before.
+  std::error_code error;
+  if (job.updates == 0 && fs::exists(description(job.name), error)) {
+    try {
+      const Job before = read_job(description(job.name));
+      json["updates"] = before.updates;
+      if (job.memory_bytes == 0) json["memory_bytes"] = before.memory_bytes;
+    } catch (const InputError&) {
+      // Written anew.
+    }
+  }
+  write_if_changed(description(job.name),
+                   json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 JobState BatchFolder::state_now(const std::string& name) const {

@@ -1,5 +1,7 @@
 #include "batch/job.h"
 
+#include <sstream>
+
 #include "checkpoint/json_file.h"
 #include "core/error.h"
 #include "core/hash.h"
@@ -8,9 +10,21 @@ namespace weft::batch {
 
 std::string key_of(const Step& step, InputDigests& digests) {
   core::Sha256 key;
-  key.update(step.name + "\n" + step.configuration + "\n");
-  for (const std::string& input : step.inputs) key.update(digests.of(input) + "\n");
+  key.update(step.name + "\n" + step.extent + "\n");
+  for (const std::string& one : ingredients_of(step, digests)) key.update(one + "\n");
   return key.finish();
+}
+
+std::vector<std::string> ingredients_of(const Step& step, InputDigests& digests) {
+  std::vector<std::string> all;
+  std::istringstream lines(step.configuration);
+  for (std::string line; std::getline(lines, line);) all.push_back(line);
+  for (const std::string& input : step.inputs) {
+    // Where it lies does not count.
+    all.push_back("the contents of " + std::filesystem::path(input).filename().string() + ": " +
+                  digests.of(input));
+  }
+  return all;
 }
 
 nlohmann::ordered_json to_json(const Job& job) {
@@ -19,6 +33,7 @@ nlohmann::ordered_json to_json(const Job& job) {
     steps.push_back({{"name", step.name},
                      {"arguments", step.arguments},
                      {"configuration", step.configuration},
+                     {"extent", step.extent},
                      {"inputs", step.inputs},
                      {"outputs", step.outputs}});
   }
@@ -45,7 +60,7 @@ Job read_job(const std::filesystem::path& file) {
     json.at("updates").get_to(job.updates);
     for (const nlohmann::json& one : json.at("steps")) {
       job.steps.push_back({one.at("name"), one.at("arguments"), one.at("configuration"),
-                           one.at("inputs"), one.at("outputs")});
+                           one.at("inputs"), one.at("outputs"), one.value("extent", "")});
     }
     return job;
   } catch (const nlohmann::json::exception& problem) {

@@ -13,11 +13,12 @@ namespace weft::batch {
 
 /// One command of this program that a job runs.
 struct Step {
-  std::string name;                    ///< "train", "merge", "export q4_k_m", "eval"
+  std::string name;                    ///< "train", "merge", "export gguf q4_k_m", "eval"
   std::vector<std::string> arguments;  ///< Of weft, the command first.
-  std::string configuration;           ///< What of them decides what comes out.
+  std::string configuration;           ///< What of them decides what comes out, line by line.
   std::vector<std::string> inputs;     ///< Files and folders that it reads.
   std::vector<std::string> outputs;    ///< Those that are there when it is done.
+  std::string extent{};  ///< As configuration; with another one, training can be resumed.
 };
 
 /// Everything that running a job needs: with it any process, on any machine that sees the folder,
@@ -34,6 +35,10 @@ struct Job {
   std::string eval_config{};       ///< eval.yaml of weft eval; empty without that step.
   std::string place{};             ///< In JOBS.yaml; for messages.
 };
+
+/// The lines of the configuration, and "the contents of FILE: DIGEST" for each input: what a run
+/// that is resumed has to have in common with that which began.
+[[nodiscard]] std::vector<std::string> ingredients_of(const Step& step, InputDigests& digests);
 
 /// Digest of all that decides what a step gives: a step with the key that it had when it was done
 /// need not run again.

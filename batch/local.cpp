@@ -9,6 +9,7 @@
 #include <memory>
 #include <thread>
 
+#include "batch/held.h"
 #include "batch/lock.h"
 #include "batch/process.h"
 #include "batch/progress.h"
@@ -41,6 +42,13 @@ class Runner {
         watcher_(watcher),
         free_memory_(core::available_memory()) {}
 
+  ~Runner() {
+    // Whatever ends the batch: all are asked before one is waited for.
+    for (const auto& [name, child] : running_) child->signal(SIGTERM);
+  }
+  Runner(const Runner&) = delete;
+  Runner& operator=(const Runner&) = delete;
+
   std::vector<JobView> run() {
     bool asked = false;
     Clock::time_point ticked{};
@@ -68,6 +76,26 @@ class Runner {
     return *std::ranges::find_if(views_, [&](const JobView& v) { return v.job->name == name; });
   }
 
+  /// What goes wrong with one job ends that job, and no other.
+  template <typename Work>
+  void alone(JobView& job, const Work& work) {
+    try {
+      work(job);
+    } catch (const Error& problem) {
+      if (problem.exit_code() == ExitCode::kInterrupted) throw;
+      give_up(job, problem.what());
+    } catch (const std::exception& problem) {
+      give_up(job, problem.what());
+    }
+  }
+
+  void give_up(JobView& job, const std::string& why) {
+    job.status = Status::kFailed;
+    job.step.clear();
+    job.note = why;
+    watcher_.on_change(job, why);
+  }
+
   void look_at_children(bool stopping) {
     for (auto at = running_.begin(); at != running_.end();) {
       if (!at->second->poll()) {
@@ -76,7 +104,7 @@ class Runner {
       }
       const std::string name = at->first;
       at = running_.erase(at);
-      conclude(view(name), stopping);
+      alone(view(name), [&](JobView& ended) { conclude(ended, stopping); });
     }
   }
 
@@ -106,8 +134,9 @@ class Runner {
         next.note = "cancelled";
         continue;
       }
-      if (!may_start(next)) continue;
-      start(next);
+      alone(next, [&](JobView& one) {
+        if (may_start(one)) start(one);
+      });
     }
   }
 
@@ -170,7 +199,13 @@ class Runner {
   void note_steps() {
     for (JobView& shown : views_) {
       if (!running_.contains(shown.job->name)) continue;
-      for (const StepState& step : batch_.folder.state_now(shown.job->name).steps) {
+      JobState state;
+      try {
+        state = batch_.folder.state_now(shown.job->name);
+      } catch (const Error&) {
+        continue;  // Told when the job ends.
+      }
+      for (const StepState& step : state.steps) {
         if (step.status != Status::kRunning || step.name == shown.step) continue;
         shown.step = step.name;
         watcher_.on_change(shown, step.name);
@@ -212,6 +247,7 @@ std::vector<JobView> survey(const Batch& batch, const RunOptions& options) {
       continue;
     }
     view.note = missing.front();
+    view.replaces = replacement(job, state, batch.folder.run(job.name), digests);
     const StepState* first = state.find(missing.front());
     const auto step = std::ranges::find(job.steps, missing.front(), &Step::name);
     // What is wrong with the same input is wrong still; another input is another attempt.

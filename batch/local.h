@@ -18,6 +18,7 @@ struct JobView {
   bool left_alone = false;  ///< It failed before, or is cancelled, and is not tried now.
   bool live = false;        ///< Slurm has it already; it is left alone as well.
   std::string step{};       ///< That runs now.
+  std::string replaces{};   ///< What is lost when it runs: a run of other keys or inputs.
   std::string note{};       ///< Why it does not run, or did not end well.
 };
 

@@ -14,6 +14,7 @@ namespace weft::batch {
 struct Ending {
   int status = 0;  ///< Exit status; 128 + signal where one ended it.
   bool by_signal = false;
+  bool is_unknown = false;       ///< It is gone, and nobody can say how it ended.
   std::uint64_t peak_bytes = 0;  ///< Of its memory.
 };
 

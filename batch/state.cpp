@@ -50,6 +50,12 @@ JobState from_json(const nlohmann::json& json) {
     one.at("seconds").get_to(step.seconds);
     one.at("peak_bytes").get_to(step.peak_bytes);
     one.at("error").get_to(step.error);
+    if (!one.contains("held")) continue;
+    one.at("held").at("key").get_to(step.held.key);
+    one.at("held").at("done").get_to(step.held.done);
+    one.at("held").at("ingredients").get_to(step.held.ingredients);
+    one.at("attempted").get_to(step.attempted);
+    one.at("replacing").get_to(step.replacing);
   }
   return state;
 }
@@ -105,6 +111,11 @@ void write_state(const std::filesystem::path& file, const JobState& state) {
                      {"peak_bytes", step.peak_bytes},
                      {"error", step.error},
                      {"key", step.key}});
+    if (step.held.key.empty() && step.attempted.empty()) continue;
+    steps.back()["held"] = {
+        {"key", step.held.key}, {"done", step.held.done}, {"ingredients", step.held.ingredients}};
+    steps.back()["attempted"] = step.attempted;
+    steps.back()["replacing"] = step.replacing;
   }
   nlohmann::ordered_json json{
       {"format", kFormat},          {"status", word(state.status)}, {"host", state.host},

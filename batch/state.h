@@ -30,6 +30,13 @@ enum class Status : std::uint8_t {
 [[nodiscard]] std::string_view word(Status status);
 [[nodiscard]] bool is_failure(Status status);
 
+/// What lies in the folder of a training run.
+struct HeldRun {
+  std::string key{};                       ///< key_of() of the step that made it.
+  std::vector<std::string> ingredients{};  ///< ingredients_of() that step; empty: not known.
+  bool done = false;
+};
+
 struct StepState {
   std::string name{};
   std::string key{};  ///< key_of() when it was begun.
@@ -38,6 +45,10 @@ struct StepState {
   double seconds = 0;  ///< Of all its runs with this key.
   std::uint64_t peak_bytes = 0;
   std::string error{};  ///< The last line of its log, where it failed.
+  // Of training alone, whose run may be another one than that which was attempted last (held.h).
+  HeldRun held{};
+  std::vector<std::string> attempted{};  ///< ingredients_of() when it was begun.
+  std::string replacing{};  ///< mark_of_run() of the run that the attempt replaces; else empty.
 };
 
 /// state.json of a job, written by the process that runs it.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "core/suggest.h"
@@ -77,7 +78,7 @@ class Reader {
       }
       plan_.merge = read_options<MergeStep>(options, problems_);
     } else if (name == "export") {
-      if (auto read = read_options<ExportStep>(options, problems_)) plan_.exports.push_back(*read);
+      if (auto read = read_options<ExportStep>(options, problems_)) add_export(item, *read);
     } else if (name == "eval") {
       add_evaluation(options);
     } else if (name != "train") {
@@ -87,6 +88,17 @@ class Reader {
           fmt::format("steps: '{}' is no step; they are train, merge, export, eval{}", name,
                       meant.empty() ? "" : fmt::format("; did you mean '{}'?", meant)));
     }
+  }
+
+  void add_export(const ConfigNode& item, const ExportStep& step) {
+    if (std::ranges::find(plan_.exports, step.text(), &ExportStep::text) != plan_.exports.end()) {
+      problems_.add(item.place,
+                    fmt::format("steps: export {} is there twice, and would write one file twice; "
+                                "leave one out",
+                                step.text()));
+      return;
+    }
+    plan_.exports.push_back(step);
   }
 
   void add_evaluation(const ConfigNode& node) {

@@ -20,6 +20,9 @@ struct ExportStep {
   std::string to;
   std::string type;
   std::optional<std::filesystem::path> imatrix;
+
+  /// "gguf q4_k_m"
+  [[nodiscard]] std::string text() const { return type.empty() ? to : to + " " + type; }
 };
 
 void describe(schema::Schema<MergeStep>& schema);

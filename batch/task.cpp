@@ -9,6 +9,7 @@
 #include <fstream>
 #include <thread>
 
+#include "batch/held.h"
 #include "batch/lock.h"
 #include "batch/process.h"
 #include "batch/progress.h"
@@ -21,12 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
 bool outputs_exist(const Step& step) {
   std::error_code error;
   for (const std::string& output : step.outputs) {
@@ -35,15 +30,24 @@ bool outputs_exist(const Step& step) {
   return true;
 }
 
+bool is_training(const Step& step) { return step.name == "train"; }
+
+/// The folder of a training run, whose adapter is the step's output.
+fs::path run_of(const Step& step) { return fs::path(step.outputs.front()).parent_path(); }
+
 bool is_done(const Step& step, const JobState& state, InputDigests& digests) {
   const StepState* known = state.find(step.name);
-  return known != nullptr && known->status == Status::kDone && outputs_exist(step) &&
-         known->key == key_of(step, digests);
+  if (known == nullptr || !outputs_exist(step)) return false;
+  if (is_training(step)) {
+    const HeldRun held = held_run(*known, run_of(step));
+    return held.done && held.key == key_of(step, digests);
+  }
+  return known->status == Status::kDone && known->key == key_of(step, digests);
 }
 
 /// How a child's end is meant.
 Status status_of(const Ending& ending, const std::string& last_line) {
-  if (ending.by_signal) return Status::kLost;
+  if (ending.by_signal || ending.is_unknown) return Status::kLost;
   switch (ending.status) {
     case 0: return Status::kDone;
     case static_cast<int>(ExitCode::kBadInput): return Status::kWrongInput;
@@ -82,10 +86,20 @@ class Task {
     state_.ended.clear();
     write();
     int status = 0;
-    for (const Step& step : job_.steps) {
-      if (is_done(step, state_, digests_)) continue;
-      status = run_step(step);
-      if (status != 0) break;
+    std::string current = job_.steps.front().name;
+    try {
+      for (const Step& step : job_.steps) {
+        current = step.name;
+        if (is_done(step, state_, digests_)) {
+          note_done(step);
+          continue;
+        }
+        status = run_step(step);
+        if (status != 0) break;
+      }
+    } catch (const std::exception& problem) {
+      fail(current, problem.what());
+      throw;
     }
     if (status == 0) state_.status = Status::kDone;
     state_.ended = utc_now();
@@ -95,26 +109,69 @@ class Task {
   }
 
  private:
+  /// The task itself cannot go on: else its state would say for ever that it runs.
+  void fail(const std::string& step, const std::string& why) {
+    StepState& state = state_.step(step);
+    state.status = state_.status = Status::kFailed;
+    state.error = why;
+    state_.ended = utc_now();
+    state_.pid = 0;
+    write();
+  }
+
   void write() { write_state(folder_.state(job_.name), state_); }
 
+  /// What was attempted since a step was done, and came to nothing, is forgotten.
+  void note_done(const Step& step) {
+    StepState& state = state_.step(step.name);
+    if (is_training(step)) {
+      state.held = held_run(state, run_of(step));
+      state.attempted = state.held.ingredients;
+      state.replacing.clear();
+    }
+    state.key = key_of(step, digests_);
+    state.status = Status::kDone;
+    state.error.clear();
+  }
+
   /// How training begins: goes on with the run that is there if it is of this configuration, and
-  /// else replaces it.
-  std::vector<std::string> arguments_of(const Step& step, const std::string& key) {
-    std::vector<std::string> arguments = step.arguments;
-    if (step.name != "train") return arguments;
-    const StepState* known = state_.find(step.name);
-    const bool is_other = known != nullptr && !known->key.empty() && known->key != key;
-    const bool is_there = fs::exists(folder_.run(job_.name) / "config.yaml");
-    arguments.emplace_back(is_other && is_there ? "--force" : "--resume");
-    return arguments;
+  /// else replaces it. Until the new run stands, the old one may come back.
+  std::string begin_training(const Step& step, StepState& state, HeldRun held) {
+    state.held = std::move(held);
+    state.attempted = ingredients_of(step, digests_);
+    state.replacing.clear();
+    const std::string there = mark_of_run(run_of(step));
+    if (!there.empty() && !changes_since(state.held, state.attempted).empty()) {
+      state.replacing = there;
+      return "--force";
+    }
+    // A run of which nothing is known is known when it could be continued.
+    if (there.empty() || !state.held.key.empty()) hold_attempt(state);
+    return "--resume";
+  }
+
+  static void hold_attempt(StepState& state) {
+    state.held = {.key = state.key, .ingredients = state.attempted, .done = false};
+  }
+
+  static void end_training(const Step& step, StepState& state) {
+    if (!state.replacing.empty()) {
+      state.held = held_run(state, run_of(step));
+    } else if (state.status != Status::kWrongInput) {
+      hold_attempt(state);
+      state.held.done = state.status == Status::kDone;
+    }
+    state.replacing.clear();
   }
 
   int run_step(const Step& step) {
     const std::string key = key_of(step, digests_);
-    const std::vector<std::string> arguments = arguments_of(step, key);
+    std::vector<std::string> arguments = step.arguments;
     StepState& state = state_.step(step.name);
+    HeldRun held = is_training(step) ? held_run(state, run_of(step)) : HeldRun{};
     if (state.key != key) state = {.name = step.name};
     state.key = key;
+    if (is_training(step)) arguments.push_back(begin_training(step, state, std::move(held)));
     state.status = Status::kRunning;
     state.error.clear();
     write();
@@ -128,7 +185,8 @@ class Task {
     state.status = status_of(ending, last);
     state.exit = ending.status;
     if (is_failure(state.status)) {
-      state.error = ending.by_signal
+      state.error = ending.is_unknown ? "its process ended without a word"
+                    : ending.by_signal
                         ? fmt::format("ended by signal {}{}", ending.status - 128,
                                       ending.status == 128 + SIGKILL
                                           ? " (killed; perhaps the machine was out of memory)"
@@ -136,6 +194,7 @@ class Task {
                         : last;
     }
     for (const std::string& output : step.outputs) digests_.forget(output);
+    if (is_training(step)) end_training(step, state);
     state_.status = state.status;
     if (state.status == Status::kDone) state_.status = Status::kRunning;
     write();
@@ -172,6 +231,12 @@ std::vector<std::string> missing_steps(const Job& job, const JobState& state,
     if (!missing.empty() || !is_done(step, state, digests)) missing.push_back(step.name);
   }
   return missing;
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
 }
 
 void note_in_log(const BatchFolder& folder, const std::string& name, std::string_view text) {

@@ -17,6 +17,9 @@ namespace weft::batch {
 /// another process runs the job. `slurm`: the task of an array that this is, if any.
 int run_task(const BatchFolder& folder, const std::string& name, const std::string& slurm = {});
 
+/// The name of this machine, as state.json has it.
+[[nodiscard]] std::string host_name();
+
 /// A line of the batch itself in the job's log.
 void note_in_log(const BatchFolder& folder, const std::string& name, std::string_view text);
 

@@ -86,9 +86,11 @@ std::string plan_table(const std::vector<JobView>& views) {
   core::Table table({"job", "steps", "updates", "memory", "threads", "now"});
   for (const JobView& view : views) {
     const Job& job = *view.job;
-    const std::string now = view.reused       ? "done before"
-                            : view.left_alone ? "left out: " + view.note
-                                              : "from " + view.note + " on";
+    const std::string now =
+        view.reused ? "done before"
+        : view.left_alone
+            ? "left out: " + view.note
+            : "from " + view.note + " on" + (view.replaces.empty() ? "" : "; " + view.replaces);
     table.add({job.name, steps_text(job), job.updates > 0 ? std::to_string(job.updates) : "?",
                job.memory_bytes > 0 ? core::human_bytes(job.memory_bytes) : "?",
                std::to_string(job.threads), now});
@@ -132,6 +134,7 @@ int show_commands(const std::vector<JobView>& views) {
       print("{}: {}\n", view.job->name, view.reused ? "done before" : "left out: " + view.note);
       continue;
     }
+    if (!view.replaces.empty()) print("{}: {}\n", view.job->name, view.replaces);
     bool is_missing = false;
     for (const batch::Step& step : view.job->steps) {
       is_missing = is_missing || step.name == view.note;
@@ -144,6 +147,10 @@ int show_commands(const std::vector<JobView>& views) {
 }
 
 int show_submissions(const Batch& all, std::vector<JobView> views, const batch::SlurmQueue& queue) {
+  for (const JobView& view : views) {
+    if (!view.left_alone && !view.replaces.empty())
+      print("# {}: {}\n", view.job->name, view.replaces);
+  }
   for (const std::string& command : batch::sbatch_commands(all, views, queue))
     print("{}\n", command);
   print("{}\n", summary(views));
@@ -255,6 +262,9 @@ int run_batch(const BatchArguments& a) {
   if (!lock.held()) refuse_second();
   all.folder.write(all.record, all.jobs);
   reset(all, views);
+  for (const JobView& view : views) {
+    if (!view.left_alone && !view.replaces.empty()) tell("{}: {}\n", view.job->name, view.replaces);
+  }
   tell("{}\n", summary(views));
   if (a.slurm) return submit_batch(a, all, views, queue);
   std::vector<JobView> ended;

@@ -36,6 +36,7 @@ batch::TrainPlan plan_training(const std::string& config) {
 batch::Engine batch_configurations() {
   return {.train = schema::section_info<train::TrainConfig>(),
           .evaluation = schema::section_info<eval::EvalConfig>(),
+          .resumable = train::resumable_keys(),
           .plan = {}};
 }
 

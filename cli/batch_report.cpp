@@ -12,6 +12,7 @@
 #include "batch/progress.h"
 #include "batch/report.h"
 #include "batch/slurm_queue.h"
+#include "batch/task.h"
 #include "cli/batch_arguments.h"
 #include "cli/batch_view.h"
 #include "cli/output.h"
@@ -126,13 +127,23 @@ int cancel(const BatchArguments& a) {
   std::vector<std::string> tasks;
   int asked = 0;
   for (const std::string& name : written.names) {
-    const batch::JobState state = written.folder.state_now(name);
-    if (state.status == Status::kDone && !queue.is_live(name)) continue;
+    // Written before the state is read: a job that begins in between finds it.
     core::write_text(written.folder.cancelled(name), "");
+    const batch::JobState state = written.folder.state_now(name);
+    if (state.status == Status::kDone && !queue.is_live(name)) {
+      std::error_code ignored;
+      fs::remove(written.folder.cancelled(name), ignored);
+      continue;
+    }
     if (queue.is_live(name)) tasks.push_back(queue.find(name)->task);
     if (!state.slurm.empty()) continue;
     // The lock says that the process lives, so that the number is not somebody else's by now.
     if (state.status != Status::kRunning || state.pid <= 0) continue;
+    if (state.host != batch::host_name()) {
+      tell("{}: it runs on {}, where it has to be cancelled; nothing was sent to it\n", name,
+           state.host);
+      continue;
+    }
     if (::kill(static_cast<pid_t>(state.pid), SIGTERM) == 0) ++asked;
   }
   cancel_tasks(tasks);

@@ -87,12 +87,43 @@ TEST_F(BatchJobs, StepsAreCommandsThatReadEachOthersOutput) {
   const std::vector<batch::Step>& steps = batch.jobs.front().steps;
   ASSERT_EQ(steps.size(), 4U);
   EXPECT_EQ(steps[1].name, "merge");
-  EXPECT_EQ(steps[2].name, "export q4_k_m");
+  EXPECT_EQ(steps[2].name, "export gguf q4_k_m");
   EXPECT_EQ(steps[2].inputs, steps[1].outputs);
   EXPECT_THAT(
       batch.jobs.front().eval_config,
       AllOf(HasSubstr("name: adapter"), HasSubstr("name: merged"), HasSubstr("name: q4_k_m"),
             HasSubstr("base_model: " + (files_ / "base.bin").string())));
+}
+
+TEST_F(BatchJobs, ExportsOfOneTypeDoNotOverwriteEachOther) {
+  const batch::Batch batch = files_.load(
+      std::string(kGrid) +
+      "steps: [train, export: {to: gguf, type: f16}, export: {to: gguf-lora, type: f16}, "
+      "export: {to: ollama, type: f16}]");
+  const std::vector<batch::Step>& steps = batch.jobs.front().steps;
+  ASSERT_EQ(steps.size(), 4U);
+  EXPECT_EQ(steps[1].name, "export gguf f16");
+  EXPECT_EQ(steps[2].name, "export gguf-lora f16");
+  EXPECT_NE(steps[1].outputs, steps[2].outputs);
+  EXPECT_NE(steps[1].outputs, steps[3].outputs);
+}
+
+TEST_F(BatchJobs, AnExportThatIsThereTwiceIsRefusedWithItsPlace) {
+  EXPECT_THAT(refusal("jobs: [{name: a}]\nsteps:\n  - train\n  - export: {to: gguf, type: f16}\n"
+                      "  - export: {to: gguf, type: f16}\n"),
+              AllOf(HasSubstr("jobs.yaml:7:"), HasSubstr("export gguf f16 is there twice")));
+}
+
+TEST_F(BatchJobs, WhatIsNotPlannedNowKeepsThePlanOfBefore) {
+  batch::Batch batch = files_.load(kGrid);
+  batch.jobs.front().updates = 10;
+  batch.jobs.front().memory_bytes = 5;
+  batch.folder.write(batch.record, batch.jobs);
+  const batch::Batch again = files_.load(kGrid);
+  again.folder.write(again.record, again.jobs);
+  const batch::Job read = batch::read_job(again.folder.description("nah-r8"));
+  EXPECT_EQ(read.updates, 10);
+  EXPECT_EQ(read.memory_bytes, 5U);
 }
 
 TEST_F(BatchJobs, ALabelMayHaveStepsOfItsOwn) {

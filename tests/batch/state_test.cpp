@@ -8,8 +8,10 @@
 #include <csignal>
 #include <memory>
 
+#include "batch/held.h"
 #include "batch/local.h"
 #include "batch/lock.h"
+#include "batch/process.h"
 #include "batch/progress.h"
 #include "batch/retry.h"
 #include "batch/task.h"
@@ -39,6 +41,8 @@ class BatchState : public ::testing::Test {
     batch::StepState& train = state_.step("train");
     train.status = Status::kDone;
     train.key = key_of(job().steps[0], digests);
+    train.attempted = ingredients_of(job().steps[0], digests);
+    train.held = {.key = train.key, .ingredients = train.attempted, .done = true};
   }
 
   [[nodiscard]] const batch::Job& job() const { return batch_.jobs.front(); }
@@ -87,6 +91,103 @@ TEST_F(BatchState, AChangedConfigurationIsTrainedAnewAndOtherThreadsAreNot) {
   EXPECT_THAT(missing(), ElementsAre("merge"));
   batch_ = files_.load("jobs: [{name: one, data: nah.csv, seed: 1}]\nsteps: [train, merge]\n");
   EXPECT_THAT(missing(), ElementsAre("train", "merge"));
+}
+
+TEST_F(BatchState, TheRunThatIsReplacedIsSaidWithWhatHasChanged) {
+  core::write_text(batch_.folder.run("one") / "config.yaml", "the old run\n");
+  write_state(batch_.folder.state("one"), state_);
+  EXPECT_EQ(survey(batch_, {}).front().replaces, "");
+  files_.folder().write("nah.csv", "a,b\nc,d\n");
+  batch_ = files_.load("jobs: [{name: one, data: nah.csv, seed: 1}]\nsteps: [train, merge]\n");
+  EXPECT_EQ(survey(batch_, {}).front().replaces,
+            "its finished run is replaced, because seed, the contents of nah.csv have changed");
+}
+
+TEST_F(BatchState, WhatTrainingCanBeResumedWithReplacesNoRun) {
+  core::write_text(batch_.folder.run("one") / "config.yaml", "the old run\n");
+  files_.engine().resumable = {"num_epochs"};
+  batch_ = files_.load("jobs: [{name: one, data: nah.csv, num_epochs: 7}]\n");
+  EXPECT_THAT(missing(), ElementsAre("train"));
+  write_state(batch_.folder.state("one"), state_);
+  EXPECT_EQ(survey(batch_, {}).front().replaces, "");
+}
+
+TEST_F(BatchState, AFinishedRunIsStillDoneWhenItsReplacementCameToNothing) {
+  core::write_text(batch_.folder.run("one") / "config.yaml", "the old run\n");
+  batch::StepState& train = state_.step("train");
+  train.key = "another";
+  train.attempted = {"seed: 1"};
+  train.status = Status::kInterrupted;
+  train.replacing = batch::mark_of_run(batch_.folder.run("one"));
+  EXPECT_THAT(missing(), ElementsAre("merge"));
+  const auto aside = batch_.folder.run("one") / ".weft-set-aside";
+  std::filesystem::create_directory(aside);
+  std::filesystem::rename(batch_.folder.run("one") / "config.yaml", aside / "config.yaml");
+  core::write_text(batch_.folder.run("one") / "config.yaml", "the new run\n");
+  EXPECT_THAT(missing(), ElementsAre("merge")) << "it comes back";
+  std::filesystem::remove_all(aside);
+  EXPECT_THAT(missing(), ElementsAre("train", "merge")) << "the new one stands";
+}
+
+TEST_F(BatchState, AMovedProjectIsNotTrainedAnew) {
+  batch::InputDigests digests;
+  const std::string here = key_of(job().steps[0], digests);
+  BatchFiles elsewhere;
+  const batch::Batch moved =
+      elsewhere.load("jobs: [{name: one, data: nah.csv}]\nsteps: [train, merge]\n");
+  EXPECT_EQ(key_of(moved.jobs.front().steps[0], digests), here);
+  EXPECT_EQ(moved.jobs.front().steps[1].configuration, job().steps[1].configuration);
+}
+
+TEST(BatchDigest, NotesOfAnAdapterDoNotCount) {
+  const TempDir folder;
+  folder.write("adapter/adapter_config.json", "{}");
+  batch::InputDigests before;
+  const std::string digest = before.of(folder / "adapter");
+  folder.write("adapter/README.md", "a card");
+  batch::InputDigests after;
+  EXPECT_EQ(after.of(folder / "adapter"), digest);
+}
+
+/// Hears of nothing.
+struct Silence : batch::Watcher {
+  void on_change(const batch::JobView&, const std::string&) override {}
+  void on_tick(const std::vector<batch::JobView>&) override {}
+};
+
+TEST_F(BatchState, WhatGoesWrongWithOneJobStopsNoOther) {
+  batch_ = files_.load("jobs: [{name: broken}, {name: sound}]\n");
+  batch_.folder.write(batch_.record, batch_.jobs);
+  std::filesystem::create_directory(batch_.folder.log("broken"));  // Its log cannot be opened.
+  files_.engine().plan = [](const std::string& config) -> batch::TrainPlan {
+    if (config.find("sound") != std::string::npos) throw InputError("asked");
+    return {.memory_bytes = 1, .updates = 1};
+  };
+  Silence silence;
+  const auto ended = run_locally(batch_, survey(batch_, {}), files_.engine(), silence);
+  EXPECT_EQ(ended[0].status, Status::kFailed);
+  EXPECT_THAT(ended[0].note, HasSubstr("cannot open"));
+  EXPECT_EQ(ended[1].note.find("asked") != std::string::npos, true);
+}
+
+TEST_F(BatchState, ATaskThatCannotGoOnSaysSo) {
+  write_state(batch_.folder.state("one"), state_);
+  std::filesystem::create_directory(batch_.folder.log("one"));
+  files_.folder().write("nah.csv", "other data\n");
+  EXPECT_THAT(error_of<IoError>([&] { (void)run_task(batch_.folder, "one"); }),
+              HasSubstr("cannot open"));
+  const JobState after = *batch::read_state(batch_.folder.state("one"));
+  EXPECT_EQ(after.status, Status::kFailed);
+  EXPECT_THAT(after.error(), HasSubstr("train: cannot open"));
+}
+
+TEST(BatchChild, OneOfWhichNobodyCanSayHowItEndedIsLostAndNotWaitedForForEver) {
+  const TempDir folder;
+  batch::Child child({"--gtest_list_tests"}, folder / "log.txt", false);
+  ::waitpid(child.pid(), nullptr, 0);
+  const auto ending = child.poll();
+  ASSERT_TRUE(ending);
+  EXPECT_TRUE(ending->is_unknown);
 }
 
 TEST_F(BatchState, WhatWasRemovedIsMadeAgain) {

@@ -114,6 +114,48 @@ TEST_F(BatchCommand, AJobThatIsKilledGoesOnByItselfWithTheSameAdapter) {
   EXPECT_EQ(adapter("again", "nah-r4"), adapter("runs", "nah-r4"));
 }
 
+/// A finished job whose key is changed, stopped while it loads: the old run is still there.
+TEST_F(BatchCommand, AFinishedRunSurvivesAReplacementThatIsStoppedBeforeItsFirstUpdate) {
+  ASSERT_EQ(run({"jobs.yaml", "--only", "nah-r2"}).status, 0);
+  const std::string first = adapter("runs", "nah-r2");
+  ASSERT_FALSE(first.empty());
+  const auto write_changed = [&] { write_jobs("runs", "common: {learning_rate: 2e-2}\n"); };
+  const auto state = [&] {
+    return nlohmann::json::parse(slurp(job_ / "runs/jobs/nah-r2/state.json"));
+  };
+  const auto stop_while_it_loads = [&] {
+    Running stopped(batch({"jobs.yaml", "--only", "nah-r2"}));
+    EXPECT_TRUE(stopped.wait_until([&] { return state().at("status") == "running"; }));
+    stopped.signal(SIGINT);
+    EXPECT_EQ(stopped.wait(), 130) << stopped.err();
+  };
+  write_changed();
+  EXPECT_THAT(run({"jobs.yaml", "--dry-run"}).out,
+              HasSubstr("nah-r2: its finished run is replaced, because learning_rate has changed"));
+  stop_while_it_loads();
+  ASSERT_EQ(adapter("runs", "nah-r2"), first);
+
+  write_jobs("runs");  // The change is undone: nothing is to be done.
+  const Finished undone = run({"jobs.yaml", "--only", "nah-r2"});
+  EXPECT_THAT(undone.err, HasSubstr("1 done before (reused)"));
+  EXPECT_EQ(adapter("runs", "nah-r2"), first);
+
+  write_changed();
+  stop_while_it_loads();
+  const Finished again = run({"jobs.yaml", "--only", "nah-r2"});
+  EXPECT_EQ(again.status, 0) << again.err;
+  EXPECT_NE(adapter("runs", "nah-r2"), first);
+}
+
+TEST_F(BatchCommand, MoreEpochsGoOnWithTheFinishedRun) {
+  ASSERT_EQ(run({"jobs.yaml", "--only", "nah-r2"}).status, 0);
+  write_jobs("runs", "common: {num_epochs: 4}\n");
+  EXPECT_THAT(run({"jobs.yaml", "--check"}).out, Not(HasSubstr("is replaced")));
+  const Finished more = run({"jobs.yaml", "--only", "nah-r2"});
+  EXPECT_EQ(more.status, 0) << more.err;
+  EXPECT_THAT(slurp(job_ / "runs/jobs/nah-r2/log.txt"), HasSubstr("resuming after update"));
+}
+
 TEST_F(BatchCommand, StepsFollowEachOtherAndTheReportComparesTheirFigures) {
   write_jobs("runs",
              "steps:\n  - train\n  - merge\n  - export: {to: gguf, type: f16}\n"
