@@ -90,7 +90,7 @@ class Composer {
                     std::vector<std::pair<std::string, ConfigNode>> values) {
     ConfigLayer layer{ConfigNode::map(), place.source};
     layer.tree.place = place;
-    for (auto& [key, value] : values) layer.tree.add(key, std::move(value), place);
+    for (auto& value : values) layer.tree.add(value.first, std::move(value.second), place);
     return layer;
   }
 
