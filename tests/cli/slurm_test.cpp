@@ -46,7 +46,9 @@ class SlurmBatch : public ::testing::Test {
     ASSERT_FALSE(site_->whole.empty());
   }
 
-  static constexpr const char* kLong = "jobs: [{name: long, num_epochs: 60}]\n";
+  static constexpr const char* kLong = "jobs: [{name: long, num_epochs: 150}]\n";
+  /// Still trains when Slurm gets to preempting it, seconds later.
+  static constexpr const char* kLonger = "jobs: [{name: long, num_epochs: 900}]\n";
 
   static void write_jobs(const std::string& output, const std::string& more) {
     site_->job.folder().write(
@@ -95,8 +97,8 @@ class SlurmBatch : public ::testing::Test {
            batch({"status", "jobs.yaml", "--json"}).out;
   }
   /// Submits the long job and waits until it trains.
-  static void start_long(const std::string& output) {
-    write_jobs(output, kLong);
+  static void start_long(const std::string& output, const char* jobs = kLong) {
+    write_jobs(output, jobs);
     const Finished submitted = submit();
     ASSERT_EQ(submitted.status, 0) << submitted.err;
     ASSERT_TRUE(runs(output)) << everything(output);
@@ -177,7 +179,7 @@ TEST_F(SlurmBatch, AStepThatIsKilledIsTriedAgainByItsTask) {
 
 TEST_F(SlurmBatch, CancelledJobsSaveAndAloneAreSubmittedAgain) {
   write_jobs("cancelled",
-             "jobs: [{name: long, num_epochs: 60}, {name: other, num_epochs: 2000}]\n");
+             "jobs: [{name: long, num_epochs: 150}, {name: other, num_epochs: 4000}]\n");
   ASSERT_EQ(submit().status, 0);
   ASSERT_TRUE(runs("cancelled") && runs("cancelled", "other"));
   EXPECT_THAT(batch({"cancel", "jobs.yaml", "--only", "long"}).out,
@@ -193,13 +195,16 @@ TEST_F(SlurmBatch, CancelledJobsSaveAndAloneAreSubmittedAgain) {
 }
 
 TEST_F(SlurmBatch, APreemptedJobIsCalledSoAndComesBack) {
-  start_long("preempted");
+  write_jobs("alone", kLonger);
+  ASSERT_EQ(batch({"jobs.yaml"}).status, 0);
+  start_long("preempted", kLonger);
   ASSERT_EQ(run_process({"sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--mem=100",
                          "--output=/dev/null", "--wrap=sleep 3"})
                 .status,
             0);
   EXPECT_TRUE(becomes("long", "preempted")) << everything("preempted");
-  expect_whole("preempted");
+  ASSERT_TRUE(becomes("long", "done")) << everything("preempted");
+  EXPECT_EQ(adapter("preempted", "long"), adapter("alone", "long"));
 }
 
 TEST_F(SlurmBatch, AJobWhoseNodeIsLostGoesOnElsewhere) {
