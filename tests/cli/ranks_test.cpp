@@ -56,6 +56,21 @@ class Ranks : public TrainCommand {
     return all;
   }
 
+  /// Runs a training in "run" whose rank 1 gets the signal soon after `update`.
+  [[nodiscard]] Finished signalled(std::vector<std::string> command, int update,
+                                   const std::string& signal) const {
+    job_.folder().write(
+        "rank.sh",
+        "metrics=$1 update=$2 signal=$3; shift 3\n\"$@\" & child=$!\n"
+        "if [ \"$OMPI_COMM_WORLD_RANK\" = 1 ]; then\n"
+        "  until grep -qs \"\\\"update\\\":$update,\" \"$metrics\"; do sleep 0.01; done\n"
+        "  kill -\"$signal\" $child\nfi\nwait $child\n");
+    command.insert(std::ranges::find(command, weft_program()),
+                   {"sh", (job_ / "rank.sh").string(), (job_ / "run/metrics.jsonl").string(),
+                    std::to_string(update), signal});
+    return run_process(command);
+  }
+
   void expect_equal(const std::string& folder, const std::string& other) const {
     EXPECT_EQ(core::sha256(job_.adapter_bytes(folder)), core::sha256(job_.adapter_bytes(other)));
     EXPECT_EQ(job_.metrics(folder), job_.metrics(other)) << folder << " and " << other;
@@ -78,17 +93,7 @@ TEST_F(Ranks, OneTwoThreeAndFourGiveTheSameBits) {
 TEST_F(Ranks, AKilledRankEndsTheRunWhichFewerRanksFinishExactly) {
   const Finished whole = run_process(training(0, "whole", {"--set", "num_epochs=40"}));
   ASSERT_EQ(whole.status, 0) << whole.err;
-  // Rank 1 dies soon after update 7.
-  job_.folder().write("rank.sh",
-                      "metrics=$1; shift\n\"$@\" & child=$!\n"
-                      "if [ \"$OMPI_COMM_WORLD_RANK\" = 1 ]; then\n"
-                      "  until grep -qs '\"update\":7,' \"$metrics\"; do sleep 0.01; done\n"
-                      "  kill -KILL $child\nfi\nwait $child\n");
-  std::vector<std::string> killed = training(3, "run", {"--set", "num_epochs=40"});
-  const auto program = std::ranges::find(killed, weft_program());
-  killed.insert(program,
-                {"sh", (job_ / "rank.sh").string(), (job_ / "run/metrics.jsonl").string()});
-  const Finished lost = run_process(killed);
+  const Finished lost = signalled(training(3, "run", {"--set", "num_epochs=40"}), 7, "KILL");
   ASSERT_NE(lost.status, 0) << "the run ended before a rank was killed";
   ASSERT_FALSE(fs::exists(job_ / "run/adapter/adapter_model.safetensors") &&
                slurp(job_ / "run/log.txt").find("ended after") != std::string::npos);
@@ -99,16 +104,7 @@ TEST_F(Ranks, AKilledRankEndsTheRunWhichFewerRanksFinishExactly) {
 
 TEST_F(Ranks, AStopThatOneRankHearsIsEveryones) {
   ASSERT_EQ(run_process(training(0, "whole", {"--set", "num_epochs=40"})).status, 0);
-  job_.folder().write("rank.sh",
-                      "metrics=$1; shift\n\"$@\" & child=$!\n"
-                      "if [ \"$OMPI_COMM_WORLD_RANK\" = 1 ]; then\n"
-                      "  until grep -qs '\"update\":5,' \"$metrics\"; do sleep 0.01; done\n"
-                      "  kill -USR1 $child\nfi\nwait $child\n");
-  std::vector<std::string> stopped = training(2, "run", {"--set", "num_epochs=40"});
-  const auto program = std::ranges::find(stopped, weft_program());
-  stopped.insert(program,
-                 {"sh", (job_ / "rank.sh").string(), (job_ / "run/metrics.jsonl").string()});
-  const Finished saved = run_process(stopped);
+  const Finished saved = signalled(training(2, "run", {"--set", "num_epochs=40"}), 5, "USR1");
   EXPECT_EQ(saved.status, 130) << saved.err;
   EXPECT_THAT(saved.err, HasSubstr("the state is saved"));
   ASSERT_EQ(run_process(training(0, "run", {"--resume", "--set", "num_epochs=40"})).status, 0);
