@@ -12,9 +12,6 @@ namespace weft::model::kernel {
 template <typename Element>
 class Buffer {
  public:
-  Buffer() = default;
-  explicit Buffer(std::int64_t count) { grow(count); }
-
   /// Makes it at least `count` long; what it held is lost where it was shorter.
   void grow(std::int64_t count) {
     if (count <= size_) return;
