@@ -5,7 +5,6 @@
 #include "cli/adapter_argument.h"
 #include "cli/command.h"
 #include "core/error.h"
-#include "core/memory.h"
 #include "model/memory.h"
 #include "model/runtime.h"
 #include "train/memory.h"
@@ -13,11 +12,12 @@
 namespace weft::cli {
 namespace {
 
-model::Compute compute_of(const std::string& dtype, const core::Log& log) {
-  const model::Compute best = model::best_compute();
+model::Compute compute_of(const std::string& dtype, const model::ComputeDevice& device,
+                          const core::Log& log) {
+  const model::Compute best = model::best_compute(device);
   if (dtype == "auto") return best;
   if (dtype == "f32") return model::Compute::kF32;
-  if (best == model::Compute::kF32) {
+  if (best == model::Compute::kF32 && !device.is_gpu()) {
     core::tell(
         log, core::Level::kWarning,
         "this processor has no fast products of bf16 (AMX, AVX-512 BF16): numbers are kept in bf16 "
@@ -47,6 +47,12 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
                  "keeps the layers' weights as training with the same key did: none, int8, nf4")
       ->check(CLI::IsMember({"none", "int8", "nf4"}))
       ->capture_default_str();
+  app.add_option("--device", arguments.device, "cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)")
+      ->check([](const std::string& name) {
+        return model::is_device_name(name) ? std::string()
+                                           : "'" + name + "' is not cpu, cuda or cuda:N";
+      })
+      ->capture_default_str();
   app.add_option("--threads", arguments.threads, "threads; 0: the cores that the process may use")
       ->check(whole_number_from(0));
   app.add_flag("--allow-other-base", arguments.allow_other_base,
@@ -54,10 +60,11 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
 }
 
 OpenedModel open_model(const ModelArguments& arguments, const core::Log& log) {
+  const model::ComputeDevice device = model::open_device(arguments.device);
   model::prepare_runtime(arguments.threads);
   checkpoint::Checkpoint checkpoint = checkpoint::Checkpoint::open(arguments.model);
   model::Spec spec = model::read_spec(checkpoint);
-  OpenedModel opened{std::move(checkpoint), std::move(spec), {}};
+  OpenedModel opened{device, std::move(checkpoint), std::move(spec), {}};
   for (const std::string& text : arguments.adapters) {
     const AdapterArgument argument = parse_adapter(text);
     opened.adapters.emplace_back(lora::read_peft(argument.directory, log), argument.weight);
@@ -70,15 +77,16 @@ OpenedModel open_model(const ModelArguments& arguments, const core::Log& log) {
 
 ComputingModel load_model(OpenedModel opened, const ModelArguments& arguments, std::int64_t tokens,
                           const core::Log& log) {
-  const model::Compute compute = compute_of(arguments.dtype, log);
+  const model::Compute compute = compute_of(arguments.dtype, opened.device, log);
   const model::BaseFormat format = format_of(arguments.base_quantization);
   const model::MemoryNeed need = model::memory_need(
       opened.spec, {}, {.compute = compute, .base = format, .row_tokens = tokens});
   train::require_memory(
       {{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
        {"activations", need.activations, "fewer tokens"}},
-      core::available_memory());
-  model::Decoder decoder = model::Decoder::load(opened.checkpoint, compute, format);
+      model::available_memory(opened.device));
+  model::Decoder decoder =
+      model::Decoder::load(opened.checkpoint, compute, format, opened.device.device);
   for (const auto& [adapter, weight] : opened.adapters) {
     decoder.attach(adapter, model::Decoder::Use::kInference, weight);
   }

@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
+#include "model/device.h"
 #include "model/spec.h"
 
 namespace weft::cli {
@@ -20,17 +21,19 @@ struct ModelArguments {
   std::vector<std::string> adapters{};  ///< DIR or DIR:WEIGHT
   std::string dtype;                    ///< "f32", "bf16", "auto": bf16 where the processor has it
   std::string base_quantization = "none";
+  std::string device = "cpu";  ///< model::open_device
   int threads = 0;
   bool allow_other_base = false;
 };
 
 /// Declares --model, --adapter, --dtype (with the default already in `arguments`),
-/// --base-quantization, --threads,
+/// --base-quantization, --device, --threads,
 /// --allow-other-base.
 void declare_model(CLI::App& app, ModelArguments& arguments);
 
 /// A model and its adapters, read and checked against each other; no weights are in memory yet.
 struct OpenedModel {
+  model::ComputeDevice device;
   checkpoint::Checkpoint checkpoint;
   model::Spec spec;
   std::vector<std::pair<lora::Adapter, double>> adapters;  ///< With their weights.

@@ -4,11 +4,13 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/square.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 
 #include "core/error.h"
@@ -83,14 +85,13 @@ struct Supervised {
   }
 };
 
-at::Tensor as_tensor(const std::vector<float>& values, std::int64_t rows, std::int64_t columns) {
-  at::Tensor result = at::empty({rows, columns}, at::TensorOptions().dtype(at::kFloat));
-  std::ranges::copy(values, result.mutable_data_ptr<float>());
-  return result;
+void copy_numbers(const std::vector<float>& values, const at::Tensor& into) {
+  const at::Tensor on_host = at::tensor(at::ArrayRef<float>(values), at::kFloat);
+  into.copy_(on_host.view(into.sizes()));
 }
 
 std::vector<float> as_vector(const at::Tensor& tensor) {
-  const at::Tensor values = tensor.contiguous();
+  const at::Tensor values = tensor.cpu().contiguous();
   const float* data = values.const_data_ptr<float>();
   return {data, data + values.numel()};
 }
@@ -111,11 +112,17 @@ Compute best_compute() {
   return kernel::prefers_bfloat16(kernel::chosen_set()) ? Compute::kBF16 : Compute::kF32;
 }
 
+Compute best_compute(const ComputeDevice& device) {
+  if (!device.is_gpu()) return best_compute();
+  return device.capability >= 80 ? Compute::kBF16 : Compute::kF32;
+}
+
 struct Decoder::State {
   Spec spec;
   at::ScalarType type = at::kFloat;
   Weights weights;
   std::vector<AdapterParameter> parameters;
+  Trainables trainables;
 
   template <typename Body>
   void for_linears(const Body& body) {
@@ -181,15 +188,39 @@ struct Decoder::State {
         path, target.experts, found->second.matrices());
   }
 
-  /// Room for the factors of a target, not filled.
+  /// The factors of a target, or their gradients.
   struct Room {
     at::Tensor a, b;
   };
-  static Room room_of(const Place& place, std::int64_t rank) {
-    const auto options = at::TensorOptions().dtype(at::kFloat);
-    const std::int64_t ranks = place.matrices() * rank;
-    return {at::empty({ranks, place.module.in}, options),
-            at::empty({place.module.out, ranks}, options)};
+  /// Where the factors of targets lie in a list of numbers.
+  struct Range {
+    std::int64_t begin_a = 0, begin_b = 0;
+  };
+  struct Ranges {
+    std::vector<Range> of_targets;
+    std::int64_t size = 0;
+  };
+  [[nodiscard]] static Ranges ranges_of(const Places& places, std::span<const lora::Target> targets,
+                                        const Spec& spec) {
+    constexpr std::int64_t kAlignment = 16;  // numbers: a line of a processor's cache
+    Ranges ranges;
+    const auto take = [&](std::int64_t count) {
+      const std::int64_t begin = ranges.size;
+      ranges.size += (count + kAlignment - 1) / kAlignment * kAlignment;
+      return begin;
+    };
+    for (const lora::Target& target : targets) {
+      const lora::Module& module = place_of(places, target, spec).module;
+      const std::int64_t begin_a = take(target.ranks() * module.in);
+      ranges.of_targets.push_back({begin_a, take(module.out * target.ranks())});
+    }
+    return ranges;
+  }
+  static Room room_in(const at::Tensor& list, const Range& range, const Place& place,
+                      std::int64_t ranks) {
+    const lora::Module& module = place.module;
+    return {list.narrow(0, range.begin_a, ranks * module.in).view({ranks, module.in}),
+            list.narrow(0, range.begin_b, module.out * ranks).view({module.out, ranks})};
   }
   /// Of one matrix of a place: A holds the experts one after the other, B has them fastest
   /// (lora::TargetKind::kExperts).
@@ -200,13 +231,32 @@ struct Decoder::State {
     return b.defined() ? b.view({b.size(0), rank, -1}).select(2, expert) : b;
   }
 
-  void attach(const Place& place, const lora::Target& target, const Room& factors, bool trained,
-              double weight) {
-    Room gradients;
-    if (trained) {
-      gradients = {zeros(factors.a.sizes(), factors.a.options()),
-                   zeros(factors.b.sizes(), factors.b.options())};
-      parameters.push_back({target, factors.a, factors.b, gradients.a, gradients.b});
+  /// Room for all targets, attached: filled with what `fill` puts there, or not at all.
+  void attach(const Places& places, std::span<const lora::Target> targets, bool trained,
+              double weight, const std::function<void(std::size_t, const Room&)>& fill) {
+    if (trained && !parameters.empty())
+      throw std::logic_error("Decoder: an adapter is being trained already");
+    const Ranges ranges = ranges_of(places, targets, spec);
+    const auto options = at::TensorOptions().dtype(at::kFloat).device(device());
+    const at::Tensor values = zeros({ranges.size}, options);
+    const at::Tensor gradients = trained ? zeros({ranges.size}, options) : at::Tensor();
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      const Place& place = place_of(places, targets[i], spec);
+      const Range& range = ranges.of_targets[i];
+      const std::int64_t ranks = place.matrices() * targets[i].rank;
+      const Room factors = room_in(values, range, place, ranks);
+      if (fill) fill(i, factors);
+      attach(place, targets[i], range, factors,
+             trained ? room_in(gradients, range, place, ranks) : Room(), weight);
+    }
+    if (trained) trainables = {values, gradients};
+  }
+
+  void attach(const Place& place, const lora::Target& target, const Range& range,
+              const Room& factors, const Room& gradients, double weight) {
+    if (gradients.a.defined()) {
+      parameters.push_back(
+          {target, factors.a, factors.b, gradients.a, gradients.b, range.begin_a, range.begin_b});
       lora::Target& known = parameters.back().target;
       known.module = place.module;
       known.kind = place.kind;
@@ -227,11 +277,15 @@ struct Decoder::State {
   [[nodiscard]] RowContext context(const data::Row& row, const Dropout& dropout = {}) const {
     RowContext result{Visibility(row.segments, row.positions), {}, dropout};
     for (const Rope& rope : spec.rotaries) {
-      result.tables.push_back(
+      RotaryTable& table = result.tables.emplace_back(
           rotary_table(rope, spec.max_positions, row.positions, row.segments, type));
+      table.cos = table.cos.to(device());
+      table.sin = table.sin.to(device());
     }
     return result;
   }
+
+  [[nodiscard]] at::Device device() const { return weights.embedding.device(); }
 
   /// What the first layer reads.
   [[nodiscard]] at::Tensor embed(const data::Row& row) const {
@@ -329,14 +383,14 @@ Decoder::Decoder(Decoder&&) noexcept = default;
 Decoder& Decoder::operator=(Decoder&&) noexcept = default;
 Decoder::~Decoder() = default;
 
-Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute,
-                      BaseFormat format) {
+Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute, BaseFormat format,
+                      at::Device device) {
   const Guard guard;
   auto state = std::make_unique<State>();
   state->spec = read_spec(checkpoint);
   state->type = type_of(compute);
-  state->weights =
-      make_weights(state->spec, state->type, format, checkpoint_filler(checkpoint, state->spec));
+  state->weights = make_weights(state->spec, state->type, format,
+                                checkpoint_filler(checkpoint, state->spec), device);
   return Decoder(std::move(state));
 }
 
@@ -384,6 +438,7 @@ Decoder Decoder::filled(const Spec& spec, Compute compute, const FillTensor& fil
   return Decoder(std::move(state));
 }
 
+at::Device Decoder::device() const { return state_->device(); }
 const Spec& Decoder::spec() const { return state_->spec; }
 Compute Decoder::compute() const {
   return state_->type == at::kBFloat16 ? Compute::kBF16 : Compute::kF32;
@@ -410,31 +465,29 @@ void Decoder::attach(const lora::Adapter& adapter, Use use, double weight) {
           place.module.out, a, b);
     }
   }
-  for (const lora::Factors& factors : adapter.factors) {
-    const lora::Target& target = factors.target;
-    const State::Place& place = places.find(target.module.path)->second;
-    const State::Room copy{as_tensor(factors.a, target.ranks(), place.module.in),
-                           as_tensor(factors.b, place.module.out, target.ranks())};
-    state_->attach(place, target, copy, use == Use::kTraining, weight);
-  }
+  std::vector<lora::Target> targets;
+  for (const lora::Factors& factors : adapter.factors) targets.push_back(factors.target);
+  state_->attach(places, targets, use == Use::kTraining, weight,
+                 [&](std::size_t i, const State::Room& room) {
+                   copy_numbers(adapter.factors[i].a, room.a);
+                   copy_numbers(adapter.factors[i].b, room.b);
+                 });
 }
 
 void Decoder::attach_room(std::span<const lora::Target> targets, bool trained) {
   const Guard guard;
-  const auto places = state_->places();
-  for (const lora::Target& target : targets) {
-    const State::Place& place = State::place_of(places, target, state_->spec);
-    state_->attach(place, target, State::room_of(place, target.rank), trained, 1);
-  }
+  state_->attach(state_->places(), targets, trained, 1, {});
 }
 
 void Decoder::detach_all() {
   state_->parameters.clear();
+  state_->trainables = {};
   state_->for_linears([](Linear& linear) { linear.detach_all(); });
 }
 
 struct Attached::State {
   std::vector<AdapterParameter> parameters;
+  Trainables trainables;
   std::vector<Linear::Adapters> linears;  // In the order of the model; empty: nothing was attached
 };
 Attached::Attached() : state_(std::make_unique<State>()) {}
@@ -444,6 +497,7 @@ Attached::~Attached() = default;
 
 void Decoder::exchange(Attached& other) {
   std::swap(state_->parameters, other.state_->parameters);
+  std::swap(state_->trainables, other.state_->trainables);
   std::vector<Linear::Adapters>& linears = other.state_->linears;
   std::size_t count = 0;
   state_->for_linears([&](Linear&) { ++count; });
@@ -453,6 +507,7 @@ void Decoder::exchange(Attached& other) {
 }
 
 std::vector<AdapterParameter>& Decoder::parameters() { return state_->parameters; }
+const Trainables& Decoder::trainables() const { return state_->trainables; }
 
 void Decoder::refresh() {
   const Guard guard;
@@ -461,10 +516,7 @@ void Decoder::refresh() {
 
 void Decoder::zero_gradients() {
   const Guard guard;
-  for (const AdapterParameter& parameter : state_->parameters) {
-    parameter.grad_a.zero_();
-    parameter.grad_b.zero_();
-  }
+  if (state_->trainables.gradients.defined()) state_->trainables.gradients.zero_();
 }
 
 std::vector<lora::Factors> Decoder::factors() const {
@@ -540,7 +592,7 @@ at::Tensor Decoder::logits(std::span<const std::int32_t> tokens) {
   s.check_positions(row.positions);
   const at::Tensor x = tokens.empty() ? at::empty({0, s.spec.hidden}, s.weights.embedding.options())
                                       : s.forward(row, s.context(row));
-  return s.weights.head.logits(s.final_norm(x));
+  return s.weights.head.logits(s.final_norm(x)).cpu();
 }
 
 void Decoder::add_input_squares(std::span<const std::int32_t> tokens, InputSquares& squares) {
@@ -553,7 +605,8 @@ void Decoder::add_input_squares(std::span<const std::int32_t> tokens, InputSquar
   }
   std::size_t next = 0;
   const auto add = [&](const Linear& linear, const at::Tensor& input) {
-    const at::Tensor sums = at::sum(at::square(input.to(at::kFloat)), {0}, false, at::kDouble);
+    const at::Tensor sums =
+        at::sum(at::square(input.to(at::kFloat)), {0}, false, at::kDouble).cpu();
     for (std::size_t part = 0; part < linear.parts().size(); ++part) {
       std::vector<double>& of = squares.at(next++);
       for (std::size_t j = 0; j < of.size(); ++j) of[j] += sums.const_data_ptr<double>()[j];
@@ -598,7 +651,7 @@ at::Tensor Decoder::next_logits(std::span<const std::span<const std::int32_t>> s
   }
   s.check_positions(row.positions);
   for (std::size_t i = 0; i < caches.size(); ++i)
-    reserve(*caches[i], s.spec, s.type, rows[i].end - rows[i].begin);
+    reserve(*caches[i], s.spec, s.weights.embedding.options(), rows[i].end - rows[i].begin);
   const RowContext context = s.context(row);
   at::Tensor x = s.embed(row);
   for (std::size_t layer = 0; layer < s.weights.layers.size(); ++layer) {
@@ -606,7 +659,7 @@ at::Tensor Decoder::next_logits(std::span<const std::span<const std::int32_t>> s
     x = s.weights.layers[layer].forward_cached(x, context, rows);
   }
   for (std::size_t i = 0; i < caches.size(); ++i) caches[i]->length += rows[i].end - rows[i].begin;
-  return s.weights.head.logits(s.final_norm(gather(x, last)));
+  return s.weights.head.logits(s.final_norm(gather(x, last))).cpu();
 }
 
 at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
@@ -626,7 +679,7 @@ at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
     row.positions[i] = static_cast<std::int32_t>(caches[i]->length);
   s.check_positions(row.positions);
   for (std::size_t i = 0; i < caches.size(); ++i) {
-    reserve(*caches[i], s.spec, s.type, 1);
+    reserve(*caches[i], s.spec, s.weights.embedding.options(), 1);
     ++caches[i]->length;
   }
   const RowContext context = s.context(row);
@@ -639,7 +692,7 @@ at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
     }
     x = s.weights.layers[i].forward_step(x, context, sequences);
   }
-  return s.weights.head.logits(s.final_norm(x));
+  return s.weights.head.logits(s.final_norm(x)).cpu();
 }
 
 }  // namespace weft::model

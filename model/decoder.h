@@ -13,6 +13,7 @@
 #include "checkpoint/checkpoint.h"
 #include "data/row.h"
 #include "lora/adapter.h"
+#include "model/device.h"
 #include "model/head.h"
 #include "model/quantised.h"
 #include "model/spec.h"
@@ -23,16 +24,29 @@ namespace weft::model {
 /// and the adapters' masters are fp32 either way.
 enum class Compute { kF32, kBF16 };
 
-/// What is faster with the kernels of this process (model/kernels/sets.h).
+/// What is faster with the kernels of this process (model/kernels/sets.h), or on that device: a GPU
+/// has products of bfloat16 from compute capability 8.0 on.
 [[nodiscard]] Compute best_compute();
+[[nodiscard]] Compute best_compute(const ComputeDevice& device);
 
-/// An adapter's factors on their way through training: fp32 masters and gradients.
+/// A trained adapter's factors and gradients as one list of numbers each, fp32 [n]: what an
+/// optimiser needs. Factors follow one another as parameters() has them, A before B; each begins at
+/// a multiple of 16, and what is between them stays zero.
+struct Trainables {
+  at::Tensor values;
+  at::Tensor gradients;  ///< Accumulated by Decoder::train()
+};
+
+/// An adapter's factors on their way through training: fp32 masters and gradients, parts of
+/// Trainables.
 struct AdapterParameter {
   lora::Target target;
   at::Tensor a;       ///< [r, in] fp32; of a stack of experts [E r, in]
   at::Tensor b;       ///< [out, r] fp32; of a stack of experts [out, r E]
-  at::Tensor grad_a;  ///< like a; accumulated by Decoder::train()
+  at::Tensor grad_a;  ///< like a
   at::Tensor grad_b;
+  std::int64_t begin_a = 0;  ///< Of a and grad_a in Trainables
+  std::int64_t begin_b = 0;
 };
 
 class Attached;
@@ -74,9 +88,12 @@ class Decoder {
  public:
   /// Reads the weights. InputError for an unsupported family (names the supported ones), a missing
   /// or misshapen tensor (names it).
-  /// The linear layers' matrices are kept as `format` says.
+  /// The linear layers' matrices are kept as `format` says. On another device than the processor
+  /// weights, adapters, gradients and activations live there; rows come from and losses go to the
+  /// host.
   [[nodiscard]] static Decoder load(const checkpoint::Checkpoint& checkpoint, Compute compute,
-                                    BaseFormat format = BaseFormat::kDense);
+                                    BaseFormat format = BaseFormat::kDense,
+                                    at::Device device = at::kCPU);
   /// From tensors in memory under their Hugging Face names, computing in `type`: kFloat, kBFloat16,
   /// or kDouble for tests of gradients.
   [[nodiscard]] static Decoder from_weights(const Spec& spec,
@@ -91,14 +108,15 @@ class Decoder {
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();
 
+  [[nodiscard]] at::Device device() const;
   [[nodiscard]] const Spec& spec() const;
   [[nodiscard]] Compute compute() const;
   /// The linear layers that an adapter can take, in the order of the model.
   [[nodiscard]] std::vector<lora::Module> linear_modules() const;
 
   /// Adds an adapter (several add up), of linear layers and of stacks of experts. Trainable:
-  /// gradients are kept for its factors. InputError for a module this model lacks or factors of
-  /// another shape, naming it; nothing is attached then.
+  /// gradients are kept for its factors; there is one such at a time. InputError for a module this
+  /// model lacks or factors of another shape, naming it; nothing is attached then.
   enum class Use { kInference, kTraining };
   void attach(const lora::Adapter& adapter, Use use, double weight = 1.0);
   /// The same for factors without numbers (Meter).
@@ -110,6 +128,8 @@ class Decoder {
   /// Masters and gradients of adapters attached for training; writing a and b (in place) takes
   /// effect after refresh().
   [[nodiscard]] std::vector<AdapterParameter>& parameters();
+  /// All of them; undefined tensors where nothing is trained.
+  [[nodiscard]] const Trainables& trainables() const;
   /// Takes over changed masters into the compute precision.
   void refresh();
   void zero_gradients();
@@ -132,7 +152,7 @@ class Decoder {
   [[nodiscard]] at::Tensor supervised_states(const data::Row& row);
   /// A copy shares the weights and keeps them when the decoder goes.
   [[nodiscard]] Head head() const;
-  /// Logits of every position, fp32 [T, V].
+  /// Logits of every position, fp32 [T, V]. These and all logits below are on the host.
   [[nodiscard]] at::Tensor logits(std::span<const std::int32_t> tokens);
   /// Adds the squares of what every linear layer is multiplied with, summed over `tokens`, a text
   /// of its own. An empty `squares` is filled with zeros first.

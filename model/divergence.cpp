@@ -83,9 +83,11 @@ std::vector<Divergence> divergence(const at::Tensor& reference, const at::Tensor
                         reference.size(0) == static_cast<std::int64_t>(targets.size()));
   std::vector<Divergence> results(targets.size());
   const std::int64_t size = reference.size(1);
+  const at::Tensor p = reference.cpu();
+  const at::Tensor q = logits.cpu();
   at::parallel_for(0, reference.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-    divergence_rows(kernel::data<float>(reference), kernel::data<float>(logits), targets.data(),
-                    size, results.data(), begin, end);
+    divergence_rows(kernel::data<float>(p), kernel::data<float>(q), targets.data(), size,
+                    results.data(), begin, end);
   });
   return results;
 }

@@ -12,7 +12,8 @@ void KvCache::truncate(std::int64_t tokens) {
   length = std::clamp<std::int64_t>(tokens, 0, length);
 }
 
-void reserve(KvCache& cache, const Spec& spec, at::ScalarType type, std::int64_t tokens) {
+void reserve(KvCache& cache, const Spec& spec, const at::TensorOptions& options,
+             std::int64_t tokens) {
   const std::int64_t needed = cache.length + tokens;
   const std::int64_t capacity = cache.layers.empty() ? 0 : cache.layers.front().keys.size(1);
   if (capacity >= needed) return;
@@ -23,8 +24,7 @@ void reserve(KvCache& cache, const Spec& spec, at::ScalarType type, std::int64_t
     LayerCache& layer = cache.layers[i];
     const AttentionSpec& shape = spec.layers[i].attention;
     for (at::Tensor* tensor : {&layer.keys, &layer.values}) {
-      const at::Tensor larger =
-          at::empty({shape.kv_heads, wanted, shape.head_dim}, at::TensorOptions().dtype(type));
+      const at::Tensor larger = at::empty({shape.kv_heads, wanted, shape.head_dim}, options);
       if (cache.length > 0)
         larger.narrow(1, 0, cache.length).copy_(tensor->narrow(1, 0, cache.length));
       *tensor = larger;

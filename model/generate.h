@@ -23,8 +23,9 @@ struct KvCache {
   void truncate(std::int64_t tokens);
 };
 
-/// Makes room for `tokens` more.
-void reserve(KvCache& cache, const Spec& spec, at::ScalarType type, std::int64_t tokens);
+/// Makes room for `tokens` more; `options`: element type and device.
+void reserve(KvCache& cache, const Spec& spec, const at::TensorOptions& options,
+             std::int64_t tokens);
 
 struct GenerateOptions {
   Sampling sampling{};

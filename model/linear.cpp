@@ -20,9 +20,9 @@ Linear::Linear(at::Tensor weight, at::Tensor bias, std::vector<LinearPart> parts
       parts_(std::move(parts)) {}
 
 Linear::Linear(std::vector<QuantisedMatrix> weights, at::Tensor bias, std::vector<LinearPart> parts,
-               at::ScalarType type)
+               const at::TensorOptions& activations)
     : in_(weights.front().columns()),
-      options_(at::TensorOptions().dtype(type)),
+      options_(activations),
       quantised_(std::move(weights)),
       bias_(std::move(bias)),
       parts_(std::move(parts)) {

@@ -37,9 +37,9 @@ class Linear {
   Linear() = default;
   /// weight [out, in] contiguous; bias [out] or undefined.
   Linear(at::Tensor weight, at::Tensor bias, std::vector<LinearPart> parts);
-  /// One quantised matrix a part; activations are of `type`.
+  /// One quantised matrix a part; `activations`: their type and device.
   Linear(std::vector<QuantisedMatrix> weights, at::Tensor bias, std::vector<LinearPart> parts,
-         at::ScalarType type);
+         const at::TensorOptions& activations);
 
   [[nodiscard]] std::int64_t in() const { return in_; }
   [[nodiscard]] const std::vector<LinearPart>& parts() const { return parts_; }

@@ -1,6 +1,10 @@
 #include "model/quantised.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <array>
@@ -295,5 +299,42 @@ void QuantisedMatrix::read(const Block& block, T* to, std::int64_t stride) const
 template void QuantisedMatrix::read(const Block&, float*, std::int64_t) const;
 template void QuantisedMatrix::read(const Block&, double*, std::int64_t) const;
 template void QuantisedMatrix::read(const Block&, c10::BFloat16*, std::int64_t) const;
+
+QuantisedMatrix::Codes QuantisedMatrix::codes() const {
+  return {codes_, scales_, scale_codes_, scale_mean_, kNormalFloat, tree()};
+}
+
+void QuantisedMatrix::move_to(at::Device device) {
+  for (at::Tensor* part : {&codes_, &scales_, &scale_codes_})
+    if (part->defined()) *part = part->to(device);
+}
+
+at::Tensor QuantisedMatrix::dense(at::ScalarType type) const {
+  if (format_ == BaseFormat::kInt8) {
+    const at::Tensor codes = codes_.view(at::kChar).view({rows_, columns_});
+    return (codes.to(at::kFloat) * scales_.unsqueeze(1)).to(type);
+  }
+  const auto table = [&](std::span<const float> entries) {
+    return at::tensor(at::ArrayRef<float>(entries.data(), entries.size()),
+                      at::TensorOptions().dtype(at::kFloat))
+        .to(codes_.device());
+  };
+  const auto entries = [&](std::span<const float> of, const at::Tensor& codes) {
+    return table(of).index_select(0, codes.reshape({-1}).to(at::kLong));
+  };
+  const at::Tensor pairs = at::stack({codes_.__rshift__(4), codes_.bitwise_and(15)}, 1);
+  const std::int64_t blocks = scale_codes_.numel();
+  const at::Tensor scales =
+      entries(tree(), scale_codes_) * scales_.repeat_interleave(kScaleBlock).narrow(0, 0, blocks) +
+      scale_mean_;
+  at::Tensor values = entries(kNormalFloat, pairs);
+  if (values.numel() < blocks * kBlock) {
+    const at::Tensor filled = at::zeros({blocks * kBlock}, values.options());
+    filled.narrow(0, 0, values.numel()).copy_(values);
+    values = filled;
+  }
+  values = values.narrow(0, 0, blocks * kBlock).view({blocks, kBlock}) * scales.unsqueeze(1);
+  return values.view({-1}).narrow(0, 0, rows_ * columns_).view({rows_, columns_}).to(type);
+}
 
 }  // namespace weft::model

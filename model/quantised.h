@@ -53,6 +53,23 @@ class QuantisedMatrix {
   template <typename T>
   void read(const Block& block, T* to, std::int64_t stride) const;
 
+  /// What the elements are read from, for kernels that do it themselves.
+  struct Codes {
+    const at::Tensor& codes;         ///< uint8; kNf4: two a byte, the first in the high half
+    const at::Tensor& scales;        ///< fp32; kInt8: [rows]; kNf4: one for 256 blocks
+    const at::Tensor& scale_codes;   ///< kNf4: uint8, one a block of 64 elements
+    float scale_mean = 0;            ///< kNf4
+    std::span<const float> table{};  ///< kNf4: of the elements' codes, [16]
+    std::span<const float> tree{};   ///< kNf4: of the scales' codes, [256]
+  };
+  [[nodiscard, gnu::visibility("default")]] Codes codes() const;
+
+  /// Moves the codes to a device, where dense() gives elements from then on.
+  void move_to(at::Device device);
+
+  /// All elements, likewise, by operations of any device: [rows, columns].
+  [[nodiscard]] at::Tensor dense(at::ScalarType type) const;
+
  private:
   void make_int8(std::span<const float> values);
   void make_nf4(std::span<const float> values);

@@ -5,6 +5,8 @@
 #include <malloc.h>
 #endif
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -39,6 +41,11 @@ void prepare_runtime(int threads) {
 }
 
 std::string kernel_names() { return std::string(kernel::name_of(kernel::chosen_set())); }
+
+std::string kernel_names(const ComputeDevice& device) {
+  return device.is_gpu() ? fmt::format("cuda {}.{}", device.capability / 10, device.capability % 10)
+                         : kernel_names();
+}
 
 bool has_kernels(std::string_view name) {
   const std::optional<kernel::Set> set = kernel::set_named(name);

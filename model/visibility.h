@@ -10,7 +10,7 @@ namespace weft::model {
 
 /// Which keys the tokens of a row see: those of their own segment up to themselves, and all of the
 /// segments it continues (data::Segment::parent), within a sliding window if there is one.
-class Visibility {
+class [[gnu::visibility("default")]] Visibility {  // read by libweft_cuda.so
  public:
   /// Tokens [begin, end) at positions from `position` on, in the sequence as if it stood alone.
   struct Range {

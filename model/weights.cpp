@@ -23,13 +23,17 @@ namespace {
 /// Allocates and fills; without a filler it allocates only (Meter).
 class Builder {
  public:
-  Builder(at::ScalarType type, BaseFormat format, const FillTensor& fill)
-      : type_(type), options_(at::TensorOptions().dtype(type)), format_(format), fill_(fill) {}
+  Builder(at::ScalarType type, BaseFormat format, const FillTensor& fill, at::Device device)
+      : type_(type),
+        options_(at::TensorOptions().dtype(type)),
+        format_(format),
+        fill_(fill),
+        device_(device) {}
 
   at::Tensor tensor(const std::string& name, at::IntArrayRef shape) const {
     at::Tensor result = at::empty(shape, options_);
     fill(name, result);
-    return result;
+    return placed(result);
   }
 
   std::optional<Norm> norm(const std::optional<NormSpec>& spec) const {
@@ -43,7 +47,7 @@ class Builder {
       fill(spec->path + ".weight", heads > 1 ? weight : weight.squeeze(0));
     }
     at::Tensor bias = spec->bias ? tensor(spec->path + ".bias", {spec->weights}) : at::Tensor();
-    return Norm(*spec, weight, std::move(bias));
+    return Norm(*spec, placed(weight), std::move(bias));
   }
 
   /// Modules that read the same input, one under the other.
@@ -63,11 +67,12 @@ class Builder {
         fill_ordered(parts[i], biases.narrow(0, parts[i].first, parts[i].rows), ".bias");
     }
     const std::int64_t in = modules.front().in;
-    if (format_ != BaseFormat::kDense) return quantised(modules, in, biases, std::move(parts));
+    if (format_ != BaseFormat::kDense)
+      return quantised(modules, in, placed(biases), std::move(parts));
     at::Tensor weight = at::empty({out, in}, options_);
     for (std::size_t i = 0; i < parts.size(); ++i)
       fill_matrix(modules[i], parts[i], weight.narrow(0, parts[i].first, parts[i].rows));
-    return {weight, biases, std::move(parts)};
+    return {placed(weight), placed(biases), placed(std::move(parts))};
   }
 
   Layer layer(const LayerSpec& spec) {
@@ -160,8 +165,8 @@ class Builder {
 
   /// A matrix of fp32 where it is to be quantised.
   Linear of_matrix(const at::Tensor& matrix, const at::Tensor& bias, LinearPart part) const {
-    std::vector<LinearPart> parts{std::move(part)};
-    if (format_ == BaseFormat::kDense) return {matrix, bias, std::move(parts)};
+    std::vector<LinearPart> parts = placed(std::vector<LinearPart>{std::move(part)});
+    if (format_ == BaseFormat::kDense) return {placed(matrix), placed(bias), std::move(parts)};
     std::vector<QuantisedMatrix> matrices;
     if (fill_) {
       matrices.emplace_back(
@@ -171,7 +176,8 @@ class Builder {
     } else {
       matrices.emplace_back(format_, matrix.size(0), matrix.size(1));
     }
-    return {std::move(matrices), bias, std::move(parts), type_};
+    matrices.back().move_to(device_);
+    return {std::move(matrices), placed(bias), std::move(parts), activations()};
   }
 
   /// One tensor for all experts of the model.
@@ -187,6 +193,17 @@ class Builder {
   static at::Tensor outputs_in_order(const at::Tensor& rows, checkpoint::Layout layout) {
     if (layout != checkpoint::Layout::kAlternating) return rows;
     return at::cat({rows.slice(0, 0, rows.size(0), 2), rows.slice(0, 1, rows.size(0), 2)}, 0);
+  }
+
+  [[nodiscard]] at::TensorOptions activations() const { return options_.device(device_); }
+
+  /// Where it is computed with.
+  [[nodiscard]] at::Tensor placed(const at::Tensor& tensor) const {
+    return tensor.defined() ? tensor.to(device_) : tensor;
+  }
+  [[nodiscard]] std::vector<LinearPart> placed(std::vector<LinearPart> parts) const {
+    for (LinearPart& part : parts) part.order = placed(part.order);
+    return parts;
   }
 
   void fill(const std::string& name, const at::Tensor& into, std::int64_t first_row = 0) const {
@@ -232,8 +249,9 @@ class Builder {
           format_,
           std::span(values.const_data_ptr<float>(), static_cast<std::size_t>(values.numel())),
           parts[i].rows, in);
+      matrices.back().move_to(device_);
     }
-    return {std::move(matrices), biases, std::move(parts), type_};
+    return {std::move(matrices), biases, placed(std::move(parts)), activations()};
   }
 
   AttentionShape shape_of(const AttentionSpec& a) const {
@@ -257,6 +275,7 @@ class Builder {
   at::TensorOptions options_;
   BaseFormat format_;
   const FillTensor& fill_;
+  at::Device device_;
   at::Tensor alternating_;
   std::uint32_t next_module_ = 0;  // counts as linear_modules() does
 };
@@ -354,8 +373,8 @@ void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::Tenso
 }  // namespace
 
 Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
-                     const FillTensor& fill) {
-  Builder builder(type, format, fill);
+                     const FillTensor& fill, at::Device device) {
+  Builder builder(type, format, fill, device);
   Weights weights;
   weights.embedding =
       builder.tensor(spec.embedding.path + ".weight", {spec.vocabulary, spec.hidden});

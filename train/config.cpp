@@ -296,6 +296,8 @@ void describe(schema::Schema<TrainConfig>& s) {
           "programs that will read the adapter as it is written (vllm, llama.cpp, ollama, lorax, "
           "transformers): training is refused when one of them would not, or would compute "
           "something else (docs/export.md)");
+  s.field("device", &C::device,
+          "what is computed on: cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)");
   s.choice("dtype", &C::dtype,
            {{"auto", DTypeChoice::kAuto},
             {"float32", DTypeChoice::kFloat32},
@@ -303,7 +305,8 @@ void describe(schema::Schema<TrainConfig>& s) {
             {"f32", DTypeChoice::kFloat32},
             {"fp32", DTypeChoice::kFloat32},
             {"bf16", DTypeChoice::kBFloat16}},
-           "numbers of the base and of the products; auto: bfloat16 where the processor has it");
+           "numbers of the base and of the products; auto: bfloat16 where the processor or the GPU "
+           "has it");
   s.choice("base_quantization", &C::base_quantization,
            {{"none", model::BaseFormat::kDense},
             {"int8", model::BaseFormat::kInt8},
@@ -314,8 +317,8 @@ void describe(schema::Schema<TrainConfig>& s) {
   describe_learning(s);
   describe_running(s);
   s.variants("adapters",
-             {"base_model", "output_dir", "dtype", "base_quantization", "threads", "memory_limit",
-              "token_cache"},
+             {"base_model", "output_dir", "device", "dtype", "base_quantization", "threads",
+              "memory_limit", "token_cache"},
              "Several adapters that are trained on one base, loaded once, in turns; each equals "
              "the one of a run of its own and has its folder, output_dir/NAME");
   for (const auto& [other, path] : std::initializer_list<std::pair<const char*, const char*>>{
@@ -332,6 +335,10 @@ void describe(schema::Schema<TrainConfig>& s) {
   }
   s.foreign(train_words());
   s.check(check_held_out);
+  s.check([](const TrainConfig& c, schema::CheckReport& report) {
+    if (!model::is_device_name(c.device))
+      report.problem("device", "'" + c.device + "' is not cpu, cuda or cuda:N (a GPU's number)");
+  });
   s.check([](const TrainConfig& c, schema::CheckReport& report) {
     if (c.examples_per_update && c.packing) {
       report.problem("examples_per_update",
@@ -429,13 +436,13 @@ UpdateStreamOptions update_options(const TrainConfig& config, const model::Spec&
   return options;
 }
 
-model::Compute compute_of(DTypeChoice dtype) {
+model::Compute compute_of(DTypeChoice dtype, const model::ComputeDevice& device) {
   switch (dtype) {
     case DTypeChoice::kFloat32: return model::Compute::kF32;
     case DTypeChoice::kBFloat16: return model::Compute::kBF16;
     case DTypeChoice::kAuto: break;
   }
-  return model::best_compute();
+  return model::best_compute(device);
 }
 
 std::string dtype_note(DTypeChoice dtype, model::Compute best) {
@@ -457,11 +464,13 @@ Fingerprint flatten(const TrainConfig& config) {
   Fingerprint flat;
   TrainConfig copy = config;  // `present` of a section wants an object it may change
   flatten_section(*schema::section_info<TrainConfig>(), &copy, "", flat);
-  // Where files lie may change; what they hold is compared by digest.
+  // Where files lie may change; what they hold is compared by digest. What a device's kernels are
+  // is compared too, and not which of several it is.
   std::erase_if(flat, [](const auto& entry) {
-    return entry.first == "base_model" || entry.first == "adapter.init_from" ||
-           entry.first == "adapter.allow_other_base" || entry.first == "chat_template" ||
-           is_suite_text(entry.first) || entry.first.ends_with(".path") ||
+    return entry.first == "base_model" || entry.first == "device" ||
+           entry.first == "adapter.init_from" || entry.first == "adapter.allow_other_base" ||
+           entry.first == "chat_template" || is_suite_text(entry.first) ||
+           entry.first.ends_with(".path") ||
            // Unknown to runs of version 0.1, where an empty list means the same.
            (entry.first.ends_with(".ignore") && entry.second == "[]") ||
            (entry.first == "special_tokens" && entry.second == "{}") ||

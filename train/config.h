@@ -95,6 +95,7 @@ struct TrainConfig {
   data::PreflightLimits preflight;
   AdapterSection adapter;
   std::vector<std::string> runs_on;  ///< Names of exporting::known_readers()
+  std::string device = "cpu";        ///< model::open_device
   DTypeChoice dtype = DTypeChoice::kAuto;
   model::BaseFormat base_quantization = model::BaseFormat::kDense;
   std::int64_t tokens_per_update = 4096;
@@ -143,8 +144,8 @@ void describe(schema::Schema<TrainConfig>& schema);
 [[nodiscard]] UpdateStreamOptions update_options(const TrainConfig& config, const model::Spec& spec,
                                                  std::int64_t row_tokens);
 
-/// What `dtype` means on this machine.
-[[nodiscard]] model::Compute compute_of(DTypeChoice dtype);
+/// What `dtype` means on a device.
+[[nodiscard]] model::Compute compute_of(DTypeChoice dtype, const model::ComputeDevice& device);
 /// What to tell whoever asks for `dtype` where `best` is what the processor is good at; empty where
 /// there is nothing to say.
 [[nodiscard]] std::string dtype_note(DTypeChoice dtype, model::Compute best);

@@ -1,5 +1,7 @@
 #include "train/gradient_sum.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <bit>
 #include <utility>
@@ -10,17 +12,7 @@
 namespace weft::train {
 namespace {
 
-constexpr std::int64_t kParameterGrain = 32;  // matrices; below this a thread costs more
 constexpr std::int64_t kValueGrain = 1 << 16;
-
-/// Calls body(i) for every parameter.
-template <typename Body>
-void for_parameters(std::span<const Parameter> parameters, const Body& body) {
-  core::parallel_for(static_cast<std::int64_t>(parameters.size()), kParameterGrain,
-                     [&](std::int64_t begin, std::int64_t end) {
-                       for (std::int64_t i = begin; i < end; ++i) body(static_cast<std::size_t>(i));
-                     });
-}
 
 /// left += right
 void add(std::span<float> left, std::span<const float> right) {
@@ -60,18 +52,12 @@ std::vector<std::int64_t> balanced_cut(std::span<const std::int64_t> costs, int 
   return cut;
 }
 
-GradientSum::GradientSum(std::span<const Parameter> parameters, std::int64_t first_row)
-    : parameters_(parameters), offsets_{0}, next_row_(first_row) {
-  for (const Parameter& one : parameters) offsets_.push_back(offsets_.back() + one.gradient.size());
-}
+GradientSum::GradientSum(at::Tensor gradients, std::int64_t first_row)
+    : gradients_(std::move(gradients)), next_row_(first_row) {}
 
 void GradientSum::begin_row() {
   if (!holds_) return;
-  Sum& sum = sums_.emplace_back(Sum{held_, std::vector<float>(offsets_.back())});
-  for_parameters(parameters_, [&](std::size_t i) {
-    std::ranges::copy(parameters_[i].gradient,
-                      sum.values.begin() + static_cast<std::ptrdiff_t>(offsets_[i]));
-  });
+  sums_.push_back({held_, gradients_.clone()});
   holds_ = false;
 }
 
@@ -85,12 +71,7 @@ void GradientSum::end_row() {
 }
 
 void GradientSum::add_last() {
-  const std::vector<float>& values = sums_.back().values;
-  for_parameters(parameters_, [&](std::size_t i) {
-    const std::span<float> gradient = parameters_[i].gradient;
-    const float* const left = values.data() + offsets_[i];
-    for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] = left[k] + gradient[k];
-  });
+  gradients_.add_(sums_.back().values);
   sums_.pop_back();
 }
 
@@ -104,26 +85,32 @@ void GradientSum::finish(Communicator& communicator, std::span<const std::int64_
 }
 
 // Every rank finishes the tree for a slice of the numbers: it gets that slice of all sums, adds
-// them as one process would, and gives the result to all.
+// them as one process would, and gives the result to all. Between processes numbers go by the host.
 void GradientSum::share(Communicator& communicator, std::span<const std::int64_t> cut) {
   begin_row();
+  const std::int64_t size = gradients_.numel();
   const auto ranks = static_cast<std::size_t>(communicator.size());
   const auto own = static_cast<std::size_t>(communicator.rank());
+  for (Sum& sum : sums_) sum.values = sum.values.cpu();
   std::vector<std::int64_t> slices;
   for (std::size_t r = 0; r <= ranks; ++r)
-    slices.push_back(static_cast<std::int64_t>(r * offsets_.back() / ranks));
-  const auto slice_of = [&](std::vector<float>& values, std::size_t rank) {
-    return std::span(values).subspan(static_cast<std::size_t>(slices[rank]),
-                                     static_cast<std::size_t>(slices[rank + 1] - slices[rank]));
+    slices.push_back(static_cast<std::int64_t>(r) * size / static_cast<std::int64_t>(ranks));
+  const auto slice_of = [&](const at::Tensor& values, std::size_t rank) {
+    return std::span(values.mutable_data_ptr<float>() + slices[rank],
+                     static_cast<std::size_t>(slices[rank + 1] - slices[rank]));
   };
   std::vector<Communicator::Outgoing> outgoing;
   for (std::size_t r = 0; r < ranks; ++r) {
     if (r == own) continue;
-    for (Sum& sum : sums_)
+    for (const Sum& sum : sums_)
       outgoing.push_back({static_cast<int>(r), std::as_bytes(slice_of(sum.values, r))});
   }
   // This rank's slice of all sums, in the order of their rows.
-  std::vector<Sum> parts;
+  struct Part {
+    RowNode node;
+    std::vector<float> values;
+  };
+  std::vector<Part> parts;
   for (std::size_t r = 0; r < ranks; ++r) {
     for (const RowNode& node : nodes_of(cut[r], cut[r + 1])) {
       parts.push_back(
@@ -142,11 +129,10 @@ void GradientSum::share(Communicator& communicator, std::span<const std::int64_t
     }
   }
   communicator.exchange(outgoing, incoming);
-  std::vector<float> whole = std::move(sums_.empty() ? sums_.emplace_back() : sums_.front()).values;
+  const at::Tensor whole = sums_.empty() ? at::empty({size}, at::kFloat) : sums_.front().values;
   sums_.clear();
-  whole.resize(offsets_.back());
-  std::vector<Sum> tree;
-  for (Sum& one : parts) {
+  std::vector<Part> tree;
+  for (Part& one : parts) {
     for (; !tree.empty() && tree.back().node.is_left_of(one.node); tree.pop_back()) {
       add(tree.back().values, one.values);
       one = {one.node.parent(), std::move(tree.back().values)};
@@ -155,12 +141,9 @@ void GradientSum::share(Communicator& communicator, std::span<const std::int64_t
   }
   for (; tree.size() > 1; tree.pop_back()) add(tree[tree.size() - 2].values, tree.back().values);
   std::ranges::copy(tree.front().values, slice_of(whole, own).begin());
-  gather_items(communicator, std::span(whole), slices);
-  for_parameters(parameters_, [&](std::size_t i) {
-    const std::span<float> gradient = parameters_[i].gradient;
-    std::copy_n(whole.begin() + static_cast<std::ptrdiff_t>(offsets_[i]), gradient.size(),
-                gradient.begin());
-  });
+  gather_items(communicator,
+               std::span(whole.mutable_data_ptr<float>(), static_cast<std::size_t>(size)), slices);
+  gradients_.copy_(whole);
 }
 
 }  // namespace weft::train

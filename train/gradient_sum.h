@@ -1,11 +1,12 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "train/communicator.h"
-#include "train/optimizer.h"
 
 namespace weft::train {
 
@@ -44,9 +45,9 @@ struct RowNode {
 /// rows of this rank, finish(). The memory of the sums is free again after it.
 class GradientSum {
  public:
-  /// `gradients` (those of all parameters, as long and as many in every rank) may be overwritten in
-  /// all calls. `first_row` is the index in the update of the first row here.
-  GradientSum(std::span<const Parameter> parameters, std::int64_t first_row);
+  /// `gradients` [n] fp32 (model::Trainables, as long in every rank) may be overwritten in all
+  /// calls. `first_row` is the index in the update of the first row here.
+  GradientSum(at::Tensor gradients, std::int64_t first_row);
 
   /// Takes the sum in the gradients out of the way of the next row.
   void begin_row();
@@ -59,14 +60,13 @@ class GradientSum {
  private:
   struct Sum {
     RowNode node;
-    std::vector<float> values;  ///< Of all parameters, one after another
+    at::Tensor values;  ///< [n], where the gradients are
   };
 
   void add_last();
   void share(Communicator& communicator, std::span<const std::int64_t> cut);
 
-  std::span<const Parameter> parameters_;
-  std::vector<std::size_t> offsets_;  ///< Of each parameter in a sum, and the length
+  at::Tensor gradients_;
   std::int64_t next_row_;
   std::vector<Sum> sums_;  ///< In the order of their rows
   bool holds_ = false;     ///< The gradients hold `held_`, which is right of all sums_.

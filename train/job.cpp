@@ -48,7 +48,7 @@ lora::Provenance provenance_of(const Prepared& prepared, const std::string& weig
   provenance.more = {
       {"program", fmt::format("weft {}", core::kVersion)},
       {"data", data},
-      {"kernels", model::kernel_names()},
+      {"kernels", model::kernel_names(prepared.device)},
       {"config", core::sha256(schema::dump_config(prepared.config, schema::Dump::kFull))}};
   return provenance;
 }
@@ -59,7 +59,7 @@ constexpr const char* kSumOfRows = "sum of rows";
 Fingerprint fingerprint_of(const Prepared& prepared, const lora::Provenance& provenance) {
   Fingerprint all = flatten(prepared.config);
   all["program"] = core::kVersion;
-  all["kernels"] = model::kernel_names();
+  all["kernels"] = model::kernel_names(prepared.device);
   if (prepared.chat_template && prepared.chat_template->prints_date()) {
     all[kTemplateDate] = prepared.chat_template->date();
   }
@@ -82,7 +82,7 @@ nlohmann::ordered_json provenance_json(const Prepared& prepared,
   return {{"program", fmt::format("weft {}", core::kVersion)},
           {"started", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
           {"threads", core::thread_count()},
-          {"kernels", model::kernel_names()},
+          {"kernels", model::kernel_names(prepared.device)},
           {"base",
            {{"path", prepared.config.base_model.string()},
             {"weights", provenance.base_weights},
@@ -362,7 +362,7 @@ std::vector<Result> train(const std::vector<Job>& jobs, Communicator& ranks,
   std::deque<Run> runs;
   together(ranks, [&] {
     decoder.emplace(model::Decoder::load(first.base->checkpoint, first.compute,
-                                         first.config.base_quantization));
+                                         first.config.base_quantization, first.device.device));
     for (std::size_t i = 0; i < jobs.size(); ++i)
       runs.emplace_back(jobs[i], std::move(entries[i]), *decoder, ranks, interrupted, log);
   });

@@ -56,6 +56,7 @@ struct Prepared {
   std::string name;  ///< Among several; empty where there is one.
   TrainConfig config;
   std::shared_ptr<const Base> base;  ///< The same for all that were prepared together.
+  model::ComputeDevice device;
   model::Compute compute = model::Compute::kF32;
   std::optional<text::ChatTemplate> chat_template;
   lora::Adapter initial;  ///< What training starts from.

@@ -24,13 +24,20 @@ constexpr std::int64_t kShortRow = 256;
 /// beginnings.
 constexpr std::int64_t kLongRow = 1024;
 
+/// The same on a GPU, whose products are larger.
+constexpr std::int64_t kLongGpuRow = 4096;
+/// What a GPU holds beside tensors that a plan counts: the workspace of its products, their sums
+/// before they are rounded, and what the allocator of its memory loses between blocks.
+constexpr std::uint64_t kGpuWork = std::uint64_t{512} << 20;
+
 /// What the program holds when everything but the weights is read: its code as far as it ran, the
 /// tokenizer, the configuration. Measured between 118 and 151 MiB; a constant, since the length of
 /// rows, and with it every number of a run, follows from it where there is a memory_limit.
 constexpr std::uint64_t kProgram = std::uint64_t{144} << 20;
 
-/// What the machine has to give, this process's own memory included.
-std::uint64_t available() {
+/// What the device has to give; on the processor this process's own memory included.
+std::uint64_t available(const model::ComputeDevice& device) {
+  if (device.is_gpu()) return model::available_memory(device);
   const std::uint64_t free = core::available_memory();
   const std::uint64_t own = resident_memory();
   return free > std::numeric_limits<std::uint64_t>::max() - own ? free : free + own;
@@ -42,11 +49,12 @@ class Planner {
       : config_(config),
         demand_(demand),
         program_(config.memory_limit ? kProgram + demand.vocabulary_bytes : resident_memory()) {
-    plan_.available = config.memory_limit ? config.memory_limit->count : available();
+    plan_.available = config.memory_limit ? config.memory_limit->count : available(demand.device);
     std::int64_t longest = demand.longest_example;
     if (config.packing) {
-      const std::int64_t packed =
-          std::max(config.sequence_len, std::min(config.tokens_per_update, kLongRow));
+      const std::int64_t packed = std::max(
+          config.sequence_len,
+          std::min(config.tokens_per_update, demand.device.is_gpu() ? kLongGpuRow : kLongRow));
       longest = std::max(longest, std::min(packed, demand.data_tokens));
     }
     full_row_ = longest;
@@ -119,7 +127,7 @@ class Planner {
   }
 
   [[nodiscard]] std::uint64_t program_and_data() const {
-    return program_ + kRuntime + demand_.data_bytes;
+    return demand_.device.is_gpu() ? kGpuWork : program_ + kRuntime + demand_.data_bytes;
   }
 
   MemoryPlan take(std::int64_t row, std::int64_t recomputed) {
@@ -138,7 +146,7 @@ class Planner {
                                 config_.adapter.target_parameters.empty()
                                     ? "adapter.target_modules"
                                     : "adapter.target_parameters and target_modules")},
-                   {"program and data", program_and_data(), ""}};
+                   {demand_.device.is_gpu() ? "work" : "program and data", program_and_data(), ""}};
     if (sums(row) > 0) {
       plan_.parts.push_back({"sums of gradients", sums(row),
                              fmt::format("a smaller tokens_per_update (now {}) or adapter.r",

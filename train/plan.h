@@ -17,6 +17,7 @@ namespace weft::train {
 struct MemoryDemand {
   const model::Spec& spec;
   std::span<const lora::Target> targets;
+  model::ComputeDevice device{};
   model::Compute compute = model::Compute::kF32;
   std::int64_t longest_example = 0;    ///< Tokens, of training and validation
   std::int64_t data_tokens = 0;        ///< A row cannot hold more
@@ -32,12 +33,12 @@ struct MemoryPlan {
   std::int64_t row_tokens = 0;         ///< Examples are packed into rows of at most so many
   std::int64_t recomputed_layers = 0;  ///< model::TrainPass::recomputed_layers
   std::vector<MemoryPart> parts;       ///< What it will take
-  std::uint64_t available = 0;         ///< memory_limit, or what the machine has to give
+  std::uint64_t available = 0;         ///< memory_limit, or what the machine or GPU has to give
 };
 
-/// The fastest way that fits. Rows of sequence_len, or of 1024 tokens where that is more and an
-/// update has as many, and nothing computed twice where there is room; otherwise, with a
-/// `memory_limit`, shorter rows down to 256 tokens, which cost little, then layers that are
+/// The fastest way that fits. Rows of sequence_len, or of 1024 tokens (4096 on a GPU) where that is
+/// more and an update has as many, and nothing computed twice where there is room; otherwise, with
+/// a `memory_limit`, shorter rows down to 256 tokens, which cost little, then layers that are
 /// computed again in the backward (a third more time for all of them), then rows as short as the
 /// longest example. Without a `memory_limit` rows stay as they are, so that results do not depend
 /// on what else the machine is doing; recomputation does not touch them. What the program takes

@@ -266,6 +266,7 @@ MemoryDemand demand_of(const Prepared& prepared, const std::vector<lora::Target>
   return {
       .spec = prepared.base->spec,
       .targets = targets,
+      .device = prepared.device,
       .compute = prepared.compute,
       .longest_example = longest,
       .data_tokens = data.preflight.tokens,
@@ -312,8 +313,8 @@ void require_special_tokens(const TrainConfig& config, const text::Tokenizer& to
 
 /// Everything but plan and stream.
 Prepared read_run(schema::Variant<TrainConfig> run, std::shared_ptr<const Base> base,
-                  data::TokenCache& cache, std::optional<TrainState> resumed,
-                  const core::Log& log) {
+                  const model::ComputeDevice& device, data::TokenCache& cache,
+                  std::optional<TrainState> resumed, const core::Log& log) {
   auto& [name, config, given] = run;
   Prepared prepared;
   prepared.resumed = std::move(resumed);
@@ -328,7 +329,8 @@ Prepared read_run(schema::Variant<TrainConfig> run, std::shared_ptr<const Base> 
   prepared.initial =
       initial_adapter(config, base->checkpoint, base->spec, prompts, given, prepared.resumed, log);
   prepared.data = load_data(config, {*base, chat_template, cache, log});
-  prepared.compute = compute_of(config.dtype);
+  prepared.device = device;
+  prepared.compute = compute_of(config.dtype, device);
   prepared.name = std::move(name);
   prepared.config = std::move(config);
   prepared.base = std::move(base);
@@ -359,7 +361,9 @@ std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, co
     require_positions(run.config, base->spec, run.origins);
     require_special_tokens(run.config, base->tokenizer, run.origins);
   }
-  const std::string note = dtype_note(runs.front().config.dtype, model::best_compute());
+  const model::ComputeDevice device = model::open_device(runs.front().config.device);
+  const std::string note =
+      device.is_gpu() ? "" : dtype_note(runs.front().config.dtype, model::best_compute());
   if (!note.empty()) core::tell(log, core::Level::kWarning, note);
   if (const auto& dropouts = base->spec.dropouts; !dropouts.empty()) {
     core::tell(log, core::Level::kInfo,
@@ -376,7 +380,7 @@ std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, co
     const core::Log named = [&](core::Level level, std::string_view line) {
       core::tell(log, level, name.empty() ? std::string(line) : fmt::format("{}: {}", name, line));
     };
-    all.push_back(read_run(std::move(run), base, cache, std::move(resumed[i]), named));
+    all.push_back(read_run(std::move(run), base, device, cache, std::move(resumed[i]), named));
   }
   give_back_heap();  // what is in use now counts in the plans
   std::uint64_t adapters = 0;
@@ -423,13 +427,14 @@ std::string describe_plan(const Prepared& prepared) {
                 100.0 * static_cast<double>(once) / static_cast<double>(tokens.example_tokens));
   const std::string savings = describe_savings(prepared.plan, config, prepared.base->spec.depth());
   std::string text = fmt::format(
-      "base        {} ({}, {} parameters as {}, computed in {}{})\n"
+      "base        {} ({}, {} parameters as {}, computed in {}{}{})\n"
       "adapter     rank {}, {} layers, {} parameters\n"
       "updates     {}, {}{}\n"
       "memory      about {} ({}); {} available{}\n",
       config.base_model.string(), prepared.base->spec.architecture,
       core::human_count(base_parameters), fmt::join(storage, ", "),
       prepared.compute == model::Compute::kBF16 ? "bfloat16" : "float32",
+      prepared.device.is_gpu() ? " on " + prepared.device.description : "",
       config.base_quantization == model::BaseFormat::kDense
           ? ""
           : fmt::format(", layers kept as {}", model::name_of(config.base_quantization)),

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "lora/adapter.h"
-#include "train/optimizer.h"
+#include "train/moments.h"
 
 namespace weft::train {
 

@@ -1,5 +1,7 @@
 #include "train/trainer.h"
 
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -29,12 +31,16 @@ std::uint64_t dropout_seed(std::int64_t seed, std::int64_t update, std::size_t r
                         static_cast<std::uint64_t>(update) << 20 | row);
 }
 
-std::span<float> values_of(at::Tensor& tensor) {
-  return {tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
+/// `values` into a list from `begin` on, wherever it is.
+void put(const std::vector<float>& values, const at::Tensor& list, std::int64_t begin) {
+  const at::Tensor on_host = at::tensor(at::ArrayRef<float>(values), at::kFloat);
+  list.narrow(0, begin, on_host.numel()).copy_(on_host);
 }
 
-void copy_to(at::Tensor& tensor, const std::vector<float>& values) {
-  std::ranges::copy(values, tensor.data_ptr<float>());
+/// `count` numbers of a list on the host from `begin` on.
+std::vector<float> taken(const at::Tensor& list, std::int64_t begin, std::int64_t count) {
+  const float* const first = list.const_data_ptr<float>() + begin;
+  return {first, first + count};
 }
 
 /// How often `every` fits into `amount`: an interval is due whenever this grows.
@@ -85,15 +91,6 @@ void Trainer::begin() {
   });
 }
 
-std::vector<Parameter> Trainer::parameters() {
-  std::vector<Parameter> all;
-  for (model::AdapterParameter& one : parts_.decoder.parameters()) {
-    all.push_back({values_of(one.a), values_of(one.grad_a)});
-    all.push_back({values_of(one.b), values_of(one.grad_b)});
-  }
-  return all;
-}
-
 void Trainer::restore(const TrainState& state) {
   std::vector<lora::Target> targets;
   for (const lora::Factors& one : parts_.decoder.factors()) targets.push_back(one.target);
@@ -112,17 +109,22 @@ void Trainer::restore(const TrainState& state) {
   for (std::size_t i = 0; i < state.adapter.factors.size(); ++i) {
     index[state.adapter.factors[i].target.module.path] = i;
   }
-  std::vector<Moments> moments;
-  for (model::AdapterParameter& one : parts_.decoder.parameters()) {
+  const at::Tensor& values = parts_.decoder.trainables().values;
+  const bool has_moments = state.optimizer_updates > 0;
+  const at::Tensor first = has_moments ? at::zeros_like(values) : at::Tensor();
+  const at::Tensor second = has_moments ? at::zeros_like(values) : at::Tensor();
+  for (const model::AdapterParameter& one : parts_.decoder.parameters()) {
     const std::size_t i = index.at(one.target.module.path);
-    copy_to(one.a, state.adapter.factors[i].a);
-    copy_to(one.b, state.adapter.factors[i].b);
-    if (state.optimizer_updates == 0) continue;
-    moments.push_back(state.moments[2 * i]);
-    moments.push_back(state.moments[2 * i + 1]);
+    put(state.adapter.factors[i].a, values, one.begin_a);
+    put(state.adapter.factors[i].b, values, one.begin_b);
+    if (!has_moments) continue;
+    put(state.moments[2 * i].first, first, one.begin_a);
+    put(state.moments[2 * i].second, second, one.begin_a);
+    put(state.moments[2 * i + 1].first, first, one.begin_b);
+    put(state.moments[2 * i + 1].second, second, one.begin_b);
   }
   parts_.decoder.refresh();
-  optimizer_.restore(state.optimizer_updates, std::move(moments));
+  optimizer_.restore(state.optimizer_updates, first, second);
   saved_ = state.update;
   changed_ = false;
   metrics_begin_ = state.metrics_bytes;
@@ -211,13 +213,13 @@ void Trainer::finish() {
   outcome_.adapter_update = chooses() ? stopping_.best_update() : update_;
 }
 
-model::LossSum Trainer::compute(const Update& update, std::span<const Parameter> all) {
+model::LossSum Trainer::compute(const Update& update) {
   std::vector<std::int64_t> costs;
   for (const data::Row& row : update.rows) costs.push_back(std::ssize(row.tokens));
   const std::vector<std::int64_t> cut = balanced_cut(costs, parts_.ranks.size());
   const auto rank = static_cast<std::size_t>(parts_.ranks.rank());
   std::vector<model::LossSum> losses(update.rows.size());
-  GradientSum gradients(all, cut[rank]);
+  GradientSum gradients(parts_.decoder.trainables().gradients, cut[rank]);
   together(parts_.ranks, [&] {
     for (auto i = static_cast<std::size_t>(cut[rank]); i < static_cast<std::size_t>(cut[rank + 1]);
          ++i) {
@@ -245,22 +247,22 @@ model::LossSum Trainer::compute(const Update& update, std::span<const Parameter>
 void Trainer::compare_factors() {
   if (parts_.ranks.size() == 1) return;
   std::uint64_t digest = 0;
-  for (const Parameter& one : parameters()) {
-    for (const float value : one.value)
-      digest = (std::rotl(digest, 5) ^ std::bit_cast<std::uint32_t>(value)) * 0x9e3779b97f4a7c15U;
-  }
+  const at::Tensor values = parts_.decoder.trainables().values.cpu();
+  for (const float value :
+       std::span(values.const_data_ptr<float>(), static_cast<std::size_t>(values.numel())))
+    digest = (std::rotl(digest, 5) ^ std::bit_cast<std::uint32_t>(value)) * 0x9e3779b97f4a7c15U;
   require_same(parts_.ranks, digest, "the adapter's numbers");
 }
 
 void Trainer::apply(const Update& update) {
-  const std::vector<Parameter> all = parameters();
-  const model::LossSum sum = compute(update, all);
+  const model::Trainables& all = parts_.decoder.trainables();
+  const model::LossSum sum = compute(update);
   const double loss = sum.loss / static_cast<double>(sum.tokens);
-  const double norm = gradient_norm(all);
+  const double norm = gradient_norm(all.gradients);
   guard_.observe(update_ + 1, loss, norm);
-  clip_gradients(all, norm, parts_.config.max_grad_norm);
+  clip_gradients(all.gradients, norm, parts_.config.max_grad_norm);
   const double rate = schedule_.rate(update_);
-  optimizer_.step(all, rate);
+  optimizer_.step(all.values, all.gradients, rate);
   parts_.decoder.refresh();
   ++update_;
   changed_ = true;
@@ -392,15 +394,20 @@ void Trainer::write_checkpoint() {
   state.adapter = current_adapter();
   state.optimizer_updates = optimizer_.updates();
   // The decoder has its own order, the adapter that of paths.
-  std::unordered_map<std::string, std::size_t> index;
-  for (const model::AdapterParameter& one : parts_.decoder.parameters()) {
-    index.emplace(one.target.module.path, index.size());
-  }
-  for (const lora::Factors& factors : state.adapter.factors) {
-    if (optimizer_.moments().empty()) break;
-    const std::size_t i = index.at(factors.target.module.path);
-    state.moments.push_back(optimizer_.moments()[2 * i]);
-    state.moments.push_back(optimizer_.moments()[2 * i + 1]);
+  std::unordered_map<std::string, const model::AdapterParameter*> by_path;
+  for (const model::AdapterParameter& one : parts_.decoder.parameters())
+    by_path.emplace(one.target.module.path, &one);
+  if (optimizer_.updates() > 0) {
+    const at::Tensor first = optimizer_.first_moments().cpu();
+    const at::Tensor second = optimizer_.second_moments().cpu();
+    const auto add = [&](std::int64_t begin, std::int64_t count) {
+      state.moments.push_back({taken(first, begin, count), taken(second, begin, count)});
+    };
+    for (const lora::Factors& factors : state.adapter.factors) {
+      const model::AdapterParameter& one = *by_path.at(factors.target.module.path);
+      add(one.begin_a, one.a.numel());
+      add(one.begin_b, one.b.numel());
+    }
   }
   const Checkpoints checkpoints(parts_.folder.checkpoints());
   checkpoints.save(state, parts_.config.save.keep);

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -109,7 +108,7 @@ class Trainer {
   bool advance_working();
   void apply(const Update& update);
   /// The gradient and the loss of an update, each rank computing its part of the rows.
-  model::LossSum compute(const Update& update, std::span<const Parameter> all);
+  model::LossSum compute(const Update& update);
   /// Throws InputError in all ranks when their factors differ.
   void compare_factors();
   void report(const Update& update, double loss, double norm, double rate);
@@ -136,7 +135,6 @@ class Trainer {
   [[nodiscard]] bool chooses() const { return chosen_ || parts_.validation; }
   [[nodiscard]] bool is_due(const schema::Duration& every) const;
   [[nodiscard]] double seconds() const;
-  [[nodiscard]] std::vector<Parameter> parameters();
 
   TrainerParts parts_;
   AdamW optimizer_;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/kernels/attention_tiles.h"
+#include "model/kernels/processor.h"
 
 namespace weft::model {
 namespace {
@@ -129,8 +130,8 @@ std::vector<float> alibi_slopes(std::int64_t heads) {
   return slopes;
 }
 
-at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape, const Visibility& visible,
-                      at::Tensor* log_sums) {
+at::Tensor Processor::attend_row(const at::Tensor& qkv, const AttentionShape& shape,
+                                 const Visibility& visible, at::Tensor* log_sums) const {
   const std::int64_t tokens = qkv.size(0);
   at::Tensor out = at::empty({tokens, shape.heads * shape.head_dim}, qkv.options());
   if (log_sums != nullptr)
@@ -146,8 +147,9 @@ at::Tensor attend_row(const at::Tensor& qkv, const AttentionShape& shape, const 
   return out;
 }
 
-at::Tensor attend_cached(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
-                         std::int64_t m, const AttentionShape& shape) {
+at::Tensor Processor::attend_cached(const at::Tensor& qkv, const at::Tensor& keys,
+                                    const at::Tensor& values, std::int64_t m,
+                                    const AttentionShape& shape) const {
   const std::int64_t n = qkv.size(0);
   at::Tensor out = at::empty({n, shape.heads * shape.head_dim}, qkv.options());
   const Visibility visible(m);

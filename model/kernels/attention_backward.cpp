@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/kernels/attention_tiles.h"
+#include "model/kernels/processor.h"
 
 namespace weft::model {
 namespace {
@@ -304,9 +305,10 @@ WEFT_DELTA_KERNEL(c10::BFloat16)
 
 }  // namespace
 
-at::Tensor attend_row_backward(const at::Tensor& gradient, const at::Tensor& output,
-                               const at::Tensor& qkv, const at::Tensor& log_sums,
-                               const AttentionShape& shape, const Visibility& visible) {
+at::Tensor Processor::attend_row_backward(const at::Tensor& gradient, const at::Tensor& output,
+                                          const at::Tensor& qkv, const at::Tensor& log_sums,
+                                          const AttentionShape& shape,
+                                          const Visibility& visible) const {
   const std::int64_t tokens = qkv.size(0);
   at::Tensor result = at::empty_like(qkv);
   const at::Tensor delta = at::empty_like(log_sums);

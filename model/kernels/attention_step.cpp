@@ -1,5 +1,3 @@
-#include "model/kernels/attention_step.h"
-
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include "model/kernels/alibi.h"
 #include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
+#include "model/kernels/processor.h"
 
 namespace weft::model {
 namespace {
@@ -135,8 +134,8 @@ WEFT_STEP_KERNEL(c10::BFloat16)
 
 }  // namespace
 
-void append_keys(const at::Tensor& qkv, std::span<const SequenceKeys> sequences,
-                 const AttentionShape& shape) {
+void Processor::append_keys(const at::Tensor& qkv, std::span<const SequenceKeys> sequences,
+                            const AttentionShape& shape) const {
   const std::int64_t dim = shape.head_dim;
   kernel::for_type(qkv.scalar_type(), [&]<typename T>(T) {
     const T* row = kernel::data<T>(qkv) + shape.heads * dim;
@@ -152,8 +151,8 @@ void append_keys(const at::Tensor& qkv, std::span<const SequenceKeys> sequences,
   });
 }
 
-at::Tensor attend_step(const at::Tensor& qkv, std::span<const SequenceKeys> sequences,
-                       const AttentionShape& shape) {
+at::Tensor Processor::attend_step(const at::Tensor& qkv, std::span<const SequenceKeys> sequences,
+                                  const AttentionShape& shape) const {
   const std::int64_t dim = shape.head_dim;
   const std::int64_t group = shape.heads / shape.kv_heads;
   at::Tensor out = at::empty({qkv.size(0), shape.heads * dim}, qkv.options());

@@ -4,7 +4,7 @@
 
 #include "core/philox.h"
 #include "model/kernels/kernel_math.h"
-#include "model/kernels/ops.h"
+#include "model/kernels/processor.h"
 
 namespace weft::model {
 namespace {
@@ -76,7 +76,8 @@ Mask mask_of(const Dropout& dropout, std::uint32_t module) {
 
 }  // namespace
 
-at::Tensor dropout(const at::Tensor& x, const Dropout& dropout, std::uint32_t module) {
+at::Tensor Processor::dropout(const at::Tensor& x, const Dropout& dropout,
+                              std::uint32_t module) const {
   at::Tensor y = at::empty_like(x);
   const Mask mask = mask_of(dropout, module);
   kernel::for_type(x.scalar_type(), [&]<typename T>(T) {
@@ -90,8 +91,8 @@ at::Tensor dropout(const at::Tensor& x, const Dropout& dropout, std::uint32_t mo
   return y;
 }
 
-void dropout_backward_(const at::Tensor& dx, const at::Tensor& dy, const Dropout& dropout,
-                       std::uint32_t module) {
+void Processor::dropout_backward_(const at::Tensor& dx, const at::Tensor& dy,
+                                  const Dropout& dropout, std::uint32_t module) const {
   const Mask mask = mask_of(dropout, module);
   kernel::for_type(dx.scalar_type(), [&]<typename T>(T) {
     const T* in = kernel::data<T>(dy);

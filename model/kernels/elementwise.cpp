@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "model/kernels/kernel_math.h"
-#include "model/kernels/ops.h"
+#include "model/kernels/processor.h"
 
 namespace weft::model {
 namespace {
@@ -49,7 +49,7 @@ std::byte* bytes_of(const at::Tensor& tensor) {
 
 }  // namespace
 
-at::Tensor gather(const at::Tensor& rows, std::span<const std::int64_t> indices) {
+at::Tensor Processor::gather(const at::Tensor& rows, std::span<const std::int64_t> indices) const {
   at::Tensor result = at::empty({std::ssize(indices), rows.size(1)}, rows.options());
   const std::size_t bytes = row_bytes(rows);
   const std::byte* const from = bytes_of(rows);
@@ -61,8 +61,8 @@ at::Tensor gather(const at::Tensor& rows, std::span<const std::int64_t> indices)
   return result;
 }
 
-at::Tensor scatter(const at::Tensor& rows, std::span<const std::int64_t> indices,
-                   std::int64_t count) {
+at::Tensor Processor::scatter(const at::Tensor& rows, std::span<const std::int64_t> indices,
+                              std::int64_t count) const {
   at::Tensor result = zeros({count, rows.size(1)}, rows.options());
   const std::size_t bytes = row_bytes(rows);
   const std::byte* const from = bytes_of(rows);
@@ -74,7 +74,7 @@ at::Tensor scatter(const at::Tensor& rows, std::span<const std::int64_t> indices
   return result;
 }
 
-at::Tensor scaled(const at::Tensor& x, double scale) {
+at::Tensor Processor::scaled(const at::Tensor& x, double scale) const {
   at::Tensor y = at::empty_like(x);
   kernel::for_type(x.scalar_type(), [&]<typename T>(T) {
     const T* const in = kernel::data<T>(x);
@@ -86,7 +86,7 @@ at::Tensor scaled(const at::Tensor& x, double scale) {
   return y;
 }
 
-void add_(const at::Tensor& x, const at::Tensor& y, double scale) {
+void Processor::add_(const at::Tensor& x, const at::Tensor& y, double scale) const {
   kernel::for_type(x.scalar_type(), [&]<typename T>(T) {
     T* const in_out = kernel::mutable_data<T>(x);
     const T* const in = kernel::data<T>(y);
@@ -94,18 +94,6 @@ void add_(const at::Tensor& x, const at::Tensor& y, double scale) {
       add_elements(in_out, in, static_cast<Wide<T>>(scale), begin, end);
     });
   });
-}
-
-at::Tensor copied(const at::Tensor& x) {
-  at::Tensor y = at::empty_like(x);
-  if (!Meter::running()) y.copy_(x);
-  return y;
-}
-
-at::Tensor zeros(at::IntArrayRef shape, const at::TensorOptions& options) {
-  at::Tensor result = at::empty(shape, options);
-  if (!Meter::running()) std::memset(result.mutable_data_ptr(), 0, result.nbytes());
-  return result;
 }
 
 }  // namespace weft::model

@@ -1,7 +1,3 @@
-#include "model/kernels/product.h"
-
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <atomic>
 #include <deque>
@@ -15,6 +11,7 @@
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/multiply.h"
 #include "model/kernels/pack.h"
+#include "model/kernels/processor.h"
 
 namespace weft::model {
 namespace {
@@ -499,25 +496,13 @@ void run(std::span<const std::unique_ptr<Shared>> all) {
 
 }  // namespace
 
-void product_(const at::Tensor& c, std::span<const Factors> terms, const Epilogue& finish) {
-  if (c.numel() == 0 || Meter::running()) return;
-  const std::unique_ptr<Shared> one = make(c, terms, finish);
-  run({&one, 1});
-}
-
-void products_(std::span<const ProductOf> all) {
+void Processor::products_(std::span<const ProductOf> all) const {
   if (Meter::running()) return;
   std::vector<std::unique_ptr<Shared>> made;
   for (const ProductOf& one : all) {
     if (one.c.numel() > 0) made.push_back(make(one.c, one.terms, one.finish));
   }
   run(made);
-}
-
-at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
-  at::Tensor c = at::empty({a.size(0), b.size(1)}, a.options());
-  product_(c, {{a, b}});
-  return c;
 }
 
 }  // namespace weft::model

@@ -16,7 +16,7 @@
 #include <numbers>
 
 #include "model/kernels/kernel_math.h"
-#include "model/kernels/ops.h"
+#include "model/kernels/processor.h"
 
 namespace weft::model {
 namespace {
@@ -240,14 +240,15 @@ RotaryTable rotary_table(const Rope& rope, std::int64_t max_positions,
   return table;
 }
 
-void rotate_(const at::Tensor& qkv, const AttentionShape& shape, const RotaryTable& table) {
+void Processor::rotate_(const at::Tensor& qkv, const AttentionShape& shape,
+                        const RotaryTable& table) const {
   for_rows(qkv, shape, table, [](const auto& rows, std::int64_t begin, std::int64_t end) {
     turn_rows(rows, begin, end);
   });
 }
 
-void rotate_back_(const at::Tensor& gradient, const AttentionShape& shape,
-                  const RotaryTable& table) {
+void Processor::rotate_back_(const at::Tensor& gradient, const AttentionShape& shape,
+                             const RotaryTable& table) const {
   for_rows(gradient, shape, table, [](const auto& rows, std::int64_t begin, std::int64_t end) {
     turn_rows_back(rows, begin, end);
   });

@@ -41,13 +41,14 @@ struct Row {
 };
 
 /// The best first, but for what is_intel() says.
-constexpr std::array<Row, 6> kRows{{
+constexpr std::array<Row, 7> kRows{{
     {Set::kAmx, "amx", has_amx_and_rows},
     {Set::kAvx512Bf16, "avx512_bf16", has_avx512_bf16},
     {Set::kAvx512, "avx512", has_avx512},
     {Set::kAvx2, "avx2", has_avx2},
     {Set::kPortable, "portable", always},
     {Set::kAmxEmulated, "amx_emulated", always},
+    {Set::kAten, "aten", always},
 }};
 
 const Row& row_of(Set set) noexcept { return kRows[static_cast<std::size_t>(set)]; }
@@ -111,7 +112,8 @@ bool is_available(Set set) noexcept { return row_of(set).available(); }
 std::vector<Set> available_sets() {
   std::vector<Set> sets;
   for (const Row& row : kRows) {
-    if (row.set != Set::kAmxEmulated && row.available()) sets.push_back(row.set);
+    const bool for_tests = row.set == Set::kAmxEmulated || row.set == Set::kAten;
+    if (!for_tests && row.available()) sets.push_back(row.set);
   }
   return sets;
 }

@@ -17,10 +17,14 @@ enum class Set : std::uint8_t {
   kPortable,    ///< What the compiler makes of it for every processor of the kind
   /// The products of kAmx with tiles in memory and all else portable: for tests where there is no
   /// AMX. Very slow.
-  kAmxEmulated
+  kAmxEmulated,
+  /// No kernels: the device-generic operations over ATen (model/aten/aten.h), for tests on a
+  /// processor of what runs on a GPU.
+  kAten
 };
 
-/// "amx", "avx512_bf16", "avx512", "avx2", "portable", "amx_emulated": in WEFT_KERNELS and records.
+/// "amx", "avx512_bf16", "avx512", "avx2", "portable", "amx_emulated", "aten": in WEFT_KERNELS and
+/// records.
 [[nodiscard]] std::string_view name_of(Set set) noexcept;
 
 /// The other way round; nothing for a name that there is not.
@@ -29,7 +33,7 @@ enum class Set : std::uint8_t {
 /// Whether this processor has the instructions and the system lets the process use them.
 [[nodiscard]] bool is_available(Set set) noexcept;
 
-/// Those that are, the emulated one aside, the best first.
+/// Those that are, those for tests aside, the best first.
 [[nodiscard]] std::vector<Set> available_sets();
 
 /// What this processor computes with: the set that the environment variable WEFT_KERNELS names,

@@ -93,6 +93,7 @@ TEST(DecodeBatch, AnswersAsOneByOne) {
 class BatchSize : public testing::TestWithParam<at::ScalarType> {};
 
 TEST_P(BatchSize, LeavesTheBitsOfLogitsAsTheyAre) {
+  WEFT_SKIP_WITHOUT_KERNELS();
   const model::Spec spec = tiny_spec(
       {{"vocab_size", 1000}, {"hidden_size", 192}, {"head_dim", 64}, {"intermediate_size", 512}});
   Decoder decoder = Decoder::from_weights(spec, random_weights(spec, 1), GetParam());

@@ -13,7 +13,7 @@ from test_train import metrics, set_up, train_with_peft
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)
-SETS = ["amx", "avx512_bf16", "avx512", "avx2", "portable", "amx_emulated"]
+SETS = ["amx", "avx512_bf16", "avx512", "avx2", "portable", "amx_emulated", "aten"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,7 +31,7 @@ def machine(weft):
 
 @pytest.fixture(params=SETS)
 def kernels(request, machine, monkeypatch):
-    if request.param != "amx_emulated" and request.param not in [rate["kernels"] for rate in machine["rates"]]:
+    if request.param not in ("amx_emulated", "aten") and request.param not in [rate["kernels"] for rate in machine["rates"]]:
         pytest.skip(f"this processor lacks {request.param}")
     monkeypatch.setenv("WEFT_KERNELS", request.param)
     return request.param
@@ -60,7 +60,7 @@ def trained(smollm2_dir, tmp_path_factory):
 def test_the_machine_is_described(machine):
     assert machine["processor"] and machine["cores"] >= 1 and machine["available_bytes"] > 0
     rates = {rate["kernels"]: rate for rate in machine["rates"]}
-    assert machine["kernels"] in rates and "portable" in rates and "amx_emulated" not in rates
+    assert machine["kernels"] in rates and "portable" in rates and not rates.keys() & {"amx_emulated", "aten"}
     assert all(rate["bfloat16_gflops"] > 1 and rate["float32_gflops"] > 1 for rate in rates.values())
 
 

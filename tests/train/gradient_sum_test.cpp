@@ -1,5 +1,6 @@
 #include "train/gradient_sum.h"
 
+#include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -83,48 +84,37 @@ class Threads {
   std::vector<std::int64_t> values_;
 };
 
-constexpr std::size_t kSizes[] = {7, 1, 12};  // of the parameters
+constexpr std::size_t kNumbers = 20;
 
-using Gradient = std::vector<std::vector<float>>;
+using Gradient = std::vector<float>;
 
 /// A row's gradient: numbers whose sum depends on the order.
 Gradient gradient_of(std::int64_t row) {
   std::minstd_rand random(static_cast<unsigned>(row) + 1);
-  Gradient gradient;
-  for (const std::size_t size : kSizes) {
-    std::vector<float>& values = gradient.emplace_back(size);
-    for (float& value : values)
-      value = (static_cast<float>(random()) / 2147483647.0F - 0.5F) *
-              std::exp2(static_cast<float>(random() % 12));
-  }
+  Gradient gradient(kNumbers);
+  for (float& value : gradient)
+    value = (static_cast<float>(random()) / 2147483647.0F - 0.5F) *
+            std::exp2(static_cast<float>(random() % 12));
   return gradient;
 }
 
-std::vector<float> flat(const Gradient& gradient) {
-  std::vector<float> all;
-  for (const auto& one : gradient) all.insert(all.end(), one.begin(), one.end());
-  return all;
-}
-
 std::vector<float> summed(Communicator& communicator, const std::vector<std::int64_t>& cut) {
-  Gradient values = gradient_of(0), gradient = gradient_of(0);
-  std::vector<Parameter> parameters;
-  for (std::size_t i = 0; i < gradient.size(); ++i) parameters.push_back({values[i], gradient[i]});
+  const at::Tensor gradient = at::tensor(gradient_of(0));
   const auto rank = static_cast<std::size_t>(communicator.rank());
-  GradientSum sum(parameters, cut[rank]);
+  GradientSum sum(gradient, cut[rank]);
   for (std::int64_t row = cut[rank]; row < cut[rank + 1]; ++row) {
     sum.begin_row();
-    const Gradient one = gradient_of(row);
-    for (std::size_t i = 0; i < one.size(); ++i) std::ranges::copy(one[i], gradient[i].begin());
+    gradient.copy_(at::tensor(gradient_of(row)));
     sum.end_row();
   }
   sum.finish(communicator, cut);
-  return flat(gradient);
+  const float* const values = gradient.const_data_ptr<float>();
+  return {values, values + gradient.numel()};
 }
 
 /// The definition: halves are added first, what has no other half is added from the right.
 std::vector<float> tree(std::int64_t begin, std::int64_t end) {
-  if (end - begin == 1) return flat(gradient_of(begin));
+  if (end - begin == 1) return gradient_of(begin);
   std::int64_t half = 1;
   while (2 * half < end - begin) half *= 2;
   std::vector<float> left = tree(begin, begin + half);
@@ -141,9 +131,9 @@ TEST(GradientSum, OfOneProcessIsTheTreeOverTheRows) {
 
 TEST(GradientSum, IsNotTheSumInTheOrderOfTheRows) {
   // Else the other tests would show nothing.
-  std::vector<float> running = flat(gradient_of(0));
+  std::vector<float> running = gradient_of(0);
   for (std::int64_t row = 1; row < 8; ++row) {
-    const std::vector<float> one = flat(gradient_of(row));
+    const std::vector<float> one = gradient_of(row);
     for (std::size_t i = 0; i < running.size(); ++i) running[i] += one[i];
   }
   EXPECT_NE(running, tree(0, 8));

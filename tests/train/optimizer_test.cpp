@@ -1,10 +1,12 @@
 #include "train/optimizer.h"
 
+#include <ATen/Parallel.h>
+#include <ATen/ops/tensor.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "core/parallel.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/throws.h"
@@ -19,86 +21,90 @@ nlohmann::json reference() {
       tests::slurp(tests::source_dir() / "tests/train/data/optimizer.json"));
 }
 
-std::vector<Parameter> parameters_of(Matrices& values, Matrices& gradients) {
-  std::vector<Parameter> parameters;
-  for (std::size_t i = 0; i < values.size(); ++i) parameters.push_back({values[i], gradients[i]});
-  return parameters;
+/// All matrices in one list.
+at::Tensor list_of(const Matrices& matrices) {
+  std::vector<float> all;
+  for (const auto& one : matrices) all.insert(all.end(), one.begin(), one.end());
+  return at::tensor(all);
+}
+
+std::vector<float> numbers(const at::Tensor& list) {
+  const float* const first = list.const_data_ptr<float>();
+  return {first, first + list.numel()};
 }
 
 TEST(AdamW, EqualsTorchOverManyUpdatesWithDecayAndClipping) {
   for (const auto& one : reference()["adamw"]) {
     AdamW optimizer({one["beta1"], one["beta2"], one["epsilon"], one["weight_decay"]});
-    auto values = one["start"].get<Matrices>();
+    const at::Tensor values = list_of(one["start"].get<Matrices>());
     for (std::size_t update = 0; update < one["gradients"].size(); ++update) {
-      auto gradients = one["gradients"][update].get<Matrices>();
-      const auto parameters = parameters_of(values, gradients);
-      const double norm = gradient_norm(parameters);
+      const at::Tensor gradients = list_of(one["gradients"][update].get<Matrices>());
+      const double norm = gradient_norm(gradients);
       EXPECT_NEAR(norm, one["norms"][update].get<double>(), 1e-6 * norm);
-      clip_gradients(parameters, norm, one["max_norm"]);
-      optimizer.step(parameters, one["rates"][update]);
+      clip_gradients(gradients, norm, one["max_norm"]);
+      optimizer.step(values, gradients, one["rates"][update]);
     }
-    const auto wanted = one["end"].get<Matrices>();
-    for (std::size_t i = 0; i < wanted.size(); ++i) {
-      for (std::size_t j = 0; j < wanted[i].size(); ++j) {
-        EXPECT_NEAR(values[i][j], wanted[i][j], 2e-6F * std::abs(wanted[i][j]) + 1e-7F);
-      }
-    }
+    const auto found = numbers(values);
+    const auto wanted = numbers(list_of(one["end"].get<Matrices>()));
+    ASSERT_EQ(found.size(), wanted.size());
+    for (std::size_t i = 0; i < wanted.size(); ++i)
+      EXPECT_NEAR(found[i], wanted[i], 2e-6F * std::abs(wanted[i]) + 1e-7F);
   }
 }
 
 TEST(AdamW, FirstUpdateMovesByTheRateWhateverTheGradientsSize) {
   // m/(1-b1) = g and v/(1-b2) = g^2: the step is rate * g / (|g| + eps).
-  Matrices values{{1.0F, 1.0F}};
-  Matrices gradients{{1e-3F, -50.0F}};
+  const at::Tensor values = at::tensor({1.0F, 1.0F});
   AdamW optimizer({});
-  optimizer.step(parameters_of(values, gradients), 0.25);
-  EXPECT_NEAR(values[0][0], 0.75, 1e-5);
-  EXPECT_NEAR(values[0][1], 1.25, 1e-5);
+  optimizer.step(values, at::tensor({1e-3F, -50.0F}), 0.25);
+  EXPECT_NEAR(numbers(values)[0], 0.75, 1e-5);
+  EXPECT_NEAR(numbers(values)[1], 1.25, 1e-5);
 }
 
 TEST(AdamW, DecayActsOnTheWeightAndNotOnTheMoments) {
-  Matrices values{{2.0F}};
-  Matrices gradients{{0.0F}};
+  const at::Tensor values = at::tensor({2.0F});
   AdamW optimizer({.weight_decay = 0.5});
-  optimizer.step(parameters_of(values, gradients), 0.1);
-  EXPECT_FLOAT_EQ(values[0][0], 2.0F * (1 - 0.1F * 0.5F));
-  EXPECT_EQ(optimizer.moments()[0].first[0], 0);
+  optimizer.step(values, at::tensor({0.0F}), 0.1);
+  EXPECT_FLOAT_EQ(numbers(values)[0], 2.0F * (1 - 0.1F * 0.5F));
+  EXPECT_EQ(numbers(optimizer.first_moments())[0], 0);
 }
 
 TEST(AdamW, RestoredStateGoesOnBitForBit) {
-  Matrices once{{1.0F, -2.0F, 3.0F}};
-  Matrices gradients{{0.3F, 0.1F, -0.7F}};
+  const at::Tensor gradients = at::tensor({0.3F, 0.1F, -0.7F});
+  const at::Tensor once = at::tensor({1.0F, -2.0F, 3.0F});
   AdamW whole({});
-  for (int i = 0; i < 4; ++i) whole.step(parameters_of(once, gradients), 1e-2);
+  for (int i = 0; i < 4; ++i) whole.step(once, gradients, 1e-2);
 
-  Matrices again{{1.0F, -2.0F, 3.0F}};
+  const at::Tensor again = at::tensor({1.0F, -2.0F, 3.0F});
   AdamW before({});
-  for (int i = 0; i < 2; ++i) before.step(parameters_of(again, gradients), 1e-2);
+  for (int i = 0; i < 2; ++i) before.step(again, gradients, 1e-2);
   AdamW after({});
-  after.restore(before.updates(), before.moments());
-  for (int i = 0; i < 2; ++i) after.step(parameters_of(again, gradients), 1e-2);
-  EXPECT_EQ(once, again);
+  after.restore(before.updates(), before.first_moments(), before.second_moments());
+  for (int i = 0; i < 2; ++i) after.step(again, gradients, 1e-2);
+  EXPECT_EQ(numbers(once), numbers(again));
 }
 
 TEST(AdamW, SameBitsForAnyNumberOfThreads) {
-  Matrices start(100, std::vector<float>(257));
-  Matrices gradients = start;
+  std::vector<float> start(257 * 1000), slopes(start.size());
   for (std::size_t i = 0; i < start.size(); ++i) {
-    for (std::size_t j = 0; j < start[i].size(); ++j) {
-      start[i][j] = std::sin(static_cast<float>(i * 257 + j));
-      gradients[i][j] = std::cos(static_cast<float>(i + j * 3));
-    }
+    start[i] = std::sin(static_cast<float>(i));
+    slopes[i] = std::cos(static_cast<float>(i % 257 + 3 * i));
   }
-  std::vector<Matrices> results;
+  const at::Tensor gradients = at::tensor(slopes);
+  std::vector<std::vector<float>> results;
+  std::vector<double> norms;
+  const int before = at::get_num_threads();
   for (const int threads : {1, 3}) {
-    core::set_thread_count(threads);
-    Matrices values = start;
+    at::set_num_threads(threads);
+    const at::Tensor values = at::tensor(start);
     AdamW optimizer({.weight_decay = 0.01});
-    for (int i = 0; i < 3; ++i) optimizer.step(parameters_of(values, gradients), 1e-2);
-    results.push_back(values);
+    for (int i = 0; i < 3; ++i) optimizer.step(values, gradients, 1e-2);
+    results.push_back(numbers(values));
+    norms.push_back(gradient_norm(gradients));
   }
-  core::set_thread_count(0);
+  at::set_num_threads(before);
   EXPECT_EQ(results[0], results[1]);
+  EXPECT_EQ(norms[0], norms[1]);
 }
 
 TEST(AdamW, RefusesSettingsOutOfRange) {
@@ -108,15 +114,13 @@ TEST(AdamW, RefusesSettingsOutOfRange) {
 }
 
 TEST(ClipGradients, LeavesSmallGradientsAndZeroLimitAlone) {
-  Matrices values{{0, 0}};
-  Matrices gradients{{3, 4}};
-  const auto parameters = parameters_of(values, gradients);
-  EXPECT_DOUBLE_EQ(gradient_norm(parameters), 5);
-  clip_gradients(parameters, 5, 10);
-  clip_gradients(parameters, 5, 0);
-  EXPECT_EQ(gradients, (Matrices{{3, 4}}));
-  clip_gradients(parameters, 5, 1);
-  EXPECT_NEAR(gradient_norm(parameters), 1, 1e-6);
+  const at::Tensor gradients = at::tensor({3.0F, 4.0F});
+  EXPECT_DOUBLE_EQ(gradient_norm(gradients), 5);
+  clip_gradients(gradients, 5, 10);
+  clip_gradients(gradients, 5, 0);
+  EXPECT_EQ(numbers(gradients), (std::vector<float>{3, 4}));
+  clip_gradients(gradients, 5, 1);
+  EXPECT_NEAR(gradient_norm(gradients), 1, 1e-6);
 }
 
 }  // namespace

@@ -1,11 +1,10 @@
-#include "model/activation.h"
-
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
 
 #include "model/kernels/bf16_rows.h"
 #include "model/kernels/kernel_math.h"
+#include "model/kernels/processor.h"
 
 namespace weft::model {
 namespace {
@@ -224,7 +223,7 @@ bool is_fast(const MlpSpec& mlp) {
 
 }  // namespace
 
-at::Tensor activate(const at::Tensor& up, const MlpSpec& mlp) {
+at::Tensor Processor::activate(const at::Tensor& up, const MlpSpec& mlp) const {
   const std::int64_t width = up.size(1) / (mlp.gated ? 2 : 1);
   at::Tensor y = at::empty({up.size(0), width}, up.options());
   kernel::for_type(up.scalar_type(), [&]<typename T>(T) {
@@ -254,7 +253,8 @@ at::Tensor activate(const at::Tensor& up, const MlpSpec& mlp) {
   return y;
 }
 
-void activate_backward_(const at::Tensor& up, const at::Tensor& dy, const MlpSpec& mlp) {
+void Processor::activate_backward_(const at::Tensor& up, const at::Tensor& dy,
+                                   const MlpSpec& mlp) const {
   const std::int64_t width = dy.size(1);
   kernel::for_type(up.scalar_type(), [&]<typename T>(T) {
     T* const in_out = kernel::mutable_data<T>(up);

@@ -1,0 +1,85 @@
+#include "model/device.h"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <charconv>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+
+#include "core/error.h"
+#include "core/memory.h"
+#include "model/cuda/cuda.h"
+
+namespace weft::model {
+namespace {
+
+/// The number in "cuda:N", 0 for "cuda"; nothing for another name.
+std::optional<int> gpu_index(std::string_view name) {
+  constexpr std::string_view kCuda = "cuda";
+  if (!name.starts_with(kCuda)) return std::nullopt;
+  name.remove_prefix(kCuda.size());
+  if (name.empty()) return 0;
+  int index = -1;
+  const char* const end = name.data() + name.size();
+  if (name.front() != ':') return std::nullopt;
+  const auto parsed = std::from_chars(name.data() + 1, end, index);
+  const bool whole = parsed.ec == std::errc() && parsed.ptr == end;
+  return whole && index >= 0 && index < 128 ? std::optional(index) : std::nullopt;
+}
+
+struct Library {
+  WeftCudaStart start = nullptr;
+  WeftCudaFree free = nullptr;
+};
+
+/// Beside the library that this code is in.
+Library open_library() {
+  namespace fs = std::filesystem;
+  Dl_info here{};
+  const bool known = ::dladdr(reinterpret_cast<const void*>(&is_device_name), &here) != 0;
+  const fs::path library =
+      (known ? fs::path(here.dli_fname).parent_path() : fs::path(".")) / "libweft_cuda.so";
+  if (!fs::exists(library)) {
+    throw ConfigError(
+        "device cuda: weft was built for the processor alone ({} is missing); script/setup --cuda "
+        "builds its part for GPUs, or take device cpu",
+        library.string());
+  }
+  void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (handle == nullptr) throw ConfigError("device cuda: cannot load {}", ::dlerror());
+  const Library opened{reinterpret_cast<WeftCudaStart>(::dlsym(handle, "weft_cuda_start")),
+                       reinterpret_cast<WeftCudaFree>(::dlsym(handle, "weft_cuda_free"))};
+  if (opened.start == nullptr || opened.free == nullptr)
+    throw ConfigError("device cuda: {} is of another version", library.string());
+  return opened;
+}
+
+const Library& library() {
+  static const Library kOpened = open_library();
+  return kOpened;
+}
+
+}  // namespace
+
+bool is_device_name(const std::string& name) { return name == "cpu" || gpu_index(name); }
+
+ComputeDevice open_device(const std::string& name) {
+  if (name == "cpu") return {};
+  const std::optional<int> index = gpu_index(name);
+  if (!index) throw ConfigError("device '{}': expected cpu, cuda or cuda:N (a GPU's number)", name);
+  WeftCudaDevice found{};
+  if (const char* const problem = library().start(*index, &found))
+    throw ConfigError("device {}: {}; take device cpu, or see docs/gpu.md", name, problem);
+  return {.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(*index)),
+          .description =
+              fmt::format("cuda:{} ({}, {}.{})", *index, found.name, found.major, found.minor),
+          .capability = found.major * 10 + found.minor};
+}
+
+std::uint64_t available_memory(const ComputeDevice& device) {
+  return device.is_gpu() ? library().free(device.device.index()) : core::available_memory();
+}
+
+}  // namespace weft::model

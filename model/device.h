@@ -1,0 +1,32 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <string>
+
+namespace weft::model {
+
+/// What a model is computed on.
+struct ComputeDevice {
+  at::Device device = at::kCPU;
+  /// "cpu", or "cuda:0 (NVIDIA H200, 9.0)": for logs and records.
+  std::string description = "cpu";
+  int capability = 0;  ///< A GPU's compute capability, 75 for 7.5; 0: a processor.
+
+  [[nodiscard]] bool is_gpu() const { return !device.is_cpu(); }
+};
+
+/// Whether `name` is "cpu", "cuda" or "cuda:N".
+[[nodiscard]] bool is_device_name(const std::string& name);
+
+/// The device of that name; "cuda" is the first GPU. For a GPU it opens lib/libweft_cuda.so, once,
+/// which has to be before anything asks LibTorch for CUDA. ConfigError, in one line that says what
+/// to do, for another name, where that library was not built, for a GPU that there is not, one that
+/// is too old, and a missing driver.
+[[nodiscard]] ComputeDevice open_device(const std::string& name);
+
+/// Bytes that are free now: of the GPU's memory, or of the machine's (core/memory.h).
+[[nodiscard]] std::uint64_t available_memory(const ComputeDevice& device);
+
+}  // namespace weft::model

@@ -1,0 +1,24 @@
+# The CUDA compiler and libraries of script/setup --cuda, beside LibTorch, whose part for GPUs they are of.
+# find_package(CUDAToolkit) of CMake 3.25 does not know this tree.
+
+cmake_path(GET WEFT_TORCH_ROOT PARENT_PATH weft_wheels)
+set(WEFT_CUDA_ROOT "${weft_wheels}/nvidia/cu13" CACHE PATH "Tree with bin/nvcc, include and lib")
+foreach(file bin/nvcc lib/libcublas.so.13 lib/libcudart.so)
+  if(NOT EXISTS "${WEFT_CUDA_ROOT}/${file}")
+    message(FATAL_ERROR "no CUDA in '${WEFT_CUDA_ROOT}' (${file} is missing): run script/setup --cuda")
+  endif()
+endforeach()
+if(NOT EXISTS "${WEFT_TORCH_ROOT}/lib/libtorch_cuda.so")
+  message(FATAL_ERROR "'${WEFT_TORCH_ROOT}' has no lib/libtorch_cuda.so: run script/setup --cuda")
+endif()
+
+set(CMAKE_CUDA_COMPILER "${WEFT_CUDA_ROOT}/bin/nvcc")
+# Code for each processor and none to be translated at run time: a driver of 13.0 could not.
+set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120-real)
+set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)  # LibTorch's
+enable_language(CUDA)
+# CMake 3.25 does not know that this compiler has C++20.
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
