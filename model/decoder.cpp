@@ -16,6 +16,7 @@
 #include "model/generate.h"
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/sets.h"
+#include "model/read_weights.h"
 #include "model/weights.h"
 
 namespace weft::model {
@@ -236,7 +237,7 @@ struct Decoder::State {
   /// What the first layer reads.
   [[nodiscard]] at::Tensor embed(const data::Row& row) const {
     const std::vector<std::int64_t> tokens(row.tokens.begin(), row.tokens.end());
-    at::Tensor x = gather(weights.embedding, tokens);
+    at::Tensor x = weights.embed(tokens, type);
     if (spec.embedding.scale != 1) x = scaled(x, embedding_scale());
     if (weights.positions.defined()) {
       std::vector<std::int64_t> places;
@@ -336,7 +337,8 @@ Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute,
   state->spec = read_spec(checkpoint);
   state->type = type_of(compute);
   state->weights =
-      make_weights(state->spec, state->type, format, checkpoint_filler(checkpoint, state->spec));
+      make_weights(state->spec, state->type, format, checkpoint_filler(checkpoint, state->spec),
+                   format == BaseFormat::kStored ? &checkpoint : nullptr);
   return Decoder(std::move(state));
 }
 
@@ -366,12 +368,13 @@ Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::
   return Decoder(std::move(state));
 }
 
-Decoder Decoder::unfilled(const Spec& spec, Compute compute, BaseFormat format) {
+Decoder Decoder::unfilled(const Spec& spec, Compute compute, BaseFormat format,
+                          const checkpoint::Checkpoint* stored) {
   const Guard guard;
   auto state = std::make_unique<State>();
   state->spec = spec;
   state->type = type_of(compute);
-  state->weights = make_weights(spec, state->type, format, {});
+  state->weights = make_weights(spec, state->type, format, {}, stored);
   return Decoder(std::move(state));
 }
 

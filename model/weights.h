@@ -3,7 +3,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,12 +18,16 @@ namespace weft::model {
 
 /// The frozen tensors of a model, arranged for computing.
 struct Weights {
-  at::Tensor embedding;  ///< [V, D]
+  at::Tensor embedding;  ///< [V, D]; undefined where `stored_embedding` has it
+  std::shared_ptr<const QuantisedMatrix> stored_embedding;
   at::Tensor positions;  ///< [P, D]; undefined: none
   std::optional<Norm> embedding_norm;
   std::vector<Layer> layers;
   std::optional<Norm> final_norm;
   Head head;
+
+  /// Rows of the embedding: [indices, D] of `type`.
+  [[nodiscard]] at::Tensor embed(std::span<const std::int64_t> indices, at::ScalarType type) const;
 };
 
 /// As in model/decoder.h: writes the named tensor into the given one.
@@ -30,15 +36,11 @@ using FillTensor =
 
 /// Allocates a model's tensors of `type` and fills them: q, k, v and gate, up lie in one matrix
 /// each, whatever the family stores. Without a filler they are allocated only (Meter).
-/// The linear layers' matrices are kept as `format` says; embedding, norms, biases and head are not
-/// quantised.
+/// The linear layers' matrices are kept as `format` says; norms, biases, routers, and, but in
+/// kStored, embedding and head are not quantised. `stored`: the checkpoint whose blocks kStored
+/// keeps; without a filler their room is allocated.
 [[nodiscard]] Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
-                                   const FillTensor& fill);
-
-/// A filler that reads a checkpoint. Checks first that it holds every tensor the spec needs, in its
-/// shape, and none that the model would not use (rotary inv_freq buffers aside): InputError naming
-/// it.
-[[nodiscard]] FillTensor checkpoint_filler(const checkpoint::Checkpoint& checkpoint,
-                                           const Spec& spec);
+                                   const FillTensor& fill,
+                                   const checkpoint::Checkpoint* stored = nullptr);
 
 }  // namespace weft::model
