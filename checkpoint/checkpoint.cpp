@@ -145,6 +145,15 @@ void Checkpoint::read_mxfp4_columns(const TensorInfo& tensor, std::int64_t matri
   read_stored_mxfp4(state_->stored(tensor), matrix, begin, end, out);
 }
 
+Storage Checkpoint::row_blocks(const TensorInfo& tensor) const {
+  return stored_row_blocks(state_->stored(tensor));
+}
+
+void Checkpoint::read_blocks(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
+                             std::span<std::byte> out) const {
+  read_stored_blocks(state_->stored(tensor), begin, end, out);
+}
+
 std::vector<float> Checkpoint::read(const TensorInfo& tensor) const {
   const StoredTensor& stored = state_->stored(tensor);
   const std::int64_t width = stored.info.row_elements();

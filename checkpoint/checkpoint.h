@@ -98,6 +98,14 @@ class Checkpoint {
   /// hold as MXFP4 (checkpoint/mxfp4.h). out.size() == their bytes.
   void read_mxfp4_columns(const TensorInfo& tensor, std::int64_t matrix, std::int64_t begin,
                           std::int64_t end, std::span<std::byte> out) const;
+  /// The format of a tensor's blocks where each of its rows is whole blocks of one format, one
+  /// after the other, and nothing is added to their numbers; rows may be moved. kOther for every
+  /// other tensor, as those without blocks are.
+  [[nodiscard]] Storage row_blocks(const TensorInfo& tensor) const;
+  /// Rows [begin, end) as blocks of that format, without touching a number. out.size() == their
+  /// bytes. Not for tensors whose row_blocks() is kOther (std::logic_error).
+  void read_blocks(const TensorInfo& tensor, std::int64_t begin, std::int64_t end,
+                   std::span<std::byte> out) const;
   /// The whole tensor as floats, using the threads of core/parallel.h.
   [[nodiscard]] std::vector<float> read(const TensorInfo& tensor) const;
   /// The bytes as stored; only where the stored layout is the canonical one (F32, F16, BF16 and

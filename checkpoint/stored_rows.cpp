@@ -33,14 +33,26 @@ void read_arranged_vector(const Arrangement& arranged, std::span<float> out) {
   }
 }
 
+/// A row as a piece has it.
+struct StoredRow {
+  Storage storage = Storage::kOther;
+  std::span<const std::byte> bytes;
+};
+
+/// Row `row` of a matrix whose pieces lie one below the other.
+StoredRow stored_row(const Arrangement& arranged, std::int64_t row, std::int64_t width) {
+  std::int64_t from = arranged.rows.empty() ? row : arranged.rows[index(row)];
+  auto piece = arranged.pieces.begin();
+  while (from >= piece->rows) from -= (piece++)->rows;
+  const std::size_t size = row_bytes(piece->storage, width);
+  return {piece->storage, piece->bytes.subspan(index(from) * size, size)};
+}
+
 void read_arranged_rows(const Arrangement& arranged, std::int64_t width, std::int64_t begin,
                         std::int64_t end, std::span<float> out) {
   for (std::int64_t row = begin; row < end; ++row) {
-    std::int64_t from = arranged.rows.empty() ? row : arranged.rows[index(row)];
-    auto piece = arranged.pieces.begin();
-    while (from >= piece->rows) from -= (piece++)->rows;
-    const std::size_t size = row_bytes(piece->storage, width);
-    dequantize(piece->storage, piece->bytes.subspan(index(from) * size, size),
+    const StoredRow stored = stored_row(arranged, row, width);
+    dequantize(stored.storage, stored.bytes,
                out.subspan(index((row - begin) * width), index(width)));
   }
 }
@@ -236,6 +248,40 @@ void read_stored_mxfp4(const StoredTensor& tensor, std::int64_t matrix, std::int
   require_columns(info, matrix, begin, end, is_mxfp4(info) && out.size() == size);
   if (out.empty()) return;
   read_mxfp4_columns(*tensor.arrangement, info.row_elements(), matrix, begin, end, out);
+}
+
+Storage stored_row_blocks(const StoredTensor& tensor) {
+  const TensorInfo& info = tensor.info;
+  const BlockSize block = block_size(info.storage);
+  if (info.shape.size() < 2 || block.elements < 2 || info.row_elements() % block.elements != 0)
+    return Storage::kOther;
+  const Arrangement* const arranged = tensor.arrangement.get();
+  if (arranged == nullptr) return info.storage;
+  const bool whole = !arranged->transposed && !arranged->by_turns && arranged->matrices == 0 &&
+                     arranged->shift == 0;
+  const bool alike = std::ranges::all_of(arranged->pieces, [&](const Arrangement::Piece& piece) {
+    return piece.storage == info.storage;
+  });
+  return whole && alike ? info.storage : Storage::kOther;
+}
+
+void read_stored_blocks(const StoredTensor& tensor, std::int64_t begin, std::int64_t end,
+                        std::span<std::byte> out) {
+  const TensorInfo& info = tensor.info;
+  const Storage storage = stored_row_blocks(tensor);
+  const std::size_t size = row_bytes(info.storage, info.row_elements());
+  if (storage == Storage::kOther || begin < 0 || end < begin || end > info.rows() ||
+      out.size() != index(end - begin) * size) {
+    throw std::logic_error("read_blocks: rows or room do not fit the tensor " + info.name);
+  }
+  if (tensor.arrangement == nullptr) {
+    std::ranges::copy(rows_of(tensor, begin, end), out.begin());
+    return;
+  }
+  for (std::int64_t row = begin; row < end; ++row) {
+    const auto to = out.subspan(index(row - begin) * size, size);
+    std::ranges::copy(stored_row(*tensor.arrangement, row, info.row_elements()).bytes, to.begin());
+  }
 }
 
 }  // namespace weft::checkpoint

@@ -34,6 +34,11 @@ void read_stored_columns(const StoredTensor& tensor, std::int64_t matrix, std::i
 void read_stored_mxfp4(const StoredTensor& tensor, std::int64_t matrix, std::int64_t begin,
                        std::int64_t end, std::span<std::byte> out);
 
+/// Checkpoint::row_blocks() and read_blocks(). Thread-safe.
+[[nodiscard]] Storage stored_row_blocks(const StoredTensor& tensor);
+void read_stored_blocks(const StoredTensor& tensor, std::int64_t begin, std::int64_t end,
+                        std::span<std::byte> out);
+
 /// Columns [begin, end) of a matrix of `rows` rows of `width` numbers, each after the other: what a
 /// matrix that another program has transposed is read by. Whole blocks of each row are turned into
 /// floats, and no more of it. out.size() == (end - begin) * rows. Thread-safe.

@@ -18,6 +18,7 @@
 #include "model/generate.h"
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/sets.h"
+#include "model/read_weights.h"
 #include "model/weights.h"
 
 namespace weft::model {
@@ -285,12 +286,12 @@ struct Decoder::State {
     return result;
   }
 
-  [[nodiscard]] at::Device device() const { return weights.embedding.device(); }
+  [[nodiscard]] at::Device device() const { return weights.activations.device(); }
 
   /// What the first layer reads.
   [[nodiscard]] at::Tensor embed(const data::Row& row) const {
     const std::vector<std::int64_t> tokens(row.tokens.begin(), row.tokens.end());
-    at::Tensor x = gather(weights.embedding, tokens);
+    at::Tensor x = weights.embed(tokens, type);
     if (spec.embedding.scale != 1) x = scaled(x, embedding_scale());
     if (weights.positions.defined()) {
       std::vector<std::int64_t> places;
@@ -389,8 +390,9 @@ Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute,
   auto state = std::make_unique<State>();
   state->spec = read_spec(checkpoint);
   state->type = type_of(compute);
-  state->weights = make_weights(state->spec, state->type, format,
-                                checkpoint_filler(checkpoint, state->spec), device);
+  state->weights =
+      make_weights(state->spec, state->type, format, checkpoint_filler(checkpoint, state->spec),
+                   format == BaseFormat::kStored ? &checkpoint : nullptr, device);
   return Decoder(std::move(state));
 }
 
@@ -420,12 +422,13 @@ Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::
   return Decoder(std::move(state));
 }
 
-Decoder Decoder::unfilled(const Spec& spec, Compute compute, BaseFormat format) {
+Decoder Decoder::unfilled(const Spec& spec, Compute compute, BaseFormat format,
+                          const checkpoint::Checkpoint* stored) {
   const Guard guard;
   auto state = std::make_unique<State>();
   state->spec = spec;
   state->type = type_of(compute);
-  state->weights = make_weights(spec, state->type, format, {});
+  state->weights = make_weights(spec, state->type, format, {}, stored);
   return Decoder(std::move(state));
 }
 
@@ -578,7 +581,7 @@ at::Tensor Decoder::supervised_states(const data::Row& row) {
   s.check_positions(row.positions);
   const Supervised supervised(row);
   if (supervised.positions.empty())
-    return at::empty({0, s.spec.hidden}, s.weights.embedding.options());
+    return at::empty({0, s.spec.hidden}, s.weights.activations);
   return s.final_norm(gather(s.forward(row, s.context(row)), supervised.positions));
 }
 
@@ -590,7 +593,7 @@ at::Tensor Decoder::logits(std::span<const std::int32_t> tokens) {
   check_tokens(tokens, s.spec.vocabulary);
   const data::Row row = plain_row(tokens);
   s.check_positions(row.positions);
-  const at::Tensor x = tokens.empty() ? at::empty({0, s.spec.hidden}, s.weights.embedding.options())
+  const at::Tensor x = tokens.empty() ? at::empty({0, s.spec.hidden}, s.weights.activations)
                                       : s.forward(row, s.context(row));
   return s.weights.head.logits(s.final_norm(x)).cpu();
 }
@@ -651,7 +654,7 @@ at::Tensor Decoder::next_logits(std::span<const std::span<const std::int32_t>> s
   }
   s.check_positions(row.positions);
   for (std::size_t i = 0; i < caches.size(); ++i)
-    reserve(*caches[i], s.spec, s.weights.embedding.options(), rows[i].end - rows[i].begin);
+    reserve(*caches[i], s.spec, s.weights.activations, rows[i].end - rows[i].begin);
   const RowContext context = s.context(row);
   at::Tensor x = s.embed(row);
   for (std::size_t layer = 0; layer < s.weights.layers.size(); ++layer) {
@@ -679,7 +682,7 @@ at::Tensor Decoder::step_logits(std::span<const std::int32_t> tokens,
     row.positions[i] = static_cast<std::int32_t>(caches[i]->length);
   s.check_positions(row.positions);
   for (std::size_t i = 0; i < caches.size(); ++i) {
-    reserve(*caches[i], s.spec, s.weights.embedding.options(), 1);
+    reserve(*caches[i], s.spec, s.weights.activations, 1);
     ++caches[i]->length;
   }
   const RowContext context = s.context(row);

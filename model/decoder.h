@@ -103,7 +103,9 @@ class Decoder {
   /// From a source of tensors as makers of models in memory give them.
   [[nodiscard]] static Decoder filled(const Spec& spec, Compute compute, const FillTensor& fill);
   /// A decoder without numbers, whose memory a Meter on this thread measures.
-  [[nodiscard]] static Decoder unfilled(const Spec& spec, Compute compute, BaseFormat format);
+  /// `stored`: the checkpoint whose blocks BaseFormat::kStored keeps.
+  [[nodiscard]] static Decoder unfilled(const Spec& spec, Compute compute, BaseFormat format,
+                                        const checkpoint::Checkpoint* stored = nullptr);
   Decoder(Decoder&&) noexcept;
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();

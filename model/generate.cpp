@@ -8,6 +8,17 @@
 
 namespace weft::model {
 
+namespace {
+
+/// Logits [V] of the last of `tokens`; one token alone is a step, as it is in a batch of answers.
+at::Tensor logits_after(Decoder& decoder, std::span<const std::int32_t> tokens, KvCache& cache) {
+  if (tokens.size() > 1) return decoder.next_logits(tokens, cache);
+  KvCache* const only = &cache;
+  return decoder.step_logits(tokens, {&only, 1}).squeeze(0);
+}
+
+}  // namespace
+
 void KvCache::truncate(std::int64_t tokens) {
   length = std::clamp<std::int64_t>(tokens, 0, length);
 }
@@ -44,7 +55,7 @@ GeneratedIds generate_ids(Decoder& decoder, std::span<const std::int32_t> prompt
   GeneratedIds result;
   std::vector<std::int32_t> unread(prompt.begin(), prompt.end());
   while (static_cast<std::int64_t>(result.ids.size()) < options.max_tokens) {
-    const std::int32_t id = sampler.next(decoder.next_logits(unread, cache), seen);
+    const std::int32_t id = sampler.next(logits_after(decoder, unread, cache), seen);
     if (std::ranges::find(options.stop_ids, id) != options.stop_ids.end()) {
       result.finish = Finish::kStopId;
       return result;

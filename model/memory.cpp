@@ -33,7 +33,7 @@ MemoryNeed memory_need(const Spec& spec, std::span<const lora::Target> targets,
                        const Workload& load) {
   Meter meter;
   MemoryNeed need;
-  Decoder decoder = Decoder::unfilled(spec, load.compute, load.base);
+  Decoder decoder = Decoder::unfilled(spec, load.compute, load.base, load.stored);
   need.weights = meter.now();
   decoder.attach_room(targets, load.training);
   need.adapter = meter.now() - need.weights;

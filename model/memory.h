@@ -14,10 +14,11 @@ namespace weft::model {
 struct Workload {
   Compute compute = Compute::kF32;
   BaseFormat base = BaseFormat::kDense;
-  std::int64_t row_tokens = 0;         ///< Of the longest row
-  bool training = false;               ///< Backward as well
-  bool dropout = false;                ///< Of the adapters' inputs
-  std::int64_t recomputed_layers = 0;  ///< TrainPass::recomputed_layers
+  const checkpoint::Checkpoint* stored = nullptr;  ///< Whose blocks BaseFormat::kStored keeps
+  std::int64_t row_tokens = 0;                     ///< Of the longest row
+  bool training = false;                           ///< Backward as well
+  bool dropout = false;                            ///< Of the adapters' inputs
+  std::int64_t recomputed_layers = 0;              ///< TrainPass::recomputed_layers
 };
 
 /// Bytes of tensors (model/arena.h); what the program, its data and LibTorch's code take comes on

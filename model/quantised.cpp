@@ -11,6 +11,7 @@
 #include <cmath>
 #include <vector>
 
+#include "checkpoint/dequantize.h"
 #include "core/parallel.h"
 #include "model/kernels/kernel_math.h"
 
@@ -167,12 +168,20 @@ std::string_view name_of(BaseFormat format) {
   switch (format) {
     case BaseFormat::kInt8: return "int8";
     case BaseFormat::kNf4: return "nf4";
+    case BaseFormat::kStored: return "stored";
     default: return "none";
   }
 }
 
+bool stores_blocks(const checkpoint::Checkpoint& checkpoint) {
+  return std::ranges::any_of(checkpoint.tensors(), [&](const checkpoint::TensorInfo& tensor) {
+    return checkpoint.row_blocks(tensor) != checkpoint::Storage::kOther;
+  });
+}
+
 std::uint64_t frozen_bytes(BaseFormat format, std::int64_t rows, std::int64_t columns,
                            std::int64_t element) {
+  TORCH_INTERNAL_ASSERT(format != BaseFormat::kStored);
   const std::int64_t elements = rows * columns;
   const auto bytes = [&] {
     switch (format) {
@@ -206,6 +215,22 @@ QuantisedMatrix::QuantisedMatrix(BaseFormat format, std::int64_t rows, std::int6
   codes_ = buffer(divide_up(elements, 2), at::kByte);
   scale_codes_ = buffer(blocks, at::kByte);
   scales_ = buffer(divide_up(blocks, kScaleBlock), at::kFloat);
+}
+
+QuantisedMatrix::QuantisedMatrix(checkpoint::Storage storage, at::Tensor rows, std::int64_t columns)
+    : format_(BaseFormat::kStored),
+      storage_(storage),
+      rows_(rows.size(0)),
+      columns_(columns),
+      codes_(std::move(rows)) {
+  const checkpoint::BlockSize block = checkpoint::block_size(storage);
+  TORCH_INTERNAL_ASSERT(codes_.is_contiguous() && columns % block.elements == 0 &&
+                        codes_.size(1) == columns / block.elements * block.bytes);
+}
+
+kernel::BlockRows QuantisedMatrix::block_rows() const {
+  if (format_ != BaseFormat::kStored || !kernel::packs_blocks(storage_)) return {};
+  return {storage_, codes_.const_data_ptr<std::uint8_t>(), codes_.size(1)};
 }
 
 void QuantisedMatrix::make_int8(std::span<const float> values) {
@@ -278,10 +303,35 @@ float QuantisedMatrix::scale_of(std::int64_t block) const {
 }
 
 template <typename T>
+void QuantisedMatrix::read_stored(std::int64_t row, std::int64_t column, std::int64_t count,
+                                  T* to) const {
+  const checkpoint::BlockSize size = checkpoint::block_size(storage_);
+  const auto elements = static_cast<std::int64_t>(size.elements);
+  const auto* const blocks =
+      reinterpret_cast<const std::byte*>(codes_.const_data_ptr<std::uint8_t>()) +
+      row * codes_.size(1);
+  std::array<float, 256> values;
+  const std::span<float> block = std::span(values).first(size.elements);
+  for (const std::int64_t end = column + count; column < end;) {
+    const std::int64_t index = column / elements;
+    const std::int64_t last = std::min((index + 1) * elements, end);
+    checkpoint::dequantize(storage_, {blocks + index * size.bytes, size.bytes}, block);
+    for (; column < last; ++column) {
+      const float value = block[static_cast<std::size_t>(column - index * elements)];
+      *to++ = kernel::narrow<T>(static_cast<kernel::Wide<T>>(value));
+    }
+  }
+}
+
+template <typename T>
 void QuantisedMatrix::read(const Block& block, T* to, std::int64_t stride) const {
   const auto* codes = codes_.const_data_ptr<std::uint8_t>();
   for (std::int64_t i = 0; i < block.rows; ++i, to += stride) {
     const std::int64_t row = block.row + i;
+    if (format_ == BaseFormat::kStored) {
+      read_stored(row, block.column, block.columns, to);
+      continue;
+    }
     const std::int64_t begin = row * columns_ + block.column;
     if (format_ == BaseFormat::kInt8) {
       read_int8(reinterpret_cast<const std::int8_t*>(codes) + begin,
@@ -310,6 +360,13 @@ void QuantisedMatrix::move_to(at::Device device) {
 }
 
 at::Tensor QuantisedMatrix::dense(at::ScalarType type) const {
+  if (format_ == BaseFormat::kStored) {  // on the processor alone
+    at::Tensor result = at::empty({rows_, columns_}, at::TensorOptions().dtype(type));
+    kernel::for_type(type, [&]<typename T>(T) {
+      read({0, rows_, 0, columns_}, result.mutable_data_ptr<T>(), columns_);
+    });
+    return result;
+  }
   if (format_ == BaseFormat::kInt8) {
     const at::Tensor codes = codes_.view(at::kChar).view({rows_, columns_});
     return (codes.to(at::kFloat) * scales_.unsqueeze(1)).to(type);

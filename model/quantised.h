@@ -7,6 +7,9 @@
 #include <span>
 #include <string_view>
 
+#include "checkpoint/checkpoint.h"
+#include "model/kernels/blocks.h"
+
 namespace weft::model {
 
 /// How the frozen matrices of a base are kept in memory.
@@ -14,16 +17,22 @@ enum class BaseFormat {
   kDense,  ///< In the type that is computed with
   kInt8,   ///< One byte an element, a scale a row: bitsandbytes' vector-wise absmax
   kNf4,    ///< Half a byte an element, blocks of 64 with scales quantised in turn: QLoRA
+  /// A GGUF file's own blocks, as they are stored, embedding and head included; in the type that is
+  /// computed with where the file has none. The numbers are those of kDense, bit for bit.
+  kStored,
 };
 
-/// "none", "int8", "nf4": in configurations and records.
+/// "none", "int8", "nf4", "stored": in configurations and records.
 [[nodiscard]] std::string_view name_of(BaseFormat format);
 
-/// Bytes that a matrix takes in a format; `element` bytes each in kDense.
+/// Whether a model has tensors that kStored keeps as blocks.
+[[nodiscard]] bool stores_blocks(const checkpoint::Checkpoint& checkpoint);
+
+/// Bytes that a matrix takes in a format but kStored; `element` bytes each in kDense.
 [[nodiscard]] std::uint64_t frozen_bytes(BaseFormat format, std::int64_t rows, std::int64_t columns,
                                          std::int64_t element);
 
-/// A matrix in kInt8 or kNf4, read back block by block when it is multiplied.
+/// A matrix in kInt8, kNf4 or kStored, read back block by block when it is multiplied.
 ///
 /// kInt8: element = code * s, s = max |row| / 127, code = round(element 127 / max), ties to even.
 /// kNf4 (arXiv 2305.14314): elements lie one row after the other in blocks of 64; element = table[
@@ -33,6 +42,7 @@ enum class BaseFormat {
 /// values (quantize_4bit with compress_statistics, compared in the tests), 4.13 bits an element;
 /// where its own CPU code takes a neighbour of the nearest code for 0.3 % of the m, the nearest is
 /// taken here.
+/// kStored: rows of blocks of a GGUF format, whose numbers are those of checkpoint::dequantize().
 class QuantisedMatrix {
  public:
   /// values [rows, columns]; all finite. Uses core::parallel_for.
@@ -42,8 +52,15 @@ class QuantisedMatrix {
   /// Room for such a matrix, not filled (Meter).
   QuantisedMatrix(BaseFormat format, std::int64_t rows, std::int64_t columns);
 
+  /// kStored: `rows` [rows, bytes of a row] uint8, contiguous, of blocks that hold `columns`
+  /// elements.
+  QuantisedMatrix(checkpoint::Storage storage, at::Tensor rows, std::int64_t columns);
+
   [[nodiscard]] std::int64_t rows() const { return rows_; }
   [[nodiscard]] std::int64_t columns() const { return columns_; }
+
+  /// The rows of kStored where kernel::pack_blocks() reads their format; else without data.
+  [[nodiscard]] kernel::BlockRows block_rows() const;
 
   struct Block {
     std::int64_t row = 0, rows = 0, column = 0, columns = 0;
@@ -76,9 +93,14 @@ class QuantisedMatrix {
   void compress_scales(std::span<const float> scales);
   [[nodiscard]] float scale_of(std::int64_t block) const;
 
+  template <typename T>
+  void read_stored(std::int64_t row, std::int64_t column, std::int64_t count, T* to) const;
+
   BaseFormat format_;
+  checkpoint::Storage storage_ = checkpoint::Storage::kOther;  // kStored
   std::int64_t rows_, columns_;
-  at::Tensor codes_;        // uint8; kNf4: two a byte, the first in the high half
+  // uint8; kNf4: two a byte, the first in the high half; kStored: [rows, bytes of a row]
+  at::Tensor codes_;
   at::Tensor scales_;       // kInt8: [rows] fp32; kNf4: [ceil(blocks / 256)] fp32
   at::Tensor scale_codes_;  // kNf4: [blocks] uint8
   float scale_mean_ = 0;    // kNf4

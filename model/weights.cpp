@@ -1,21 +1,17 @@
 #include "model/weights.h"
 
 #include <ATen/ATen.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cmath>
 #include <optional>
-#include <set>
 #include <span>
 
-#include "core/error.h"
-#include "core/number.h"
-#include "core/parallel.h"
-#include "core/stop.h"
+#include "checkpoint/dequantize.h"
+#include "model/kernels/kernel_math.h"
+#include "model/kernels/ops.h"
 #include "model/meter.h"
+#include "model/read_weights.h"
 
 namespace weft::model {
 namespace {
@@ -23,12 +19,24 @@ namespace {
 /// Allocates and fills; without a filler it allocates only (Meter).
 class Builder {
  public:
-  Builder(at::ScalarType type, BaseFormat format, const FillTensor& fill, at::Device device)
+  Builder(at::ScalarType type, BaseFormat format, const FillTensor& fill,
+          const checkpoint::Checkpoint* stored, at::Device device)
       : type_(type),
         options_(at::TensorOptions().dtype(type)),
-        format_(format),
+        format_(stored == nullptr && format == BaseFormat::kStored ? BaseFormat::kDense : format),
         fill_(fill),
+        stored_(stored),
         device_(device) {}
+
+  [[nodiscard]] at::TensorOptions activations() const { return options_.device(device_); }
+
+  /// A matrix as the file's blocks; null where they are not kept, or it has none.
+  std::shared_ptr<const QuantisedMatrix> stored_matrix(const std::string& name, std::int64_t rows,
+                                                       std::int64_t columns) const {
+    std::optional<QuantisedMatrix> matrix = stored({{name, 0, rows}}, columns);
+    if (!matrix) return nullptr;
+    return std::make_shared<const QuantisedMatrix>(std::move(*matrix));
+  }
 
   at::Tensor tensor(const std::string& name, at::IntArrayRef shape) const {
     at::Tensor result = at::empty(shape, options_);
@@ -67,8 +75,9 @@ class Builder {
         fill_ordered(parts[i], biases.narrow(0, parts[i].first, parts[i].rows), ".bias");
     }
     const std::int64_t in = modules.front().in;
-    if (format_ != BaseFormat::kDense)
-      return quantised(modules, in, placed(biases), std::move(parts));
+    if (quantises()) return quantised(modules, in, placed(biases), std::move(parts));
+    if (std::ranges::any_of(modules, [&](const LinearSpec& m) { return has_blocks(m); }))
+      return stored_parts(modules, in, biases, std::move(parts));
     at::Tensor weight = at::empty({out, in}, options_);
     for (std::size_t i = 0; i < parts.size(); ++i)
       fill_matrix(modules[i], parts[i], weight.narrow(0, parts[i].first, parts[i].rows));
@@ -129,14 +138,87 @@ class Builder {
   }
 
  private:
+  /// Whether matrices are made into kInt8 or kNf4 here.
+  [[nodiscard]] bool quantises() const {
+    return format_ == BaseFormat::kInt8 || format_ == BaseFormat::kNf4;
+  }
+
+  /// Rows of a tensor of the checkpoint.
+  struct StoredRows {
+    std::string name;
+    std::int64_t first = 0;
+    std::int64_t rows = 0;
+  };
+
+  /// The format of the blocks that kStored keeps of a tensor; kOther: none.
+  [[nodiscard]] checkpoint::Storage blocks_of(const std::string& name) const {
+    if (format_ != BaseFormat::kStored) return checkpoint::Storage::kOther;
+    const checkpoint::TensorInfo* const tensor = stored_->find(name);
+    return tensor == nullptr ? checkpoint::Storage::kOther : stored_->row_blocks(*tensor);
+  }
+  [[nodiscard]] bool has_blocks(const LinearSpec& module) const {
+    return module.layout != checkpoint::Layout::kTransposed &&
+           blocks_of(module.path + ".weight") != checkpoint::Storage::kOther;
+  }
+
+  /// One matrix of rows that are stored in blocks of one format; nothing where they are not, or
+  /// blocks are not kept. Row i of it is row order[i] of them.
+  [[nodiscard]] std::optional<QuantisedMatrix> stored(const std::vector<StoredRows>& pieces,
+                                                      std::int64_t columns,
+                                                      const at::Tensor& order = {}) const {
+    const checkpoint::Storage storage = blocks_of(pieces.front().name);
+    std::int64_t rows = 0;
+    for (const StoredRows& piece : pieces) {
+      if (blocks_of(piece.name) != storage) return std::nullopt;
+      rows += piece.rows;
+    }
+    if (storage == checkpoint::Storage::kOther) return std::nullopt;
+    const checkpoint::BlockSize block = checkpoint::block_size(storage);
+    at::Tensor all = at::empty({rows, columns / block.elements * block.bytes},
+                               at::TensorOptions().dtype(at::kByte));
+    if (fill_) {
+      std::int64_t first = 0;
+      for (const StoredRows& piece : pieces) {
+        read_blocks(*stored_, *stored_->find(piece.name), all.narrow(0, first, piece.rows),
+                    piece.first);
+        first += piece.rows;
+      }
+      if (order.defined()) all = all.index_select(0, order);
+    }
+    return QuantisedMatrix(storage, std::move(all), columns);
+  }
+
+  /// Modules of which some are stored in blocks; the others' numbers are kept in the type that is
+  /// computed with.
+  Linear stored_parts(std::span<const LinearSpec> modules, std::int64_t in,
+                      const at::Tensor& biases, std::vector<LinearPart> parts) const {
+    std::vector<QuantisedMatrix> matrices;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (has_blocks(modules[i])) {
+        matrices.push_back(
+            *stored({{parts[i].path + ".weight", 0, parts[i].rows}}, in, parts[i].order));
+        continue;
+      }
+      const at::Tensor values = at::empty({parts[i].rows, in}, options_);
+      fill_matrix(modules[i], parts[i], values);
+      matrices.emplace_back(
+          type_ == at::kBFloat16 ? checkpoint::Storage::kBF16 : checkpoint::Storage::kF32,
+          values.view(at::kByte), in);
+    }
+    return {std::move(matrices), biases, std::move(parts), activations()};
+  }
+
   /// Matrix `e` of a stack, which is [count, out, in], or [count, in, out].
   Linear of_stack(const LinearSpec& spec, bool biased, std::int64_t e) {
-    const auto type = format_ == BaseFormat::kDense ? type_ : at::kFloat;
-    const auto options = at::TensorOptions().dtype(type);
+    const bool turned = spec.layout != checkpoint::Layout::kPlain;
+    if (!turned && !biased) {
+      if (auto matrix = stored({{spec.path, e * spec.out, spec.out}}, spec.in))
+        return of_stored(std::move(*matrix), {spec.path, 0, 0, spec.out, {}});
+    }
+    const auto options = at::TensorOptions().dtype(quantises() ? at::kFloat : type_);
     const at::Tensor matrix = at::empty({spec.out, spec.in}, options);
     const at::Tensor bias = biased ? at::empty({spec.out}, options_) : at::Tensor();
     if (fill_) {
-      const bool turned = spec.layout != checkpoint::Layout::kPlain;
       const at::Tensor stored = turned ? at::empty({spec.in, spec.out}, options) : matrix;
       fill(spec.path, stored, e * stored.size(0));
       if (turned) matrix.copy_(outputs_in_order(stored.t(), spec.layout));
@@ -152,9 +234,16 @@ class Builder {
   /// Matrices that are stored one by one and that adapters know as one of a stack.
   Linear of_expert(std::span<const LinearSpec> matrices, const std::string& stack) const {
     std::int64_t out = 0;
-    for (const LinearSpec& one : matrices) out += one.out;
-    const auto type = format_ == BaseFormat::kDense ? type_ : at::kFloat;
-    const at::Tensor all = at::empty({out, matrices.front().in}, at::TensorOptions().dtype(type));
+    std::vector<StoredRows> pieces;
+    for (const LinearSpec& one : matrices) {
+      pieces.push_back({one.path + ".weight", 0, one.out});
+      out += one.out;
+    }
+    const std::int64_t in = matrices.front().in;
+    if (auto matrix = stored(pieces, in))
+      return of_stored(std::move(*matrix), {stack, 0, 0, out, {}});
+    const auto type = quantises() ? at::kFloat : type_;
+    const at::Tensor all = at::empty({out, in}, at::TensorOptions().dtype(type));
     std::int64_t first = 0;
     for (const LinearSpec& one : matrices) {
       fill(one.path + ".weight", all.narrow(0, first, one.out));
@@ -163,10 +252,17 @@ class Builder {
     return of_matrix(all, {}, {stack, 0, 0, out, {}});
   }
 
+  [[nodiscard]] Linear of_stored(QuantisedMatrix matrix, LinearPart part) const {
+    std::vector<QuantisedMatrix> matrices;
+    matrices.push_back(std::move(matrix));
+    std::vector<LinearPart> parts{std::move(part)};
+    return {std::move(matrices), {}, std::move(parts), activations()};
+  }
+
   /// A matrix of fp32 where it is to be quantised.
   Linear of_matrix(const at::Tensor& matrix, const at::Tensor& bias, LinearPart part) const {
     std::vector<LinearPart> parts = placed(std::vector<LinearPart>{std::move(part)});
-    if (format_ == BaseFormat::kDense) return {placed(matrix), placed(bias), std::move(parts)};
+    if (!quantises()) return {placed(matrix), placed(bias), std::move(parts)};
     std::vector<QuantisedMatrix> matrices;
     if (fill_) {
       matrices.emplace_back(
@@ -194,8 +290,6 @@ class Builder {
     if (layout != checkpoint::Layout::kAlternating) return rows;
     return at::cat({rows.slice(0, 0, rows.size(0), 2), rows.slice(0, 1, rows.size(0), 2)}, 0);
   }
-
-  [[nodiscard]] at::TensorOptions activations() const { return options_.device(device_); }
 
   /// Where it is computed with.
   [[nodiscard]] at::Tensor placed(const at::Tensor& tensor) const {
@@ -275,6 +369,7 @@ class Builder {
   at::TensorOptions options_;
   BaseFormat format_;
   const FillTensor& fill_;
+  const checkpoint::Checkpoint* stored_;  // not null in kStored
   at::Device device_;
   at::Tensor alternating_;
   std::uint32_t next_module_ = 0;  // counts as linear_modules() does
@@ -291,93 +386,43 @@ void normalise_rows(const at::Tensor& matrix) {
   }
 }
 
-void check_tensors(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
-  std::set<std::string> known;
-  for (const WeightShape& want : weight_shapes(spec)) {
-    known.insert(want.name);
-    const checkpoint::TensorInfo* found = checkpoint.find(want.name);
-    if (found == nullptr) {
-      throw InputError("{}: tensor '{}' is missing, {} needs it with shape [{}]",
-                       checkpoint.path().string(), want.name, spec.architecture,
-                       fmt::join(want.shape, ", "));
-    }
-    if (found->shape != want.shape) {
-      throw InputError("{}: tensor '{}' has shape [{}], config.json says [{}]",
-                       found->file.string(), want.name, fmt::join(found->shape, ", "),
-                       fmt::join(want.shape, ", "));
-    }
-  }
-  if (spec.head.tied) known.insert(spec.head.path + ".weight");  // a copy of the embedding
-  for (const checkpoint::TensorInfo& tensor : checkpoint.tensors()) {
-    const auto begins = [&](const std::string& part) { return tensor.name.starts_with(part); };
-    if (known.contains(tensor.name) || checkpoint::is_buffer(tensor) ||
-        std::ranges::any_of(spec.other_parts, begins))
-      continue;
-    throw InputError(
-        "{}: tensor '{}' has no place in {} as config.json describes it; the model would be "
-        "computed "
-        "without it",
-        tensor.file.string(), tensor.name, spec.architecture);
-  }
-}
-
-/// A weight that is no number spoils every result, and a rounded base hides it.
-void require_finite(std::span<const float> values, const checkpoint::TensorInfo& tensor,
-                    std::int64_t first_row) {
-  // Exponents of all ones are infinity and NaN: a loop that the compiler makes vectors of.
-  constexpr std::uint32_t kExponent = 0x7f800000U;
-  bool finite = true;
-  for (const float value : values) {
-    finite &= (std::bit_cast<std::uint32_t>(value) & kExponent) != kExponent;
-  }
-  if (finite) return;
-  const auto at = std::ranges::find_if(values, [](float v) { return !std::isfinite(v); });
-  const std::int64_t place = at - values.begin();
-  const std::int64_t width = tensor.row_elements();
-  throw InputError(
-      "{}: tensor '{}' holds {} in row {}, column {}: the model is damaged; nothing that is "
-      "computed "
-      "with it would mean anything",
-      tensor.file.string(), tensor.name, *at, first_row + place / width, place % width);
-}
-
-/// Reads in blocks of rows on several threads, so that no fp32 copy of a large matrix exists.
-void read_into(const checkpoint::Checkpoint& checkpoint, const checkpoint::TensorInfo& tensor,
-               const at::Tensor& into, std::int64_t first_row) {
-  TORCH_INTERNAL_ASSERT(into.is_contiguous());
-  const std::int64_t width = tensor.row_elements();
-  const std::int64_t block =
-      std::max<std::int64_t>(1, (std::int64_t{1} << 20) / std::max<std::int64_t>(1, width));
-  const bool to_bf16 = into.scalar_type() == at::kBFloat16;
-  core::parallel_for(into.numel() / width, block, [&](std::int64_t first, std::int64_t last) {
-    std::vector<float> buffer;
-    for (std::int64_t row = first; row < last; row += block) {
-      const std::int64_t end = std::min(row + block, last);
-      const auto count = static_cast<std::size_t>((end - row) * width);
-      if (!to_bf16) {
-        const std::span<float> out(into.mutable_data_ptr<float>() + row * width, count);
-        checkpoint.read_rows(tensor, first_row + row, first_row + end, out);
-        require_finite(out, tensor, first_row + row);
-        continue;
-      }
-      buffer.resize(count);
-      checkpoint.read_rows(tensor, first_row + row, first_row + end, buffer);
-      require_finite(buffer, tensor, first_row + row);
-      c10::BFloat16* out = into.mutable_data_ptr<c10::BFloat16>() + row * width;
-      for (std::size_t i = 0; i < count; ++i) out[i].x = core::float_to_bf16(buffer[i]);
-    }
-  });
-  checkpoint.release(tensor, first_row, first_row + into.numel() / width);
-}
-
 }  // namespace
 
+at::Tensor Weights::embed(std::span<const std::int64_t> indices, at::ScalarType type) const {
+  if (stored_embedding == nullptr) return gather(embedding, indices);
+  const QuantisedMatrix& matrix = *stored_embedding;
+  at::Tensor result =
+      at::empty({std::ssize(indices), matrix.columns()}, at::TensorOptions().dtype(type));
+  kernel::for_type(type, [&]<typename T>(T) {
+    T* const to = kernel::mutable_data<T>(result);
+    kernel::parallel_for(std::ssize(indices), kernel::grain(matrix.columns()),
+                         [&](std::int64_t begin, std::int64_t end) {
+                           for (std::int64_t i = begin; i < end; ++i) {
+                             matrix.read(
+                                 {indices[static_cast<std::size_t>(i)], 1, 0, matrix.columns()},
+                                 to + i * matrix.columns(), matrix.columns());
+                           }
+                         });
+  });
+  return result;
+}
+
 Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
-                     const FillTensor& fill, at::Device device) {
-  Builder builder(type, format, fill, device);
+                     const FillTensor& fill, const checkpoint::Checkpoint* stored,
+                     at::Device device) {
+  Builder builder(type, format, fill, stored, device);
   Weights weights;
-  weights.embedding =
-      builder.tensor(spec.embedding.path + ".weight", {spec.vocabulary, spec.hidden});
+  weights.activations = builder.activations();
+  const auto matrix = [&](const std::string& path) {
+    return builder.stored_matrix(path + ".weight", spec.vocabulary, spec.hidden);
+  };
+  const auto dense = [&](const std::string& path) {
+    return builder.tensor(path + ".weight", {spec.vocabulary, spec.hidden});
+  };
+  const HeadSpec& head = spec.head;
+  // A head whose rows are made to have length 1 needs numbers, and so does the embedding it is.
+  if (!head.normalised || !head.tied) weights.stored_embedding = matrix(spec.embedding.path);
+  if (weights.stored_embedding == nullptr) weights.embedding = dense(spec.embedding.path);
   if (!spec.embedding.positions.empty()) {
     weights.positions = builder.tensor(spec.embedding.positions + ".weight",
                                        {spec.embedding.position_rows, spec.hidden});
@@ -385,25 +430,21 @@ Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
   weights.embedding_norm = builder.norm(spec.embedding.norm);
   for (const LayerSpec& layer : spec.layers) weights.layers.push_back(builder.layer(layer));
   weights.final_norm = builder.norm(spec.final_norm);
-  at::Tensor head = weights.embedding;
-  if (!spec.head.tied)
-    head = builder.tensor(spec.head.path + ".weight", {spec.vocabulary, spec.hidden});
-  if (spec.head.normalised) {
-    if (spec.head.tied) head = copied(head);
-    normalise_rows(head);
+  std::shared_ptr<const QuantisedMatrix> stored_head = weights.stored_embedding;
+  if (!head.tied) stored_head = head.normalised ? nullptr : matrix(head.path);
+  at::Tensor values;
+  if (stored_head == nullptr) values = head.tied ? weights.embedding : dense(head.path);
+  if (head.normalised) {
+    if (head.tied) values = copied(values);
+    normalise_rows(values);
   }
   at::Tensor bias =
-      spec.head.bias ? builder.tensor(spec.head.path + ".bias", {spec.vocabulary}) : at::Tensor();
-  weights.head = Head(std::move(head), std::move(bias), spec.head.scale, spec.head.soft_cap);
+      head.bias ? builder.tensor(head.path + ".bias", {spec.vocabulary}) : at::Tensor();
+  weights.head =
+      stored_head != nullptr
+          ? Head(std::move(stored_head), type, std::move(bias), head.scale, head.soft_cap)
+          : Head(std::move(values), std::move(bias), head.scale, head.soft_cap);
   return weights;
-}
-
-FillTensor checkpoint_filler(const checkpoint::Checkpoint& checkpoint, const Spec& spec) {
-  check_tensors(checkpoint, spec);
-  return [&checkpoint](const std::string& name, const at::Tensor& into, std::int64_t first_row) {
-    core::leave_if_stopped("loading the model");
-    read_into(checkpoint, *checkpoint.find(name), into, first_row);
-  };
 }
 
 }  // namespace weft::model

@@ -108,7 +108,6 @@ const std::vector<Group>& groups() {
         "ddp_find_unused_parameters",
         "local_rank",
         "world_size",
-        "device",
         "device_map",
         "dp_shard_size",
         "dp_replicate_size",

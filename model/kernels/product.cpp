@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/kernels/bf16_rows.h"
+#include "model/kernels/blocks.h"
 #include "model/kernels/buffer.h"
 #include "model/kernels/kernel_math.h"
 #include "model/kernels/multiply.h"
@@ -130,15 +131,20 @@ Shares share(std::int64_t rows, std::int64_t panels, std::int64_t threads) {
   return shares;
 }
 
+/// Rows of a product that are so few that its time is that of reading the right operand: as many as
+/// a step of generation has. Panels then stay in the first cache. Sums are the same.
+constexpr std::int64_t kFewRows = 16;
+constexpr std::int64_t kDepthOfFew = 256;
+
 /// Of operands whose sums have their own precision: short chains keep its digits.
 constexpr kernel::Cut kCutOfFloats{.columns = 64, .depth = 2048, .rows = 96, .step = 256};
 
 template <typename E>
-kernel::Cut cut_of() {
-  if constexpr (kernel::Operand<E>::kPair == 1)
-    return kCutOfFloats;
-  else
-    return kernel::kernels().bfloat16_cut;
+kernel::Cut cut_of(std::int64_t rows) {
+  kernel::Cut cut = kCutOfFloats;
+  if constexpr (kernel::Operand<E>::kPair == 2) cut = kernel::kernels().bfloat16_cut;
+  if (rows <= kFewRows) cut.depth = kDepthOfFew;
+  return cut;
 }
 
 /// A product that threads work on together.
@@ -168,7 +174,7 @@ class Product final : public Shared {
         n_(n),
         target_(target),
         unit_(kernel::layout_of<E>().depth),
-        cut_(cut_of<E>()),
+        cut_(cut_of<E>(m)),
         groups_(group()) {}
 
   std::int64_t share_out(std::int64_t threads) override {
@@ -318,6 +324,11 @@ class Product final : public Shared {
       MatrixView<E> b = term.b;
       b.data += first * b.row_stride;
       return kernel::pack_panel(to, b, block.column, block.columns, depth);
+    }
+    if constexpr (!std::is_same_v<E, double>) {
+      const kernel::BlockRows rows = term.quantised->block_rows();
+      if (term.turned && rows.data != nullptr)
+        return kernel::pack_blocks(to, rows, block.column, block.columns, first, depth);
     }
     thread_local kernel::Buffer<E> values;
     const std::int64_t stride = term.turned ? round_up(depth, kernel::kLanes) : block.stride;

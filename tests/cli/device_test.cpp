@@ -57,7 +57,7 @@ TEST_F(Device, OfATrainingIsRefusedBeforeAnythingIsWritten) {
                               "\n");
   const auto config = [&](const std::string& device) {
     return folder_.write("config.yaml", "base_model: base\noutput_dir: run\ndevice: " + device +
-                                            "\ndatasets: [{path: data.jsonl}]\n");
+                                            "\nsequence_len: 64\ndatasets: [{path: data.jsonl}]\n");
   };
   const Finished unknown =
       tests::run_process({tests::weft_program(), "train", config("tpu").string()});

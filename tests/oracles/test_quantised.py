@@ -61,3 +61,15 @@ def test_logits_are_those_of_the_reference_values(weft, tmp_path, smollm2_dir, n
     for ours, theirs in zip(got, wanted, strict=True):
         assert (ours - theirs).abs().mean().item() <= 2 * noise + tolerance * effect
     assert effect > 0.01, "rounding the base should be seen"
+
+
+def test_a_gguf_files_blocks_give_the_logits_of_its_numbers(weft, tmp_path, smollm2_gguf):
+    stored = logits(weft, tmp_path, smollm2_gguf)
+    for ours, theirs in zip(stored, logits(weft, tmp_path, smollm2_gguf, "--base-quantization", "none"), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_model_without_blocks_cannot_keep_them(weft, smollm2_dir):
+    done = weft.run("generate", "--model", smollm2_dir, "--prompt", "x", "--base-quantization", "stored", check=False)
+    assert done.returncode == 2
+    assert "has no matrices in blocks of a GGUF format" in done.stderr
