@@ -21,7 +21,7 @@ struct ModelArguments {
   std::vector<std::string> adapters{};  ///< DIR or DIR:WEIGHT
   std::string dtype;                    ///< "f32", "bf16", "auto": bf16 where the processor has it
   std::string base_quantization = "auto";  ///< "auto", "none", "stored", "int8", "nf4"
-  std::string device = "cpu";  ///< model::open_device
+  std::string device = "cpu";              ///< model::open_device
   int threads = 0;
   bool allow_other_base = false;
 };

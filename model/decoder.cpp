@@ -397,28 +397,29 @@ Decoder Decoder::load(const checkpoint::Checkpoint& checkpoint, Compute compute,
 }
 
 Decoder Decoder::from_weights(const Spec& spec, const std::map<std::string, at::Tensor>& weights,
-                              at::ScalarType type, BaseFormat format) {
+                              at::ScalarType type, BaseFormat format, at::Device device) {
   const Guard guard;
   auto state = std::make_unique<State>();
   state->spec = spec;
   state->type = type;
-  state->weights =
-      make_weights(spec, type, format,
-                   [&](const std::string& name, const at::Tensor& into, std::int64_t first_row) {
-                     const auto found = weights.find(name);
-                     if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
-                     if (found->second.dim() == 3) {  // one of a stack of matrices
-                       into.copy_(found->second.select(0, first_row / into.size(0)));
-                       return;
-                     }
-                     if (name.ends_with("_bias")) {  // one of a stack of biases
-                       into.copy_(found->second.narrow(0, first_row, into.size(0)));
-                       return;
-                     }
-                     if (found->second.sizes() != into.sizes())
-                       throw InputError("tensor '{}' has another shape than the spec says", name);
-                     into.copy_(found->second);
-                   });
+  state->weights = make_weights(
+      spec, type, format,
+      [&](const std::string& name, const at::Tensor& into, std::int64_t first_row) {
+        const auto found = weights.find(name);
+        if (found == weights.end()) throw InputError("tensor '{}' is missing", name);
+        if (found->second.dim() == 3) {  // one of a stack of matrices
+          into.copy_(found->second.select(0, first_row / into.size(0)));
+          return;
+        }
+        if (name.ends_with("_bias")) {  // one of a stack of biases
+          into.copy_(found->second.narrow(0, first_row, into.size(0)));
+          return;
+        }
+        if (found->second.sizes() != into.sizes())
+          throw InputError("tensor '{}' has another shape than the spec says", name);
+        into.copy_(found->second);
+      },
+      nullptr, device);
   return Decoder(std::move(state));
 }
 
@@ -580,8 +581,7 @@ at::Tensor Decoder::supervised_states(const data::Row& row) {
   check_row(row, s.spec.vocabulary);
   s.check_positions(row.positions);
   const Supervised supervised(row);
-  if (supervised.positions.empty())
-    return at::empty({0, s.spec.hidden}, s.weights.activations);
+  if (supervised.positions.empty()) return at::empty({0, s.spec.hidden}, s.weights.activations);
   return s.final_norm(gather(s.forward(row, s.context(row)), supervised.positions));
 }
 

@@ -99,7 +99,8 @@ class Decoder {
   [[nodiscard]] static Decoder from_weights(const Spec& spec,
                                             const std::map<std::string, at::Tensor>& weights,
                                             at::ScalarType type,
-                                            BaseFormat format = BaseFormat::kDense);
+                                            BaseFormat format = BaseFormat::kDense,
+                                            at::Device device = at::kCPU);
   /// From a source of tensors as makers of models in memory give them.
   [[nodiscard]] static Decoder filled(const Spec& spec, Compute compute, const FillTensor& fill);
   /// A decoder without numbers, whose memory a Meter on this thread measures.

@@ -34,13 +34,15 @@ struct Library {
   WeftCudaFree free = nullptr;
 };
 
-/// Beside the library that this code is in.
+/// Beside the library that this code is in; of a test, which has the code in it, in lib/ beside
+/// bin/.
 Library open_library() {
   namespace fs = std::filesystem;
   Dl_info here{};
   const bool known = ::dladdr(reinterpret_cast<const void*>(&is_device_name), &here) != 0;
-  const fs::path library =
-      (known ? fs::path(here.dli_fname).parent_path() : fs::path(".")) / "libweft_cuda.so";
+  const fs::path folder = known ? fs::absolute(here.dli_fname).parent_path() : fs::path(".");
+  fs::path library = folder / "libweft_cuda.so";
+  if (folder.filename() == "bin") library = folder.parent_path() / "lib/libweft_cuda.so";
   if (!fs::exists(library)) {
     throw ConfigError(
         "device cuda: weft was built for the processor alone ({} is missing); script/setup --cuda "

@@ -127,7 +127,13 @@ class Planner {
   }
 
   [[nodiscard]] std::uint64_t program_and_data() const {
-    return demand_.device.is_gpu() ? kGpuWork : program_ + kRuntime + demand_.data_bytes;
+    if (!demand_.device.is_gpu()) return program_ + kRuntime + demand_.data_bytes;
+    std::uint64_t largest = 0;  // matrix, read back whole for its product
+    if (config_.base_quantization != model::BaseFormat::kDense) {
+      for (const lora::Module& module : model::linear_modules(demand_.spec))
+        largest = std::max(largest, static_cast<std::uint64_t>(module.in * module.out));
+    }
+    return kGpuWork + largest * (demand_.compute == model::Compute::kBF16 ? 2 : 4);
   }
 
   MemoryPlan take(std::int64_t row, std::int64_t recomputed) {

@@ -1,8 +1,11 @@
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "data/pack.h"
 #include "model/arena.h"
 #include "model/decoder.h"
+#include "model/device.h"
 #include "model/generate.h"
 #include "model/memory.h"
 #include "tests/model/family_cases.h"
@@ -181,6 +184,68 @@ TEST_P(Families, MemoryIsPlannedAsItIsUsed) {
   // Experts are planned for tokens that all choose the same.
   const bool experts = std::ranges::any_of(spec.layers, [](const auto& l) { return !!l.experts; });
   EXPECT_LE(static_cast<double>(need.activations), (experts ? 1.6 : 1.05) * used);
+}
+
+/// The GPU that WEFT_TEST_DEVICE names (script/check-gpu).
+model::ComputeDevice gpu() {
+  const char* const name = std::getenv("WEFT_TEST_DEVICE");
+  return name == nullptr ? model::ComputeDevice() : model::open_device(name);
+}
+
+TEST_P(Families, OnAGpuLearnWhatTheyLearnOnAProcessor) {
+  const model::ComputeDevice device = gpu();
+  if (!device.is_gpu()) GTEST_SKIP() << "WEFT_TEST_DEVICE names no GPU";
+  const data::Row row = random_row(spec_, {9, 14, 1, 30}, 3);
+  const model::TrainPass pass{.gradient_scale = 0.1, .dropout = 0.2, .dropout_seed = 7};
+  for (const auto format :
+       {model::BaseFormat::kDense, model::BaseFormat::kInt8, model::BaseFormat::kNf4}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      if (type == at::kBFloat16 && device.capability < 80) continue;
+      Decoder here = training(type, format);
+      Decoder there = Decoder::from_weights(spec_, weights_, type, format, device.device);
+      there.attach(adapter_, Decoder::Use::kTraining);
+      const double wanted = here.train(row, pass).loss;
+      const double found = there.train(row, pass).loss;
+      EXPECT_NEAR(found, wanted, (type == at::kFloat ? 1e-5 : 2e-2) * wanted)
+          << model::name_of(format);
+      expect_equal_gradients(there, here, type == at::kFloat ? 1e-3 : 0.1);
+    }
+  }
+}
+
+TEST_P(Families, OnAGpuGiveTheSameBitsTwice) {
+  const model::ComputeDevice device = gpu();
+  if (!device.is_gpu()) GTEST_SKIP() << "WEFT_TEST_DEVICE names no GPU";
+  const data::Row row = random_row(spec_, {40, 60}, 3);
+  const auto trained = [&] {
+    Decoder one = Decoder::from_weights(spec_, weights_, at::kFloat, model::BaseFormat::kDense,
+                                        device.device);
+    one.attach(adapter_, Decoder::Use::kTraining);
+    one.train(row, {.gradient_scale = 0.1});
+    return one.trainables().gradients.cpu();
+  };
+  EXPECT_TRUE(trained().equal(trained()));
+}
+
+TEST_P(Families, OnAGpuGoOnAsOnAProcessor) {
+  const model::ComputeDevice device = gpu();
+  if (!device.is_gpu()) GTEST_SKIP() << "WEFT_TEST_DEVICE names no GPU";
+  Decoder here = decoder(at::kFloat);
+  Decoder there =
+      Decoder::from_weights(spec_, weights_, at::kFloat, model::BaseFormat::kDense, device.device);
+  const data::Row row = random_row(spec_, {17}, 5);
+  const std::span<const std::int32_t> tokens(row.tokens);
+  model::KvCache ours, wanted;
+  EXPECT_LT(relative_difference(there.next_logits(tokens.first(9), ours),
+                                here.next_logits(tokens.first(9), wanted)),
+            1e-4);
+  for (std::size_t i = 9; i < tokens.size(); ++i) {
+    model::KvCache* const of_ours = &ours;
+    model::KvCache* const of_wanted = &wanted;
+    EXPECT_LT(relative_difference(there.step_logits(tokens.subspan(i, 1), {&of_ours, 1}),
+                                  here.step_logits(tokens.subspan(i, 1), {&of_wanted, 1})),
+              1e-4);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Decoder, Families, testing::ValuesIn([] {

@@ -117,6 +117,7 @@ TEST(Stored, PartsOfRowsAreTheNumbersOfTheWholeRoundedOnce) {
 
 // A step of generation takes panels of another size than a long row does.
 TEST(Stored, ProductsHaveTheBitsOfTheDenseMatrixInAnyBatch) {
+  WEFT_SKIP_WITHOUT_KERNELS();
   at::manual_seed(7);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     for (const Storage storage : kBlockFormats) {

@@ -149,8 +149,8 @@ inline data::Row segment_row(const data::Row& row, std::size_t index) {
 
 /// Largest |a - b| relative to the largest |b|.
 inline double relative_difference(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.to(at::kDouble);
-  const at::Tensor y = b.to(at::kDouble);
+  const at::Tensor x = a.cpu().to(at::kDouble);
+  const at::Tensor y = b.cpu().to(at::kDouble);
   const double most = y.abs().max().item<double>();
   return (x - y).abs().max().item<double>() / (most > 0 ? most : 1);
 }

@@ -1,10 +1,13 @@
 #include "train/plan.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "core/error.h"
 #include "model/memory.h"
+#include "tests/support/source_dir.h"
+#include "tests/support/temp_dir.h"
 
 namespace weft::train {
 namespace {
@@ -108,6 +111,68 @@ TEST_F(Plan, WithoutALimitRowsAreOfTheWantedLength) {
   EXPECT_EQ(row_tokens(), 600);
   config_.packing = false;
   EXPECT_EQ(row_tokens(), 100);
+}
+
+/// A model's shape, as its config.json says it.
+struct Shape {
+  const char* name;
+  std::int64_t hidden, layers, heads, kv_heads, wide;
+};
+
+/// What a GPU of so many GiB does with it: "rows of 4096, 12 of 32 layers twice", or a dash.
+std::string planned(const model::Spec& spec, model::BaseFormat base, double gib) {
+  lora::AdapterConfig adapter;
+  adapter.r = 16;
+  adapter.target_modules.pattern = "all-linear";
+  const auto targets = lora::resolve_targets(adapter, model::linear_modules(spec));
+  TrainConfig config;
+  config.sequence_len = 4096;
+  config.tokens_per_update = 8192;
+  config.base_quantization = base;
+  // A tenth is the driver's and the screen's.
+  config.memory_limit = schema::Bytes{static_cast<std::uint64_t>(0.9 * gib * (1ULL << 30))};
+  const MemoryPlan plan =
+      plan_memory(config, {.spec = spec,
+                           .targets = targets,
+                           .device = {.device = at::Device(at::kCUDA, 0), .capability = 80},
+                           .compute = model::Compute::kBF16,
+                           .longest_example = 1024,
+                           .data_tokens = 10'000'000});
+  std::uint64_t need = 0;
+  for (const MemoryPart& part : plan.parts) need += part.bytes;
+  if (need > plan.available) return "-";
+  std::string text = fmt::format("rows of {}", plan.row_tokens);
+  if (plan.recomputed_layers > 0)
+    text += fmt::format(", {} of {} layers twice", plan.recomputed_layers, spec.depth());
+  return text;
+}
+
+TEST(PlanForGpus, IsTheTableOfTheDocumentation) {
+  const Shape shapes[] = {{"Llama 3.2 1B", 2048, 16, 32, 8, 8192},
+                          {"Llama 3.1 8B", 4096, 32, 32, 8, 14336},
+                          {"Llama 3.1 70B", 8192, 80, 64, 8, 28672}};
+  std::string table =
+      "| model | base | 8 GiB | 16 GiB | 24 GiB | 80 GiB |\n|---|---|---|---|---|---|\n";
+  for (const Shape& shape : shapes) {
+    const model::Spec spec = model::read_spec({{"architectures", {"LlamaForCausalLM"}},
+                                               {"vocab_size", 128'256},
+                                               {"hidden_size", shape.hidden},
+                                               {"num_hidden_layers", shape.layers},
+                                               {"num_attention_heads", shape.heads},
+                                               {"num_key_value_heads", shape.kv_heads},
+                                               {"intermediate_size", shape.wide},
+                                               {"max_position_embeddings", 131'072},
+                                               {"tie_word_embeddings", shape.hidden == 2048}},
+                                              "config.json");
+    for (const auto base : {model::BaseFormat::kDense, model::BaseFormat::kNf4}) {
+      table += fmt::format("| {} | {} ", shape.name,
+                           base == model::BaseFormat::kDense ? "bfloat16" : "nf4");
+      for (const double gib : {8.0, 16.0, 24.0, 80.0})
+        table += fmt::format("| {} ", planned(spec, base, gib));
+      table += "|\n";
+    }
+  }
+  EXPECT_THAT(tests::slurp(tests::source_dir() / "docs/gpu.md"), HasSubstr(table)) << table;
 }
 
 }  // namespace
