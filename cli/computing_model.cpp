@@ -26,17 +26,19 @@ model::Compute compute_of(const std::string& dtype, const core::Log& log) {
   return model::Compute::kBF16;
 }
 
-/// The blocks of a GGUF file give the same numbers as they do widened, in less memory and time.
+/// What is kept as the file stores it gives the same numbers as it does widened, in less time, and
+/// in less memory where it has blocks.
 model::BaseFormat format_of(std::string_view name, const checkpoint::Checkpoint& checkpoint) {
   for (const auto format : {model::BaseFormat::kInt8, model::BaseFormat::kNf4})
     if (model::name_of(format) == name) return format;
   if (name == "none") return model::BaseFormat::kDense;
-  if (model::stores_blocks(checkpoint)) return model::BaseFormat::kStored;
-  if (name == "auto") return model::BaseFormat::kDense;
-  throw ConfigError(
-      "--base-quantization stored: {} has no matrices in blocks of a GGUF format; leave the option "
-      "out, or name int8 or nf4",
-      checkpoint.path().string());
+  if (name == "stored" && !model::stores_blocks(checkpoint)) {
+    throw ConfigError(
+        "--base-quantization stored: {} has no matrices in blocks of a GGUF format; leave the "
+        "option out, or name int8 or nf4",
+        checkpoint.path().string());
+  }
+  return model::BaseFormat::kStored;
 }
 
 }  // namespace
@@ -53,8 +55,8 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
   app.add_option(
          "--base-quantization", arguments.base_quantization,
          "how the weights are kept: int8 or nf4 as training with the same key did; stored, in "
-         "the blocks of the GGUF file; none, in --dtype; auto: stored where the file has "
-         "blocks (the same numbers as none), else none")
+         "the blocks of the GGUF file; none, in --dtype; auto: in blocks where the file has "
+         "them, else in --dtype, laid out for answering (the numbers are those of none)")
       ->check(CLI::IsMember({"auto", "none", "stored", "int8", "nf4"}))
       ->capture_default_str();
   app.add_option("--threads", arguments.threads, "threads; 0: the cores that the process may use")
