@@ -2,7 +2,7 @@
 // writes it. The prompt is one token and no id stops the answer, as llama-bench does it. Prints one
 // JSON line: new tokens a second of each round, and the bytes of the model's tensors in memory.
 //
-//   bench_generate MODEL f32|bf16|auto THREADS TOKENS ROUNDS none|stored|auto
+//   bench_generate MODEL f32|bf16|auto THREADS TOKENS ROUNDS none|auto
 
 #include "model/generate.h"
 
@@ -17,6 +17,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "model/decoder.h"
+#include "model/generate.h"
 #include "model/memory.h"
 #include "model/runtime.h"
 
@@ -33,7 +34,7 @@ int run(char** arguments) {
   model::prepare_runtime(std::stoi(arguments[3]));
   const auto checkpoint = checkpoint::Checkpoint::open(arguments[1]);
   const std::string wanted = arguments[6];
-  const bool stored = wanted == "stored" || (wanted == "auto" && model::stores_blocks(checkpoint));
+  const bool stored = wanted != "none";
   const model::Compute compute = compute_of(arguments[2]);
   const auto format = stored ? model::BaseFormat::kStored : model::BaseFormat::kDense;
   auto decoder = model::Decoder::load(checkpoint, compute, format);
@@ -58,9 +59,8 @@ int run(char** arguments) {
 
 int main(int count, char** arguments) {
   if (count != 7) {
-    fmt::print(
-        stderr,
-        "usage: bench_generate MODEL f32|bf16|auto THREADS TOKENS ROUNDS none|stored|auto\n");
+    fmt::print(stderr,
+               "usage: bench_generate MODEL f32|bf16|auto THREADS TOKENS ROUNDS none|auto\n");
     return 2;
   }
   try {

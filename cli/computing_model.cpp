@@ -26,7 +26,8 @@ model::Compute compute_of(const std::string& dtype, const model::ComputeDevice& 
   return model::Compute::kBF16;
 }
 
-/// The blocks of a GGUF file give the same numbers as they do widened, in less memory and time.
+/// What is kept as the file stores it gives the same numbers as it does widened, in less time, and
+/// in less memory where it has blocks.
 model::BaseFormat format_of(std::string_view name, const checkpoint::Checkpoint& checkpoint,
                             const model::ComputeDevice& device) {
   for (const auto format : {model::BaseFormat::kInt8, model::BaseFormat::kNf4})
@@ -38,12 +39,13 @@ model::BaseFormat format_of(std::string_view name, const checkpoint::Checkpoint&
         "--base-quantization stored: a GPU keeps weights as none, int8 or nf4; leave the option "
         "out");
   }
-  if (model::stores_blocks(checkpoint)) return model::BaseFormat::kStored;
-  if (name == "auto") return model::BaseFormat::kDense;
-  throw ConfigError(
-      "--base-quantization stored: {} has no matrices in blocks of a GGUF format; leave the option "
-      "out, or name int8 or nf4",
-      checkpoint.path().string());
+  if (name == "stored" && !model::stores_blocks(checkpoint)) {
+    throw ConfigError(
+        "--base-quantization stored: {} has no matrices in blocks of a GGUF format; leave the "
+        "option out, or name int8 or nf4",
+        checkpoint.path().string());
+  }
+  return model::BaseFormat::kStored;
 }
 
 }  // namespace
@@ -60,8 +62,8 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
   app.add_option(
          "--base-quantization", arguments.base_quantization,
          "how the weights are kept: int8 or nf4 as training with the same key did; stored, in "
-         "the blocks of the GGUF file; none, in --dtype; auto: stored where the file has "
-         "blocks (the same numbers as none), else none")
+         "the blocks of the GGUF file; none, in --dtype; auto: in blocks where the file has "
+         "them, else in --dtype, laid out for answering (the numbers are those of none)")
       ->check(CLI::IsMember({"auto", "none", "stored", "int8", "nf4"}))
       ->capture_default_str();
   app.add_option("--device", arguments.device, "cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)")

@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "checkpoint/dequantize.h"
 #include "core/parallel.h"
 #include "model/kernels/kernel_math.h"
+#include "model/meter.h"
 
 namespace weft::model {
 namespace {
@@ -220,16 +222,42 @@ QuantisedMatrix::QuantisedMatrix(BaseFormat format, std::int64_t rows, std::int6
 QuantisedMatrix::QuantisedMatrix(checkpoint::Storage storage, at::Tensor rows, std::int64_t columns)
     : format_(BaseFormat::kStored),
       storage_(storage),
+      is_woven_(kernel::is_woven(storage) && columns % kernel::woven_elements(storage) == 0),
       rows_(rows.size(0)),
       columns_(columns),
       codes_(std::move(rows)) {
   const checkpoint::BlockSize block = checkpoint::block_size(storage);
   TORCH_INTERNAL_ASSERT(codes_.is_contiguous() && columns % block.elements == 0 &&
                         codes_.size(1) == columns / block.elements * block.bytes);
+  if (is_woven_) weave();
 }
 
-kernel::BlockRows QuantisedMatrix::block_rows() const {
-  if (format_ != BaseFormat::kStored || !kernel::packs_blocks(storage_)) return {};
+void QuantisedMatrix::weave() {
+  const std::int64_t row_bytes = codes_.size(1);
+  const std::int64_t strips = divide_up(rows_, kernel::kLanes);
+  if (rows_ % kernel::kLanes != 0) {
+    at::Tensor filled = at::empty({strips * kernel::kLanes, row_bytes}, codes_.options());
+    if (!Meter::running()) {
+      filled.zero_();
+      filled.narrow(0, 0, rows_).copy_(codes_);
+    }
+    codes_ = std::move(filled);
+  }
+  if (Meter::running()) return;
+  auto* const data = codes_.mutable_data_ptr<std::uint8_t>();
+  const std::int64_t strip_bytes = kernel::kLanes * row_bytes;
+  core::parallel_for(strips, 4, [&](std::int64_t first, std::int64_t last) {
+    std::vector<std::uint8_t> rows(static_cast<std::size_t>(strip_bytes));
+    for (std::int64_t strip = first; strip < last; ++strip) {
+      std::uint8_t* const at = data + strip * strip_bytes;
+      std::copy_n(at, strip_bytes, rows.data());
+      kernel::weave(storage_, rows.data(), row_bytes, at);
+    }
+  });
+}
+
+kernel::WovenRows QuantisedMatrix::woven() const {
+  if (!is_woven_) return {};
   return {storage_, codes_.const_data_ptr<std::uint8_t>(), codes_.size(1)};
 }
 
@@ -306,18 +334,27 @@ template <typename T>
 void QuantisedMatrix::read_stored(std::int64_t row, std::int64_t column, std::int64_t count,
                                   T* to) const {
   const checkpoint::BlockSize size = checkpoint::block_size(storage_);
-  const auto elements = static_cast<std::int64_t>(size.elements);
-  const auto* const blocks =
-      reinterpret_cast<const std::byte*>(codes_.const_data_ptr<std::uint8_t>()) +
-      row * codes_.size(1);
+  const std::int64_t elements =
+      is_woven_ ? kernel::woven_elements(storage_) : static_cast<std::int64_t>(size.elements);
+  const std::int64_t bytes = elements / size.elements * size.bytes;
+  const std::uint8_t* const data = codes_.const_data_ptr<std::uint8_t>();
+  std::array<std::byte, 256> room;
   std::array<float, 256> values;
-  const std::span<float> block = std::span(values).first(size.elements);
+  const std::span<float> numbers = std::span(values).first(static_cast<std::size_t>(elements));
+  const kernel::WovenRows rows = woven();
   for (const std::int64_t end = column + count; column < end;) {
     const std::int64_t index = column / elements;
     const std::int64_t last = std::min((index + 1) * elements, end);
-    checkpoint::dequantize(storage_, {blocks + index * size.bytes, size.bytes}, block);
+    if (is_woven_) {
+      kernel::unweave(rows, row, index, room.data());
+    } else {
+      std::memcpy(room.data(), data + row * codes_.size(1) + index * bytes,
+                  static_cast<std::size_t>(bytes));
+    }
+    checkpoint::dequantize(storage_, std::span(room).first(static_cast<std::size_t>(bytes)),
+                           numbers);
     for (; column < last; ++column) {
-      const float value = block[static_cast<std::size_t>(column - index * elements)];
+      const float value = values[static_cast<std::size_t>(column - index * elements)];
       *to++ = kernel::narrow<T>(static_cast<kernel::Wide<T>>(value));
     }
   }

@@ -18,7 +18,8 @@ enum class BaseFormat {
   kInt8,   ///< One byte an element, a scale a row: bitsandbytes' vector-wise absmax
   kNf4,    ///< Half a byte an element, blocks of 64 with scales quantised in turn: QLoRA
   /// A GGUF file's own blocks, as they are stored, embedding and head included; in the type that is
-  /// computed with where the file has none. The numbers are those of kDense, bit for bit.
+  /// computed with where the file has none. The numbers are those of kDense, bit for bit; few rows
+  /// are multiplied faster.
   kStored,
 };
 
@@ -42,7 +43,8 @@ enum class BaseFormat {
 /// values (quantize_4bit with compress_statistics, compared in the tests), 4.13 bits an element;
 /// where its own CPU code takes a neighbour of the nearest code for 0.3 % of the m, the nearest is
 /// taken here.
-/// kStored: rows of blocks of a GGUF format, whose numbers are those of checkpoint::dequantize().
+/// kStored: rows of blocks of a GGUF format, whose numbers are those of checkpoint::dequantize();
+/// woven 16 rows at a time where model/kernels/blocks.h can.
 class QuantisedMatrix {
  public:
   /// values [rows, columns]; all finite. Uses core::parallel_for.
@@ -52,15 +54,16 @@ class QuantisedMatrix {
   /// Room for such a matrix, not filled (Meter).
   QuantisedMatrix(BaseFormat format, std::int64_t rows, std::int64_t columns);
 
-  /// kStored: `rows` [rows, bytes of a row] uint8, contiguous, of blocks that hold `columns`
-  /// elements.
+  /// kStored: rows [rows, bytes of a row] uint8, contiguous, of blocks or of BFloat16 or float,
+  /// that hold `columns` elements; its bytes are taken over and woven in place. Uses
+  /// core::parallel_for.
   QuantisedMatrix(checkpoint::Storage storage, at::Tensor rows, std::int64_t columns);
 
   [[nodiscard]] std::int64_t rows() const { return rows_; }
   [[nodiscard]] std::int64_t columns() const { return columns_; }
 
-  /// The rows of kStored where kernel::pack_blocks() reads their format; else without data.
-  [[nodiscard]] kernel::BlockRows block_rows() const;
+  /// The rows of kStored where they are woven; else without data.
+  [[nodiscard]] kernel::WovenRows woven() const;
 
   struct Block {
     std::int64_t row = 0, rows = 0, column = 0, columns = 0;
@@ -90,6 +93,7 @@ class QuantisedMatrix {
  private:
   void make_int8(std::span<const float> values);
   void make_nf4(std::span<const float> values);
+  void weave();
   void compress_scales(std::span<const float> scales);
   [[nodiscard]] float scale_of(std::int64_t block) const;
 
@@ -98,8 +102,10 @@ class QuantisedMatrix {
 
   BaseFormat format_;
   checkpoint::Storage storage_ = checkpoint::Storage::kOther;  // kStored
+  bool is_woven_ = false;
   std::int64_t rows_, columns_;
-  // uint8; kNf4: two a byte, the first in the high half; kStored: [rows, bytes of a row]
+  // uint8; kNf4: two a byte, the first in the high half; kStored: [rows, bytes of a row], woven 16
+  // at a time, zeros after the last
   at::Tensor codes_;
   at::Tensor scales_;       // kInt8: [rows] fp32; kNf4: [ceil(blocks / 256)] fp32
   at::Tensor scale_codes_;  // kNf4: [blocks] uint8

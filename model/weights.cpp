@@ -30,12 +30,14 @@ class Builder {
 
   [[nodiscard]] at::TensorOptions activations() const { return options_.device(device_); }
 
-  /// A matrix as the file's blocks; null where they are not kept, or it has none.
+  /// A matrix as kStored keeps it: as blocks, or, where products read it and weave numbers,
+  /// woven; else null.
   std::shared_ptr<const QuantisedMatrix> stored_matrix(const std::string& name, std::int64_t rows,
-                                                       std::int64_t columns) const {
-    std::optional<QuantisedMatrix> matrix = stored({{name, 0, rows}}, columns);
-    if (!matrix) return nullptr;
-    return std::make_shared<const QuantisedMatrix>(std::move(*matrix));
+                                                       std::int64_t columns, bool is_factor) const {
+    if (auto matrix = stored({{name, 0, rows}}, columns))
+      return std::make_shared<const QuantisedMatrix>(std::move(*matrix));
+    if (!is_factor || !weaves(columns)) return nullptr;
+    return std::make_shared<const QuantisedMatrix>(plain_rows(tensor(name, {rows, columns})));
   }
 
   at::Tensor tensor(const std::string& name, at::IntArrayRef shape) const {
@@ -76,7 +78,8 @@ class Builder {
     }
     const std::int64_t in = modules.front().in;
     if (quantises()) return quantised(modules, in, placed(biases), std::move(parts));
-    if (std::ranges::any_of(modules, [&](const LinearSpec& m) { return has_blocks(m); }))
+    if (weaves(in) ||
+        std::ranges::any_of(modules, [&](const LinearSpec& m) { return has_blocks(m); }))
       return stored_parts(modules, in, biases, std::move(parts));
     at::Tensor weight = at::empty({out, in}, options_);
     for (std::size_t i = 0; i < parts.size(); ++i)
@@ -143,6 +146,18 @@ class Builder {
     return format_ == BaseFormat::kInt8 || format_ == BaseFormat::kNf4;
   }
 
+  /// Whether kStored weaves matrices of numbers: few rows are multiplied with them faster.
+  [[nodiscard]] bool weaves(std::int64_t columns) const {
+    return format_ == BaseFormat::kStored && type_ == at::kBFloat16 &&
+           columns % kernel::woven_elements(checkpoint::Storage::kBF16) == 0;
+  }
+  /// Numbers of the type that is computed with, which are taken over.
+  [[nodiscard]] QuantisedMatrix plain_rows(const at::Tensor& values) const {
+    const auto storage =
+        type_ == at::kBFloat16 ? checkpoint::Storage::kBF16 : checkpoint::Storage::kF32;
+    return {storage, values.view(at::kByte), values.size(1)};
+  }
+
   /// Rows of a tensor of the checkpoint.
   struct StoredRows {
     std::string name;
@@ -201,9 +216,7 @@ class Builder {
       }
       const at::Tensor values = at::empty({parts[i].rows, in}, options_);
       fill_matrix(modules[i], parts[i], values);
-      matrices.emplace_back(
-          type_ == at::kBFloat16 ? checkpoint::Storage::kBF16 : checkpoint::Storage::kF32,
-          values.view(at::kByte), in);
+      matrices.push_back(plain_rows(values));
     }
     return {std::move(matrices), biases, std::move(parts), activations()};
   }
@@ -262,9 +275,12 @@ class Builder {
   /// A matrix of fp32 where it is to be quantised.
   Linear of_matrix(const at::Tensor& matrix, const at::Tensor& bias, LinearPart part) const {
     std::vector<LinearPart> parts = placed(std::vector<LinearPart>{std::move(part)});
-    if (!quantises()) return {placed(matrix), placed(bias), std::move(parts)};
+    if (!quantises() && !weaves(matrix.size(1)))
+      return {placed(matrix), placed(bias), std::move(parts)};
     std::vector<QuantisedMatrix> matrices;
-    if (fill_) {
+    if (!quantises()) {
+      matrices.push_back(plain_rows(matrix));
+    } else if (fill_) {
       matrices.emplace_back(
           format_,
           std::span(matrix.const_data_ptr<float>(), static_cast<std::size_t>(matrix.numel())),
@@ -413,15 +429,16 @@ Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
   Builder builder(type, format, fill, stored, device);
   Weights weights;
   weights.activations = builder.activations();
-  const auto matrix = [&](const std::string& path) {
-    return builder.stored_matrix(path + ".weight", spec.vocabulary, spec.hidden);
+  const auto matrix = [&](const std::string& path, bool is_factor) {
+    return builder.stored_matrix(path + ".weight", spec.vocabulary, spec.hidden, is_factor);
   };
   const auto dense = [&](const std::string& path) {
     return builder.tensor(path + ".weight", {spec.vocabulary, spec.hidden});
   };
   const HeadSpec& head = spec.head;
   // A head whose rows are made to have length 1 needs numbers, and so does the embedding it is.
-  if (!head.normalised || !head.tied) weights.stored_embedding = matrix(spec.embedding.path);
+  if (!head.normalised || !head.tied)
+    weights.stored_embedding = matrix(spec.embedding.path, head.tied);
   if (weights.stored_embedding == nullptr) weights.embedding = dense(spec.embedding.path);
   if (!spec.embedding.positions.empty()) {
     weights.positions = builder.tensor(spec.embedding.positions + ".weight",
@@ -431,7 +448,7 @@ Weights make_weights(const Spec& spec, at::ScalarType type, BaseFormat format,
   for (const LayerSpec& layer : spec.layers) weights.layers.push_back(builder.layer(layer));
   weights.final_norm = builder.norm(spec.final_norm);
   std::shared_ptr<const QuantisedMatrix> stored_head = weights.stored_embedding;
-  if (!head.tied) stored_head = head.normalised ? nullptr : matrix(head.path);
+  if (!head.tied) stored_head = head.normalised ? nullptr : matrix(head.path, true);
   at::Tensor values;
   if (stored_head == nullptr) values = head.tied ? weights.embedding : dense(head.path);
   if (head.normalised) {

@@ -1,15 +1,10 @@
 #include "model/kernels/blocks.h"
 
-#include <array>
-#include <type_traits>
-#include <vector>
-
-#include "checkpoint/dequantize.h"
 #include "core/clones.h"
 #include "model/kernels/bf16_rows.h"
 
-#define WEFT_TURN_INLINE WEFT_INLINE
-#include "model/kernels/blocks_turn.h"
+#define WEFT_LANES_INLINE WEFT_INLINE
+#include "model/kernels/blocks_lanes.h"
 
 namespace weft::model::kernel {
 namespace {
@@ -17,79 +12,84 @@ namespace {
 using c10::BFloat16;
 using checkpoint::Storage;
 
-/// Upper halves of floats after rounding to nearest even; all are finite.
-struct RoundByIntegers {
-  WEFT_INLINE static void pairs(const Floats& low, const Floats& high, Words& to) {
-    typedef std::uint16_t Halves __attribute__((vector_size(32), aligned(2)));
-    const Words a = reinterpret_cast<const Words&>(low);
-    const Words b = reinterpret_cast<const Words&>(high);
-    const Halves first = __builtin_convertvector((a + 0x7fffU + ((a >> 16) & 1U)) >> 16, Halves);
-    const Halves second = __builtin_convertvector((b + 0x7fffU + ((b >> 16) & 1U)) >> 16, Halves);
-    std::memcpy(&to, &first, sizeof first);
-    std::memcpy(reinterpret_cast<char*>(&to) + sizeof first, &second, sizeof second);
+/// Floats, [k][lanes].
+struct PutFloats {
+  typedef float Element;
+  template <typename F>
+  WEFT_INLINE static void pair(const std::uint8_t* b, const typename F::Scales& scales, int unit,
+                               int pair, float* to, std::int64_t lanes) {
+    OfLanes x;
+    F::numbers(b, scales, unit, pair, x);
+    *reinterpret_cast<Floats*>(to) = __builtin_shufflevector(x.low, x.high, 0, 2, 4, 6, 8, 10, 12,
+                                                             14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *reinterpret_cast<Floats*>(to + lanes) = __builtin_shufflevector(
+        x.low, x.high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   }
 };
 
-WEFT_CLONES void turn(Storage storage, float* to, std::int64_t lanes, const BlockStrip& strip) {
-  turn_any<TurnFloats>(storage, to, lanes, strip);
+/// Pairs of BFloat16, [k / 2][lanes][2]: the upper halves of floats after rounding to nearest even;
+/// all are finite.
+struct PutPairs {
+  typedef BFloat16 Element;
+  template <typename F>
+  WEFT_INLINE static void pair(const std::uint8_t* b, const typename F::Scales& scales, int unit,
+                               int pair, BFloat16* to, std::int64_t) {
+    if constexpr (std::is_same_v<F, PlainPairs>) {
+      std::memcpy(to, b + 64 * pair, 64);
+      return;
+    }
+    alignas(64) std::uint32_t all[2 * kLanes];
+    alignas(64) std::uint16_t halves[2 * kLanes];
+    OfLanes x;
+    F::numbers(b, scales, unit, pair, x);
+    std::memcpy(all, &x, sizeof x);
+    for (int i = 0; i < 2 * kLanes; ++i)
+      halves[i] = static_cast<std::uint16_t>((all[i] + 0x7fffU + ((all[i] >> 16) & 1U)) >> 16);
+    std::memcpy(to, halves, sizeof halves);
+  }
+};
+
+WEFT_CLONES void put(Storage storage, float* to, std::int64_t lanes, const std::uint8_t* strip,
+                     std::int64_t begin, std::int64_t k) {
+  for_format(storage, [&]<typename F>(F)
+                          WEFT_INLINED { put_strip<PutFloats, F>(to, lanes, strip, begin, k); });
 }
 
-WEFT_CLONES void turn_pairs(Storage storage, BFloat16* to, std::int64_t lanes,
-                            const BlockStrip& strip) {
-  turn_any<TurnPairs<RoundByIntegers>>(storage, to, lanes, strip);
+WEFT_CLONES void put_pairs(Storage storage, BFloat16* to, std::int64_t lanes,
+                           const std::uint8_t* strip, std::int64_t begin, std::int64_t k) {
+  for_format(storage, [&]<typename F>(F)
+                          WEFT_INLINED { put_strip<PutPairs, F>(to, lanes, strip, begin, k); });
 }
 
-void turn(Storage storage, BFloat16* to, std::int64_t lanes, const BlockStrip& strip) {
-  if (has_bf16_rows()) return turn_blocks_fast(storage, to, lanes, strip);
-  turn_pairs(storage, to, lanes, strip);
-}
-
-/// The rows of a strip that has fewer than kLanes, and rows of zeros after them: a block of zero
-/// bytes holds zeros in every format.
-BlockStrip filled_up(const BlockStrip& strip, std::vector<std::uint8_t>& room) {
-  room.assign(static_cast<std::size_t>(kLanes * strip.row_bytes), 0);
-  std::copy_n(strip.data, strip.height * strip.row_bytes, room.data());
-  BlockStrip full = strip;
-  full.data = room.data();
-  return full;
+void put(Storage storage, BFloat16* to, std::int64_t lanes, const std::uint8_t* strip,
+         std::int64_t begin, std::int64_t k) {
+  if (has_bf16_rows()) return pack_strip_fast(storage, to, lanes, strip, begin, k);
+  put_pairs(storage, to, lanes, strip, begin, k);
 }
 
 template <typename E>
-void pack_blocks_of(E* to, const BlockRows& b, std::int64_t first, std::int64_t columns,
-                    std::int64_t begin, std::int64_t k, const Layout& layout) {
+void pack_woven_of(E* to, const WovenRows& b, std::int64_t first, std::int64_t columns,
+                   std::int64_t begin, std::int64_t k, const Layout& layout) {
   const std::int64_t lanes = round_up(columns, kLanes);
   const std::int64_t depth = round_up(k, layout.depth);
   const bool apart = layout.strip != 0;  // strips lie one behind the other
-  const std::int64_t stride = apart ? kLanes : lanes;
-  std::vector<std::uint8_t> room;
   for (std::int64_t column = 0; column < columns; column += kLanes) {
-    BlockStrip strip{.data = b.data + (first + column) * b.row_bytes,
-                     .row_bytes = b.row_bytes,
-                     .height = std::min(kLanes, columns - column),
-                     .begin = begin,
-                     .k = k};
-    if (strip.height < kLanes) strip = filled_up(strip, room);
     E* const target = apart ? to + column * depth : to + Operand<E>::kPair * column;
-    turn(b.storage, target, stride, strip);
+    put(b.storage, target, apart ? kLanes : lanes, b.data + (first + column) * b.row_bytes, begin,
+        k);
   }
 }
 
 }  // namespace
 
-bool packs_blocks(Storage storage) {
-  constexpr std::array kPacked{Storage::kQ8_0, Storage::kQ4_0, Storage::kQ4_1, Storage::kQ5_0,
-                               Storage::kQ5_1, Storage::kQ4_K, Storage::kQ5_K, Storage::kQ6_K};
-  return std::ranges::find(kPacked, storage) != kPacked.end();
+void pack_woven(float* to, const WovenRows& b, std::int64_t first, std::int64_t columns,
+                std::int64_t begin, std::int64_t k, const Layout& layout) {
+  pack_woven_of(to, b, first, columns, begin, k, layout);
 }
 
-void pack_blocks(float* to, const BlockRows& b, std::int64_t first, std::int64_t columns,
-                 std::int64_t begin, std::int64_t k, const Layout& layout) {
-  pack_blocks_of(to, b, first, columns, begin, k, layout);
-}
-
-void pack_blocks(BFloat16* to, const BlockRows& b, std::int64_t first, std::int64_t columns,
-                 std::int64_t begin, std::int64_t k, const Layout& layout) {
-  pack_blocks_of(to, b, first, columns, begin, k, layout);
+void pack_woven(BFloat16* to, const WovenRows& b, std::int64_t first, std::int64_t columns,
+                std::int64_t begin, std::int64_t k, const Layout& layout) {
+  pack_woven_of(to, b, first, columns, begin, k, layout);
 }
 
 }  // namespace weft::model::kernel

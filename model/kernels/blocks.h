@@ -2,45 +2,64 @@
 
 #include <c10/util/BFloat16.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "checkpoint/checkpoint.h"
 #include "model/kernels/multiply.h"
 
+// Matrices that stay in the blocks of a GGUF file. The blocks of 16 rows are woven together: their
+// codes lie as a product needs them, lane by lane, so that no row has to be turned, in as many
+// bytes as the file has. blocks_lanes.h says how each format lies.
 namespace weft::model::kernel {
 
-/// A matrix whose rows are blocks of a GGUF format one after the other.
-struct BlockRows {
+/// Whether rows of a storage can be woven: the block formats but MXFP4, and BFloat16.
+[[nodiscard]] bool is_woven(checkpoint::Storage storage);
+
+/// Elements of a row that are woven at once, a block or, of BFloat16, 32; a row has a whole number.
+[[nodiscard]] std::int64_t woven_elements(checkpoint::Storage storage);
+
+/// A matrix whose rows are woven, kLanes at a time: strips of kLanes * row_bytes bytes.
+struct WovenRows {
   checkpoint::Storage storage = checkpoint::Storage::kOther;
   const std::uint8_t* data = nullptr;
   std::int64_t row_bytes = 0;
 };
 
-/// Whether pack_blocks() reads a format.
-[[nodiscard]] bool packs_blocks(checkpoint::Storage storage);
+/// Weaves kLanes rows as a file has them into a strip.
+void weave(checkpoint::Storage storage, const std::uint8_t* rows, std::int64_t row_bytes,
+           std::uint8_t* strip);
+
+/// Block `index` of row `row`, as the file has it.
+void unweave(const WovenRows& b, std::int64_t row, std::int64_t index, std::byte* block);
 
 /// pack_panel() of the transposed matrix: rows [first, first + columns) of it become columns of the
-/// panel, elements [begin, begin + k) of each its rows. Blocks are turned into numbers in
-/// registers, so that no row of numbers is ever in memory: float as checkpoint::dequantize() makes
-/// them, bit for bit, BFloat16 rounded from it once. `begin` is a multiple of 256.
-void pack_blocks(float* to, const BlockRows& b, std::int64_t first, std::int64_t columns,
-                 std::int64_t begin, std::int64_t k, const Layout& layout = layout_of<float>());
-void pack_blocks(c10::BFloat16* to, const BlockRows& b, std::int64_t first, std::int64_t columns,
-                 std::int64_t begin, std::int64_t k,
-                 const Layout& layout = layout_of<c10::BFloat16>());
+/// panel, elements [begin, begin + k) of each its rows. Numbers are made in registers: floats as
+/// checkpoint::dequantize() makes them, BFloat16 rounded from them once. `first` is a multiple of
+/// kLanes, `begin` of 256; k of whole blocks, or of 32 in them. Strips are packed whole: beyond
+/// `columns` lie the rows that follow, zeros after the last.
+void pack_woven(float* to, const WovenRows& b, std::int64_t first, std::int64_t columns,
+                std::int64_t begin, std::int64_t k, const Layout& layout = layout_of<float>());
+void pack_woven(c10::BFloat16* to, const WovenRows& b, std::int64_t first, std::int64_t columns,
+                std::int64_t begin, std::int64_t k,
+                const Layout& layout = layout_of<c10::BFloat16>());
 
-/// A strip of a panel: up to kLanes rows of a matrix, from `data` on.
-struct BlockStrip {
-  const std::uint8_t* data = nullptr;
-  std::int64_t row_bytes = 0;
-  std::int64_t height = 0;  ///< Rows that there are; columns of the strip beyond them are zeros
-  std::int64_t begin = 0;   ///< First element of each row, a multiple of 256
-  std::int64_t k = 0;       ///< Elements of each row, a multiple of 32
-};
+/// Whether multiply_woven() is there: where BFloat16 is multiplied in pairs (Set::kAvx512Bf16).
+[[nodiscard]] bool multiplies_woven();
 
-/// Packs a strip as [k / 2][lanes][2] BFloat16 by the processor's own conversion. Only where
-/// has_bf16_rows() (model/kernels/bf16_rows.h).
-void turn_blocks_fast(checkpoint::Storage storage, c10::BFloat16* to, std::int64_t lanes,
-                      const BlockStrip& strip);
+/// Rows of the left operand that it takes, and columns of the result.
+inline constexpr std::int64_t kMostRowsOfWoven = 4;
+inline constexpr std::int64_t kColumnsOfWoven = 2 * kLanes;
+
+/// c [m, n] (rows c_stride apart) = a [m, k] (rows a_stride apart) times rows [first, first + n) of
+/// b, transposed: with the bits of the chosen kernel, and no packed panel between. n is a multiple
+/// of kLanes, up to kColumnsOfWoven; k is a row of b.
+void multiply_woven(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
+                    const WovenRows& b, std::int64_t first, const Extent& extent);
+
+/// Elements [begin, begin + k) of a strip as [k / 2][lanes][2] BFloat16, by the processor's own
+/// conversion. Only where has_bf16_rows() (model/kernels/bf16_rows.h).
+void pack_strip_fast(checkpoint::Storage storage, c10::BFloat16* to, std::int64_t lanes,
+                     const std::uint8_t* strip, std::int64_t begin, std::int64_t k);
 
 }  // namespace weft::model::kernel

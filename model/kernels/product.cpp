@@ -175,7 +175,10 @@ class Product final : public Shared {
         target_(target),
         unit_(kernel::layout_of<E>().depth),
         cut_(cut_of<E>(m)),
-        groups_(group()) {}
+        multiplies_woven_(is_woven(terms_, m)),
+        groups_(group()) {
+    if (multiplies_woven_) cut_.columns = kernel::kColumnsOfWoven;
+  }
 
   std::int64_t share_out(std::int64_t threads) override {
     cut_for(threads);
@@ -201,6 +204,14 @@ class Product final : public Shared {
   }
 
  private:
+  /// Whether the first term is multiplied without a packed panel.
+  static bool is_woven(const std::vector<Term<E>>& terms, std::int64_t m) {
+    if constexpr (!std::is_same_v<E, c10::BFloat16>) return false;
+    if (terms.empty() || m > kernel::kMostRowsOfWoven || !kernel::multiplies_woven()) return false;
+    const Term<E>& term = terms.front();
+    return term.turned && term.a.column_stride == 1 && term.quantised->woven().data != nullptr;
+  }
+
   static constexpr std::int64_t kFewestColumns = 64;
   static constexpr std::int64_t kFewestRows = 64;
   static constexpr std::int64_t kUsualRows = 512;
@@ -326,9 +337,9 @@ class Product final : public Shared {
       return kernel::pack_panel(to, b, block.column, block.columns, depth);
     }
     if constexpr (!std::is_same_v<E, double>) {
-      const kernel::BlockRows rows = term.quantised->block_rows();
+      const kernel::WovenRows rows = term.quantised->woven();
       if (term.turned && rows.data != nullptr)
-        return kernel::pack_blocks(to, rows, block.column, block.columns, first, depth);
+        return kernel::pack_woven(to, rows, block.column, block.columns, first, depth);
     }
     thread_local kernel::Buffer<E> values;
     const std::int64_t stride = term.turned ? round_up(depth, kernel::kLanes) : block.stride;
@@ -355,6 +366,11 @@ class Product final : public Shared {
     std::int64_t used = 0;
     for (std::size_t i = 0; i < terms_.size(); ++i) {
       const std::int64_t all = depth_of(terms_[i]);
+      if (i == 0 && multiplies_woven_) {
+        groups.back().push_back({0, 0, all});
+        used = cut_.depth;  // a group of its own
+        continue;
+      }
       for (std::int64_t first = 0; first < all; first += cut_.depth) {
         const std::int64_t depth = std::min(cut_.depth, all - first);
         if (used + depth > cut_.depth) {
@@ -372,6 +388,7 @@ class Product final : public Shared {
     const std::int64_t lanes = round_up(block.columns, kernel::kLanes);
     for (const Piece& piece : pieces) {
       const Term<E>& term = terms_[piece.term];
+      if (piece.term == 0 && multiplies_woven_) continue;
       pack(to, term, piece.first, std::min(piece.depth, term.k - piece.first), block);
       to += piece.depth * lanes;
     }
@@ -405,6 +422,12 @@ class Product final : public Shared {
                 const std::vector<Piece>& pieces, const Block& chunk, std::int64_t lanes,
                 const E* panel, bool add) const {
     if constexpr (std::is_same_v<E, c10::BFloat16>) {
+      if (multiplies_woven_ && !pieces.empty() && pieces.front().term == 0) {
+        const Left& a = left.front();
+        return kernel::multiply_woven(sums, chunk.stride, a.data + row * a.stride, a.stride,
+                                      terms_.front().quantised->woven(), chunk.column,
+                                      {chunk.rows, lanes, pieces.front().depth});
+      }
       if (const kernel::MultiplyChain chain = kernel::kernels().chain_of_bfloat16) {
         thread_local std::vector<kernel::Link> links;
         links.clear();
@@ -433,6 +456,7 @@ class Product final : public Shared {
   Target target_;
   std::int64_t unit_;  ///< What k is filled up to a multiple of
   kernel::Cut cut_;
+  bool multiplies_woven_;
   std::vector<std::vector<Piece>> groups_;
   std::int64_t rows_ = kMostRows;  ///< Of a block
   std::deque<Part> parts_;

@@ -75,14 +75,14 @@ void expect_equal_panels(Storage storage, const model::kernel::Layout& layout) {
   const at::Tensor blocks = blocks_of(storage, kRows, kWidth);
   const at::Tensor numbers =
       numbers_of(storage, blocks, kWidth).to(c10::CppTypeToScalarType<E>::value);
-  const kernel::BlockRows rows{storage, blocks.const_data_ptr<std::uint8_t>(), blocks.size(1)};
+  const QuantisedMatrix matrix(storage, blocks, kWidth);
   for (const auto& [first, columns] :
-       {std::pair<std::int64_t, std::int64_t>{0, 41}, {7, 32}, {40, 1}}) {
+       {std::pair<std::int64_t, std::int64_t>{0, 41}, {16, 25}, {32, 9}}) {
     for (const auto& [begin, k] :
          {std::pair<std::int64_t, std::int64_t>{0, 768}, {256, 512}, {512, 256}}) {
       const auto size = static_cast<std::size_t>(kernel::round_up(columns, kernel::kLanes) * k);
       std::vector<E> packed(size), expected(size);
-      kernel::pack_blocks(packed.data(), rows, first, columns, begin, k, layout);
+      kernel::pack_woven(packed.data(), matrix.woven(), first, columns, begin, k, layout);
       kernel::pack_panel(expected.data(), {numbers.const_data_ptr<E>() + begin, 1, kWidth}, first,
                          columns, k, layout);
       ASSERT_EQ(packed, expected) << checkpoint::name_of(storage) << ", rows from " << first
