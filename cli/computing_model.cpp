@@ -5,7 +5,6 @@
 #include "cli/adapter_argument.h"
 #include "cli/command.h"
 #include "core/error.h"
-#include "core/memory.h"
 #include "model/memory.h"
 #include "model/runtime.h"
 #include "train/memory.h"
@@ -77,7 +76,7 @@ ComputingModel load_model(OpenedModel opened, const ModelArguments& arguments, s
   train::require_memory(
       {{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
        {"activations", need.activations, "fewer tokens"}},
-      core::available_memory());
+      train::memory_of_machine());
   model::Decoder decoder = model::Decoder::load(opened.checkpoint, compute, format);
   for (const auto& [adapter, weight] : opened.adapters) {
     decoder.attach(adapter, model::Decoder::Use::kInference, weight);

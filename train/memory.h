@@ -21,8 +21,18 @@ struct MemoryPart {
   std::string knob;  ///< What makes it smaller; empty: nothing does.
 };
 
-/// Throws InputError when the parts need more than `available` bytes. The message has the need,
-/// part by part, the available, and the knobs of the large parts (an eighth of the need or more).
-void require_memory(const std::vector<MemoryPart>& parts, std::uint64_t available);
+/// What there is for a run.
+struct MemoryRoom {
+  std::uint64_t now = 0;      ///< Bytes that it can take at this moment.
+  std::uint64_t at_best = 0;  ///< That it could take if no other program held any.
+};
+
+/// That of this machine (core/memory.h).
+[[nodiscard]] MemoryRoom memory_of_machine();
+
+/// Throws InputError when the parts need more than the room at its best, and NotNow when they need
+/// more than there is now. The message has the need, part by part, the available, and the knobs of
+/// the large parts (an eighth of the need or more).
+void require_memory(const std::vector<MemoryPart>& parts, const MemoryRoom& room);
 
 }  // namespace weft::train
