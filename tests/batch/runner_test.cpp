@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <sstream>
@@ -39,13 +40,16 @@ std::string next_ending(const fs::path& job) {
 }
 
 /// weft train CONFIG: ends with the next status of the list. "wait" first waits until the file
-/// `go` is in the folder of the batch.
+/// `go` is in the folder of the batch, 20 seconds at most.
 int play_training(const fs::path& config) {
   const fs::path job = config.parent_path();
   std::string ending = next_ending(job);
   if (ending == "wait") {
-    while (!fs::exists(job.parent_path().parent_path() / "go"))
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!fs::exists(job.parent_path().parent_path() / "go")) {
+      if (std::chrono::steady_clock::now() > until) return 1;
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
     ending = next_ending(job);
   }
   if (ending == "0") fs::create_directories(job / "run/adapter");
