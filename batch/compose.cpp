@@ -291,6 +291,8 @@ void plan_jobs(const std::vector<Job*>& jobs, const Engine& engine,
       const TrainPlan plan = engine.plan(job->config);
       if (job->memory_bytes == 0) job->memory_bytes = plan.memory_bytes;
       job->updates = plan.updates;
+      job->adapter_bytes = plan.adapter_bytes;
+      job->run_bytes = plan.run_bytes;
       if (planned) planned(*job);
     } catch (const Error& error) {
       if (error.exit_code() == ExitCode::kInterrupted) throw;

@@ -13,9 +13,10 @@ namespace weft::batch {
 /// What weft train says of a configuration before it begins.
 struct TrainPlan {
   std::uint64_t memory_bytes = 0;
-  std::uint64_t available_bytes = 0;  ///< That a run of its own could take.
   std::int64_t updates = 0;
   std::int64_t examples = 0;
+  std::uint64_t adapter_bytes = 0;
+  std::uint64_t run_bytes = 0;  ///< What the run's folder will take on the disk at most.
 };
 
 /// What the batch asks of the programs whose commands it runs: their configurations, and a plan.
@@ -28,6 +29,10 @@ struct Engine {
   /// Reads the data of a complete configuration and checks it as weft train --check does. Throws
   /// what that throws.
   std::function<TrainPlan(const std::string& config)> plan;
+  /// What weft export makes of a model: bytes of a GGUF file of this type ("q4_k_m"). Throws what
+  /// that throws.
+  std::function<std::uint64_t(const std::filesystem::path& model, const std::string& type)>
+      gguf_bytes{};
 };
 
 /// The value of a key ("adapter.r") of a configuration as text; empty where it has none.

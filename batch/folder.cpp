@@ -1,5 +1,7 @@
 #include "batch/folder.h"
 
+#include <fmt/format.h>
+
 #include "batch/lock.h"
 #include "checkpoint/json_file.h"
 #include "core/error.h"
@@ -120,6 +122,13 @@ JobState BatchFolder::state_now(const std::string& name) const {
     step.error = "its process ended without a word";
   }
   return now;
+}
+
+std::string BatchFolder::other_runner(const std::string& name) const {
+  const JobState now = state_now(name);
+  if (now.status != Status::kRunning || !now.slurm.empty()) return "";
+  if (now.parent != 0 && now.parent == holder_of(lock())) return "";
+  return fmt::format("process {} on {}", now.pid, now.host);
 }
 
 }  // namespace weft::batch

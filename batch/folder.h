@@ -69,6 +69,10 @@ class BatchFolder {
   /// read_state().
   [[nodiscard]] JobState state_now(const std::string& name) const;
 
+  /// "process 4711 on node3" where it runs the job and the weft batch that runs now, if any, has
+  /// not started it; empty where that is not so. Jobs on Slurm are not looked at.
+  [[nodiscard]] std::string other_runner(const std::string& name) const;
+
  private:
   std::filesystem::path path_;
 };

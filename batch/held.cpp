@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <set>
 
+#include "core/set_aside.h"
+
 namespace weft::batch {
 namespace {
 
@@ -19,7 +21,7 @@ std::string name_of(const std::string& ingredient) {
 
 std::string mark_of_run(const fs::path& run) {
   // weft train moves config.yaml with the run, and writes it anew for another.
-  for (const char* place : {".weft-set-aside", ".weft-setting-aside", "."}) {
+  for (const char* place : {core::kSetAside, core::kSettingAside, "."}) {
     std::error_code error;
     const auto time = fs::last_write_time(run / place / "config.yaml", error);
     if (!error) return fmt::format("{}", time.time_since_epoch().count());

@@ -29,11 +29,14 @@ struct Job {
   std::vector<std::string> after{};
   std::vector<Step> steps{};
   std::int64_t threads = 1;
-  std::uint64_t memory_bytes = 0;  ///< 0: not planned yet.
-  std::int64_t updates = 0;        ///< Of training; 0: not planned yet.
-  std::string config{};            ///< config.yaml of weft train, complete.
-  std::string eval_config{};       ///< eval.yaml of weft eval; empty without that step.
-  std::string place{};             ///< In JOBS.yaml; for messages.
+  std::uint64_t memory_bytes = 0;   ///< 0: not planned yet.
+  std::int64_t updates = 0;         ///< Of training; 0: not planned yet.
+  std::uint64_t adapter_bytes = 0;  ///< Of the plan, as run_bytes; not kept in job.json.
+  std::uint64_t run_bytes = 0;      ///< What the folder of its training run will take.
+  std::uint64_t disk_bytes = 0;     ///< What it will write (batch/disk.h).
+  std::string config{};             ///< config.yaml of weft train, complete.
+  std::string eval_config{};        ///< eval.yaml of weft eval; empty without that step.
+  std::string place{};              ///< In JOBS.yaml; for messages.
 };
 
 /// The lines of the configuration, and "the contents of FILE: DIGEST" for each input: what a run

@@ -86,7 +86,7 @@ void describe(schema::Schema<RetriesSection>& s) {
   s.field("failed", &RetriesSection::failed, "how often a step that failed is run again")
       .range(0, 100);
   s.field("lost", &RetriesSection::lost,
-          "how often a job goes on that was killed, lost, or out of memory")
+          "how often a job goes on that was killed, lost, or had not enough memory")
       .range(0, 1000);
 }
 

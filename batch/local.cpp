@@ -7,6 +7,7 @@
 #include <csignal>
 #include <map>
 #include <memory>
+#include <set>
 #include <thread>
 
 #include "batch/held.h"
@@ -35,11 +36,13 @@ bool has_ended(const JobView& view) {
 /// Runs what a survey found to be missing.
 class Runner {
  public:
-  Runner(Batch& batch, std::vector<JobView> jobs, const Engine& engine, Watcher& watcher)
+  Runner(Batch& batch, std::vector<JobView> jobs, const Engine& engine, Watcher& watcher,
+         const MemoryWait& wait)
       : batch_(batch),
         views_(std::move(jobs)),
         engine_(engine),
         watcher_(watcher),
+        wait_(wait),
         free_memory_(core::available_memory()) {}
 
   ~Runner() {
@@ -116,10 +119,17 @@ class Runner {
     ended.status = state.status;
     ended.step.clear();
     ended.note = state.error();
-    if (is_failure(state.status) && !stopping && take_retry(state, batch_.file.retries)) {
+    ++ended_jobs_;
+    const bool is_short = state.status == Status::kShortOfMemory;
+    // What the other jobs of the batch hold they give back.
+    const bool others_hold_it = is_short && !running_.empty();
+    if (is_failure(state.status) && !stopping &&
+        (others_hold_it || take_retry(state, batch_.file.retries))) {
+      if (is_short) short_[name] = {.ended_jobs = ended_jobs_, .since = Clock::now()};
       write_state(batch_.folder.state(name), state);
       ended.status = Status::kWaiting;
-      watcher_.on_change(ended, fmt::format("{}; it is tried again", ended.note));
+      watcher_.on_change(ended, fmt::format("{}; it is tried again{}", ended.note,
+                                            is_short ? " when there is more memory free" : ""));
       return;
     }
     if (is_failure(state.status)) write_state(batch_.folder.state(name), state);
@@ -153,8 +163,35 @@ class Runner {
       return false;
     }
     // The process of an earlier batch that was killed may still be saving.
-    if (is_locked(batch_.folder.job_lock(next.job->name))) return false;
-    return plan(next) && fits(*next.job);
+    if (is_locked(batch_.folder.job_lock(next.job->name))) {
+      tell_of_lock(next);
+      return false;
+    }
+    return plan(next) && may_try_again(*next.job) && fits(*next.job);
+  }
+
+  void tell_of_lock(JobView& next) {
+    const std::string other = batch_.folder.other_runner(next.job->name);
+    if (other.empty() || !told_of_lock_.insert(next.job->name).second) return;
+    next.note = fmt::format("{} runs it already; this one waits for its end", other);
+    watcher_.on_change(next, next.note);
+  }
+
+  /// Whether a job that is short of memory has waited for long enough.
+  bool may_try_again(const Job& job) {
+    auto found = short_.find(job.name);
+    if (found == short_.end()) {
+      if (!running_.empty() || core::available_memory() >= job.memory_bytes) return true;
+      found = short_.emplace(job.name, Shortage{ended_jobs_, Clock::now()}).first;
+    }
+    const Shortage& shortage = found->second;
+    const auto waited = Clock::now() - shortage.since;
+    if (!running_.empty() && ended_jobs_ == shortage.ended_jobs) return false;
+    if (running_.empty() && waited < wait_.least) return false;
+    if (running_.empty() && waited < wait_.most && core::available_memory() < job.memory_bytes)
+      return false;
+    short_.erase(found);
+    return true;
   }
 
   /// What waits for other jobs can be planned when these are done.
@@ -213,10 +250,20 @@ class Runner {
     }
   }
 
+  /// When it was found that a job has too little memory.
+  struct Shortage {
+    int ended_jobs = 0;  ///< ended_jobs_ at that time.
+    Clock::time_point since;
+  };
+
   Batch& batch_;
   std::vector<JobView> views_;
   const Engine& engine_;
   Watcher& watcher_;
+  MemoryWait wait_;
+  int ended_jobs_ = 0;
+  std::map<std::string, Shortage> short_;
+  std::set<std::string> told_of_lock_;
   std::uint64_t free_memory_;
   std::map<std::string, std::unique_ptr<Child>> running_;
 };
@@ -252,8 +299,9 @@ std::vector<JobView> survey(const Batch& batch, const RunOptions& options) {
     const auto step = std::ranges::find(job.steps, missing.front(), &Step::name);
     // What is wrong with the same input is wrong still; another input is another attempt.
     const bool same = first != nullptr && first->key == key_of(*step, digests);
-    if (same && is_failure(state.status) && state.status != Status::kLost &&
-        !options.retry_failed) {
+    const bool may_have_passed =
+        state.status == Status::kLost || state.status == Status::kShortOfMemory;
+    if (same && is_failure(state.status) && !may_have_passed && !options.retry_failed) {
       view.status = state.status;
       view.left_alone = true;
       view.note = state.error();
@@ -263,8 +311,8 @@ std::vector<JobView> survey(const Batch& batch, const RunOptions& options) {
 }
 
 std::vector<JobView> run_locally(Batch& batch, std::vector<JobView> jobs, const Engine& engine,
-                                 Watcher& watcher) {
-  return Runner(batch, std::move(jobs), engine, watcher).run();
+                                 Watcher& watcher, const MemoryWait& wait) {
+  return Runner(batch, std::move(jobs), engine, watcher, wait).run();
 }
 
 }  // namespace weft::batch

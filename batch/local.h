@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -38,14 +39,22 @@ struct RunOptions {
   std::function<bool(const Job&)> wanted{};  ///< Empty: all.
 };
 
+/// How a job waits that found too little memory free (exit status 75).
+struct MemoryWait {
+  std::chrono::milliseconds least{2000};    ///< Between two attempts.
+  std::chrono::milliseconds most{300'000};  ///< Then it is tried whatever is free.
+};
+
 /// Which jobs of the batch are to be run, and why the others are not.
 [[nodiscard]] std::vector<JobView> survey(const Batch& batch, const RunOptions& options);
 
 /// Runs jobs as child processes of this machine, as many at once as threads, memory and
 /// `concurrency` allow, each when those that it waits for are done. A stop is passed on, and all
-/// jobs save. Returns how all jobs stand in the end. The folder is written and locked by the
-/// caller.
+/// jobs save. A job that found too little memory free is run again when another job of the batch
+/// has ended, which does not count as a retry, or else when its plan's memory is free. Returns how
+/// all jobs stand in the end. The folder is written and locked by the caller.
 [[nodiscard]] std::vector<JobView> run_locally(Batch& batch, std::vector<JobView> jobs,
-                                               const Engine& engine, Watcher& watcher);
+                                               const Engine& engine, Watcher& watcher,
+                                               const MemoryWait& wait = {});
 
 }  // namespace weft::batch

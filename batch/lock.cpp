@@ -6,6 +6,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include "core/error.h"
 
@@ -21,12 +23,26 @@ FileLock::FileLock(const std::filesystem::path& file, Children children) {
 
 FileLock::~FileLock() { ::close(descriptor_); }
 
+void FileLock::sign() const {
+  const std::string text = std::to_string(::getpid()) + "\n";
+  // Who cannot write it is not named, and holds the lock all the same.
+  if (::ftruncate(descriptor_, 0) != 0) return;
+  [[maybe_unused]] const ssize_t written = ::pwrite(descriptor_, text.data(), text.size(), 0);
+}
+
 bool is_locked(const std::filesystem::path& file) {
   const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return false;
   const bool locked = ::flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
   ::close(descriptor);
   return locked;
+}
+
+std::int64_t holder_of(const std::filesystem::path& file) {
+  std::int64_t process = 0;
+  if (!is_locked(file)) return 0;
+  std::ifstream(file) >> process;
+  return process;
 }
 
 }  // namespace weft::batch

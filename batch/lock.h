@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 
 namespace weft::batch {
@@ -17,6 +18,8 @@ class FileLock {
 
   /// False: another process has it.
   [[nodiscard]] bool held() const { return held_; }
+  /// Writes the number of this process into the file, for holder_of().
+  void sign() const;
 
  private:
   int descriptor_ = -1;
@@ -25,5 +28,8 @@ class FileLock {
 
 /// Whether a living process holds the lock. Nothing is made.
 [[nodiscard]] bool is_locked(const std::filesystem::path& file);
+
+/// The process that holds the lock and has signed it; 0 where there is none.
+[[nodiscard]] std::int64_t holder_of(const std::filesystem::path& file);
 
 }  // namespace weft::batch

@@ -6,6 +6,7 @@ bool take_retry(JobState& state, const RetriesSection& limits) {
   switch (state.status) {
     case Status::kLost:
     case Status::kOutOfMemory:
+    case Status::kShortOfMemory:
       if (state.losses >= limits.lost) return false;
       ++state.losses;
       return true;

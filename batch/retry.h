@@ -8,8 +8,8 @@
 namespace weft::batch {
 
 /// Whether a job that ended like this is run again; counts the retry then. What failed for a reason
-/// that may pass (killed, lost, out of memory) has another limit than what failed by itself; wrong
-/// input, a gate that said no and a stop that was asked for are never tried again.
+/// that may pass (killed, lost, out of or short of memory) has another limit than what failed by
+/// itself; wrong input, a gate that said no and a stop that was asked for are never tried again.
 [[nodiscard]] bool take_retry(JobState& state, const RetriesSection& limits);
 
 }  // namespace weft::batch

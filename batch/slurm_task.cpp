@@ -18,6 +18,8 @@ namespace weft::batch {
 namespace {
 
 constexpr std::chrono::seconds kPatience{60};
+/// Between two attempts of a job that found too little memory free.
+constexpr std::chrono::seconds kMemoryPatience{60};
 constexpr int kInterruptedStatus = static_cast<int>(ExitCode::kInterrupted);
 
 class SlurmTask {
@@ -47,6 +49,7 @@ class SlurmTask {
       }
       if (!take_retry(state, retries_)) return status;
       write(state);
+      if (state.status == Status::kShortOfMemory && !wait_for_memory()) return kInterruptedStatus;
       note("it is tried again");
     }
   }
@@ -69,6 +72,18 @@ class SlurmTask {
       std::this_thread::sleep_for(std::chrono::milliseconds(200));
     }
     return !core::stop_requested();
+  }
+
+  /// Other programs of the node hold the memory that the job needs. False when a stop was asked for
+  /// before it was time to try again; nothing of the job has begun since it saved.
+  [[nodiscard]] bool wait_for_memory() const {
+    note(fmt::format("it waits {} s for memory", kMemoryPatience.count()));
+    const auto until = std::chrono::steady_clock::now() + kMemoryPatience;
+    while (std::chrono::steady_clock::now() < until) {
+      if (core::stop_requested()) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    }
+    return true;
   }
 
   /// How far the job is: two turns with the same mark brought it no further.

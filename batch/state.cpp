@@ -16,10 +16,10 @@ namespace {
 
 constexpr int kFormat = 1;
 
-constexpr std::array<std::string_view, 15> kWords{
-    "waiting",   "queued",        "running",   "done",        "interrupted",
-    "preempted", "cancelled",     "timed out", "lost",        "node failed",
-    "vanished",  "out of memory", "failed",    "wrong input", "refused"};
+constexpr std::array<std::string_view, 16> kWords{
+    "waiting",         "queued",    "running",     "done",        "interrupted", "preempted",
+    "cancelled",       "timed out", "lost",        "node failed", "vanished",    "out of memory",
+    "short of memory", "failed",    "wrong input", "refused"};
 
 Status status_of(const std::string& text) {
   const auto found = std::ranges::find(kWords, text);
@@ -33,6 +33,7 @@ JobState from_json(const nlohmann::json& json) {
   state.status = status_of(json.at("status"));
   json.at("host").get_to(state.host);
   json.at("pid").get_to(state.pid);
+  state.parent = json.value("parent", std::int64_t{0});
   json.at("started").get_to(state.started);
   json.at("ended").get_to(state.ended);
   json.at("failures").get_to(state.failures);
@@ -117,10 +118,11 @@ void write_state(const std::filesystem::path& file, const JobState& state) {
     steps.back()["attempted"] = step.attempted;
     steps.back()["replacing"] = step.replacing;
   }
-  nlohmann::ordered_json json{
-      {"format", kFormat},          {"status", word(state.status)}, {"host", state.host},
-      {"pid", state.pid},           {"started", state.started},     {"ended", state.ended},
-      {"failures", state.failures}, {"losses", state.losses},       {"steps", steps}};
+  nlohmann::ordered_json json{{"format", kFormat},      {"status", word(state.status)},
+                              {"host", state.host},     {"pid", state.pid},
+                              {"parent", state.parent}, {"started", state.started},
+                              {"ended", state.ended},   {"failures", state.failures},
+                              {"losses", state.losses}, {"steps", steps}};
   if (!state.slurm.empty()) {
     json["slurm"] = state.slurm;
     json["requeued"] = state.requeued;

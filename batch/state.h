@@ -23,6 +23,7 @@ enum class Status : std::uint8_t {
   kNodeFailed,  ///< Slurm lost its node.
   kVanished,    ///< It has not ended, and Slurm does not know it any more.
   kOutOfMemory,
+  kShortOfMemory,  ///< Exit status 75: other programs held the memory that it needs.
   kFailed,
   kWrongInput,  ///< Exit status 2.
   kRefused      ///< Exit status 3: a gate or a check said no.
@@ -57,6 +58,7 @@ struct JobState {
   std::vector<StepState> steps{};
   std::string host{};
   std::int64_t pid = 0;
+  std::int64_t parent = 0;         ///< The process that started it: a weft batch, a shell.
   std::string started{}, ended{};  ///< UTC
   std::int64_t failures = 0;       ///< Retries that failed steps have used.
   std::int64_t losses = 0;

@@ -52,6 +52,7 @@ Status status_of(const Ending& ending, const std::string& last_line) {
     case 0: return Status::kDone;
     case static_cast<int>(ExitCode::kBadInput): return Status::kWrongInput;
     case static_cast<int>(ExitCode::kRefused): return Status::kRefused;
+    case static_cast<int>(ExitCode::kNotNow): return Status::kShortOfMemory;
     case static_cast<int>(ExitCode::kInterrupted): return Status::kInterrupted;
     default: break;
   }
@@ -82,6 +83,7 @@ class Task {
     state_.status = Status::kRunning;
     state_.host = host_name();
     state_.pid = ::getpid();
+    state_.parent = ::getppid();
     state_.started = utc_now();
     state_.ended.clear();
     write();

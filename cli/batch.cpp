@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "batch/compose.h"
+#include "batch/disk.h"
 #include "batch/local.h"
 #include "batch/lock.h"
 #include "batch/slurm_submit.h"
@@ -26,6 +27,7 @@
 #include "core/stop.h"
 #include "core/suggest.h"
 #include "core/terminal.h"
+#include "export/gguf_model.h"
 
 namespace weft::cli {
 
@@ -51,15 +53,25 @@ batch::Engine open_engine() {
     plan(config, found).rethrow();
     return found;
   };
+  engine.gguf_bytes = [](const fs::path& model, const std::string& type) {
+    return exporting::planned_gguf_bytes(model, exporting::find_file_type(type));
+  };
   return engine;
 }
 
+/// Refuses what no memory of this machine could hold. What other programs hold now may be free
+/// later, and the jobs that need it wait (batch/local.h).
 void require_room(const std::vector<Job*>& jobs) {
-  const std::uint64_t available = core::available_memory();
+  const std::uint64_t all = core::total_memory();
+  const std::uint64_t free = core::available_memory();
   for (const Job* job : jobs) {
-    if (job->memory_bytes <= available) continue;
-    throw InputError("{}: {} needs {} of memory, and this machine has {}", job->place, job->name,
-                     core::human_bytes(job->memory_bytes), core::human_bytes(available));
+    if (job->memory_bytes > all) {
+      throw InputError("{}: {} needs {} of memory, and this machine has {}", job->place, job->name,
+                       core::human_bytes(job->memory_bytes), core::human_bytes(all));
+    }
+    if (job->memory_bytes <= free) continue;
+    tell("{}: it needs {} of memory, of which {} are free now; it waits for the rest\n", job->name,
+         core::human_bytes(job->memory_bytes), core::human_bytes(free));
   }
 }
 
@@ -82,8 +94,14 @@ std::string steps_text(const Job& job) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
+std::string disk_text(const JobView& view) {
+  if (view.reused || view.left_alone) return "";
+  const bool is_known = view.note != "train" || view.job->run_bytes > 0;
+  return is_known ? core::human_bytes(view.job->disk_bytes) : "?";
+}
+
 std::string plan_table(const std::vector<JobView>& views) {
-  core::Table table({"job", "steps", "updates", "memory", "threads", "now"});
+  core::Table table({"job", "steps", "updates", "memory", "disk", "threads", "now"});
   for (const JobView& view : views) {
     const Job& job = *view.job;
     const std::string now =
@@ -92,7 +110,7 @@ std::string plan_table(const std::vector<JobView>& views) {
             ? "left out: " + view.note
             : "from " + view.note + " on" + (view.replaces.empty() ? "" : "; " + view.replaces);
     table.add({job.name, steps_text(job), job.updates > 0 ? std::to_string(job.updates) : "?",
-               job.memory_bytes > 0 ? core::human_bytes(job.memory_bytes) : "?",
+               job.memory_bytes > 0 ? core::human_bytes(job.memory_bytes) : "?", disk_text(view),
                std::to_string(job.threads), now});
   }
   return table.text();
@@ -113,6 +131,8 @@ int check(Batch& all, std::vector<JobView> views, const batch::Engine& engine,
           const batch::SlurmQueue& queue, bool on_slurm) {
   const std::vector<Job*> jobs = plannable(all, views);
   batch::plan_jobs(jobs, engine);
+  batch::plan_disk(all, views, engine);
+  batch::require_disk(all, views);
   if (on_slurm) {
     batch::check_slurm(all, views, queue);
   } else {
@@ -123,8 +143,9 @@ int check(Batch& all, std::vector<JobView> views, const batch::Engine& engine,
     print("Slurm takes the jobs\n");
     return static_cast<int>(ExitCode::kDone);
   }
-  print("this machine has {} cores and {} of memory\n", core::allowed_cores(),
-        core::human_bytes(core::available_memory()));
+  const batch::DiskRoom room = batch::disk_room(all.folder.path());
+  print("this machine has {} cores and {} of memory free, and {} of disk\n", core::allowed_cores(),
+        core::human_bytes(core::available_memory()), core::human_bytes(room.free));
   return static_cast<int>(ExitCode::kDone);
 }
 
@@ -250,6 +271,8 @@ int run_batch(const BatchArguments& a) {
   if (batch::is_locked(all.folder.lock())) refuse_second();
   const std::vector<Job*> jobs = plannable(all, views);
   batch::plan_jobs(jobs, engine);
+  batch::plan_disk(all, views, engine);
+  batch::require_disk(all, views);
   if (a.slurm) {
     std::vector<JobView> asked = views;
     batch::check_slurm(all, asked, queue);
@@ -260,6 +283,7 @@ int run_batch(const BatchArguments& a) {
   fs::create_directories(all.folder.path());
   const batch::FileLock lock(all.folder.lock());
   if (!lock.held()) refuse_second();
+  lock.sign();
   all.folder.write(all.record, all.jobs);
   reset(all, views);
   for (const JobView& view : views) {

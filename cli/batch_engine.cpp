@@ -9,6 +9,7 @@
 #include "core/stop.h"
 #include "eval/run/config.h"
 #include "model/runtime.h"
+#include "train/disk.h"
 #include "train/job.h"
 
 namespace weft::cli {
@@ -25,10 +26,17 @@ batch::TrainPlan plan_training(const std::string& config) {
   const train::Prepared& run = runs.front();
   const auto suites = train_suites(run, core::stop_flag(), log);
   train::require_sound(run);
+  try {
+    train::require_memory(run);
+  } catch (const NotNow&) {
+    // What is free now is judged when the job is started.
+  }
   require_readers(run);
-  batch::TrainPlan plan{.available_bytes = run.plan.available,
-                        .updates = run.total_updates,
+  batch::TrainPlan plan{.updates = run.total_updates,
                         .examples = static_cast<std::int64_t>(run.data.train.size())};
+  const train::DiskNeed disk = train::disk_need(run);
+  plan.adapter_bytes = disk.adapter;
+  plan.run_bytes = disk.run;
   for (const train::MemoryPart& part : run.plan.parts) plan.memory_bytes += part.bytes;
   return plan;
 }
@@ -37,7 +45,8 @@ batch::Engine batch_configurations() {
   return {.train = schema::section_info<train::TrainConfig>(),
           .evaluation = schema::section_info<eval::EvalConfig>(),
           .resumable = train::resumable_keys(),
-          .plan = {}};
+          .plan = {},
+          .gguf_bytes = {}};
 }
 
 }  // namespace weft::cli

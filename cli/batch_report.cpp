@@ -50,6 +50,16 @@ Written open_batch(const BatchArguments& a) {
   return {std::move(file), std::move(folder), std::move(names)};
 }
 
+/// Who runs a job that no weft batch has started, or an earlier one that is gone.
+std::string note_of_other(const batch::BatchFolder& folder, const std::string& name) {
+  const std::string other = folder.other_runner(name);
+  if (other.empty()) return "";
+  return fmt::format("{} runs it{}", other,
+                     batch::is_locked(folder.lock())
+                         ? "; the weft batch that runs now waits for its end"
+                         : ", and no weft batch looks after it");
+}
+
 int show_status(const BatchArguments& a) {
   const Written written = open_batch(a);
   std::vector<Job> jobs;
@@ -65,7 +75,7 @@ int show_status(const BatchArguments& a) {
     for (const batch::StepState& step : state.steps) {
       if (step.status != Status::kDone) view.step = step.name;
     }
-    view.note = note;
+    view.note = note.empty() ? note_of_other(written.folder, job.name) : note;
     json.push_back({{"job", job.name},
                     {"status", batch::word(state.status)},
                     {"step", view.step},

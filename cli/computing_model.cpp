@@ -105,7 +105,7 @@ ComputingModel load_model(OpenedModel opened, const ModelArguments& arguments, s
   train::require_memory(
       {{"weights", need.weights, compute == model::Compute::kF32 ? "--dtype bf16" : ""},
        {"activations", need.activations, "fewer tokens"}},
-      model::available_memory(opened.device));
+      train::memory_of(opened.device));
   model::Decoder decoder =
       model::Decoder::load(opened.checkpoint, compute, format, opened.device.device);
   for (const auto& [adapter, weight] : opened.adapters) {

@@ -13,7 +13,6 @@
 #include "cli/output.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "core/memory.h"
 #include "core/terminal.h"
 #include "eval/report/html.h"
 #include "eval/report/report.h"
@@ -278,7 +277,7 @@ int run(const EvalArguments& arguments) {
       .before_load = [](const std::string& what, std::uint64_t weights, std::uint64_t work) {
         train::require_memory(
             {{"weights of " + what, weights, "dtype: bfloat16"}, {"one row", work, "sequence_len"}},
-            core::available_memory());
+            train::memory_of_machine());
       }};
   if (eval::Ledger* ledger = record.ledger())
     hooks.file_digest = [ledger](const auto& file) { return ledger->file_digest(file); };

@@ -39,7 +39,8 @@ void print_help() {
   weft::cli::print(
       "\n  --version   print the version\n  --help      print this; weft COMMAND --help for its "
       "options\n"
-      "\nExit status: 0 done, 1 failed, 2 wrong input, 3 refused by a gate, 130 interrupted.\n");
+      "\nExit status: 0 done, 1 failed, 2 wrong input, 3 refused by a gate,\n"
+      "75 not enough memory free now, 130 interrupted.\n");
 }
 
 int unknown_command(const std::string& name) {

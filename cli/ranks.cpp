@@ -1,6 +1,7 @@
 #include "cli/ranks.h"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -58,6 +59,16 @@ train::Communicator& open_communicator() {
 train::Communicator& communicator() {
   static train::Communicator& one = open_communicator();
   return one;
+}
+
+std::string hint_of_lost_ranks() {
+  const int tasks = number("SLURM_STEP_NUM_TASKS");
+  if (tasks <= 1 || launched_ranks() > 1) return "";
+  return fmt::format(
+      "; srun started {} processes that do not know each other: add --mpi=pmix, for an MPI that "
+      "was "
+      "built with PMIx, or start them with mpirun (docs/data-parallel.md)",
+      tasks);
 }
 
 }  // namespace weft::cli

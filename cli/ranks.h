@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "train/communicator.h"
 
 namespace weft::cli {
@@ -8,5 +10,9 @@ namespace weft::cli {
 /// process alone otherwise. Opens libweft_mpi.so for more than one. ConfigError when this weft was
 /// built without it.
 [[nodiscard]] train::Communicator& communicator();
+
+/// What to do where srun has started several processes, each of which believes that it is alone;
+/// empty where that is not so.
+[[nodiscard]] std::string hint_of_lost_ranks();
 
 }  // namespace weft::cli

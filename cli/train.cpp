@@ -62,6 +62,14 @@ void print_outcome(const train::Outcome& outcome, const train::RunFolder& folder
   print("adapter {}\n", folder.adapter().string());
 }
 
+void claim(train::RunFolder& folder, const core::Log& log) {
+  try {
+    folder.claim(log);
+  } catch (const InputError& problem) {
+    throw InputError("{}{}", problem.what(), hint_of_lost_ranks());
+  }
+}
+
 /// The folders of the runs, looked at and, where the runs are to be made, claimed.
 std::deque<train::RunFolder> open_folders(
     const std::vector<schema::Variant<train::TrainConfig>>& runs, const TrainOptions& options,
@@ -77,7 +85,7 @@ std::deque<train::RunFolder> open_folders(
                        around.string());
     }
     folders.emplace_back(run.config.output_dir, start);
-    if (!options.check && is_first) folders.back().claim(log);
+    if (!options.check && is_first) claim(folders.back(), log);
   }
   return folders;
 }
@@ -127,9 +135,11 @@ void conclude(const std::vector<train::Prepared>& runs, const std::deque<train::
 std::vector<train::Prepared> prepare_runs(
     std::vector<schema::Variant<train::TrainConfig>> described,
     const std::deque<train::RunFolder>& folders, std::vector<std::unique_ptr<TrainSuites>>& suites,
-    const TrainOptions& options, const std::atomic<bool>& interrupted, const core::Log& log) {
+    const TrainOptions& options, int ranks, const std::atomic<bool>& interrupted,
+    const core::Log& log) {
   std::vector<std::optional<train::TrainState>> resumed = train::last_states(folders, log);
-  std::vector<train::Prepared> runs = train::prepare(std::move(described), log, std::move(resumed));
+  std::vector<train::Prepared> runs =
+      train::prepare(std::move(described), log, std::move(resumed), ranks);
   for (const train::Prepared& run : runs) suites.push_back(train_suites(run, interrupted, log));
   for (const train::Prepared& run : runs) {
     const std::string plan = train::describe_plan(run);
@@ -141,6 +151,7 @@ std::vector<train::Prepared> prepare_runs(
   }
   for (const train::Prepared& run : runs) {
     train::require_sound(run);
+    train::require_memory(run);
     require_readers(run);
   }
   return runs;
@@ -163,7 +174,8 @@ int train_as_one_of(train::Communicator& ranks, const TrainOptions& options) {
   std::vector<train::Prepared> runs;
   train::together(ranks, [&] {
     if (!ranks.is_first()) folders = open_folders(described, options, false, log);
-    runs = prepare_runs(std::move(described), folders, suites, options, interrupted, log);
+    runs = prepare_runs(std::move(described), folders, suites, options, ranks.size(), interrupted,
+                        log);
   });
   if (options.check) return static_cast<int>(ExitCode::kDone);
 

@@ -14,6 +14,7 @@ enum class ExitCode : int {
   kFailed = 1,        ///< Failed while running: disk, memory, diverged numbers.
   kBadInput = 2,      ///< Wrong command, configuration or input; nothing was written.
   kRefused = 3,       ///< A gate or a pre-flight check said no.
+  kNotNow = 75,       ///< Memory that it needs is taken now; the same command may do later.
   kInterrupted = 130  ///< Stopped by a signal; the state is saved.
 };
 
@@ -70,6 +71,14 @@ class Refused : public Error {
   template <typename... Args>
   explicit Refused(fmt::format_string<Args...> text, Args&&... args)
       : Error(fmt::format(text, std::forward<Args>(args)...), ExitCode::kRefused) {}
+};
+
+/// What fails now and may succeed later, with nothing changed: memory that other programs hold.
+class NotNow : public Error {
+ public:
+  template <typename... Args>
+  explicit NotNow(fmt::format_string<Args...> text, Args&&... args)
+      : Error(fmt::format(text, std::forward<Args>(args)...), ExitCode::kNotNow) {}
 };
 
 /// The user stopped the work; what was reached is saved.

@@ -7,6 +7,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 namespace weft::core {
 namespace {
@@ -22,17 +23,23 @@ std::optional<std::uint64_t> number_in(const fs::path& file) {
   return std::nullopt;
 }
 
-std::uint64_t machine_available() {
+/// A line of /proc/meminfo in bytes.
+std::uint64_t machine_memory(std::string_view wanted) {
   std::ifstream stream("/proc/meminfo");
   std::string line;
   while (std::getline(stream, line)) {
     std::istringstream words(line);
     std::string key;
     std::uint64_t kibibytes = 0;
-    if (words >> key >> kibibytes && key == "MemAvailable:") return kibibytes * 1024;
+    if (words >> key >> kibibytes && key == wanted) return kibibytes * 1024;
   }
   return kUnlimited;
 }
+
+struct Room {
+  std::uint64_t left = kUnlimited;
+  std::uint64_t limit = kUnlimited;
+};
 
 /// Clean pages of files count as used by a group, and are given up when memory is short.
 std::uint64_t reclaimable(const fs::path& stat_file) {
@@ -45,17 +52,17 @@ std::uint64_t reclaimable(const fs::path& stat_file) {
   return 0;
 }
 
-std::uint64_t room_in(const fs::path& group, const char* limit_name, const char* usage_name) {
+Room room_in(const fs::path& group, const char* limit_name, const char* usage_name) {
   const auto limit = number_in(group / limit_name);
   const auto usage = number_in(group / usage_name);
-  if (!limit || !usage) return kUnlimited;
+  if (!limit || !usage) return {};
   const std::uint64_t used = *usage - std::min(*usage, reclaimable(group / "memory.stat"));
-  return *limit - std::min(*limit, used);
+  return {.left = *limit - std::min(*limit, used), .limit = *limit};
 }
 
-/// What is left in this process's control group and in those around it (versions 2 and 1).
-std::uint64_t group_available() {
-  std::uint64_t least = kUnlimited;
+/// What this process's control group and those around it (versions 2 and 1) leave and allow.
+Room group_room() {
+  Room least;
   std::ifstream stream("/proc/self/cgroup");
   std::string line;
   while (std::getline(stream, line)) {
@@ -69,9 +76,10 @@ std::uint64_t group_available() {
     fs::path inside = fs::path(line.substr(second + 1)).relative_path();
     for (;; inside = inside.parent_path()) {
       const fs::path group = inside.empty() ? root : root / inside;
-      least =
-          std::min(least, is_v1 ? room_in(group, "memory.limit_in_bytes", "memory.usage_in_bytes")
-                                : room_in(group, "memory.max", "memory.current"));
+      const Room room = is_v1 ? room_in(group, "memory.limit_in_bytes", "memory.usage_in_bytes")
+                              : room_in(group, "memory.max", "memory.current");
+      least.left = std::min(least.left, room.left);
+      least.limit = std::min(least.limit, room.limit);
       if (inside.empty()) break;
     }
   }
@@ -80,6 +88,10 @@ std::uint64_t group_available() {
 
 }  // namespace
 
-std::uint64_t available_memory() { return std::min(machine_available(), group_available()); }
+std::uint64_t available_memory() {
+  return std::min(machine_memory("MemAvailable:"), group_room().left);
+}
+
+std::uint64_t total_memory() { return std::min(machine_memory("MemTotal:"), group_room().limit); }
 
 }  // namespace weft::core

@@ -330,4 +330,12 @@ GgufReport write_gguf(const GgufRequest& request, const merge::FoldControl& cont
   return report;
 }
 
+std::uint64_t planned_gguf_bytes(const fs::path& model, const FileType& type) {
+  const OpenInputs inputs = open_inputs({.model = model, .adapters = {}}, {}, Output::kModel);
+  std::uint64_t bytes = 0;
+  for (const checkpoint::GgufTensorPlan& tensor : tensors_of(plan_tensors(inputs, type)))
+    bytes += tensor.bytes();
+  return bytes;
+}
+
 }  // namespace weft::exporting

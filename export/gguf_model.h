@@ -68,6 +68,11 @@ struct GgufReport {
                                     const merge::FoldControl& control = {},
                                     const core::Log& log = {});
 
+/// Bytes of the tensors that write_gguf() would write, the file's but for its vocabulary. Errors as
+/// of Checkpoint::open.
+[[nodiscard]] std::uint64_t planned_gguf_bytes(const std::filesystem::path& model,
+                                               const FileType& type);
+
 [[nodiscard]] nlohmann::json report_json(const GgufReport& report);
 /// A few lines for people.
 [[nodiscard]] std::string report_table(const GgufReport& report);

@@ -77,7 +77,8 @@ ComputeDevice open_device(const std::string& name) {
   return {.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(*index)),
           .description =
               fmt::format("cuda:{} ({}, {}.{})", *index, found.name, found.major, found.minor),
-          .capability = found.major * 10 + found.minor};
+          .capability = found.major * 10 + found.minor,
+          .total_bytes = found.total_bytes};
 }
 
 std::uint64_t available_memory(const ComputeDevice& device) {

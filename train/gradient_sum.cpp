@@ -52,6 +52,20 @@ std::vector<std::int64_t> balanced_cut(std::span<const std::int64_t> costs, int 
   return cut;
 }
 
+double gradients_held(std::int64_t rows, int ranks) {
+  if (ranks == 1) return sums_held(rows);
+  const std::vector<std::int64_t> costs(static_cast<std::size_t>(rows), 1);
+  const std::vector<std::int64_t> cut = balanced_cut(costs, ranks);
+  std::size_t own = 0;
+  std::size_t all = 0;
+  for (std::size_t r = 0; r + 1 < cut.size(); ++r) {
+    const std::size_t nodes = nodes_of(cut[r], cut[r + 1]).size();
+    own = std::max(own, nodes);
+    all += nodes;
+  }
+  return static_cast<double>(own) + static_cast<double>(all) / ranks;
+}
+
 GradientSum::GradientSum(at::Tensor gradients, std::int64_t first_row)
     : gradients_(std::move(gradients)), next_row_(first_row) {}
 

@@ -32,6 +32,11 @@ struct RowNode {
 /// update of `rows` rows: floor(log2(rows)).
 [[nodiscard]] int sums_held(std::int64_t rows);
 
+/// Gradients that a rank holds at most beside that which it works on, of an update of `rows` rows
+/// of about the same cost: its own sums, and its slice of those of all ranks. With one rank,
+/// sums_held().
+[[nodiscard]] double gradients_held(std::int64_t rows, int ranks);
+
 /// Where a list of rows with these costs is cut into `ranks` neighbouring ranges of about the same
 /// cost: rank r has rows [cut[r], cut[r + 1]). A range may be empty.
 [[nodiscard]] std::vector<std::int64_t> balanced_cut(std::span<const std::int64_t> costs,

@@ -79,19 +79,23 @@ struct Prepared {
     const std::deque<RunFolder>& folders, const core::Log& log);
 
 /// Reads everything but the weights of runs on one base (as load_runs() gives them), `resumed` from
-/// their last checkpoints, if they have any. Throws ConfigError and InputError for what does not
-/// fit together, and Interrupted when a stop is asked for (core/stop.h); nothing was written then.
+/// their last checkpoints, if they have any; `ranks` share each update. Throws ConfigError and
+/// InputError for what does not fit together, and Interrupted when a stop is asked for
+/// (core/stop.h); nothing was written then.
 [[nodiscard]] std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs,
                                             const core::Log& log,
-                                            std::vector<std::optional<TrainState>> resumed = {});
+                                            std::vector<std::optional<TrainState>> resumed = {},
+                                            int ranks = 1);
 
 /// What is about to happen, for people: base, adapter, data, updates, memory, one example with its
 /// learned parts marked. Ends in a newline.
 [[nodiscard]] std::string describe_plan(const Prepared& prepared);
 
-/// Throws Refused when the data breaks a limit of `preflight:`, InputError when memory will not
-/// suffice.
+/// Throws Refused when the data breaks a limit of `preflight:`, InputError when nothing is left to
+/// learn from.
 void require_sound(const Prepared& prepared);
+/// Throws what require_memory() of its plan throws.
+void require_memory(const Prepared& prepared);
 
 /// A run and those who take part in it.
 struct Job {

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "core/terminal.h"
 
 namespace weft::train {
@@ -33,10 +34,19 @@ void give_back_heap() {
 #endif
 }
 
-void require_memory(const std::vector<MemoryPart>& parts, std::uint64_t available) {
+MemoryRoom memory_of_machine() {
+  return {.now = core::available_memory(), .at_best = core::total_memory()};
+}
+
+MemoryRoom memory_of(const model::ComputeDevice& device) {
+  if (!device.is_gpu()) return memory_of_machine();
+  return {model::available_memory(device), device.total_bytes};
+}
+
+void require_memory(const std::vector<MemoryPart>& parts, const MemoryRoom& room) {
   std::uint64_t need = 0;
   for (const MemoryPart& part : parts) need += part.bytes;
-  if (need <= available) return;
+  if (need <= room.now) return;
   std::string list;
   std::string knobs;
   for (const MemoryPart& part : parts) {
@@ -45,9 +55,15 @@ void require_memory(const std::vector<MemoryPart>& parts, std::uint64_t availabl
     const bool is_large = part.bytes >= need / 8;
     if (is_large && !part.knob.empty()) knobs += (knobs.empty() ? "" : "; ") + part.knob;
   }
-  throw InputError("training needs about {} of memory ({}), and {} are available; {}",
-                   core::human_bytes(need), list, core::human_bytes(available),
-                   knobs.empty() ? "free some" : "what helps: " + knobs);
+  const std::string wanted =
+      fmt::format("about {} of memory are needed ({})", core::human_bytes(need), list);
+  if (need > room.at_best) {
+    throw InputError("{}, and there are at most {}; {}", wanted, core::human_bytes(room.at_best),
+                     knobs.empty() ? "a larger machine is needed" : "what helps: " + knobs);
+  }
+  throw NotNow("{}, and {} of {} are free now; try again when other programs have ended{}", wanted,
+               core::human_bytes(room.now), core::human_bytes(room.at_best),
+               knobs.empty() ? "" : ", or take less: " + knobs);
 }
 
 }  // namespace weft::train

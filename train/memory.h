@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "model/device.h"
+
 namespace weft::train {
 
 /// Bytes of this process that are in memory now, and at most so far; 0 where the system does not
@@ -21,8 +23,20 @@ struct MemoryPart {
   std::string knob;  ///< What makes it smaller; empty: nothing does.
 };
 
-/// Throws InputError when the parts need more than `available` bytes. The message has the need,
-/// part by part, the available, and the knobs of the large parts (an eighth of the need or more).
-void require_memory(const std::vector<MemoryPart>& parts, std::uint64_t available);
+/// What there is for a run.
+struct MemoryRoom {
+  std::uint64_t now = 0;      ///< Bytes that it can take at this moment.
+  std::uint64_t at_best = 0;  ///< That it could take if no other program held any.
+};
+
+/// That of this machine (core/memory.h).
+[[nodiscard]] MemoryRoom memory_of_machine();
+/// That of a GPU, or of this machine.
+[[nodiscard]] MemoryRoom memory_of(const model::ComputeDevice& device);
+
+/// Throws InputError when the parts need more than the room at its best, and NotNow when they need
+/// more than there is now. The message has the need, part by part, the available, and the knobs of
+/// the large parts (an eighth of the need or more).
+void require_memory(const std::vector<MemoryPart>& parts, const MemoryRoom& room);
 
 }  // namespace weft::train

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/memory.h"
 #include "core/parallel.h"
 #include "model/kernels/product.h"
 #include "model/memory.h"
@@ -14,9 +13,13 @@
 namespace weft::train {
 namespace {
 
-/// LibTorch's code as it is paged in, buffers of threads, and what the heap loses between its
+/// LibTorch's code as it is paged in, buffers of two threads, and what the heap loses between its
 /// blocks.
 constexpr std::uint64_t kRuntime = std::uint64_t{96} << 20;
+constexpr std::int64_t kRuntimeThreads = 2;
+/// Of each further thread: the panels and sums of its products (model/kernels/product.cpp), 2.5 MiB
+/// where the processor has tiles, and its stack.
+constexpr std::uint64_t kThread = std::uint64_t{3} << 20;
 /// Below it products get slower.
 constexpr std::int64_t kShortRow = 256;
 /// Rows are packed up to it even where examples are shorter: what a product pays for each panel of
@@ -36,11 +39,14 @@ constexpr std::uint64_t kGpuWork = std::uint64_t{512} << 20;
 constexpr std::uint64_t kProgram = std::uint64_t{144} << 20;
 
 /// What the device has to give; on the processor this process's own memory included.
-std::uint64_t available(const model::ComputeDevice& device) {
-  if (device.is_gpu()) return model::available_memory(device);
-  const std::uint64_t free = core::available_memory();
+MemoryRoom room(const model::ComputeDevice& device) {
+  MemoryRoom machine = memory_of(device);
+  if (device.is_gpu()) return machine;
   const std::uint64_t own = resident_memory();
-  return free > std::numeric_limits<std::uint64_t>::max() - own ? free : free + own;
+  machine.now = machine.now > std::numeric_limits<std::uint64_t>::max() - own ? machine.now
+                                                                              : machine.now + own;
+  machine.at_best = std::max(machine.at_best, machine.now);
+  return machine;
 }
 
 class Planner {
@@ -49,7 +55,9 @@ class Planner {
       : config_(config),
         demand_(demand),
         program_(config.memory_limit ? kProgram + demand.vocabulary_bytes : resident_memory()) {
-    plan_.available = config.memory_limit ? config.memory_limit->count : available(demand.device);
+    plan_.room = config.memory_limit
+                     ? MemoryRoom{config.memory_limit->count, config.memory_limit->count}
+                     : room(demand.device);
     std::int64_t longest = demand.longest_example;
     if (config.packing) {
       const std::int64_t packed = std::max(
@@ -63,10 +71,9 @@ class Planner {
   }
 
   MemoryPlan make() {
-    const std::int64_t all = demand_.spec.depth();
-    const bool may_recompute = config_.gradient_checkpointing != Checkpointing::kNone;
-    const std::int64_t least = config_.gradient_checkpointing == Checkpointing::kAll ? all : 0;
-    const std::int64_t most = may_recompute ? all : 0;
+    const std::int64_t least =
+        config_.gradient_checkpointing == Checkpointing::kAll ? demand_.spec.depth() : 0;
+    const std::int64_t most = most_recomputed();
     const std::int64_t fast_row = std::max(shortest_row_, std::min(full_row_, kShortRow));
     for (std::int64_t row = full_row_;; row = std::max(row / 2, fast_row)) {
       if (fits(row, least)) return take(row, least);
@@ -102,15 +109,15 @@ class Planner {
                                .recomputed_layers = recomputed});
   }
 
-  [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed) const {
-    return need(row, recomputed).total() + sums(row) + demand_.other_adapters +
+  [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed, int ranks = 1) const {
+    return need(row, recomputed).total() + sums(row, ranks) + demand_.other_adapters +
                program_and_data() <=
-           plan_.available;
+           plan_.room.now;
   }
 
-  /// Gradients of finished rows that wait for others to be added (train/gradient_sum.h), for about
-  /// as many rows as an update has.
-  [[nodiscard]] std::uint64_t sums(std::int64_t row) const {
+  /// Gradients of finished rows that wait for others to be added, and of other ranks
+  /// (train/gradient_sum.h), for about as many rows as an update has.
+  [[nodiscard]] std::uint64_t sums(std::int64_t row, int ranks) const {
     std::int64_t rows = 1;
     if (config_.examples_per_update) {
       rows = *config_.examples_per_update;
@@ -123,11 +130,15 @@ class Planner {
     std::uint64_t gradient = 0;
     for (const lora::Target& target : demand_.targets)
       gradient += static_cast<std::uint64_t>(4 * target.parameters());
-    return static_cast<std::uint64_t>(sums_held(rows)) * gradient;
+    return static_cast<std::uint64_t>(gradients_held(rows, ranks) * static_cast<double>(gradient));
   }
 
   [[nodiscard]] std::uint64_t program_and_data() const {
-    if (!demand_.device.is_gpu()) return program_ + kRuntime + demand_.data_bytes;
+    if (!demand_.device.is_gpu()) {
+      const auto more_threads = static_cast<std::uint64_t>(
+          std::max<std::int64_t>(0, core::thread_count() - kRuntimeThreads));
+      return program_ + kRuntime + more_threads * kThread + demand_.data_bytes;
+    }
     std::uint64_t largest = 0;  // matrix, read back whole for its product
     if (config_.base_quantization != model::BaseFormat::kDense) {
       for (const lora::Module& module : model::linear_modules(demand_.spec))
@@ -136,7 +147,14 @@ class Planner {
     return kGpuWork + largest * (demand_.compute == model::Compute::kBF16 ? 2 : 4);
   }
 
+  [[nodiscard]] std::int64_t most_recomputed() const {
+    return config_.gradient_checkpointing == Checkpointing::kNone ? 0 : demand_.spec.depth();
+  }
+
   MemoryPlan take(std::int64_t row, std::int64_t recomputed) {
+    while (demand_.ranks > 1 && recomputed < most_recomputed() &&
+           !fits(row, recomputed, demand_.ranks))
+      ++recomputed;
     const model::MemoryNeed n = need(row, recomputed);
     std::string knob = fmt::format("a smaller sequence_len (now {})", config_.sequence_len);
     if (config_.gradient_checkpointing == Checkpointing::kNone) {
@@ -153,10 +171,12 @@ class Planner {
                                     ? "adapter.target_modules"
                                     : "adapter.target_parameters and target_modules")},
                    {demand_.device.is_gpu() ? "work" : "program and data", program_and_data(), ""}};
-    if (sums(row) > 0) {
-      plan_.parts.push_back({"sums of gradients", sums(row),
-                             fmt::format("a smaller tokens_per_update (now {}) or adapter.r",
-                                         config_.tokens_per_update)});
+    if (const std::uint64_t bytes = sums(row, demand_.ranks); bytes > 0) {
+      plan_.parts.push_back(
+          {demand_.ranks > 1 ? "sums of gradients, those of other ranks too" : "sums of gradients",
+           bytes,
+           fmt::format("a smaller tokens_per_update (now {}) or adapter.r",
+                       config_.tokens_per_update)});
     }
     if (demand_.other_adapters > 0) {
       plan_.parts.push_back({"the other adapters", demand_.other_adapters,

@@ -354,7 +354,7 @@ std::vector<std::optional<TrainState>> last_states(const std::deque<RunFolder>& 
 }
 
 std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, const core::Log& log,
-                              std::vector<std::optional<TrainState>> resumed) {
+                              std::vector<std::optional<TrainState>> resumed, int ranks) {
   resumed.resize(runs.size());
   const std::shared_ptr<const Base> base = open_base(runs.front().config);
   for (const auto& run : runs) {
@@ -391,6 +391,7 @@ std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, co
     core::leave_if_stopped("planning the run");
     const std::vector<lora::Target> targets = targets_of(one.initial);
     MemoryDemand demand = demand_of(one, targets);
+    demand.ranks = ranks;
     demand.other_adapters = adapters - adapter_memory(demand);
     one.plan = plan_memory(one.config, demand);
     if (one.data.train.empty()) continue;
@@ -444,7 +445,7 @@ std::string describe_plan(const Prepared& prepared) {
       config.examples_per_update
           ? fmt::format("of {} examples each", *config.examples_per_update)
           : fmt::format("of at most {} tokens each", config.tokens_per_update),
-      shared, core::human_bytes(need), parts, core::human_bytes(prepared.plan.available),
+      shared, core::human_bytes(need), parts, core::human_bytes(prepared.plan.room.now),
       savings.empty() ? "" : "\n            " + savings);
   if (!prepared.name.empty()) text = fmt::format("{}\n{}", prepared.name, text);
   text += "\ntraining data\n" + data::to_text(prepared.data.preflight);
@@ -471,7 +472,10 @@ void require_sound(const Prepared& prepared) {
     throw Refused("the data breaks limits of `preflight`: {}", fmt::join(violations, "; "));
   }
   if (prepared.total_updates == 0) throw InputError("datasets: no example is left to learn from");
-  require_memory(prepared.plan.parts, prepared.plan.available);
+}
+
+void require_memory(const Prepared& prepared) {
+  require_memory(prepared.plan.parts, prepared.plan.room);
 }
 
 }  // namespace weft::train

@@ -18,6 +18,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/set_aside.h"
 
 namespace weft::train {
 namespace {
@@ -29,11 +30,9 @@ constexpr std::array kEntries{"config.yaml",   "adapter",        "checkpoints",
                               "log.txt",       "eval",           "report.html"};
 constexpr const char* kEventsPrefix = "events.out.tfevents.";
 
-// Where a run waits that is being replaced. Each step is one rename or can be done again, so that a
-// process killed anywhere leaves what undo_replacement() understands.
-constexpr const char* kSettingAside = ".weft-setting-aside";  // the old run, in part
-constexpr const char* kSetAside = ".weft-set-aside";          // the old run, whole
-constexpr const char* kOutdated = ".weft-outdated";           // the old run, no longer wanted
+using core::kSetAside;
+using core::kSettingAside;
+constexpr const char* kOutdated = ".weft-outdated";  // the old run, no longer wanted
 
 bool is_run_entry(const std::string& name) {
   return name.starts_with(kEventsPrefix) || std::ranges::find(kEntries, name) != kEntries.end();

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <memory>
 
+#include "batch/disk.h"
 #include "batch/held.h"
 #include "batch/local.h"
 #include "batch/lock.h"
@@ -241,6 +242,43 @@ TEST(BatchLock, OfAKilledTaskIsHeldUntilItsStepHasEnded) {
   EXPECT_FALSE(sleeper_holds(batch::FileLock::Children::kWithout));
 }
 
+TEST_F(BatchState, WhatJobsWriteIsSummedOverThoseOfOneFileSystem) {
+  batch_ = files_.load("jobs: [{name: a}, {name: b}]\n");
+  batch_.jobs[0].run_bytes = 6000;
+  batch_.jobs[1].run_bytes = 5000;
+  const auto views = survey(batch_, {});
+  plan_disk(batch_, views, files_.engine());
+  const auto refused = [&](std::uint64_t free, std::uint64_t second_device) {
+    return error_of<ConfigError>([&] {
+      require_disk(batch_, views, [&](const std::filesystem::path& path) {
+        const bool is_second = path.filename() == "b";
+        return batch::DiskRoom{.device = is_second ? second_device : 1, .free = free};
+      });
+    });
+  };
+  EXPECT_EQ(refused(11000, 1), "");
+  EXPECT_THAT(refused(10999, 1), AllOf(HasSubstr("jobs.yaml:1:"), HasSubstr("2 jobs will write")));
+  EXPECT_EQ(refused(10999, 2), "");
+  EXPECT_THAT(refused(5999, 2), HasSubstr("a will write"));
+}
+
+TEST_F(BatchState, AStepCountsOnTheDiskWhatItWritesBeyondWhatItReplaces) {
+  write_state(batch_.folder.state("one"), state_);
+  batch_ = files_.load(
+      "jobs: [{name: one, data: nah.csv}]\nsteps: [train, export: {to: gguf, type: q8_0}]\n");
+  batch_.jobs[0].run_bytes = 1 << 20;  // Training is done, and counts no more.
+  files_.engine().gguf_bytes = [](const std::filesystem::path& model, const std::string& type) {
+    return model.filename() == "base.bin" && type == "q8_0" ? std::uint64_t{700} : 0;
+  };
+  const auto planned = [&] {
+    plan_disk(batch_, survey(batch_, {}), files_.engine());
+    return batch_.jobs[0].disk_bytes;
+  };
+  EXPECT_EQ(planned(), 700U);
+  core::write_text(batch_.jobs[0].steps[1].outputs[0], std::string(300, 'x'));
+  EXPECT_EQ(planned(), 400U);
+}
+
 TEST(BatchRetry, IsByKind) {
   const batch::RetriesSection limits{.failed = 1, .lost = 2};
   const auto tries = [&](Status status) {
@@ -253,6 +291,7 @@ TEST(BatchRetry, IsByKind) {
   EXPECT_EQ(tries(Status::kFailed), 1);
   EXPECT_EQ(tries(Status::kLost), 2);
   EXPECT_EQ(tries(Status::kOutOfMemory), 2);
+  EXPECT_EQ(tries(Status::kShortOfMemory), 2);
   EXPECT_EQ(tries(Status::kWrongInput), 0);
   EXPECT_EQ(tries(Status::kRefused), 0);
   EXPECT_EQ(tries(Status::kInterrupted), 0);

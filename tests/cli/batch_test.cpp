@@ -114,6 +114,55 @@ TEST_F(BatchCommand, AJobThatIsKilledGoesOnByItselfWithTheSameAdapter) {
   EXPECT_EQ(adapter("again", "nah-r4"), adapter("runs", "nah-r4"));
 }
 
+TEST_F(BatchCommand, ATerminalThatGoesAwaySavesAllJobsAsSigtermDoes) {
+  for (const int signal : {SIGTERM, SIGHUP}) {
+    const std::string folder = "runs" + std::to_string(signal);
+    write_jobs(folder);
+    Running ended(batch({"jobs.yaml", "--only", "nah-r2"}));
+    const auto metrics = job_ / (folder + "/jobs/nah-r2/run/metrics.jsonl");
+    ASSERT_TRUE(ended.wait_until([&] {
+      return std::filesystem::exists(metrics) &&
+             slurp(metrics).find("\"update\":3,") != std::string::npos;
+    })) << ended.err();
+    ended.signal(signal);
+    EXPECT_EQ(ended.wait(), 130) << signal;
+    EXPECT_THAT(slurp(job_ / (folder + "/jobs/nah-r2/log.txt")), HasSubstr("the state is saved"));
+    EXPECT_EQ(run({"jobs.yaml", "--only", "nah-r2"}).status, 0);
+  }
+  EXPECT_EQ(adapter("runs" + std::to_string(SIGHUP), "nah-r2"),
+            adapter("runs" + std::to_string(SIGTERM), "nah-r2"));
+}
+
+TEST_F(BatchCommand, AJobThatAnotherProcessRunsIsWaitedForAndNamed) {
+  ASSERT_EQ(run({"jobs.yaml", "--only", "oto-r2"}).status, 0);  // The folder is there.
+  Running other(batch({"task", (job_ / "runs").string(), "nah-r2"}));
+  const auto state = job_ / "runs/jobs/nah-r2/state.json";
+  ASSERT_TRUE(other.wait_until([&] {
+    return std::filesystem::exists(state) && slurp(state).find("running") != std::string::npos;
+  }));
+  EXPECT_THAT(run({"status", "jobs.yaml"}).out,
+              AllOf(HasSubstr("nah-r2: process "), HasSubstr("no weft batch looks after it")));
+  Running batch_(batch({"jobs.yaml", "--only", "nah-r2"}));
+  ASSERT_TRUE(batch_.wait_for_message("runs it already; this one waits for its end"))
+      << batch_.err();
+  EXPECT_EQ(other.wait(), 0);
+  EXPECT_EQ(batch_.wait(), 0) << batch_.err();
+  const std::string told = batch_.err();
+  EXPECT_EQ(told.find("runs it already"), told.rfind("runs it already")) << told;
+}
+
+TEST_F(BatchCommand, AGateThatSaidNoIsExitStatusThreeAndLeftAlone) {
+  write_jobs("runs",
+             "steps:\n  - train\n  - eval: {base_model: base, text: [text.txt], sequence_len: 32, "
+             "gates: [bits_per_byte.adapter <= 0.01]}\n");
+  const Finished refused = run({"jobs.yaml", "--only", "nah-r2"});
+  EXPECT_EQ(refused.status, 3) << refused.err;
+  EXPECT_THAT(run({"status", "jobs.yaml"}).out, HasSubstr("refused"));
+  const Finished again = run({"jobs.yaml", "--only", "nah-r2"});
+  EXPECT_EQ(again.status, 3) << again.err;
+  EXPECT_THAT(again.err, HasSubstr("4 left out, 0 to run"));
+}
+
 /// A finished job whose key is changed, stopped while it loads: the old run is still there.
 TEST_F(BatchCommand, AFinishedRunSurvivesAReplacementThatIsStoppedBeforeItsFirstUpdate) {
   ASSERT_EQ(run({"jobs.yaml", "--only", "nah-r2"}).status, 0);
@@ -189,7 +238,8 @@ TEST_F(BatchCommand, AJobThatFailsStopsNoOtherAndItsLogIsNamed) {
 TEST_F(BatchCommand, CheckShowsThePlanAndWritesNothing) {
   const Finished checked = run({"jobs.yaml", "--check"});
   ASSERT_EQ(checked.status, 0) << checked.err;
-  EXPECT_THAT(checked.out, AllOf(HasSubstr("oto-r4"), HasSubstr("MiB"), HasSubstr("4 to run")));
+  EXPECT_THAT(checked.out, AllOf(HasSubstr("oto-r4"), HasSubstr("MiB"), HasSubstr("4 to run"),
+                                 HasSubstr("disk"), HasSubstr("of disk"), Not(HasSubstr("?"))));
   EXPECT_FALSE(std::filesystem::exists(job_ / "runs"));
   EXPECT_THAT(run({"jobs.yaml", "--dry-run"}).out, HasSubstr("weft train"));
   EXPECT_FALSE(std::filesystem::exists(job_ / "runs"));

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 
 #include "core/hash.h"
 #include "tests/cli/train_command.h"
+#include "tests/support/running.h"
 
 namespace weft::tests {
 namespace {
@@ -109,6 +111,57 @@ TEST_F(Ranks, AStopThatOneRankHearsIsEveryones) {
   EXPECT_THAT(saved.err, HasSubstr("the state is saved"));
   ASSERT_EQ(run_process(training(0, "run", {"--resume", "--set", "num_epochs=40"})).status, 0);
   expect_equal("whole", "run");
+}
+
+TEST_F(Ranks, SuitesAreMeasuredOnceWithTheFiguresOfOneProcess) {
+  job_.folder().write("book.jsonl", "{\"text\": \"in xochitl in cuicatl\"}\n");
+  write_config(
+      "packing: false\nthreads: 1\nevaluate:\n  every: 3u\n  ledger: weft.db\n"
+      "  keep_best_by: bits_per_byte.book\n  suites: [{name: book, text: [book.jsonl]}]\n");
+  ASSERT_EQ(run_process(training(0, "alone")).status, 0);
+  const Finished together = run_process(training(3, "ranks"));
+  ASSERT_EQ(together.status, 0) << together.err;
+  EXPECT_NE(job_.metrics("alone").back().dump().find("bits_per_byte"), std::string::npos);
+  expect_equal("alone", "ranks");
+  const Finished ledger = run_weft({"ledger", "list", "--ledger", (job_ / "weft.db").string()});
+  EXPECT_THAT(ledger.out, HasSubstr("ranks")) << ledger.err;
+}
+
+TEST_F(Ranks, SeveralAdaptersOnOneBaseHaveTheBitsOfOneProcess) {
+  write_config(
+      "packing: false\nvalidation: {path: valid.jsonl}\nthreads: 1\n"
+      "adapters: [{name: first, seed: 1}, {name: second, adapter: {r: 2}, num_epochs: 2}]\n");
+  ASSERT_EQ(run_process(training(0, "alone")).status, 0);
+  const Finished together = run_process(training(2, "ranks"));
+  ASSERT_EQ(together.status, 0) << together.err;
+  expect_equal("alone/first", "ranks/first");
+  expect_equal("alone/second", "ranks/second");
+  EXPECT_NE(job_.adapter_bytes("ranks/first"), job_.adapter_bytes("ranks/second"));
+}
+
+TEST_F(Ranks, TheirPlanCountsWhatTheyExchange) {
+  const Finished alone = run_process(training(0, "run", {"--check"}));
+  EXPECT_EQ(alone.out.find("of other ranks"), std::string::npos) << alone.out;
+  const Finished two = run_process(training(2, "run", {"--check"}));
+  EXPECT_EQ(two.status, 0) << two.err;
+  EXPECT_THAT(two.out, HasSubstr("those of other ranks too")) << two.out;
+}
+
+TEST_F(Ranks, ThatDoNotFindEachOtherAreRefusedButForTheFirst) {
+  // As srun without --mpi starts them: each believes to be alone.
+  const std::vector<std::string> lost = {"env", "SLURM_STEP_NUM_TASKS=2"};
+  std::vector<std::string> first = training(0, "run", {"--set", "num_epochs=400"});
+  first.insert(first.begin(), lost.begin(), lost.end());
+  Running one(first);
+  ASSERT_TRUE(one.wait_until([&] { return fs::exists(job_ / "run/metrics.jsonl"); })) << one.err();
+  std::vector<std::string> second = training(0, "run", {"--resume", "--set", "num_epochs=400"});
+  second.insert(second.begin(), lost.begin(), lost.end());
+  const Finished refused = run_process(second);
+  EXPECT_EQ(refused.status, 2) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("another weft is writing to"));
+  EXPECT_THAT(refused.err, HasSubstr("srun started 2 processes that do not know each other"));
+  one.signal(SIGTERM);
+  EXPECT_EQ(one.wait(), 130);
 }
 
 TEST_F(Ranks, WhatIsWrongIsToldOnceAndEndsAll) {

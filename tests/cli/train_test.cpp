@@ -157,7 +157,7 @@ TEST_F(TrainCommand, WrongInputExitsWith2InOneLineAndWritesNothing) {
   };
   refused({"--set", "output_dir=/proc/weft"}, "cannot be written");
   refused({"--check", "--set", "output_dir=/proc/weft"}, "cannot be written");
-  refused({"--set", "memory_limit=64KiB"}, "needs about");
+  refused({"--set", "memory_limit=64KiB"}, "of memory are needed");
   refused({"--set", "base_model=/nowhere"}, "/nowhere");
   refused({"--set", "adapter.target_modules=q_prj"}, "q_proj");
   refused({"--set", "learnin_rate=1"}, "learning_rate");

@@ -207,5 +207,12 @@ TEST(Ranks, AFailureInOneIsAFailureInAll) {
   });
 }
 
+TEST(GradientSum, TheGradientsThatRanksHoldAreTheirSumsAndASliceOfAll) {
+  EXPECT_EQ(gradients_held(4, 1), 2);
+  EXPECT_EQ(gradients_held(4, 2), 2);    // rows 0-1 here, and half of two sums
+  EXPECT_EQ(gradients_held(4, 4), 2);    // a row here, and a quarter of four
+  EXPECT_EQ(gradients_held(5, 2), 3.5);  // rows 2-3 and 4 here, and half of three sums
+}
+
 }  // namespace
 }  // namespace weft::train

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "model/memory.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
+#include "train/gradient_sum.h"
 
 namespace weft::train {
 namespace {
@@ -36,13 +38,14 @@ class Plan : public testing::Test {
     config_.sequence_len = 4096;
   }
 
-  MemoryPlan with_limit(double gib) {
+  MemoryPlan with_limit(double gib, int ranks = 1) {
     config_.memory_limit = schema::Bytes{static_cast<std::uint64_t>(gib * (1ULL << 30))};
     return plan_memory(config_, {.spec = spec_,
                                  .targets = targets_,
                                  .compute = model::Compute::kBF16,
                                  .longest_example = 100,
-                                 .data_tokens = 1'000'000});
+                                 .data_tokens = 1'000'000,
+                                 .ranks = ranks});
   }
 
   static std::uint64_t total(const MemoryPlan& plan) {
@@ -64,7 +67,7 @@ TEST_F(Plan, GivesUpRowsThenKeptLayersThenShortRowsAndFits) {
   bool halved = false, partly = false, shortest = false;
   for (double gib = 40; gib > 15.5; gib -= gib > 18 ? 0.25 : 0.01) {
     const MemoryPlan plan = with_limit(gib);
-    if (total(plan) > plan.available) break;
+    if (total(plan) > plan.room.now) break;
     EXPECT_LE(plan.row_tokens, last.row_tokens) << gib;
     EXPECT_GE(plan.recomputed_layers, last.recomputed_layers) << gib;
     // Rows of 256 tokens come before anything is computed twice, shorter ones after everything is.
@@ -78,11 +81,41 @@ TEST_F(Plan, GivesUpRowsThenKeptLayersThenShortRowsAndFits) {
   EXPECT_TRUE(halved && partly && shortest) << halved << partly << shortest;
 }
 
+TEST_F(Plan, RanksHaveTheRowsOfOneProcessAndRoomForWhatTheyExchange) {
+  config_.tokens_per_update = 16'384;
+  for (const double gib : {40.0, 19.0, 17.0})
+    EXPECT_EQ(with_limit(gib, 4).row_tokens, with_limit(gib).row_tokens) << gib;
+  // Where one process just fits, ranks compute some layers again.
+  config_.packing = false;
+  const double alone_fits = static_cast<double>(total(with_limit(64)) + 1) / (1ULL << 30);
+  EXPECT_EQ(with_limit(alone_fits).recomputed_layers, 0);
+  EXPECT_GT(with_limit(alone_fits, 4).recomputed_layers, 0);
+  EXPECT_EQ(with_limit(alone_fits, 4).row_tokens, 100);
+  config_.packing = true;
+  std::uint64_t gradient = 0;
+  for (const lora::Target& target : targets_)
+    gradient += static_cast<std::uint64_t>(4 * target.parameters());
+  const auto alone = static_cast<double>(total(with_limit(64)));
+  EXPECT_NEAR(static_cast<double>(total(with_limit(64, 4))) - alone,
+              (gradients_held(5, 4) - sums_held(5)) * static_cast<double>(gradient), 1.0);
+}
+
+TEST_F(Plan, EachThreadBeyondTwoCountsWithItsBuffers) {
+  const int before = core::thread_count();
+  const auto of_threads = [this](int threads) {
+    core::set_thread_count(threads);
+    return total(with_limit(64));
+  };
+  EXPECT_EQ(of_threads(1), of_threads(2));
+  EXPECT_EQ(of_threads(12) - of_threads(2), std::uint64_t{30} << 20);
+  core::set_thread_count(before);
+}
+
 TEST_F(Plan, TheSmallestIsRefusedWithWhatItNeeds) {
   const MemoryPlan plan = with_limit(4);
   EXPECT_EQ(plan.row_tokens, 100);
   EXPECT_EQ(plan.recomputed_layers, 32);
-  EXPECT_THROW(require_memory(plan.parts, plan.available), InputError);
+  EXPECT_THROW(require_memory(plan.parts, plan.room), InputError);
 }
 
 TEST_F(Plan, CheckpointingIsAsTheUserSays) {
@@ -140,7 +173,7 @@ std::string planned(const model::Spec& spec, model::BaseFormat base, double gib)
                            .data_tokens = 10'000'000});
   std::uint64_t need = 0;
   for (const MemoryPart& part : plan.parts) need += part.bytes;
-  if (need > plan.available) return "-";
+  if (need > plan.room.now) return "-";
   std::string text = fmt::format("rows of {}", plan.row_tokens);
   if (plan.recomputed_layers > 0)
     text += fmt::format(", {} of {} layers twice", plan.recomputed_layers, spec.depth());

@@ -172,17 +172,34 @@ TEST(MetricsFile, ShorterThanTheCheckpointSaysIsToldAndAppendedTo) {
   EXPECT_EQ(tests::slurp(temp / "m.jsonl"), "{}\n{\"update\":7}\n");
 }
 
-TEST(RequireMemory, NamesNeedAvailableAndTheKnobsOfLargeParts) {
-  const std::vector<MemoryPart> parts{{"weights", 6ULL << 30, "dtype: bfloat16"},
-                                      {"activations", 2ULL << 30, "a smaller sequence_len"},
-                                      {"adapter", 1ULL << 20, "a smaller adapter.r"}};
-  EXPECT_NO_THROW(require_memory(parts, 9ULL << 30));
-  EXPECT_THROWS_WITH(require_memory(parts, 4ULL << 30), InputError, "8.00 GiB", "4.00 GiB",
-                     "weights 6.00 GiB", "dtype: bfloat16; a smaller sequence_len");
+class RequireMemory : public ::testing::Test {
+ protected:
+  void require(std::uint64_t now, std::uint64_t at_best) const {
+    require_memory(parts_, {.now = now << 30, .at_best = at_best << 30});
+  }
+  const std::vector<MemoryPart> parts_{{"weights", 6ULL << 30, "dtype: bfloat16"},
+                                       {"activations", 2ULL << 30, "a smaller sequence_len"},
+                                       {"adapter", 1ULL << 20, "a smaller adapter.r"}};
+};
+
+TEST_F(RequireMemory, NamesNeedAvailableAndTheKnobsOfLargeParts) {
+  EXPECT_NO_THROW(require(9, 16));
+  EXPECT_THROWS_WITH(require(3, 4), InputError, "8.00 GiB", "4.00 GiB", "weights 6.00 GiB",
+                     "dtype: bfloat16; a smaller sequence_len");
   try {
-    require_memory(parts, 0);
+    require(0, 0);
   } catch (const InputError& error) {
     EXPECT_EQ(std::string(error.what()).find("adapter.r"), std::string::npos);
+  }
+}
+
+TEST_F(RequireMemory, WhatIsShortOfItNowIsNoWrongInput) {
+  EXPECT_THROWS_WITH(require(3, 16), NotNow, "8.00 GiB", "3.00 GiB of 16.0 GiB are free now",
+                     "try again", "dtype: bfloat16; a smaller sequence_len");
+  try {
+    require(3, 16);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kNotNow);
   }
 }
 
@@ -190,6 +207,7 @@ TEST(Memory, OfThisProcessIsWithinThatOfTheMachine) {
   EXPECT_GT(resident_memory(), 1U << 20);
   EXPECT_GE(peak_resident_memory(), resident_memory() / 2);
   EXPECT_GT(core::available_memory(), 1U << 20);
+  EXPECT_GE(core::total_memory(), core::available_memory());
 }
 
 }  // namespace

@@ -82,6 +82,7 @@ class TinyRun : public TinyJob {
     std::vector<train::Job> jobs;
     for (std::size_t i = 0; i < runs.size(); ++i) {
       train::require_sound(runs[i]);
+      train::require_memory(runs[i]);
       jobs.push_back({runs[i], folders[i], listener});
     }
     interrupted = false;

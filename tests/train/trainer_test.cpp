@@ -209,8 +209,8 @@ TEST(Trainer, StartsFromAnAdapterOfItsOwnTokenizerOnly) {
 TEST(Prepare, MemoryLimitIsCheckedBeforeTheWeightsAreRead) {
   TinyRun job;
   const Prepared prepared = job.prepare("memory_limit: 64KiB\n");
-  EXPECT_THROWS_WITH(require_sound(prepared), InputError, "64.0 KiB", "program and data",
-                     "needs about");
+  EXPECT_THROWS_WITH(require_memory(prepared), InputError, "64.0 KiB", "program and data",
+                     "are needed");
 }
 
 TEST(Prepare, DataThatBreaksALimitIsRefused) {
