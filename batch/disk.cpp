@@ -121,7 +121,8 @@ DiskRoom disk_room(const fs::path& path) {
   while (!fs::exists(place, error) && place.has_relative_path()) place = place.parent_path();
   struct stat found {};
   const fs::space_info space = fs::space(place, error);
-  if (error || ::stat(place.c_str(), &found) != 0)
+  // Some network file systems tell no sizes.
+  if (error || space.capacity == 0 || ::stat(place.c_str(), &found) != 0)
     return {.device = 0, .free = std::numeric_limits<std::uint64_t>::max()};
   return {.device = static_cast<std::uint64_t>(found.st_dev), .free = space.available};
 }
