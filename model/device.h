@@ -12,7 +12,7 @@ struct ComputeDevice {
   at::Device device = at::kCPU;
   /// "cpu", or "cuda:0 (NVIDIA H200, 9.0)": for logs and records.
   std::string description = "cpu";
-  int capability = 0;  ///< A GPU's compute capability, 75 for 7.5; 0: a processor.
+  int capability = 0;             ///< A GPU's compute capability, 75 for 7.5; 0: a processor.
   std::uint64_t total_bytes = 0;  ///< Of a GPU's memory
 
   [[nodiscard]] bool is_gpu() const { return !device.is_cpu(); }
