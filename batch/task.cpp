@@ -99,8 +99,11 @@ class Task {
         status = run_step(step);
         if (status != 0) break;
       }
+    } catch (const Interrupted& stop) {  // while inputs were hashed
+      leave(current, Status::kInterrupted, stop.what());
+      return static_cast<int>(ExitCode::kInterrupted);
     } catch (const std::exception& problem) {
-      fail(current, problem.what());
+      leave(current, Status::kFailed, problem.what());
       throw;
     }
     if (status == 0) state_.status = Status::kDone;
@@ -112,9 +115,9 @@ class Task {
 
  private:
   /// The task itself cannot go on: else its state would say for ever that it runs.
-  void fail(const std::string& step, const std::string& why) {
+  void leave(const std::string& step, Status status, const std::string& why) {
     StepState& state = state_.step(step);
-    state.status = state_.status = Status::kFailed;
+    state.status = state_.status = status;
     state.error = why;
     state_.ended = utc_now();
     state_.pid = 0;

@@ -18,6 +18,7 @@
 #include "batch/task.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/stop.h"
 #include "tests/batch/batch_files.h"
 
 namespace weft::tests {
@@ -180,6 +181,16 @@ TEST_F(BatchState, ATaskThatCannotGoOnSaysSo) {
   const JobState after = *batch::read_state(batch_.folder.state("one"));
   EXPECT_EQ(after.status, Status::kFailed);
   EXPECT_THAT(after.error(), HasSubstr("train: cannot open"));
+}
+
+TEST_F(BatchState, ATaskThatIsStoppedWhileItReadsItsInputsIsInterruptedAndNoFailure) {
+  write_state(batch_.folder.state("one"), state_);
+  files_.folder().write("nah.csv", "other data\n");
+  core::stop_flag() = true;
+  const int status = run_task(batch_.folder, "one");
+  core::stop_flag() = false;
+  EXPECT_EQ(status, static_cast<int>(ExitCode::kInterrupted));
+  EXPECT_EQ(batch::read_state(batch_.folder.state("one"))->status, Status::kInterrupted);
 }
 
 TEST(BatchChild, OneOfWhichNobodyCanSayHowItEndedIsLostAndNotWaitedForForEver) {

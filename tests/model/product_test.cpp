@@ -12,6 +12,8 @@
 #include <array>
 #include <cmath>
 
+#include "tests/model/tiny.h"
+
 namespace weft::tests {
 namespace {
 
@@ -132,6 +134,7 @@ TEST_P(Products, AddToSumsInFloat) {
 
 // Rows by the thousand are shared out by rows, and deep sums are packed in several groups.
 TEST_P(Products, OfLargeMatricesAreTheSameOnAnyThreads) {
+  WEFT_SKIP_WITHOUT_KERNELS();
   const at::ScalarType type = GetParam();
   const int before = at::get_num_threads();
   for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{1100, 70, 300},
@@ -172,6 +175,7 @@ TEST_P(Products, ComputedTogetherHaveTheBitsOfEachAlone) {
 }
 
 TEST_P(Products, OfARowHaveTheSameBitsInAnyBatchOnAnyThreads) {
+  WEFT_SKIP_WITHOUT_KERNELS();
   const at::ScalarType type = GetParam();
   const at::Tensor x = random(300, 2100, type);
   const at::Tensor w = random(150, 2100, type);
