@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 
+#include "model/adamw_step.h"
 #include "model/experts.h"
 #include "model/kernels/attention.h"
 #include "model/kernels/attention_step.h"
@@ -45,17 +46,6 @@ struct AdamWState {
   const at::Tensor& second;
 };
 
-/// The scalars of one update by AdamW.
-struct AdamWStep {
-  float keep = 1;               ///< 1 - rate * decay
-  float first_step = 0;         ///< 1 - beta1
-  float second_keep = 0;        ///< beta2
-  float second_step = 0;        ///< 1 - beta2
-  float second_correction = 1;  ///< sqrt(1 - beta2^t)
-  float epsilon = 0;
-  float step = 0;  ///< -rate / (1 - beta1^t)
-};
-
 /// The operations that a decoder is made of, in one form: the kernels of this processor, or
 /// formulas over ATen that run on any device. The free functions and classes of model/ are their
 /// face; they take the form that operations_for() names. What each does is said there.
@@ -72,9 +62,6 @@ class [[gnu::visibility("default")]] Operations {
   virtual ~Operations() = default;
   Operations(const Operations&) = delete;
   Operations& operator=(const Operations&) = delete;
-
-  /// Whether a row has the same bits in any batch.
-  [[nodiscard]] virtual bool keeps_bits_of_rows() const = 0;
 
   // model/kernels/product.h
   virtual void products_(std::span<const ProductOf> all) const = 0;

@@ -15,8 +15,6 @@ namespace weft::model {
 /// type are in the same places.
 class [[gnu::visibility("default")]] Aten : public Operations {
  public:
-  [[nodiscard]] bool keeps_bits_of_rows() const override { return false; }
-
   void products_(std::span<const ProductOf> all) const override;
   [[nodiscard]] at::Tensor gather(const at::Tensor& rows, std::span<const std::int64_t> indices)
       const override;

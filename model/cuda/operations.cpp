@@ -8,14 +8,13 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/tensor.h>
-#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cublas_v2.h>
 
 #include <algorithm>
 #include <cmath>
-#include <mutex>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -125,16 +124,19 @@ void multiply(const at::Tensor& a, const at::Tensor& b, float* sums, std::int64_
 
 // ---- Attention ---------------------------------------------------------------------------------
 
+/// A figure of the GPU that a tensor is on; 0 where CUDA does not tell.
+int attribute(cudaDeviceAttr which, const at::Tensor& on) {
+  int value = 0;
+  return cudaDeviceGetAttribute(&value, which, on.device().index()) == cudaSuccess ? value : 0;
+}
+
 /// Whether LibTorch's flash attention computes this: rows of segments of their own, scores as they
 /// are.
 bool is_flash(const at::Tensor& qkv, const AttentionShape& shape, const Visibility& visible) {
   if (qkv.scalar_type() != at::kBFloat16 || shape.head_dim % 8 != 0 || shape.head_dim > 256 ||
       !shape.score.plain() || !shape.score.sinks.empty())
     return false;
-  cudaDeviceProp properties{};
-  if (cudaGetDeviceProperties(&properties, qkv.device().index()) != cudaSuccess ||
-      properties.major < 8)
-    return false;
+  if (attribute(cudaDevAttrComputeCapabilityMajor, qkv) < 8) return false;
   for (std::int64_t i = 0; i < visible.segments(); ++i) {
     if (!visible.ancestors(i).empty() || visible.own(i).position != 0) return false;
   }
@@ -218,12 +220,9 @@ class Trees {
 
 /// Whether the GPU's shared memory holds a block of the attention kernels.
 bool fits(const AttentionShape& shape, const at::Tensor& like) {
-  int most = 0;
-  if (cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                             like.device().index()) != cudaSuccess)
-    return false;
   const std::int64_t wanted = cuda::AttentionKeys<float>::shared_floats(shape.head_dim) * 4;
-  return shape.head_dim <= cuda::kMostHeadDim && wanted <= most;
+  return shape.head_dim <= cuda::kMostHeadDim &&
+         wanted <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, like);
 }
 
 constexpr int kRowThreads = 256;  // of a block that has a row
@@ -428,13 +427,7 @@ class Cuda final : public Aten {
     k.first = mutable_data<float>(state.first);
     k.second = mutable_data<float>(state.second);
     k.elements = state.values.numel();
-    k.keep = step.keep;
-    k.first_step = step.first_step;
-    k.second_keep = step.second_keep;
-    k.second_step = step.second_step;
-    k.second_correction = step.second_correction;
-    k.epsilon = step.epsilon;
-    k.step = step.step;
+    k.step = step;
     cuda::launch_elements(k, k.elements, stream());
   }
 

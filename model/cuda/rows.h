@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/philox.h"
+#include "model/adamw_step.h"
 #include "model/cuda/block.h"
 
 // Kernels over rows and elements. Formulas and roundings are those of the processor's kernels
@@ -182,17 +183,18 @@ struct AdamW : Elementwise {
   float* first;
   float* second;
   std::int64_t elements;
-  float keep, first_step, second_keep, second_step, second_correction, epsilon, step;
+  model::AdamWStep step;
 
   WEFT_BODY void run(int, const Place& at, Thread&, float*) const {
     const std::int64_t i = index(at);
     if (i >= elements) return;
     const float g = gradient[i];
-    const float m = first[i] + first_step * (g - first[i]);
-    const float v = second[i] * second_keep + second_step * g * g;
+    const float m = first[i] + step.first_step * (g - first[i]);
+    const float v = second[i] * step.second_keep + step.second_step * g * g;
     first[i] = m;
     second[i] = v;
-    value[i] = value[i] * keep + step * m / (sqrtf(v) / second_correction + epsilon);
+    const float divisor = sqrtf(v) / step.second_correction + step.epsilon;
+    value[i] = value[i] * step.keep + step.step * m / divisor;
   }
 };
 

@@ -30,6 +30,13 @@ inline constexpr int kTileTokens = 32;    ///< Of what it meets, at a time
 inline constexpr int kThreadsPerRow = 8;  ///< That share a token of the block
 inline constexpr int kAttentionThreads = kBlockTokens * kThreadsPerRow;
 inline constexpr int kMostHeadDim = 256;
+inline constexpr int kMostColumns = kMostHeadDim / kThreadsPerRow;  ///< Of a thread
+
+WEFT_BODY float dot(const float* a, const float* b, std::int64_t dim) {
+  float sum = 0;
+  for (std::int64_t d = 0; d < dim; ++d) sum += a[d] * b[d];
+  return sum;
+}
 
 /// What all attention kernels read.
 template <typename T>
@@ -80,6 +87,14 @@ struct AttentionInput {
     return soft_cap == 0 ? 1.0F : 1 - (s / soft_cap) * (s / soft_cap);
   }
 
+  /// The score of a query's row with a key's; -infinity where it does not see it.
+  [[nodiscard]] WEFT_BODY float score_of(const float* query_row, const float* key_row,
+                                         std::int64_t head, std::int64_t query,
+                                         std::int64_t key) const {
+    if (!sees(query, key)) return -INFINITY;
+    return score(dot(query_row, key_row, head_dim), head, query, key);
+  }
+
   [[nodiscard]] WEFT_BODY int tiles(const TokenBlock& block) const {
     int count = 0;
     for (int r = 0; r < block.ranges; ++r) count += tiles(ranges[block.first_range + r]);
@@ -118,21 +133,21 @@ WEFT_BODY void load_rows(const Place& at, float* to, const TokenRange& range, st
     to[i] = widen(row(range.begin + i / dim)[i % dim]);
 }
 
-WEFT_BODY float dot(const float* a, const float* b, std::int64_t dim) {
-  float sum = 0;
-  for (std::int64_t d = 0; d < dim; ++d) sum += a[d] * b[d];
-  return sum;
+/// Calls body(c, d) for the elements d < dim of a row that are the thread's, the c-th of each.
+template <typename Body>
+WEFT_BODY void for_columns(int column, std::int64_t dim, const Body& body) {
+  WEFT_UNROLL for (int c = 0; c < kMostColumns; ++c) {
+    const std::int64_t d = column + c * kThreadsPerRow;
+    if (d < dim) body(c, d);
+  }
 }
 
 /// acc[c] += sum over i < count of weights[i] rows[i], of the thread's columns.
-WEFT_BODY void accumulate(float (&acc)[kMostHeadDim / kThreadsPerRow], const float* weights,
-                          int count, const float* rows, std::int64_t dim, int column) {
+WEFT_BODY void accumulate(float (&acc)[kMostColumns], const float* weights, int count,
+                          const float* rows, std::int64_t dim, int column) {
   for (int i = 0; i < count; ++i) {
-    const float weight = weights[i];
-    WEFT_UNROLL for (int c = 0; c < kMostHeadDim / kThreadsPerRow; ++c) {
-      const std::int64_t d = column + c * kThreadsPerRow;
-      if (d < dim) acc[c] += weight * rows[i * dim + d];
-    }
+    for_columns(column, dim,
+                [&](int c, std::int64_t d) { acc[c] += weights[i] * rows[i * dim + d]; });
   }
 }
 
@@ -144,7 +159,7 @@ struct AttentionForward {
   float* log_sums;  ///< [heads, tokens]
 
   struct Thread {
-    float sums[kMostHeadDim / kThreadsPerRow] = {};
+    float sums[kMostColumns] = {};
   };
   static constexpr int kPhasesPerTile = 5;
 
@@ -181,11 +196,9 @@ struct AttentionForward {
     const int tile_index = (phase - 1) / kPhasesPerTile;
     if (tile_index == in.tiles(block)) {
       if (part.row >= count) return;
-      WEFT_UNROLL for (int c = 0; c < kMostHeadDim / kThreadsPerRow; ++c) {
-        const std::int64_t d = part.column + c * kThreadsPerRow;
-        if (d < dim)
-          out[query * in.heads * dim + head * dim + d] = narrow<T>(t.sums[c] / total[part.row]);
-      }
+      T* const to = out + (query * in.heads + head) * dim;
+      for_columns(part.column, dim,
+                  [&](int c, std::int64_t d) { to[d] = narrow<T>(t.sums[c] / total[part.row]); });
       if (part.column == 0)
         log_sums[head * in.tokens + query] = most[part.row] + logf(total[part.row]);
       return;
@@ -199,11 +212,8 @@ struct AttentionForward {
                          [&](std::int64_t token) { return in.k(kv_head, token); });
       case 1:
         for (int j = part.column; part.row < count && j < keys; j += kThreadsPerRow) {
-          const std::int64_t key = tile.begin + j;
           own_scores[j] =
-              in.sees(query, key)
-                  ? in.score(dot(queries + part.row * dim, rows + j * dim, dim), head, query, key)
-                  : -INFINITY;
+              in.score_of(queries + part.row * dim, rows + j * dim, head, query, tile.begin + j);
         }
         return;
       case 2:
@@ -250,6 +260,16 @@ struct AttentionGradients {
                                            std::int64_t token) const {
     return d_out + (token * in.heads + head) * in.head_dim;
   }
+  /// What the softmax makes of a score of a query, which stands at `place` of [heads, tokens].
+  [[nodiscard]] WEFT_BODY float weight(float score, std::int64_t place) const {
+    return score == -INFINITY ? 0.0F : expf(score - log_sums[place]);
+  }
+  /// The gradient of the product behind the score, given that of its weight.
+  [[nodiscard]] WEFT_BODY float of_product(const AttentionInput<T>& in, float score, float weight,
+                                           float d_weight, std::int64_t place) const {
+    if (score == -INFINITY) return 0;
+    return rounded<T>(weight * (d_weight - delta[place]) * in.scale * in.slope_of(score));
+  }
 };
 
 /// Gradients of queries. Blocks as of AttentionForward.
@@ -259,7 +279,7 @@ struct AttentionQueries {
   AttentionGradients<T> gradients;
 
   struct Thread {
-    float sums[kMostHeadDim / kThreadsPerRow] = {};
+    float sums[kMostColumns] = {};
   };
   static constexpr int kPhasesPerTile = 6;
 
@@ -292,10 +312,7 @@ struct AttentionQueries {
     if (tile_index == in.tiles(block)) {
       if (part.row >= count) return;
       T* const to = gradients.into + query * in.width() + head * dim;
-      WEFT_UNROLL for (int c = 0; c < kMostHeadDim / kThreadsPerRow; ++c) {
-        const std::int64_t d = part.column + c * kThreadsPerRow;
-        if (d < dim) to[d] = narrow<T>(t.sums[c]);
-      }
+      for_columns(part.column, dim, [&](int c, std::int64_t d) { to[d] = narrow<T>(t.sums[c]); });
       return;
     }
     const TokenRange tile = in.tile(block, tile_index);
@@ -308,11 +325,8 @@ struct AttentionQueries {
       case 0: return load_keys();
       case 1:
         for (int j = part.column; part.row < count && j < keys; j += kThreadsPerRow) {
-          const std::int64_t key = tile.begin + j;
           own_scores[j] =
-              in.sees(query, key)
-                  ? in.score(dot(queries + part.row * dim, rows + j * dim, dim), head, query, key)
-                  : -INFINITY;
+              in.score_of(queries + part.row * dim, rows + j * dim, head, query, tile.begin + j);
         }
         return;
       case 2:
@@ -323,10 +337,7 @@ struct AttentionQueries {
           const float s = own_scores[j];
           const std::int64_t place = head * in.tokens + query;
           const float d = dot(d_rows + part.row * dim, rows + j * dim, dim);
-          own_scores[j] =
-              s == -INFINITY ? 0.0F
-                             : rounded<T>(expf(s - gradients.log_sums[place]) *
-                                          (d - gradients.delta[place]) * in.scale * in.slope_of(s));
+          own_scores[j] = gradients.of_product(in, s, gradients.weight(s, place), d, place);
         }
         return;
       case 4: return load_keys();
@@ -344,8 +355,8 @@ struct AttentionKeys {
   AttentionGradients<T> gradients;
 
   struct Thread {
-    float d_key[kMostHeadDim / kThreadsPerRow] = {};
-    float d_value[kMostHeadDim / kThreadsPerRow] = {};
+    float d_key[kMostColumns] = {};
+    float d_value[kMostColumns] = {};
   };
   static constexpr int kPhasesPerTile = 6;
 
@@ -381,13 +392,10 @@ struct AttentionKeys {
     if (visit == tiles * static_cast<int>(group())) {
       if (part.row >= count) return;
       T* const to = gradients.into + key * in.width() + (in.heads + kv_head) * dim;
-      WEFT_UNROLL for (int c = 0; c < kMostHeadDim / kThreadsPerRow; ++c) {
-        const std::int64_t d = part.column + c * kThreadsPerRow;
-        if (d < dim) {
-          to[d] = narrow<T>(t.d_key[c]);
-          to[in.kv_heads * dim + d] = narrow<T>(t.d_value[c]);
-        }
-      }
+      for_columns(part.column, dim, [&](int c, std::int64_t d) {
+        to[d] = narrow<T>(t.d_key[c]);
+        to[in.kv_heads * dim + d] = narrow<T>(t.d_value[c]);
+      });
       return;
     }
     const std::int64_t head = kv_head * group() + visit / tiles;
@@ -402,11 +410,8 @@ struct AttentionKeys {
       case 0: return load_queries();
       case 1:  // scores, for now in the place of their gradients
         for (int j = part.column; part.row < count && j < queries; j += kThreadsPerRow) {
-          const std::int64_t query = tile.begin + j;
           own_d_scores[j] =
-              in.sees(query, key)
-                  ? in.score(dot(rows + j * dim, keys + part.row * dim, dim), head, query, key)
-                  : -INFINITY;
+              in.score_of(rows + j * dim, keys + part.row * dim, head, tile.begin + j, key);
         }
         return;
       case 2:
@@ -416,13 +421,10 @@ struct AttentionKeys {
         for (int j = part.column; part.row < count && j < queries; j += kThreadsPerRow) {
           const float s = own_d_scores[j];
           const std::int64_t place = head * in.tokens + tile.begin + j;
-          const float p = s == -INFINITY ? 0.0F : expf(s - gradients.log_sums[place]);
+          const float p = gradients.weight(s, place);
           const float d = dot(rows + j * dim, values + part.row * dim, dim);
           own_weights[j] = rounded<T>(p);
-          own_d_scores[j] =
-              s == -INFINITY
-                  ? 0.0F
-                  : rounded<T>(p * (d - gradients.delta[place]) * in.scale * in.slope_of(s));
+          own_d_scores[j] = gradients.of_product(in, s, p, d, place);
         }
         return;
       case 4:
@@ -434,11 +436,8 @@ struct AttentionKeys {
     if (part.row >= count) return;
     for (int i = 0; i < queries; ++i) {
       const T* const q = in.q(head, tile.begin + i);
-      const float weight = own_d_scores[i];
-      WEFT_UNROLL for (int c = 0; c < kMostHeadDim / kThreadsPerRow; ++c) {
-        const std::int64_t d = part.column + c * kThreadsPerRow;
-        if (d < dim) t.d_key[c] += weight * widen(q[d]);
-      }
+      for_columns(part.column, dim,
+                  [&](int c, std::int64_t d) { t.d_key[c] += own_d_scores[i] * widen(q[d]); });
     }
   }
 };

@@ -8,8 +8,6 @@ namespace weft::model {
 /// Tensors are contiguous where model/kernels/product.h does not say otherwise.
 class Processor final : public Operations {
  public:
-  [[nodiscard]] bool keeps_bits_of_rows() const override { return true; }
-
   void products_(std::span<const ProductOf> all) const override;
   [[nodiscard]] at::Tensor gather(const at::Tensor& rows,
                                   std::span<const std::int64_t> indices) const override;

@@ -398,13 +398,7 @@ TEST(BodiesOfTheOptimiser, GiveTheKernelsNumbers) {
   k.first = m.mutable_data_ptr<float>();
   k.second = n.mutable_data_ptr<float>();
   k.elements = 1001;
-  k.keep = step.keep;
-  k.first_step = step.first_step;
-  k.second_keep = step.second_keep;
-  k.second_step = step.second_step;
-  k.second_correction = step.second_correction;
-  k.epsilon = step.epsilon;
-  k.step = step.step;
+  k.step = step;
   cuda::run_on_host(k, 8, 128, 1);
   processor_operations().adamw_({values, gradients, first, second}, step);
   EXPECT_LT(relative_difference(at::cat({v, m, n}), at::cat({values, first, second})), 1e-6);
