@@ -13,6 +13,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
+#include <cpuid.h>
 #include <immintrin.h>
 #define WEFT_X86 1
 #endif
@@ -34,6 +35,9 @@ constexpr std::array<std::uint32_t, 64> kRounds = {
     0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+// Two ways: sixteen lanes of 512-bit registers, or the processor's own rounds (SHA-NI) for two
+// streams at a time, since each round waits for the last one of its stream.
 
 #define WEFT_LANES gnu::target("avx512f,avx512bw")
 #define WEFT_LANES_INLINE [[gnu::always_inline, WEFT_LANES]] inline
@@ -125,8 +129,11 @@ WEFT_LANES_INLINE void compress(__m512i (&state)[8], __m512i (&w)[16]) {
 }
 
 template <typename Form>
-WEFT_LANES_INLINE void run(std::uint32_t* states, const Sha256Lanes::Sources& from,
+WEFT_LANES_INLINE void run(std::uint32_t* states, const Sha256Lanes::Sources& sources,
                            std::size_t blocks) {
+  Sha256Lanes::Sources from = sources;
+  const std::byte* any = *std::ranges::max_element(sources);  // Of a lane that has a stream.
+  std::ranges::replace(from, nullptr, any);
   __m512i state[8];
   for (int i = 0; i < 8; ++i) state[i] = _mm512_load_si512(states + 16 * i);
   for (std::size_t block = 0; block < blocks; ++block) {
@@ -140,30 +147,154 @@ WEFT_LANES_INLINE void run(std::uint32_t* states, const Sha256Lanes::Sources& fr
   for (int i = 0; i < 8; ++i) _mm512_store_si512(states + 16 * i, state[i]);
 }
 
-[[WEFT_LANES]] void run_bytes(std::uint32_t* states, const Sha256Lanes::Sources& from,
-                              std::size_t blocks) {
+[[WEFT_LANES]] void wide_bytes(std::uint32_t* states, const Sha256Lanes::Sources& from,
+                               std::size_t blocks) {
   run<Bytes>(states, from, blocks);
 }
-[[WEFT_LANES]] void run_halves(std::uint32_t* states, const Sha256Lanes::Sources& from,
-                               std::size_t blocks) {
+[[WEFT_LANES]] void wide_halves(std::uint32_t* states, const Sha256Lanes::Sources& from,
+                                std::size_t blocks) {
   run<Halves>(states, from, blocks);
+}
+
+#define WEFT_ROUNDS gnu::target("sha,sse4.1")
+#define WEFT_ROUNDS_INLINE [[gnu::always_inline, WEFT_ROUNDS]] inline
+
+/// Words 4 i .. 4 i + 3 of a block of bytes.
+struct QuarterOfBytes {
+  static constexpr std::size_t kSize = Bytes::kSize;
+  WEFT_ROUNDS_INLINE static __m128i load(const std::byte* from, int i) {
+    const __m128i swap = _mm_setr_epi8(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12);
+    return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + i), swap);
+  }
+};
+/// The same of a block of BF16 numbers as floats.
+struct QuarterOfHalves {
+  static constexpr std::size_t kSize = Halves::kSize;
+  WEFT_ROUNDS_INLINE static __m128i load(const std::byte* from, int i) {
+    const __m128i swap = _mm_setr_epi8(1, 0, -1, -1, 3, 2, -1, -1, 5, 4, -1, -1, 7, 6, -1, -1);
+    return _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + 8 * i)), swap);
+  }
+};
+
+/// The state of one stream as the rounds want it: words a, b, e, f and c, d, g, h.
+struct Halved {
+  __m128i abef;
+  __m128i cdgh;
+};
+
+WEFT_ROUNDS_INLINE Halved halved(const std::uint32_t* states, std::size_t lane) {
+  const auto word = [&](std::size_t i) { return static_cast<int>(states[16 * i + lane]); };
+  return {_mm_setr_epi32(word(5), word(4), word(1), word(0)),
+          _mm_setr_epi32(word(7), word(6), word(3), word(2))};
+}
+WEFT_ROUNDS_INLINE void store(const Halved& state, std::uint32_t* states, std::size_t lane) {
+  alignas(16) std::array<std::uint32_t, 8> words{};
+  _mm_store_si128(reinterpret_cast<__m128i*>(words.data()), state.abef);
+  _mm_store_si128(reinterpret_cast<__m128i*>(words.data() + 4), state.cdgh);
+  constexpr std::array<std::size_t, 8> kPlaces = {5, 4, 1, 0, 7, 6, 3, 2};
+  for (std::size_t i = 0; i < words.size(); ++i) states[16 * kPlaces[i] + lane] = words[i];
+}
+
+/// The 64 rounds, two to an instruction, for a block of each of two streams.
+WEFT_ROUNDS_INLINE void compress(Halved (&state)[2], __m128i (&w)[2][4]) {
+  Halved s[2] = {state[0], state[1]};
+#pragma GCC unroll 16
+  for (int four = 0; four < 16; ++four) {
+    const __m128i round =
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(kRounds.data() + 4 * four));
+    __m128i sum[2];
+    for (int n = 0; n < 2; ++n) {
+      sum[n] = _mm_add_epi32(w[n][four % 4], round);
+      s[n].cdgh = _mm_sha256rnds2_epu32(s[n].cdgh, s[n].abef, sum[n]);
+    }
+    for (int n = 0; n < 2 && four < 12; ++n) {  // The words of four rounds, four times four later.
+      __m128i& word = w[n][four % 4];
+      const __m128i& last = w[n][(four + 3) % 4];
+      const __m128i middle = _mm_alignr_epi8(last, w[n][(four + 2) % 4], 4);
+      const __m128i early = _mm_sha256msg1_epu32(word, w[n][(four + 1) % 4]);
+      word = _mm_sha256msg2_epu32(_mm_add_epi32(early, middle), last);
+    }
+    for (int n = 0; n < 2; ++n) {
+      const __m128i upper = _mm_shuffle_epi32(sum[n], 0x0e);
+      s[n].abef = _mm_sha256rnds2_epu32(s[n].abef, s[n].cdgh, upper);
+    }
+  }
+  for (int n = 0; n < 2; ++n) {
+    state[n].abef = _mm_add_epi32(state[n].abef, s[n].abef);
+    state[n].cdgh = _mm_add_epi32(state[n].cdgh, s[n].cdgh);
+  }
+}
+
+template <typename Form>
+WEFT_ROUNDS_INLINE void run_pairs(std::uint32_t* states, const Sha256Lanes::Sources& from,
+                                  std::size_t blocks) {
+  for (std::size_t lane = 0; lane < from.size(); lane += 2) {
+    const std::byte* any = from[lane] != nullptr ? from[lane] : from[lane + 1];
+    if (any == nullptr) continue;
+    const std::byte* of[2] = {any, from[lane + 1] != nullptr ? from[lane + 1] : any};
+    Halved state[2] = {halved(states, lane), halved(states, lane + 1)};
+    for (std::size_t block = 0; block < blocks; ++block) {
+      __m128i words[2][4];
+      for (std::size_t n = 0; n < 2; ++n) {
+        const std::byte* at = of[n] + block * Form::kSize;
+        for (int i = 0; i < 4; ++i) words[n][i] = Form::load(at, i);
+      }
+      compress(state, words);
+    }
+    store(state[0], states, lane);
+    store(state[1], states, lane + 1);
+  }
+}
+
+[[WEFT_ROUNDS]] void paired_bytes(std::uint32_t* states, const Sha256Lanes::Sources& from,
+                                  std::size_t blocks) {
+  run_pairs<QuarterOfBytes>(states, from, blocks);
+}
+[[WEFT_ROUNDS]] void paired_halves(std::uint32_t* states, const Sha256Lanes::Sources& from,
+                                   std::size_t blocks) {
+  run_pairs<QuarterOfHalves>(states, from, blocks);
+}
+
+bool has_rounds() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  constexpr unsigned kSha = 1U << 29;  // CPUID leaf 7, EBX.
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & kSha) != 0 &&
+         __builtin_cpu_supports("sse4.1");
+}
+
+bool is_available(Sha256Lanes::Way way) {
+  if (way == Sha256Lanes::Way::kPairs) return has_rounds();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
 }
 
 #else
 
-void run_bytes(std::uint32_t*, const Sha256Lanes::Sources&, std::size_t) {}
-void run_halves(std::uint32_t*, const Sha256Lanes::Sources&, std::size_t) {}
+void wide_bytes(std::uint32_t*, const Sha256Lanes::Sources&, std::size_t) {}
+void wide_halves(std::uint32_t*, const Sha256Lanes::Sources&, std::size_t) {}
+void paired_bytes(std::uint32_t*, const Sha256Lanes::Sources&, std::size_t) {}
+void paired_halves(std::uint32_t*, const Sha256Lanes::Sources&, std::size_t) {}
+bool is_available(Sha256Lanes::Way) { return false; }
 
 #endif
 
 }  // namespace
 
-bool Sha256Lanes::available() noexcept {
-#ifdef WEFT_X86
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-#else
-  return false;
-#endif
+bool Sha256Lanes::available(Way way) noexcept { return is_available(way); }
+
+bool Sha256Lanes::available() noexcept { return available(Way::kWide) || available(Way::kPairs); }
+
+std::size_t Sha256Lanes::streams() const noexcept { return way_ == Way::kWide ? kLanes : 2; }
+
+Sha256Lanes::Sha256Lanes() noexcept
+    : Sha256Lanes(available(Way::kWide) ? Way::kWide : Way::kPairs) {}
+
+Sha256Lanes::Sha256Lanes(Way way) noexcept : way_(way) {}
+
+void Sha256Lanes::run(const Sources& from, std::size_t blocks) noexcept {
+  (way_ == Way::kWide ? wide_bytes : paired_bytes)(state_.front().data(), from, blocks);
 }
 
 void Sha256Lanes::start(std::size_t lane) noexcept {
@@ -172,12 +303,12 @@ void Sha256Lanes::start(std::size_t lane) noexcept {
 }
 
 void Sha256Lanes::update(const Sources& from, std::size_t blocks) noexcept {
-  run_bytes(state_.front().data(), from, blocks);
+  run(from, blocks);
   for (std::uint64_t& bytes : fed_) bytes += blocks * kBlock;
 }
 
 void Sha256Lanes::update_bf16(const Sources& from, std::size_t blocks) noexcept {
-  run_halves(state_.front().data(), from, blocks);
+  (way_ == Way::kWide ? wide_halves : paired_halves)(state_.front().data(), from, blocks);
   for (std::uint64_t& bytes : fed_) bytes += blocks * kBlock;
 }
 
@@ -190,9 +321,9 @@ std::string Sha256Lanes::finish(std::size_t lane, std::span<const std::byte> res
   const std::uint64_t bits = __builtin_bswap64(8 * (fed_[lane] + rest.size()));
   std::memcpy(last.data() + blocks * kBlock - sizeof bits, &bits, sizeof bits);
   const auto others = state_;  // The other lanes go on from where they are.
-  Sources from;
-  from.fill(last.data());
-  run_bytes(state_.front().data(), from, blocks);
+  Sources from{};
+  from[lane] = last.data();
+  run(from, blocks);
   std::string digest;
   for (std::size_t i = 0; i < state_.size(); ++i) digest += fmt::format("{:08x}", state_[i][lane]);
   state_ = others;

@@ -29,10 +29,11 @@ std::string alone(std::span<const std::byte> bytes) {
   return hash.finish();
 }
 
-class Sha256LanesTest : public testing::Test {
+class Sha256LanesTest : public testing::TestWithParam<Sha256Lanes::Way> {
  protected:
   void SetUp() override {
-    if (!Sha256Lanes::available()) GTEST_SKIP() << "the processor has no AVX-512BW";
+    if (!Sha256Lanes::available(GetParam()))
+      GTEST_SKIP() << "the processor has no such instructions";
     for (unsigned lane = 0; lane < Sha256Lanes::kLanes; ++lane) {
       streams_.push_back(random_bytes(std::size_t{70} << 10, lane));
     }
@@ -45,7 +46,7 @@ class Sha256LanesTest : public testing::Test {
   }
 
   void expect_digests_of(std::size_t length) {
-    Sha256Lanes hash;
+    Sha256Lanes hash(GetParam());
     for (std::size_t lane = 0; lane < Sha256Lanes::kLanes; ++lane) hash.start(lane);
     const std::size_t blocks = length / Sha256Lanes::kBlock;
     // In two steps, the second of which may be of no block.
@@ -62,15 +63,15 @@ class Sha256LanesTest : public testing::Test {
   std::vector<Bytes> streams_;
 };
 
-TEST_F(Sha256LanesTest, EqualTheOneStreamOfEveryLength) {
+TEST_P(Sha256LanesTest, EqualTheOneStreamOfEveryLength) {
   for (std::size_t length = 0; length <= 300; ++length) expect_digests_of(length);
   expect_digests_of(65535);
   expect_digests_of(65536);
   expect_digests_of(70000);
 }
 
-TEST_F(Sha256LanesTest, ALaneStartsAgainWhileTheOthersGoOn) {
-  Sha256Lanes hash;
+TEST_P(Sha256LanesTest, ALaneStartsAgainWhileTheOthersGoOn) {
+  Sha256Lanes hash(GetParam());
   for (std::size_t lane = 0; lane < Sha256Lanes::kLanes; ++lane) hash.start(lane);
   hash.update(sources(0), 3);
   const auto of = [&](std::size_t lane, std::size_t begin, std::size_t end) {
@@ -84,8 +85,8 @@ TEST_F(Sha256LanesTest, ALaneStartsAgainWhileTheOthersGoOn) {
   EXPECT_EQ(alone(of(0, 0, 320)), hash.finish(0, {}));
 }
 
-TEST_F(Sha256LanesTest, HalvesAreHashedAsFloats) {
-  Sha256Lanes hash;
+TEST_P(Sha256LanesTest, HalvesAreHashedAsFloats) {
+  Sha256Lanes hash(GetParam());
   for (std::size_t lane = 0; lane < Sha256Lanes::kLanes; ++lane) hash.start(lane);
   constexpr std::size_t kCount = std::size_t{33} * 16;
   hash.update_bf16(sources(0), kCount / 16);
@@ -99,6 +100,24 @@ TEST_F(Sha256LanesTest, HalvesAreHashedAsFloats) {
     EXPECT_EQ(alone(std::as_bytes(std::span(floats))), hash.finish(lane, {}));
   }
 }
+
+TEST_P(Sha256LanesTest, LanesWithoutAStreamNeedNoBytes) {
+  for (const std::size_t lane : {std::size_t{0}, std::size_t{1}, std::size_t{15}}) {
+    Sha256Lanes hash(GetParam());
+    hash.start(lane);
+    Sha256Lanes::Sources from{};
+    from[lane] = streams_[lane].data();
+    hash.update(from, 5);
+    const auto all = std::span<const std::byte>(streams_[lane]).first(330);
+    EXPECT_EQ(alone(all), hash.finish(lane, all.subspan(320))) << lane;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, Sha256LanesTest,
+                         testing::Values(Sha256Lanes::Way::kWide, Sha256Lanes::Way::kPairs),
+                         [](const auto& way) {
+                           return way.param == Sha256Lanes::Way::kWide ? "wide" : "pairs";
+                         });
 
 }  // namespace
 }  // namespace weft::core
