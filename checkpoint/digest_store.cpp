@@ -71,7 +71,8 @@ void remove_oldest(const fs::path& folder) {
 DigestStore::DigestStore(std::optional<fs::path> folder) : folder_(std::move(folder)) {}
 
 std::string DigestStore::get(std::span<const TensorInfo> tensors,
-                             const std::function<std::string()>& compute) const {
+                             const std::function<std::string()>& compute, bool* kept) const {
+  if (kept != nullptr) *kept = false;
   std::uint64_t bytes = 0;
   for (const TensorInfo& tensor : tensors) bytes += tensor.bytes;
   if (!folder_ || bytes < kLeastBytes) return compute();
@@ -81,8 +82,11 @@ std::string DigestStore::get(std::span<const TensorInfo> tensors,
   std::error_code error;
   if (fs::exists(place, error)) {
     try {
-      const std::string kept = core::read_text(place, 1024);
-      if (is_digest(kept)) return kept;
+      const std::string known = core::read_text(place, 1024);
+      if (is_digest(known)) {
+        if (kept != nullptr) *kept = true;
+        return known;
+      }
     } catch (const Error&) {
       // Computed anew, as if nothing was kept.
     }
@@ -100,10 +104,10 @@ std::string DigestStore::get(std::span<const TensorInfo> tensors,
   return digest;
 }
 
-std::string known_weights_digest(const Checkpoint& model) {
-  return DigestStore(core::cache_folder("digests")).get(model.tensors(), [&] {
-    return model.weights_digest();
-  });
+std::string known_weights_digest(const Checkpoint& model, bool* kept) {
+  return DigestStore(core::cache_folder("digests"))
+      .get(
+          model.tensors(), [&] { return model.weights_digest(); }, kept);
 }
 
 }  // namespace weft::checkpoint

@@ -25,9 +25,10 @@ class DigestStore {
   explicit DigestStore(std::optional<std::filesystem::path> folder);
 
   /// The kept digest of these tensors, or `compute`d and, where that is worth it (kLeastBytes),
-  /// kept. A store that cannot be written costs only its use.
+  /// kept. A store that cannot be written costs only its use. `kept`: which of the two it was.
   [[nodiscard]] std::string get(std::span<const TensorInfo> tensors,
-                                const std::function<std::string()>& compute) const;
+                                const std::function<std::string()>& compute,
+                                bool* kept = nullptr) const;
 
   /// Smaller models are read faster than this is worth.
   static constexpr std::uint64_t kLeastBytes = std::uint64_t{16} << 20;
@@ -37,6 +38,6 @@ class DigestStore {
 };
 
 /// model.weights_digest(), by the store in the user's cache folder (core::cache_folder).
-[[nodiscard]] std::string known_weights_digest(const Checkpoint& model);
+[[nodiscard]] std::string known_weights_digest(const Checkpoint& model, bool* kept = nullptr);
 
 }  // namespace weft::checkpoint

@@ -158,7 +158,7 @@ class SideBySide {
         digests_(digests) {}
 
   void run() {
-    for (std::size_t lane = 0; lane < readers_.size(); ++lane) take(lane);
+    for (std::size_t lane = 0; lane < hash_.streams(); ++lane) take(lane);
     while (std::ranges::any_of(readers_, &Reader::is_open)) {
       core::leave_if_stopped(kDoing);
       step();
@@ -201,14 +201,12 @@ class SideBySide {
   void step() {
     std::size_t blocks = kBlocks;
     Sha256Lanes::Sources from{};
-    const std::byte* any = nullptr;
     for (std::size_t lane = 0; lane < readers_.size(); ++lane) {
       if (!readers_[lane].is_open()) continue;
       const std::span<const std::byte> ready = readers_[lane].ready(block_);
       blocks = std::min(blocks, ready.size() / block_);
-      any = from[lane] = ready.data();
+      from[lane] = ready.data();
     }
-    for (const std::byte*& source : from) source = source == nullptr ? any : source;
     if (form_ == Form::kBF16) {
       hash_.update_bf16(from, blocks);
     } else {
@@ -238,7 +236,7 @@ void part_large(Queue& queue, Queue& alone, std::span<const StoredTensor* const>
   std::uint64_t total = 0;
   for (const std::size_t place : queue.places) total += float_bytes(*tensors[place]);
   const std::uint64_t share =
-      total / (Sha256Lanes::kLanes * static_cast<std::uint64_t>(core::thread_count()));
+      total / (Sha256Lanes().streams() * static_cast<std::uint64_t>(core::thread_count()));
   const auto small = std::ranges::stable_partition(
       queue.places, [&](std::size_t place) { return float_bytes(*tensors[place]) > share; });
   alone.places.insert(alone.places.end(), queue.places.begin(), small.begin());
@@ -257,8 +255,10 @@ std::vector<std::string> values_digests(std::span<const StoredTensor* const> ten
     Queue& queue = !together ? alone : is_plain(*tensors[i], Storage::kBF16) ? halves : floats;
     queue.places.push_back(i);
   }
-  part_large(halves, alone, tensors);
-  part_large(floats, alone, tensors);
+  if (side_by_side) {
+    part_large(halves, alone, tensors);
+    part_large(floats, alone, tensors);
+  }
   for (Queue* queue : {&alone, &halves, &floats}) {
     std::ranges::stable_sort(queue->places, std::greater<>(),
                              [&](std::size_t place) { return tensors[place]->info.elements(); });

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <set>
 
+#include "checkpoint/digest_store.h"
 #include "checkpoint/json_file.h"
 #include "checkpoint/roles.h"
 #include "core/error.h"
@@ -241,18 +242,25 @@ MergeReport describe(const CombineRequest& request, const OpenModels& models,
   if (request.recipe.method->draws() || report.rounding == Rounding::kStochastic) {
     report.seed = request.seed;
   }
-  std::map<const Checkpoint*, std::string> digests;
+  struct Known {
+    std::string digest;
+    bool kept = false;
+  };
+  std::map<const Checkpoint*, Known> digests;
   for (const OpenModel& model : models.all()) {
-    std::string& digest = digests[model.checkpoint.get()];
-    if (digest.empty()) digest = model.checkpoint->weights_digest();
-    report.models.push_back({model.reference.text(), digest, storage_text(*model.checkpoint),
-                             request.recipe.base == model.reference});
+    Known& known = digests[model.checkpoint.get()];
+    if (known.digest.empty()) {
+      known.digest = checkpoint::known_weights_digest(*model.checkpoint, &known.kept);
+    }
+    report.models.push_back({model.reference.text(), known.digest, storage_text(*model.checkpoint),
+                             request.recipe.base == model.reference, known.kept});
     if (model.file) {
-      report.adapters.push_back(check_adapter(model.adapter.front(), *model.checkpoint, digest,
-                                              request.allow_other_base, log));
+      report.adapters.push_back(check_adapter(model.adapter.front(), *model.checkpoint,
+                                              known.digest, request.allow_other_base, log));
     }
   }
-  report.base_digest = digests.at(donor.checkpoint.get());
+  report.base_digest = digests.at(donor.checkpoint.get()).digest;
+  report.base_digest_kept = digests.at(donor.checkpoint.get()).kept;
   report.base_storage = storage_text(*donor.checkpoint);
   return report;
 }

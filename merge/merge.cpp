@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 
+#include "checkpoint/digest_store.h"
 #include "checkpoint/mxfp4.h"
 #include "core/error.h"
 #include "core/output_claim.h"
@@ -150,7 +151,8 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
     run_beside(
         control,
         [&] {
-          report.base_digest = inputs.base.weights_digest();
+          report.base_digest =
+              checkpoint::known_weights_digest(inputs.base, &report.base_digest_kept);
           resume.set_digest(report.base_digest);
           for (const WeightedAdapter& adapter : inputs.adapters) {
             report.adapters.push_back(check_adapter(adapter, inputs.base, report.base_digest,

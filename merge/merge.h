@@ -63,13 +63,17 @@ struct MergeReport {
     std::string digest;  ///< Of the checkpoint's numbers (weights_digest()).
     std::string storage;
     bool base = false;
+    bool digest_kept = false;  ///< As base_digest_kept.
   };
   std::filesystem::path model;
-  std::string method;                     ///< Empty: the weighted sum of adapters.
-  std::string recipe;                     ///< As given.
-  std::optional<std::uint64_t> seed;      ///< Of a method that draws.
-  std::vector<Model> models;              ///< Of a recipe.
-  std::string base_digest;                ///< checkpoint::Checkpoint::weights_digest()
+  std::string method;                 ///< Empty: the weighted sum of adapters.
+  std::string recipe;                 ///< As given.
+  std::optional<std::uint64_t> seed;  ///< Of a method that draws.
+  std::vector<Model> models;          ///< Of a recipe.
+  std::string base_digest;            ///< checkpoint::Checkpoint::weights_digest()
+  /// It was computed in an earlier run, and the files have not changed since
+  /// (checkpoint/digest_store.h).
+  bool base_digest_kept = false;
   std::string base_storage;               ///< "BF16", "Q4_1+Q6_K+F32", most numbers first.
   core::DType dtype = core::DType::kF32;  ///< FoldPlan::model_dtype
   std::vector<Adapter> adapters;

@@ -94,6 +94,7 @@ nlohmann::json report_json(const MergeReport& report) {
       {"base",
        {{"path", report.model.string()},
         {"weights_digest", report.base_digest},
+        {"digest_kept", report.base_digest_kept},
         {"storage", report.base_storage}}},
       {"dtype", core::name_of(report.dtype)},
       {"tensors", report.tensors},
@@ -119,6 +120,7 @@ nlohmann::json report_json(const MergeReport& report) {
   for (const MergeReport::Model& model : report.models) {
     json["models"].push_back({{"path", model.path},
                               {"weights_digest", model.digest},
+                              {"digest_kept", model.digest_kept},
                               {"storage", model.storage},
                               {"base", model.base}});
   }

@@ -23,27 +23,29 @@ constexpr std::size_t kLanes = 8;
 /// Elements that pass through the buffers of one loop after the other; they stay in the L1 cache.
 constexpr std::size_t kChunk = 256;
 
-/// Eight doubles; GCC and clang lower it to whatever the target has.
-using Doubles = double __attribute__((vector_size(64)));
+/// Half of the lanes. Of vectors that are wider than the processor's the compiler makes memory.
+using Doubles = double __attribute__((vector_size(32)));
 
 WEFT_INLINE void load(const double* from, Doubles& to) { std::memcpy(&to, from, sizeof to); }
-WEFT_INLINE double total(const Doubles& lanes) {
-  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
-         ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+WEFT_INLINE double total(const Doubles& first, const Doubles& second) {
+  return ((first[0] + first[1]) + (first[2] + first[3])) +
+         ((second[0] + second[1]) + (second[2] + second[3]));
 }
 
 /// sum_j a[j] b[j]: in lanes, and what is left over after them.
 WEFT_INLINE double dot(const double* a, const double* b, std::size_t count) {
-  Doubles sums{};
+  Doubles sums[2] = {};
   std::size_t j = 0;
   for (; j + kLanes <= count; j += kLanes) {
-    Doubles x;
-    Doubles y;
-    load(a + j, x);
-    load(b + j, y);
-    sums += x * y;
+    for (std::size_t half = 0; half < 2; ++half) {
+      Doubles x;
+      Doubles y;
+      load(a + j + 4 * half, x);
+      load(b + j + 4 * half, y);
+      sums[half] += x * y;
+    }
   }
-  double sum = total(sums);
+  double sum = total(sums[0], sums[1]);
   for (; j < count; ++j) sum += a[j] * b[j];
   return sum;
 }
@@ -51,22 +53,25 @@ WEFT_INLINE double dot(const double* a, const double* b, std::size_t count) {
 /// dot(a, a), dot(b, b) and dot(c, b) in one pass, since each addition of one waits for its last.
 WEFT_INLINE void add_dots(const double* a, const double* b, const double* c, std::size_t count,
                           double& aa, double& bb, double& cb) {
-  Doubles first{};
-  Doubles second{};
-  Doubles third{};
+  Doubles first[2] = {};
+  Doubles second[2] = {};
+  Doubles third[2] = {};
   std::size_t j = 0;
   for (; j + kLanes <= count; j += kLanes) {
-    Doubles x;
-    Doubles y;
-    Doubles z;
-    load(a + j, x);
-    load(b + j, y);
-    load(c + j, z);
-    first += x * x;
-    second += y * y;
-    third += z * y;
+    for (std::size_t half = 0; half < 2; ++half) {
+      Doubles x;
+      Doubles y;
+      Doubles z;
+      load(a + j + 4 * half, x);
+      load(b + j + 4 * half, y);
+      load(c + j + 4 * half, z);
+      first[half] += x * x;
+      second[half] += y * y;
+      third[half] += z * y;
+    }
   }
-  double sums[3] = {total(first), total(second), total(third)};
+  double sums[3] = {total(first[0], first[1]), total(second[0], second[1]),
+                    total(third[0], third[1])};
   for (; j < count; ++j) {
     sums[0] += a[j] * a[j];
     sums[1] += b[j] * b[j];
@@ -78,14 +83,16 @@ WEFT_INLINE void add_dots(const double* a, const double* b, const double* c, std
 }
 
 WEFT_INLINE double sum(const double* values, std::size_t count) {
-  Doubles sums{};
+  Doubles sums[2] = {};
   std::size_t j = 0;
   for (; j + kLanes <= count; j += kLanes) {
-    Doubles x;
-    load(values + j, x);
-    sums += x;
+    for (std::size_t half = 0; half < 2; ++half) {
+      Doubles x;
+      load(values + j + 4 * half, x);
+      sums[half] += x;
+    }
   }
-  double all = total(sums);
+  double all = total(sums[0], sums[1]);
   for (; j < count; ++j) all += values[j];
   return all;
 }
@@ -302,15 +309,17 @@ WEFT_INLINE void mark_nonzero(const double* values, std::uint8_t* marks, std::si
 }
 
 WEFT_INLINE void keep_marked(const std::uint8_t* marks, double* values, std::size_t count) {
-  using Masks = std::int64_t __attribute__((vector_size(64)));
-  constexpr Masks kBits = {1, 2, 4, 8, 16, 32, 64, 128};
+  using Masks = std::int64_t __attribute__((vector_size(32)));
+  constexpr Masks kBits[2] = {{1, 2, 4, 8}, {16, 32, 64, 128}};
   std::size_t j = 0;
   for (; j + kLanes <= count; j += kLanes) {
-    Masks bits;
-    std::memcpy(&bits, values + j, sizeof bits);
     const Masks mark = Masks{} + static_cast<std::int64_t>(marks[j / 8]);
-    bits &= (mark & kBits) != 0;
-    std::memcpy(values + j, &bits, sizeof bits);
+    for (std::size_t half = 0; half < 2; ++half) {
+      Masks bits;
+      std::memcpy(&bits, values + j + 4 * half, sizeof bits);
+      bits &= (mark & kBits[half]) != 0;
+      std::memcpy(values + j + 4 * half, &bits, sizeof bits);
+    }
   }
   for (; j < count; ++j) {
     if ((marks[j / 8] >> j % 8 & 1U) == 0) values[j] = 0;

@@ -11,28 +11,47 @@
 namespace weft::merge {
 namespace {
 
-// GCC and clang vector types: lowered to whatever the target has. Nothing is passed by value across
-// a function boundary, so the ABI of wide vectors does not matter.
-using Doubles = double __attribute__((vector_size(64)));
-using Floats = float __attribute__((vector_size(32)));
+// GCC and clang vector types of the processor's own width: of wider ones the compiler makes memory.
+// Nothing is passed by value across a function boundary, so their ABI does not matter.
+template <int kLanes>
+struct Vector {
+  typedef double Doubles __attribute__((vector_size(8 * kLanes)));
+  typedef float Floats __attribute__((vector_size(4 * kLanes)));
+};
 constexpr std::int64_t kPanel = 8;
 constexpr std::int64_t kRows = Update::kRowBlock;
 
 /// out[row * stride + p * 8 + lane] = sum over k of left[k * 4 + row] * right[p][k][lane].
+template <int kLanes>
 [[gnu::always_inline]] inline void multiply(const float* right, const double* left,
                                             std::int64_t rank, std::int64_t panels, double* out) {
+  using Doubles = typename Vector<kLanes>::Doubles;
+  using Floats = typename Vector<kLanes>::Floats;
+  constexpr int kParts = kPanel / kLanes;
   const std::int64_t stride = panels * kPanel;
   for (std::int64_t p = 0; p < panels; ++p) {
     const float* panel = right + p * rank * kPanel;
-    Doubles sums[kRows] = {};
+    Doubles sums[kRows][kParts];
+    for (std::int64_t row = 0; row < kRows; ++row) {
+      for (int part = 0; part < kParts; ++part) sums[row][part] = Doubles{};
+    }
     for (std::int64_t k = 0; k < rank; ++k) {
-      Floats narrow;
-      std::memcpy(&narrow, panel + k * kPanel, sizeof narrow);
-      const Doubles a = __builtin_convertvector(narrow, Doubles);
-      for (std::int64_t row = 0; row < kRows; ++row) sums[row] += a * left[k * kRows + row];
+      Doubles a[kParts];
+      for (int part = 0; part < kParts; ++part) {
+        Floats narrow;
+        std::memcpy(&narrow, panel + k * kPanel + part * kLanes, sizeof narrow);
+        a[part] = __builtin_convertvector(narrow, Doubles);
+      }
+      for (std::int64_t row = 0; row < kRows; ++row) {
+        for (int part = 0; part < kParts; ++part)
+          sums[row][part] += a[part] * left[k * kRows + row];
+      }
     }
     for (std::int64_t row = 0; row < kRows; ++row) {
-      std::memcpy(out + row * stride + p * kPanel, &sums[row], sizeof sums[row]);
+      for (int part = 0; part < kParts; ++part) {
+        double* const to = out + row * stride + p * kPanel + part * kLanes;
+        std::memcpy(to, &sums[row][part], sizeof sums[row][part]);
+      }
     }
   }
 }
@@ -41,7 +60,7 @@ using Multiply = void (*)(const float*, const double*, std::int64_t, std::int64_
 
 void multiply_plain(const float* right, const double* left, std::int64_t rank, std::int64_t panels,
                     double* out) {
-  multiply(right, left, rank, panels, out);
+  multiply<2>(right, left, rank, panels, out);
 }
 
 #ifdef WEFT_X86
@@ -49,12 +68,12 @@ void multiply_plain(const float* right, const double* left, std::int64_t rank, s
 // additions (avx2 and avx512f do not imply it; see -ffp-contract=off).
 [[gnu::target("avx2")]] void multiply_avx2(const float* right, const double* left,
                                            std::int64_t rank, std::int64_t panels, double* out) {
-  multiply(right, left, rank, panels, out);
+  multiply<4>(right, left, rank, panels, out);
 }
 [[gnu::target("avx512f")]] void multiply_avx512(const float* right, const double* left,
                                                 std::int64_t rank, std::int64_t panels,
                                                 double* out) {
-  multiply(right, left, rank, panels, out);
+  multiply<8>(right, left, rank, panels, out);
 }
 #endif
 

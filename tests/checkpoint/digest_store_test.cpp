@@ -33,10 +33,18 @@ class Digests : public testing::Test {
   static void settle() { ::usleep(4'200'000); }
 
   std::string get() {
-    return DigestStore(dir_ / "digests").get(tensors_, [&] {
-      ++computed_;
-      return std::string(64, static_cast<char>('a' + computed_));
-    });
+    const int before = computed_;
+    bool kept = false;
+    std::string digest = DigestStore(dir_ / "digests")
+                             .get(
+                                 tensors_,
+                                 [&] {
+                                   ++computed_;
+                                   return std::string(64, static_cast<char>('a' + computed_));
+                                 },
+                                 &kept);
+    EXPECT_EQ(kept, computed_ == before);
+    return digest;
   }
 
   tests::TempDir dir_;

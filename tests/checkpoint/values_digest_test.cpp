@@ -107,7 +107,8 @@ void expect_definition(bool side_by_side) {
 TEST(ValuesDigest, IsThatOfTheFloatsOneByOne) { expect_definition(false); }
 
 TEST(ValuesDigest, IsThatOfTheFloatsSideBySide) {
-  if (!core::Sha256Lanes::available()) GTEST_SKIP() << "the processor has no AVX-512BW";
+  if (!core::Sha256Lanes::available())
+    GTEST_SKIP() << "the processor has no AVX-512BW and no SHA instructions";
   expect_definition(true);
 }
 
