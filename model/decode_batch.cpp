@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "core/error.h"
@@ -37,6 +38,14 @@ class Batch {
         const BatchOptions& batch)
       : decoder_(decoder), prompts_(prompts), options_(options), batch_(batch) {
     answers_.resize(prompts.size());
+    if (batch.only) {
+      order_ = *batch.only;
+    } else {
+      order_.resize(prompts.size());
+      std::iota(order_.begin(), order_.end(), std::size_t{0});
+    }
+    if (order_.empty()) return;
+    // Of all prompts, also where only some are answered: where a prompt is cut shows in its bits.
     shared_ = prompts.size() > 1 ? common_tokens(prompts) : 0;
     if (shared_ > 0) {
       (void)decoder_.next_logits(
@@ -46,7 +55,7 @@ class Batch {
 
   std::vector<GeneratedIds> run() {
     for (;;) {
-      while (std::ssize(active_) < batch_.sequences && next_ < prompts_.size()) begin_some();
+      while (std::ssize(active_) < batch_.sequences && next_ < order_.size()) begin_some();
       tell();
       if (active_.empty()) return std::move(answers_);
       step();
@@ -67,15 +76,15 @@ class Batch {
     std::vector<std::span<const std::int32_t>> unread;
     std::size_t tokens = 0;
     const auto room = static_cast<std::size_t>(batch_.sequences - std::ssize(active_));
-    while (read.size() < room && next_ < prompts_.size()) {
-      const std::vector<std::int32_t>& prompt = prompts_[next_];
+    while (read.size() < room && next_ < order_.size()) {
+      const std::vector<std::int32_t>& prompt = prompts_[order_[next_]];
       unread.push_back(std::span(prompt).subspan(static_cast<std::size_t>(shared_)));
       tokens += unread.back().size();
       if (tokens > kTokensAtOnce && !read.empty()) {
         unread.pop_back();
         break;
       }
-      read.push_back({.prompt = next_++,
+      read.push_back({.prompt = order_[next_++],
                       .cache = copy(beginning_),
                       .sampler = Sampler(options_.sampling),
                       .seen = prompt});
@@ -148,8 +157,9 @@ class Batch {
   const BatchOptions& batch_;
   std::vector<GeneratedIds> answers_;
   std::vector<Sequence> active_;
-  std::size_t next_ = 0;  ///< The first prompt that has not been read.
-  KvCache beginning_;     ///< What all prompts begin with
+  std::vector<std::size_t> order_;  ///< The prompts to be answered.
+  std::size_t next_ = 0;            ///< In order_: the first prompt that has not been read.
+  KvCache beginning_;               ///< What all prompts begin with
   std::int64_t shared_ = 0;
 };
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -14,6 +15,9 @@ struct BatchOptions {
   std::int64_t sequences = 64;  ///< Answers written at the same time, at least 1.
   /// Told after each step how many answers are finished; may throw to stop.
   std::function<void(std::int64_t)> progress{};
+  /// The prompts to be answered, as places in the list; absent: all. The answers are those that
+  /// they have when all are answered, and the others stay empty.
+  std::optional<std::vector<std::size_t>> only{};
   /// Asked after each token, on any thread: whether the answer is finished with it. May be empty.
   std::function<bool(std::span<const std::int32_t>)> is_over{};
 };

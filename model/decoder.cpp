@@ -433,12 +433,13 @@ Decoder Decoder::unfilled(const Spec& spec, Compute compute, BaseFormat format,
   return Decoder(std::move(state));
 }
 
-Decoder Decoder::filled(const Spec& spec, Compute compute, const FillTensor& fill) {
+Decoder Decoder::filled(const Spec& spec, Compute compute, const FillTensor& fill,
+                        at::Device device) {
   const Guard guard;
   auto state = std::make_unique<State>();
   state->spec = spec;
   state->type = type_of(compute);
-  state->weights = make_weights(spec, state->type, BaseFormat::kDense, fill);
+  state->weights = make_weights(spec, state->type, BaseFormat::kDense, fill, nullptr, device);
   return Decoder(std::move(state));
 }
 

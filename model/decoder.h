@@ -102,7 +102,8 @@ class Decoder {
                                             BaseFormat format = BaseFormat::kDense,
                                             at::Device device = at::kCPU);
   /// From a source of tensors as makers of models in memory give them.
-  [[nodiscard]] static Decoder filled(const Spec& spec, Compute compute, const FillTensor& fill);
+  [[nodiscard]] static Decoder filled(const Spec& spec, Compute compute, const FillTensor& fill,
+                                      at::Device device = at::kCPU);
   /// A decoder without numbers, whose memory a Meter on this thread measures.
   /// `stored`: the checkpoint whose blocks BaseFormat::kStored keeps.
   [[nodiscard]] static Decoder unfilled(const Spec& spec, Compute compute, BaseFormat format,

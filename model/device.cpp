@@ -77,6 +77,7 @@ ComputeDevice open_device(const std::string& name) {
   return {.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(*index)),
           .description =
               fmt::format("cuda:{} ({}, {}.{})", *index, found.name, found.major, found.minor),
+          .gpu = found.name,
           .capability = found.major * 10 + found.minor,
           .total_bytes = found.total_bytes};
 }

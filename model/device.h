@@ -12,6 +12,7 @@ struct ComputeDevice {
   at::Device device = at::kCPU;
   /// "cpu", or "cuda:0 (NVIDIA H200, 9.0)": for logs and records.
   std::string description = "cpu";
+  std::string gpu{};              ///< "NVIDIA H200"; empty: a processor.
   int capability = 0;             ///< A GPU's compute capability, 75 for 7.5; 0: a processor.
   std::uint64_t total_bytes = 0;  ///< Of a GPU's memory
 

@@ -35,6 +35,7 @@ at::Tensor Exit::forward(const at::Tensor& x, const at::Tensor& residual, const 
   at::Tensor out = linear.forward(x, {}, row.dropout, &s.middle);
   if (norm) {
     s.out = out;
+    if (scale == 1) return norm->forward_added(s.out, residual, &s.statistics);
     out = norm->forward(s.out, &s.statistics);
   }
   at::Tensor sum = copied(residual);
@@ -54,11 +55,7 @@ void Exit::recompute(const std::function<at::Tensor()>& x, const RowContext& row
 at::Tensor Exit::backward(const at::Tensor& dy, const at::Tensor& x, const RowContext& row,
                           const State& s, bool want_input) const {
   at::Tensor d = scale == 1 ? dy : scaled(dy, scale);
-  if (norm) {
-    at::Tensor before = zeros(d.sizes(), d.options());
-    norm->backward_(before, d, s.out, s.statistics);
-    d = std::move(before);
-  }
+  if (norm) d = norm->backward(d, s.out, s.statistics);
   return linear.backward(d, x, s.middle, row.dropout, want_input);
 }
 

@@ -17,6 +17,20 @@ at::Tensor Norm::forward(const at::Tensor& x, Statistics* statistics) const {
   return y;
 }
 
+at::Tensor Norm::forward_added(const at::Tensor& x, const at::Tensor& residual,
+                               Statistics* statistics) const {
+  at::Tensor sum = at::empty_like(residual);
+  operations_for(x).norm_add({spec_, weight_, bias_}, x, residual, sum, statistics);
+  return sum;
+}
+
+at::Tensor Norm::backward(const at::Tensor& dy, const at::Tensor& x,
+                          const Statistics& statistics) const {
+  at::Tensor dx = at::empty_like(x);
+  operations_for(x).norm_backward({spec_, weight_, bias_}, dx, dy, x, statistics, false);
+  return dx;
+}
+
 void Norm::backward_(const at::Tensor& dx, const at::Tensor& dy, const at::Tensor& x,
                      const Statistics& statistics) const {
   operations_for(x).norm_backward({spec_, weight_, bias_}, dx, dy, x, statistics, true);

@@ -27,6 +27,12 @@ class Norm {
 
   /// The rows of x [T, width], normalised.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, Statistics* statistics = nullptr) const;
+  /// residual [T, width] + forward(x), in a tensor of its own.
+  [[nodiscard]] at::Tensor forward_added(const at::Tensor& x, const at::Tensor& residual,
+                                         Statistics* statistics = nullptr) const;
+  /// The gradient of x alone.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const at::Tensor& x,
+                                    const Statistics& statistics) const;
   /// dx_ += the gradient of x: what flows around the norm (the residual's) is already in dx_.
   ///   RMS:   dx = s (w dy - x s^2 mean(w dy x)),             s = inverse
   ///   Layer: dx = s (w dy - mean(w dy) - n mean(w dy n)),    n = (x - mean) s

@@ -46,6 +46,14 @@ void register_operations(at::DeviceType type, const Operations& operations) {
   registered()[static_cast<std::size_t>(type)] = &operations;
 }
 
+void Operations::norm_add(const NormRows& rows, const at::Tensor& x, const at::Tensor& residual,
+                          const at::Tensor& sum, Norm::Statistics* statistics) const {
+  const at::Tensor y = at::empty_like(x);
+  norm(rows, x, y, statistics);
+  if (!Meter::running()) sum.copy_(residual);
+  add_(sum, y, 1);
+}
+
 // ---- The faces
 // -----------------------------------------------------------------------------------
 

@@ -86,6 +86,10 @@ class [[gnu::visibility("default")]] Operations {
   /// y, which may be x, becomes the norm of x: both [T, W].
   virtual void norm(const NormRows& rows, const at::Tensor& x, const at::Tensor& y,
                     Norm::Statistics* statistics) const = 0;
+  /// sum = residual + y, y the norm of x as the element type holds it: all [T, W]. In two steps
+  /// unless a form does better.
+  virtual void norm_add(const NormRows& rows, const at::Tensor& x, const at::Tensor& residual,
+                        const at::Tensor& sum, Norm::Statistics* statistics) const;
   /// The gradient of x, added to dx where `adds`, else in its place; dy may be dx.
   virtual void norm_backward(const NormRows& rows, const at::Tensor& dx, const at::Tensor& dy,
                              const at::Tensor& x, const Norm::Statistics& statistics, bool adds)

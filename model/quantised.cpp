@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 
 #include "checkpoint/dequantize.h"
 #include "core/parallel.h"
+#include "model/constants.h"
 #include "model/kernels/kernel_math.h"
 #include "model/meter.h"
 
@@ -408,13 +408,8 @@ at::Tensor QuantisedMatrix::dense(at::ScalarType type) const {
     const at::Tensor codes = codes_.view(at::kChar).view({rows_, columns_});
     return (codes.to(at::kFloat) * scales_.unsqueeze(1)).to(type);
   }
-  const auto table = [&](std::span<const float> entries) {
-    return at::tensor(at::ArrayRef<float>(entries.data(), entries.size()),
-                      at::TensorOptions().dtype(at::kFloat))
-        .to(codes_.device());
-  };
   const auto entries = [&](std::span<const float> of, const at::Tensor& codes) {
-    return table(of).index_select(0, codes.reshape({-1}).to(at::kLong));
+    return constant(of, codes_.device()).index_select(0, codes.reshape({-1}).to(at::kLong));
   };
   const at::Tensor pairs = at::stack({codes_.__rshift__(4), codes_.bitwise_and(15)}, 1);
   const std::int64_t blocks = scale_codes_.numel();

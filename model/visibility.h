@@ -1,7 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <span>
+#include <typeindex>
+#include <utility>
 #include <vector>
 
 #include "data/row.h"
@@ -46,10 +50,20 @@ class [[gnu::visibility("default")]] Visibility {  // read by libweft_cuda.so
   /// Tokens [first, end of the row) in blocks of at most `most`, none across segments.
   [[nodiscard]] std::vector<Block> blocks(std::int64_t most, std::int64_t first = 0) const;
 
+  /// What the operations of a device read of this row under a window, as `make()` gives it at the
+  /// first call: all layers share it, and it goes with the row. One thread at a time.
+  template <typename Table, typename Make>
+  [[nodiscard]] const Table& table(std::int64_t window, const Make& make) const {
+    std::shared_ptr<const void>& kept = tables_[{typeid(Table), window}];
+    if (kept == nullptr) kept = std::make_shared<const Table>(make());
+    return *static_cast<const Table*>(kept.get());
+  }
+
  private:
   std::vector<Range> own_;
   std::vector<std::vector<std::int64_t>> ancestors_;
   std::vector<std::vector<std::int64_t>> descendants_;
+  mutable std::map<std::pair<std::type_index, std::int64_t>, std::shared_ptr<const void>> tables_;
 };
 
 }  // namespace weft::model

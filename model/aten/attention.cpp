@@ -7,7 +7,6 @@
 #include <ATen/ops/logaddexp.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/tanh.h>
-#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,6 +15,7 @@
 
 #include "model/aten/aten.h"
 #include "model/aten/common.h"
+#include "model/constants.h"
 
 namespace weft::model {
 namespace {
@@ -64,9 +64,7 @@ at::Tensor by_token(const at::Tensor& heads, const AttentionShape& s, std::int64
 
 /// One number a head, [H, 1, 1], in the arithmetic's type.
 at::Tensor per_head(const std::vector<float>& values, const at::Tensor& like) {
-  return at::tensor(at::ArrayRef<float>(values), at::TensorOptions().dtype(at::kFloat))
-      .to(like.device(), wide_type(like.scalar_type()))
-      .view({-1, 1, 1});
+  return constant(values, like.device()).to(wide_type(like.scalar_type())).view({-1, 1, 1});
 }
 
 double scale_of(const AttentionShape& s) {

@@ -21,6 +21,7 @@
 
 #include "core/error.h"
 #include "model/aten/aten.h"
+#include "model/constants.h"
 #include "model/cuda/cuda.h"
 #include "model/cuda/launch.h"
 #include "model/cuda/rows.h"
@@ -148,12 +149,12 @@ double scale_of(const AttentionShape& shape) {
                                 : 1 / std::sqrt(static_cast<double>(shape.head_dim));
 }
 
-/// What flash attention takes beside q, k and v.
+/// What flash attention takes of a row beside q, k and v.
 struct Segments {
   at::Tensor ends;  ///< [segments + 1] int32: where each begins, and the end
   std::int64_t longest = 0;
   std::optional<std::int64_t> left, right;
-  Segments(const Visibility& visible, const AttentionShape& shape, const at::Tensor& like) {
+  Segments(const Visibility& visible, std::int64_t window, const at::Tensor& like) {
     std::vector<std::int32_t> begins{0};
     for (std::int64_t i = 0; i < visible.segments(); ++i) {
       const Visibility::Range& own = visible.own(i);
@@ -161,12 +162,35 @@ struct Segments {
       longest = std::max(longest, own.end - own.begin);
     }
     ends = at::tensor(begins, at::TensorOptions().dtype(at::kInt)).to(like.device());
-    if (shape.window > 0) {
-      left = shape.window - 1;
+    if (window > 0) {
+      left = window - 1;
       right = 0;
     }
   }
 };
+
+/// A row's trees on the GPU.
+struct Trees {
+  at::Tensor positions, queries, keys_seen, keys, queries_seeing;  ///< cuda::TreeBlocks
+  std::int64_t query_blocks = 0, key_blocks = 0;
+  Trees(const Visibility& visible, std::int64_t window, const at::Tensor& like) {
+    const cuda::TreeBlocks blocks(visible, window);
+    positions = on_device(blocks.positions, like);
+    queries = on_device(blocks.queries, like);
+    keys_seen = on_device(blocks.keys_seen, like);
+    keys = on_device(blocks.keys, like);
+    queries_seeing = on_device(blocks.queries_seeing, like);
+    query_blocks = std::ssize(blocks.queries);
+    key_blocks = std::ssize(blocks.keys);
+  }
+};
+
+/// One of these of a row; all layers with this window have the same.
+template <typename Table>
+const Table& of_row(const Visibility& visible, const AttentionShape& shape,
+                    const at::Tensor& like) {
+  return visible.table<Table>(shape.window, [&] { return Table(visible, shape.window, like); });
+}
 
 /// q, k, v of packed rows as [T, heads, head_dim] each, views.
 std::vector<at::Tensor> heads_of(const at::Tensor& qkv, const AttentionShape& shape) {
@@ -175,48 +199,30 @@ std::vector<at::Tensor> heads_of(const at::Tensor& qkv, const AttentionShape& sh
           all.narrow(1, shape.heads + shape.kv_heads, shape.kv_heads)};
 }
 
-/// A row's trees on the GPU.
-class Trees {
- public:
-  Trees(const Visibility& visible, const AttentionShape& shape, const at::Tensor& like)
-      : shape_(shape), blocks_(visible, shape.window) {
-    positions_ = on_device(blocks_.positions, like);
-    queries_ = on_device(blocks_.queries, like);
-    keys_seen_ = on_device(blocks_.keys_seen, like);
-    keys_ = on_device(blocks_.keys, like);
-    queries_seeing_ = on_device(blocks_.queries_seeing, like);
-    slopes_ = on_device(shape.score.slopes, like);
-    sinks_ = on_device(shape.score.sinks, like);
-  }
-
-  [[nodiscard]] std::int64_t query_blocks() const { return std::ssize(blocks_.queries); }
-  [[nodiscard]] std::int64_t key_blocks() const { return std::ssize(blocks_.keys); }
-
-  template <typename T>
-  [[nodiscard]] cuda::AttentionInput<T> input(const at::Tensor& qkv, bool of_keys) const {
-    cuda::AttentionInput<T> in{};
-    in.qkv = data<T>(qkv);
-    in.positions = data<std::int32_t>(positions_);
-    in.blocks = data<cuda::TokenBlock>(of_keys ? keys_ : queries_);
-    in.ranges = data<cuda::TokenRange>(of_keys ? queries_seeing_ : keys_seen_);
-    in.tokens = qkv.size(0);
-    in.heads = shape_.heads;
-    in.kv_heads = shape_.kv_heads;
-    in.head_dim = shape_.head_dim;
-    in.window = shape_.window;
-    in.scale = static_cast<float>(scale_of(shape_));
-    in.soft_cap = static_cast<float>(shape_.score.soft_cap);
-    in.slopes = shape_.score.slopes.empty() ? nullptr : data<float>(slopes_);
-    in.slopes_in_bf16 = shape_.score.slopes_in_bf16;
-    in.sinks = shape_.score.sinks.empty() ? nullptr : data<float>(sinks_);
-    return in;
-  }
-
- private:
-  const AttentionShape& shape_;
-  cuda::TreeBlocks blocks_;
-  at::Tensor positions_, queries_, keys_seen_, keys_, queries_seeing_, slopes_, sinks_;
-};
+/// What the kernels of attention over trees read.
+template <typename T>
+cuda::AttentionInput<T> input_of(const Trees& trees, const AttentionShape& shape,
+                                 const at::Tensor& qkv, bool of_keys) {
+  const auto per_head = [&](const std::vector<float>& values) {
+    return values.empty() ? nullptr : data<float>(constant(values, qkv.device()));
+  };
+  cuda::AttentionInput<T> in{};
+  in.qkv = data<T>(qkv);
+  in.positions = data<std::int32_t>(trees.positions);
+  in.blocks = data<cuda::TokenBlock>(of_keys ? trees.keys : trees.queries);
+  in.ranges = data<cuda::TokenRange>(of_keys ? trees.queries_seeing : trees.keys_seen);
+  in.tokens = qkv.size(0);
+  in.heads = shape.heads;
+  in.kv_heads = shape.kv_heads;
+  in.head_dim = shape.head_dim;
+  in.window = shape.window;
+  in.scale = static_cast<float>(scale_of(shape));
+  in.soft_cap = static_cast<float>(shape.score.soft_cap);
+  in.slopes = per_head(shape.score.slopes);
+  in.slopes_in_bf16 = shape.score.slopes_in_bf16;
+  in.sinks = per_head(shape.score.sinks);
+  return in;
+}
 
 /// Whether the GPU's shared memory holds a block of the attention kernels.
 bool fits(const AttentionShape& shape, const at::Tensor& like) {
@@ -262,35 +268,12 @@ class Cuda final : public Aten {
 
   void norm(const NormRows& rows, const at::Tensor& x, const at::Tensor& y,
             Norm::Statistics* statistics) const override {
-    const bool centred = rows.spec.kind == NormSpec::Kind::kLayer;
-    const bool known = for_type(x.scalar_type(), [&]<typename T>(T) {
-      if (statistics != nullptr) {
-        const auto options = x.options().dtype(at::kFloat);
-        statistics->inverse = at::empty({x.size(0), rows.groups}, options);
-        if (centred) statistics->mean = at::empty({x.size(0), rows.groups}, options);
-      }
-      cuda::NormForward<T> k{};
-      k.x = data<T>(x) + rows.first;
-      k.weight = data<T>(rows.weight);
-      k.bias = data<T>(rows.bias);
-      k.y = mutable_data<T>(y) + rows.first;
-      if (statistics != nullptr) {
-        k.inverse = mutable_data<float>(statistics->inverse);
-        k.mean = centred ? mutable_data<float>(statistics->mean) : nullptr;
-      }
-      k.x_stride = x.size(1);
-      k.y_stride = y.size(1);
-      k.groups = rows.groups;
-      k.width = rows.spec.width;
-      k.weight_stride = rows.has_own_weights() ? rows.spec.width : 0;
-      k.eps = static_cast<float>(rows.spec.eps);
-      k.plus = rows.spec.plus_one ? 1 : 0;
-      k.centred = centred;
-      k.rounds_before_weight = rows.spec.rounds_before_weight;
-      cuda::launch(k, x.size(0) * rows.groups, kRowThreads,
-                   cuda::NormForward<T>::kSharedPerThread * kRowThreads, stream());
-    });
-    if (!known) Aten::norm(rows, x, y, statistics);
+    if (!run_norm(rows, x, {}, y, statistics)) Aten::norm(rows, x, y, statistics);
+  }
+  void norm_add(const NormRows& rows, const at::Tensor& x, const at::Tensor& residual,
+                const at::Tensor& sum, Norm::Statistics* statistics) const override {
+    if (!run_norm(rows, x, residual, sum, statistics))
+      Aten::norm_add(rows, x, residual, sum, statistics);
   }
 
   void norm_backward(const NormRows& rows, const at::Tensor& dx, const at::Tensor& dy,
@@ -330,7 +313,7 @@ class Cuda final : public Aten {
                                       at::Tensor* log_sums) const override {
     const std::int64_t tokens = qkv.size(0);
     if (is_flash(qkv, shape, visible)) {
-      const Segments segments(visible, shape, qkv);
+      const Segments& segments = of_row<Segments>(visible, shape, qkv);
       const std::vector<at::Tensor> heads = heads_of(qkv, shape);
       auto [out, sums, random, unused, mask] = at::_flash_attention_forward(
           heads[0], heads[1], heads[2], segments.ends, segments.ends, segments.longest,
@@ -342,10 +325,10 @@ class Cuda final : public Aten {
     const at::Tensor sums = at::empty({shape.heads, tokens}, qkv.options().dtype(at::kFloat));
     const bool known =
         fits(shape, qkv) && for_type(qkv.scalar_type(), [&]<typename T>(T) {
-          const Trees trees(visible, shape, qkv);
-          const cuda::AttentionForward<T> k{trees.input<T>(qkv, false), mutable_data<T>(out),
-                                            mutable_data<float>(sums)};
-          cuda::launch(k, trees.query_blocks() * shape.heads, cuda::kAttentionThreads,
+          const Trees& trees = of_row<Trees>(visible, shape, qkv);
+          const cuda::AttentionForward<T> k{input_of<T>(trees, shape, qkv, false),
+                                            mutable_data<T>(out), mutable_data<float>(sums)};
+          cuda::launch(k, trees.query_blocks * shape.heads, cuda::kAttentionThreads,
                        cuda::AttentionForward<T>::shared_floats(shape.head_dim), stream());
         });
     if (!known) return Aten::attend_row(qkv, shape, visible, log_sums);
@@ -359,7 +342,7 @@ class Cuda final : public Aten {
                                                const Visibility& visible) const override {
     const std::int64_t tokens = qkv.size(0);
     if (is_flash(qkv, shape, visible)) {
-      const Segments segments(visible, shape, qkv);
+      const Segments& segments = of_row<Segments>(visible, shape, qkv);
       const std::vector<at::Tensor> heads = heads_of(qkv, shape);
       const auto of_heads = [&](const at::Tensor& rows) {
         return rows.view({tokens, shape.heads, shape.head_dim});
@@ -384,14 +367,14 @@ class Cuda final : public Aten {
                                        .sum(2)
                                        .t()
                                        .contiguous();
-          const Trees trees(visible, shape, qkv);
+          const Trees& trees = of_row<Trees>(visible, shape, qkv);
           const cuda::AttentionGradients<T> gradients{data<T>(gradient), data<float>(log_sums),
                                                       data<float>(delta), mutable_data<T>(result)};
-          cuda::launch(cuda::AttentionQueries<T>{trees.input<T>(qkv, false), gradients},
-                       trees.query_blocks() * shape.heads, cuda::kAttentionThreads,
+          cuda::launch(cuda::AttentionQueries<T>{input_of<T>(trees, shape, qkv, false), gradients},
+                       trees.query_blocks * shape.heads, cuda::kAttentionThreads,
                        cuda::AttentionQueries<T>::shared_floats(shape.head_dim), stream());
-          cuda::launch(cuda::AttentionKeys<T>{trees.input<T>(qkv, true), gradients},
-                       trees.key_blocks() * shape.kv_heads, cuda::kAttentionThreads,
+          cuda::launch(cuda::AttentionKeys<T>{input_of<T>(trees, shape, qkv, true), gradients},
+                       trees.key_blocks * shape.kv_heads, cuda::kAttentionThreads,
                        cuda::AttentionKeys<T>::shared_floats(shape.head_dim), stream());
         });
     return known ? result
@@ -498,18 +481,51 @@ class Cuda final : public Aten {
       k.elements = result.numel();
       k.columns = matrix.columns();
       k.out = mutable_data<T>(result);
-      at::Tensor table, tree;
       if (codes.scale_codes.defined()) {
-        table = on_device(std::vector<float>(codes.table.begin(), codes.table.end()), result);
-        tree = on_device(std::vector<float>(codes.tree.begin(), codes.tree.end()), result);
         k.scale_codes = data<std::uint8_t>(codes.scale_codes);
-        k.table = data<float>(table);
-        k.tree = data<float>(tree);
+        k.table = data<float>(constant(codes.table, result.device()));
+        k.tree = data<float>(constant(codes.tree, result.device()));
         k.scale_mean = codes.scale_mean;
       }
       cuda::launch_elements(k, k.elements, stream());
     });
     return result;
+  }
+
+  static bool run_norm(const NormRows& rows, const at::Tensor& x, const at::Tensor& residual,
+                       const at::Tensor& y, Norm::Statistics* statistics) {
+    const bool centred = rows.spec.kind == NormSpec::Kind::kLayer;
+    return for_type(x.scalar_type(), [&]<typename T>(T) {
+      if (statistics != nullptr) {
+        const auto options = x.options().dtype(at::kFloat);
+        statistics->inverse = at::empty({x.size(0), rows.groups}, options);
+        if (centred) statistics->mean = at::empty({x.size(0), rows.groups}, options);
+      }
+      cuda::NormForward<T> k{};
+      k.x = data<T>(x) + rows.first;
+      k.weight = data<T>(rows.weight);
+      k.bias = data<T>(rows.bias);
+      if (residual.defined()) {
+        k.residual = data<T>(residual) + rows.first;
+        k.residual_stride = residual.size(1);
+      }
+      k.y = mutable_data<T>(y) + rows.first;
+      if (statistics != nullptr) {
+        k.inverse = mutable_data<float>(statistics->inverse);
+        k.mean = centred ? mutable_data<float>(statistics->mean) : nullptr;
+      }
+      k.x_stride = x.size(1);
+      k.y_stride = y.size(1);
+      k.groups = rows.groups;
+      k.width = rows.spec.width;
+      k.weight_stride = rows.has_own_weights() ? rows.spec.width : 0;
+      k.eps = static_cast<float>(rows.spec.eps);
+      k.plus = rows.spec.plus_one ? 1 : 0;
+      k.centred = centred;
+      k.rounds_before_weight = rows.spec.rounds_before_weight;
+      cuda::launch(k, x.size(0) * rows.groups, kRowThreads,
+                   cuda::NormForward<T>::kSharedPerThread * kRowThreads, stream());
+    });
   }
 
   static bool turn(const at::Tensor& qkv, const AttentionShape& shape, const RotaryTable& table,

@@ -254,16 +254,18 @@ struct Finish : Elementwise {
   }
 };
 
-/// Operations::norm: a block for one group of one row (model/norm.h). Shared: `threads` floats.
+/// Operations::norm and norm_add: a block for one group of one row (model/norm.h). Shared:
+/// `threads` floats.
 template <typename T>
 struct NormForward {
   const T* x;
   const T* weight;
-  const T* bias;   ///< Or null
-  T* y;            ///< May be x
-  float* inverse;  ///< [rows, groups] or null
-  float* mean;     ///< kLayer; or null
-  std::int64_t x_stride, y_stride, groups, width, weight_stride;
+  const T* bias;      ///< Or null
+  const T* residual;  ///< Added to what the element type holds of the norm; or null
+  T* y;               ///< May be x or residual
+  float* inverse;     ///< [rows, groups] or null
+  float* mean;        ///< kLayer; or null
+  std::int64_t x_stride, residual_stride, y_stride, groups, width, weight_stride;
   float eps, plus;
   bool centred, rounds_before_weight;
 
@@ -316,6 +318,9 @@ struct NormForward {
       if (rounds_before_weight) value = rounded<T>(value);
       value *= widen(weight[group * weight_stride + i]) + plus;
       if (bias != nullptr) value += widen(bias[group * weight_stride + i]);
+      if (residual != nullptr) {
+        value = rounded<T>(value) + widen(residual[row * residual_stride + group * width + i]);
+      }
       out[i] = narrow<T>(value);
     }
     if (at.thread != 0 || inverse == nullptr) return;

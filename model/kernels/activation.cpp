@@ -216,9 +216,9 @@ void for_activation(Activation activation, const Body& body) {
   }
 }
 
-/// Whether there are kernels of AVX-512 BF16 for it.
-bool is_fast(const MlpSpec& mlp) {
-  return mlp.gated && mlp.activation == Activation::kSilu && kernel::has_bf16_rows();
+/// The row kernels of BFloat16 where they have this activation.
+const kernel::RowKernels* fast_rows(const MlpSpec& mlp) {
+  return mlp.gated && mlp.activation == Activation::kSilu ? kernel::bf16_rows() : nullptr;
 }
 
 }  // namespace
@@ -236,10 +236,10 @@ at::Tensor Processor::activate(const at::Tensor& up, const MlpSpec& mlp) const {
           });
     }
     if constexpr (std::is_same_v<T, c10::BFloat16>) {
-      if (is_fast(mlp)) {
+      if (const kernel::RowKernels* const fast = fast_rows(mlp)) {
         return kernel::parallel_for(up.size(0), kernel::grain(width),
                                     [&](std::int64_t begin, std::int64_t end) {
-                                      kernel::silu_rows(in, out, width, begin, end);
+                                      fast->silu_rows(in, out, width, begin, end);
                                     });
       }
     }
@@ -267,11 +267,11 @@ void Processor::activate_backward_(const at::Tensor& up, const at::Tensor& dy,
           });
     }
     if constexpr (std::is_same_v<T, c10::BFloat16>) {
-      if (is_fast(mlp)) {
-        return kernel::parallel_for(
-            up.size(0), kernel::grain(width), [&](std::int64_t begin, std::int64_t end) {
-              kernel::silu_backward_rows(in_out, gradient, width, begin, end);
-            });
+      if (const kernel::RowKernels* const fast = fast_rows(mlp)) {
+        return kernel::parallel_for(up.size(0), kernel::grain(width),
+                                    [&](std::int64_t begin, std::int64_t end) {
+                                      fast->silu_backward_rows(in_out, gradient, width, begin, end);
+                                    });
       }
     }
     for_activation(mlp.activation, [&](auto f) {

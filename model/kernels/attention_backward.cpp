@@ -19,9 +19,9 @@ WEFT_INLINE void put_gradients(const Job<T>& job, T* to, const Wide<T>* score,
                                const Wide<T>* gradient, const Seen& seen, Wide<T> log_sum,
                                Wide<T> delta) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (kernel::has_bf16_rows()) {
-      return kernel::score_gradients(to + seen.first, score + seen.first, gradient + seen.first,
-                                     seen.last - seen.first, job.scale, log_sum, delta);
+    if (const kernel::RowKernels* const fast = kernel::bf16_rows()) {
+      return fast->score_gradients(to + seen.first, score + seen.first, gradient + seen.first,
+                                   seen.last - seen.first, job.scale, log_sum, delta);
     }
   }
   for (std::int64_t j = seen.first; j < seen.last; ++j) {
@@ -148,10 +148,10 @@ WEFT_INLINE void weigh(const Job<T>& job, const Visibility::Block& tile, const C
       continue;
     }
     if constexpr (std::is_same_v<T, c10::BFloat16>) {
-      if (kernel::has_bf16_rows()) {
-        kernel::score_gradients_across(weight + first, weight_gradient + first, score + first,
-                                       gradient + first, log_sum + first, delta + first,
-                                       last - first, job.scale);
+      if (const kernel::RowKernels* const fast = kernel::bf16_rows()) {
+        fast->score_gradients_across(weight + first, weight_gradient + first, score + first,
+                                     gradient + first, log_sum + first, delta + first, last - first,
+                                     job.scale);
         continue;
       }
     }

@@ -79,8 +79,8 @@ WEFT_INLINE void multiply_keys(const Step<T>& s, const Wide<T>* queries) {
   using W = Wide<T>;
   const std::int64_t dim = s.head_dim;
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (kernel::has_bf16_rows())
-      return kernel::products_with_keys({s.keys, s.count, dim}, queries, s.group, s.scores);
+    if (const kernel::RowKernels* const fast = kernel::bf16_rows())
+      return fast->products_with_keys({s.keys, s.count, dim}, queries, s.group, s.scores);
   }
   for (std::int64_t j = 0; j < s.count; ++j) {
     const T* const key = s.keys + j * dim;
@@ -99,8 +99,8 @@ WEFT_INLINE void sum_values(const Step<T>& s, Wide<T>* sums) {
   using W = Wide<T>;
   const std::int64_t dim = s.head_dim;
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (kernel::has_bf16_rows())
-      return kernel::sums_of_values({s.values, s.count, dim}, s.scores, s.group, sums);
+    if (const kernel::RowKernels* const fast = kernel::bf16_rows())
+      return fast->sums_of_values({s.values, s.count, dim}, s.scores, s.group, sums);
   }
   std::fill_n(sums, s.group * dim, W(0));
   for (std::int64_t j = 0; j < s.count; ++j) {

@@ -210,8 +210,8 @@ template <typename T>
 WEFT_INLINE Wide<T> scale_scores(Wide<T>* score, std::int64_t first, std::int64_t last,
                                  Wide<T> scale, Wide<T> most) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (kernel::has_bf16_rows())
-      return kernel::scale_scores(score + first, last - first, scale, most);
+    if (const kernel::RowKernels* const fast = kernel::bf16_rows())
+      return fast->scale_scores(score + first, last - first, scale, most);
   }
 #pragma omp simd reduction(max : most)
   for (std::int64_t j = first; j < last; ++j) {
@@ -226,7 +226,8 @@ template <typename T>
 WEFT_INLINE Wide<T> exponentials(Wide<T>* score, std::int64_t first, std::int64_t last,
                                  Wide<T> most) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (kernel::has_bf16_rows()) return kernel::exponentials(score + first, last - first, most);
+    if (const kernel::RowKernels* const fast = kernel::bf16_rows())
+      return fast->exponentials(score + first, last - first, most);
   }
   Wide<T> total = 0;
 #pragma omp simd reduction(+ : total)
@@ -241,8 +242,8 @@ template <typename T>
 WEFT_INLINE void put_weights(T* weight, const Wide<T>* score, std::int64_t first, std::int64_t last,
                              Wide<T> share) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (kernel::has_bf16_rows())
-      return kernel::weights_row(weight + first, score + first, last - first, share);
+    if (const kernel::RowKernels* const fast = kernel::bf16_rows())
+      return fast->weights_row(weight + first, score + first, last - first, share);
   }
   for (std::int64_t j = first; j < last; ++j) weight[j] = kernel::narrow<T>(score[j] * share);
 }

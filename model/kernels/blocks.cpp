@@ -1,7 +1,6 @@
 #include "model/kernels/blocks.h"
 
 #include "core/clones.h"
-#include "model/kernels/bf16_rows.h"
 
 #define WEFT_LANES_INLINE WEFT_INLINE
 #include "model/kernels/blocks_lanes.h"
@@ -63,7 +62,8 @@ WEFT_CLONES void put_pairs(Storage storage, BFloat16* to, std::int64_t lanes,
 
 void put(Storage storage, BFloat16* to, std::int64_t lanes, const std::uint8_t* strip,
          std::int64_t begin, std::int64_t k) {
-  if (has_bf16_rows()) return pack_strip_fast(storage, to, lanes, strip, begin, k);
+  if (woven_kernels().pack_strip != nullptr)
+    return woven_kernels().pack_strip(storage, to, lanes, strip, begin, k);
   put_pairs(storage, to, lanes, strip, begin, k);
 }
 
@@ -80,7 +80,23 @@ void pack_woven_of(E* to, const WovenRows& b, std::int64_t first, std::int64_t c
   }
 }
 
+WovenKernels kernels_for(Set set) {
+  switch (set) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    case Set::kAmx: return {kWovenOfAvx512Bf16.pack_strip, nullptr};
+    case Set::kAvx512Bf16: return kWovenOfAvx512Bf16;
+    case Set::kAvx2: return kWovenOfAvx2;
+#endif
+    default: return {nullptr, nullptr};
+  }
+}
+
 }  // namespace
+
+const WovenKernels& woven_kernels() {
+  static const WovenKernels kChosen = kernels_for(chosen_set());
+  return kChosen;
+}
 
 void pack_woven(float* to, const WovenRows& b, std::int64_t first, std::int64_t columns,
                 std::int64_t begin, std::int64_t k, const Layout& layout) {

@@ -44,22 +44,28 @@ void pack_woven(c10::BFloat16* to, const WovenRows& b, std::int64_t first, std::
                 std::int64_t begin, std::int64_t k,
                 const Layout& layout = layout_of<c10::BFloat16>());
 
-/// Whether multiply_woven() is there: where BFloat16 is multiplied in pairs (Set::kAvx512Bf16).
-[[nodiscard]] bool multiplies_woven();
-
-/// Rows of the left operand that it takes, and columns of the result.
+/// Rows of the left operand that WovenKernels::multiply takes, and columns of the result.
 inline constexpr std::int64_t kMostRowsOfWoven = 4;
 inline constexpr std::int64_t kColumnsOfWoven = 2 * kLanes;
 
-/// c [m, n] (rows c_stride apart) = a [m, k] (rows a_stride apart) times rows [first, first + n) of
-/// b, transposed: with the bits of the chosen kernel, and no packed panel between. n is a multiple
-/// of kLanes, up to kColumnsOfWoven; k is a row of b.
-void multiply_woven(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
-                    const WovenRows& b, std::int64_t first, const Extent& extent);
-
-/// Elements [begin, begin + k) of a strip as [k / 2][lanes][2] BFloat16, by the processor's own
-/// conversion. Only where has_bf16_rows() (model/kernels/bf16_rows.h).
-void pack_strip_fast(checkpoint::Storage storage, c10::BFloat16* to, std::int64_t lanes,
+/// What a set of instructions has of its own for woven blocks.
+struct WovenKernels {
+  /// Elements [begin, begin + k) of a strip as [k / 2][lanes][2] BFloat16.
+  void (*pack_strip)(checkpoint::Storage storage, c10::BFloat16* to, std::int64_t lanes,
                      const std::uint8_t* strip, std::int64_t begin, std::int64_t k);
+  /// c [m, n] (rows c_stride apart) = a [m, k] (rows a_stride apart) times rows [first, first + n)
+  /// of b, transposed: with the bits of the set's kernel for BFloat16, and no packed panel between.
+  /// m is up to kMostRowsOfWoven; n a multiple of kLanes, up to kColumnsOfWoven; k is a row of b.
+  void (*multiply)(float* c, std::int64_t c_stride, const c10::BFloat16* a, std::int64_t a_stride,
+                   const WovenRows& b, std::int64_t first, const Extent& extent);
+};
+
+/// Those of the chosen set, or one of them null: AMX multiplies few rows as it does many.
+[[nodiscard]] const WovenKernels& woven_kernels();
+
+#if defined(__x86_64__) && defined(__GNUC__)
+extern const WovenKernels kWovenOfAvx512Bf16;
+extern const WovenKernels kWovenOfAvx2;
+#endif
 
 }  // namespace weft::model::kernel

@@ -12,7 +12,7 @@
 
 // How a strip of woven blocks is read, in vectors of 16 lanes. Included by a file for each set of
 // instructions, which says in WEFT_LANES_INLINE what its functions are compiled for, and in
-// WEFT_LANES_INTRINSICS whether they may be AVX-512's.
+// WEFT_LANES_INTRINSICS whether they may be AVX-512's, or in WEFT_LANES_AVX2 whether AVX2's.
 //
 // Sixteen blocks (checkpoint/dequantize.cpp explains them) lie as their heads, row by row or number
 // by number, and the codes of their units of 32 elements. Pair p of a unit are elements 2 p and 2 p
@@ -29,9 +29,56 @@
 namespace weft::model::kernel {
 namespace {
 
+#ifdef WEFT_LANES_AVX2
+/// Sixteen lanes in two registers: of vectors that are wider than those the compiler makes memory.
+struct Integers {
+  __m256i first, second;
+};
+struct Floats {
+  __m256 first, second;
+};
+WEFT_LANES_INLINE Integers operator&(const Integers& x, int mask) {
+  const __m256i all = _mm256_set1_epi32(mask);
+  return {_mm256_and_si256(x.first, all), _mm256_and_si256(x.second, all)};
+}
+WEFT_LANES_INLINE Integers operator|(const Integers& x, const Integers& y) {
+  return {_mm256_or_si256(x.first, y.first), _mm256_or_si256(x.second, y.second)};
+}
+WEFT_LANES_INLINE Integers operator>>(const Integers& x, int bits) {
+  return {_mm256_srli_epi32(x.first, bits), _mm256_srli_epi32(x.second, bits)};
+}
+WEFT_LANES_INLINE Integers operator<<(const Integers& x, int bits) {
+  return {_mm256_slli_epi32(x.first, bits), _mm256_slli_epi32(x.second, bits)};
+}
+WEFT_LANES_INLINE Integers operator-(const Integers& x, int y) {
+  const __m256i all = _mm256_set1_epi32(y);
+  return {_mm256_sub_epi32(x.first, all), _mm256_sub_epi32(x.second, all)};
+}
+WEFT_LANES_INLINE Integers& operator&=(Integers& x, int mask) { return x = x & mask; }
+WEFT_LANES_INLINE Integers& operator|=(Integers& x, const Integers& y) { return x = x | y; }
+WEFT_LANES_INLINE Floats operator*(const Floats& x, const Floats& y) {
+  return {_mm256_mul_ps(x.first, y.first), _mm256_mul_ps(x.second, y.second)};
+}
+WEFT_LANES_INLINE Floats operator*(const Floats& x, float y) {
+  return {_mm256_mul_ps(x.first, _mm256_set1_ps(y)), _mm256_mul_ps(x.second, _mm256_set1_ps(y))};
+}
+WEFT_LANES_INLINE Floats operator+(const Floats& x, const Floats& y) {
+  return {_mm256_add_ps(x.first, y.first), _mm256_add_ps(x.second, y.second)};
+}
+WEFT_LANES_INLINE Floats operator-(const Floats& x) {
+  const __m256 sign = _mm256_set1_ps(-0.0F);
+  return {_mm256_xor_ps(x.first, sign), _mm256_xor_ps(x.second, sign)};
+}
+WEFT_LANES_INLINE Floats floats_of(const Integers& x) {
+  return {_mm256_cvtepi32_ps(x.first), _mm256_cvtepi32_ps(x.second)};
+}
+#define WEFT_LANES_FLOATS(x) floats_of(x)
+#else
 typedef std::uint32_t Words __attribute__((vector_size(64), aligned(2), may_alias));
 typedef std::int32_t Integers __attribute__((vector_size(64), aligned(2), may_alias));
 typedef float Floats __attribute__((vector_size(64), aligned(2), may_alias));
+#define WEFT_LANES_FLOATS(x) __builtin_convertvector(x, Floats)
+#endif
 
 constexpr int kUnit = 32;   ///< Elements of a row in a unit
 constexpr int kPairs = 16;  ///< Of a unit
@@ -44,6 +91,9 @@ WEFT_LANES_INLINE void widen_bytes(const std::uint8_t* at, Integers& to) {
 #ifdef WEFT_LANES_INTRINSICS
   to = reinterpret_cast<Integers>(
       _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+#elif defined(WEFT_LANES_AVX2)
+  to = {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at))),
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at + 8)))};
 #else
   alignas(64) std::int32_t all[kLanes];
   for (int i = 0; i < kLanes; ++i) all[i] = at[i];
@@ -55,6 +105,9 @@ WEFT_LANES_INLINE void widen_signed_bytes(const std::uint8_t* at, Integers& to) 
 #ifdef WEFT_LANES_INTRINSICS
   to = reinterpret_cast<Integers>(
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+#elif defined(WEFT_LANES_AVX2)
+  to = {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at))),
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at + 8)))};
 #else
   alignas(64) std::int32_t all[kLanes];
   for (int i = 0; i < kLanes; ++i) all[i] = static_cast<std::int8_t>(at[i]);
@@ -67,6 +120,9 @@ WEFT_LANES_INLINE void halves_at(const std::uint8_t* at, Floats& to) {
 #ifdef WEFT_LANES_INTRINSICS
   to = reinterpret_cast<Floats>(
       _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))));
+#elif defined(WEFT_LANES_AVX2)
+  to = {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))),
+        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 16)))};
 #else
   alignas(64) float all[kLanes];
   for (int i = 0; i < kLanes; ++i) {
@@ -90,9 +146,19 @@ struct OfLanes {
 };
 
 WEFT_LANES_INLINE void spread(const Floats& rows, OfLanes& to) {
+#ifdef WEFT_LANES_AVX2
+  const auto twice = [](__m256 eight) WEFT_LANES_LAMBDA {
+    const __m256 lower = _mm256_unpacklo_ps(eight, eight);  // of each half
+    const __m256 upper = _mm256_unpackhi_ps(eight, eight);
+    return Floats{_mm256_permute2f128_ps(lower, upper, 0x20),
+                  _mm256_permute2f128_ps(lower, upper, 0x31)};
+  };
+  to = {twice(rows.first), twice(rows.second)};
+#else
   to.low = __builtin_shufflevector(rows, rows, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   to.high = __builtin_shufflevector(rows, rows, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14,
                                     15, 15);
+#endif
 }
 
 WEFT_LANES_INLINE void codes_of_4_bits(const std::uint8_t* at, Integers& low, Integers& high) {
@@ -112,6 +178,14 @@ WEFT_LANES_INLINE void add_fifth_bits(const std::uint8_t* at, Integers& low, Int
       _mm512_mask_or_epi32(first, static_cast<__mmask16>(bits & 0xffffU), first, sixteen));
   high = reinterpret_cast<Integers>(
       _mm512_mask_or_epi32(second, static_cast<__mmask16>(bits >> 16), second, sixteen));
+#elif defined(WEFT_LANES_AVX2)
+  const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const auto eight = [&](std::uint32_t of) WEFT_LANES_LAMBDA {
+    const __m256i all = _mm256_set1_epi32(static_cast<int>((of & 0xffU) << 4));
+    return _mm256_and_si256(_mm256_srlv_epi32(all, places), _mm256_set1_epi32(16));
+  };
+  low |= Integers{eight(bits), eight(bits >> 8)};
+  high |= Integers{eight(bits >> 16), eight(bits >> 24)};
 #else
   constexpr Words kPlaces = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const Words first = ((bits << 4) >> kPlaces) & 16U;
@@ -134,8 +208,8 @@ WEFT_LANES_INLINE void add_two_bits(const std::uint8_t* at, Integers& low, Integ
 /// x = code * scale + add.
 WEFT_LANES_INLINE void numbers_of(const Integers& low, const Integers& high, const OfLanes& scale,
                                   const OfLanes& add, OfLanes& to) {
-  to.low = __builtin_convertvector(low, Floats) * scale.low + add.low;
-  to.high = __builtin_convertvector(high, Floats) * scale.high + add.high;
+  to.low = WEFT_LANES_FLOATS(low) * scale.low + add.low;
+  to.high = WEFT_LANES_FLOATS(high) * scale.high + add.high;
 }
 
 // A format: bytes of a block, units in it; scales() of a unit of sixteen blocks, numbers() of a
@@ -189,8 +263,8 @@ struct Q8_0 {
     Integers low, high;
     widen_signed_bytes(codes, low);
     widen_signed_bytes(codes + 16, high);
-    to.low = __builtin_convertvector(low, Floats) * s.low;
-    to.high = __builtin_convertvector(high, Floats) * s.high;
+    to.low = WEFT_LANES_FLOATS(low) * s.low;
+    to.high = WEFT_LANES_FLOATS(high) * s.high;
   }
 };
 
@@ -221,8 +295,8 @@ struct SixBitScales {
     Floats d, d_min;
     halves_at(b, d);
     halves_at(b + 2 * kLanes, d_min);
-    spread(__builtin_convertvector(scale, Floats) * d, s.scale);
-    spread(-(__builtin_convertvector(min, Floats) * d_min), s.add);
+    spread(WEFT_LANES_FLOATS(scale) * d, s.scale);
+    spread(-(WEFT_LANES_FLOATS(min) * d_min), s.add);
   }
   WEFT_LANES_INLINE static void numbers(const std::uint8_t* b, const Scales& s, int unit, int pair,
                                         OfLanes& to) {
@@ -250,7 +324,7 @@ struct Q6_K {
     for (int half = 0; half < 2; ++half) {
       Integers codes;
       widen_signed_bytes(b + kScales + kLanes * (2 * unit + half), codes);
-      spread(__builtin_convertvector(codes, Floats) * d, s.of[half]);
+      spread(WEFT_LANES_FLOATS(codes) * d, s.of[half]);
     }
   }
   WEFT_LANES_INLINE static void numbers(const std::uint8_t* b, const Scales& s, int unit, int pair,
@@ -260,8 +334,8 @@ struct Q6_K {
     codes_of_4_bits(b + kHead + 16 * place, low, high);
     add_two_bits(b + kHead + kCodes + 8 * place, low, high);
     const OfLanes& scale = s.of[pair / 8];
-    to.low = __builtin_convertvector(low - 32, Floats) * scale.low;
-    to.high = __builtin_convertvector(high - 32, Floats) * scale.high;
+    to.low = WEFT_LANES_FLOATS(low - 32) * scale.low;
+    to.high = WEFT_LANES_FLOATS(high - 32) * scale.high;
   }
 };
 

@@ -31,6 +31,22 @@ WEFT_INLINE void cap_row(T* z, std::int64_t count, Wide<T> cap) {
     z[j] = narrow<T>(cap * kernel::hyperbolic_tangent(widen(z[j]) / cap));
 }
 
+/// Of e^(z - most). A sum in float that has grown swallows what is small beside it, and a
+/// vocabulary has tens of thousands of such: 2e-5 of a loss. So parts of it are added up in double.
+template <typename T>
+WEFT_INLINE double sum_of_exponentials(const T* z, std::int64_t count, Wide<T> most) {
+  constexpr std::int64_t kPart = 512;
+  double total = 0;
+  for (std::int64_t first = 0; first < count; first += kPart) {
+    const std::int64_t last = std::min(count, first + kPart);
+    Wide<T> part = 0;
+#pragma omp simd reduction(+ : part)
+    for (std::int64_t j = first; j < last; ++j) part += kernel::exponential(widen(z[j]) - most);
+    total += static_cast<double>(part);
+  }
+  return total;
+}
+
 template <typename T>
 WEFT_INLINE void loss_rows_of(const Rows<T>& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {
@@ -39,11 +55,10 @@ WEFT_INLINE void loss_rows_of(const Rows<T>& a, std::int64_t begin, std::int64_t
     Wide<T> most = -std::numeric_limits<Wide<T>>::infinity();
 #pragma omp simd reduction(max : most)
     for (std::int64_t j = 0; j < a.vocabulary; ++j) most = std::max(most, widen(z[j]));
-    Wide<T> sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = 0; j < a.vocabulary; ++j) sum += kernel::exponential(widen(z[j]) - most);
+    const double total = sum_of_exponentials(z, a.vocabulary, most);
+    const auto sum = static_cast<Wide<T>>(total);
     const std::int32_t target = a.targets[row];
-    const double log_sum = std::log(static_cast<double>(sum));
+    const double log_sum = std::log(total);
     a.losses[row] = log_sum - (static_cast<double>(widen(z[target])) - static_cast<double>(most));
     if (!a.want_gradient) continue;
     const auto scale = static_cast<Wide<T>>(a.gradient_scale);

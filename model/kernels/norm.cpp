@@ -81,25 +81,26 @@ WEFT_INLINE void rms_backward_rows_of(const Groups<T>& a, std::int64_t begin, st
   }
 }
 
-/// By AVX-512 BF16.
-void rms_rows_fast(const Groups<c10::BFloat16>& a, std::int64_t begin, std::int64_t end) {
+void rms_rows(const kernel::RowKernels& fast, const Groups<c10::BFloat16>& a, std::int64_t begin,
+              std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {
     for (std::int64_t g = 0; g < a.groups; ++g) {
-      const float s = kernel::rms_row(
-          a.x + row * a.x_stride + g * a.width, a.weight + g * a.weight_stride, a.plus,
-          static_cast<float>(a.eps), a.y + row * a.y_stride + g * a.width, a.width);
+      const float s =
+          fast.rms_row(a.x + row * a.x_stride + g * a.width, a.weight + g * a.weight_stride, a.plus,
+                       static_cast<float>(a.eps), a.y + row * a.y_stride + g * a.width, a.width);
       if (a.inverse != nullptr) a.inverse[row * a.groups + g] = s;
     }
   }
 }
 
-void rms_backward_rows_fast(const Groups<c10::BFloat16>& a, std::int64_t begin, std::int64_t end) {
+void rms_backward_rows(const kernel::RowKernels& fast, const Groups<c10::BFloat16>& a,
+                       std::int64_t begin, std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {
     for (std::int64_t g = 0; g < a.groups; ++g) {
-      kernel::rms_backward_row(a.x + row * a.x_stride + g * a.width, a.weight + g * a.weight_stride,
-                               a.plus, a.inverse[row * a.groups + g],
-                               a.dy + row * a.dy_stride + g * a.width,
-                               a.dx + row * a.dx_stride + g * a.width, a.adds, a.width);
+      fast.rms_backward_row(a.x + row * a.x_stride + g * a.width, a.weight + g * a.weight_stride,
+                            a.plus, a.inverse[row * a.groups + g],
+                            a.dy + row * a.dy_stride + g * a.width,
+                            a.dx + row * a.dx_stride + g * a.width, a.adds, a.width);
     }
   }
 }
@@ -220,7 +221,8 @@ template <typename T>
 void forward_rows(const NormSpec& spec, const Groups<T>& a, std::int64_t begin, std::int64_t end) {
   if (spec.kind != NormSpec::Kind::kRms) return layer_rows(a, begin, end);
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (a.rounds_before_weight && kernel::has_bf16_rows()) return rms_rows_fast(a, begin, end);
+    const kernel::RowKernels* const fast = kernel::bf16_rows();
+    if (a.rounds_before_weight && fast != nullptr) return rms_rows(*fast, a, begin, end);
   }
   rms_rows(a, begin, end);
 }
@@ -229,7 +231,8 @@ template <typename T>
 void backward_rows(const NormSpec& spec, const Groups<T>& a, std::int64_t begin, std::int64_t end) {
   if (spec.kind != NormSpec::Kind::kRms) return layer_backward_rows(a, begin, end);
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    if (kernel::has_bf16_rows()) return rms_backward_rows_fast(a, begin, end);
+    if (const kernel::RowKernels* const fast = kernel::bf16_rows())
+      return rms_backward_rows(*fast, a, begin, end);
   }
   rms_backward_rows(a, begin, end);
 }

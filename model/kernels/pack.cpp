@@ -211,15 +211,16 @@ void pack_strip(E* to, std::int64_t lanes, const MatrixView<E>& b, std::int64_t 
 std::int64_t interleave_whole_pairs(c10::BFloat16* to, const MatrixView<c10::BFloat16>& b,
                                     std::int64_t first, std::int64_t columns, std::int64_t k,
                                     std::int64_t strip, std::int64_t depth) {
-  if (b.column_stride != 1 || columns % kLanes != 0 || !has_bf16_rows()) return 0;
+  const RowKernels* const fast = bf16_rows();
+  if (b.column_stride != 1 || columns % kLanes != 0 || fast == nullptr) return 0;
   const std::int64_t whole = k / 2 * 2;
-  interleave_pairs({.to = to,
-                    .from = b.data + first,
-                    .to_stride = 2 * strip,
-                    .strip_stride = strip == kLanes ? depth * strip : 2 * kLanes,
-                    .from_stride = b.row_stride,
-                    .rows = whole,
-                    .columns = columns});
+  fast->interleave_pairs({.to = to,
+                          .from = b.data + first,
+                          .to_stride = 2 * strip,
+                          .strip_stride = strip == kLanes ? depth * strip : 2 * kLanes,
+                          .from_stride = b.row_stride,
+                          .rows = whole,
+                          .columns = columns});
   return whole;
 }
 

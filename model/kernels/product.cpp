@@ -82,23 +82,24 @@ WEFT_INLINE void finish_of(const Target& t, const W* sums, const Block& block) {
 WEFT_FINISH(float, float, float)
 WEFT_FINISH(double, double, double)
 WEFT_FINISH(c10::BFloat16, c10::BFloat16, float)
-/// The same by the processor's own conversion.
-void finish_fast(const Target& t, const float* sums, const Block& block) {
+/// The same by the row kernels of BFloat16.
+void finish(const kernel::RowKernels& fast, const Target& t, const float* sums,
+            const Block& block) {
   using c10::BFloat16;
-  kernel::Finish finish{.to = static_cast<BFloat16*>(t.c) + block.row * t.stride + block.column,
-                        .sums = sums,
-                        .to_stride = t.stride,
-                        .sums_stride = block.stride,
-                        .rows = block.rows,
-                        .columns = block.columns,
-                        .scale = static_cast<float>(t.scale)};
-  if (t.bias != nullptr) finish.bias = static_cast<const BFloat16*>(t.bias) + block.column;
+  kernel::Finish rows{.to = static_cast<BFloat16*>(t.c) + block.row * t.stride + block.column,
+                      .sums = sums,
+                      .to_stride = t.stride,
+                      .sums_stride = block.stride,
+                      .rows = block.rows,
+                      .columns = block.columns,
+                      .scale = static_cast<float>(t.scale)};
+  if (t.bias != nullptr) rows.bias = static_cast<const BFloat16*>(t.bias) + block.column;
   if (t.residual != nullptr) {
-    finish.residual_stride = t.residual_stride;
-    finish.residual =
+    rows.residual_stride = t.residual_stride;
+    rows.residual =
         static_cast<const BFloat16*>(t.residual) + block.row * t.residual_stride + block.column;
   }
-  kernel::finish_rows(finish);
+  fast.finish_rows(rows);
 }
 WEFT_FINISH(c10::BFloat16, float, float)
 WEFT_FINISH(double, float, double)
@@ -207,7 +208,9 @@ class Product final : public Shared {
   /// Whether the first term is multiplied without a packed panel.
   static bool is_woven(const std::vector<Term<E>>& terms, std::int64_t m) {
     if constexpr (!std::is_same_v<E, c10::BFloat16>) return false;
-    if (terms.empty() || m > kernel::kMostRowsOfWoven || !kernel::multiplies_woven()) return false;
+    if (terms.empty() || m > kernel::kMostRowsOfWoven ||
+        kernel::woven_kernels().multiply == nullptr)
+      return false;
     const Term<E>& term = terms.front();
     return term.turned && term.a.column_stride == 1 && term.quantised->woven().data != nullptr;
   }
@@ -412,7 +415,8 @@ class Product final : public Shared {
 
   void finish_chunk(const Sum* sums, const Block& block) const {
     if constexpr (std::is_same_v<C, c10::BFloat16>) {
-      if (!target_.add && kernel::has_bf16_rows()) return finish_fast(target_, sums, block);
+      const kernel::RowKernels* const fast = kernel::bf16_rows();
+      if (!target_.add && fast != nullptr) return finish(*fast, target_, sums, block);
     }
     finish(target_, E{}, C{}, sums, block);
   }
@@ -424,9 +428,10 @@ class Product final : public Shared {
     if constexpr (std::is_same_v<E, c10::BFloat16>) {
       if (multiplies_woven_ && !pieces.empty() && pieces.front().term == 0) {
         const Left& a = left.front();
-        return kernel::multiply_woven(sums, chunk.stride, a.data + row * a.stride, a.stride,
-                                      terms_.front().quantised->woven(), chunk.column,
-                                      {chunk.rows, lanes, pieces.front().depth});
+        return kernel::woven_kernels().multiply(sums, chunk.stride, a.data + row * a.stride,
+                                                a.stride, terms_.front().quantised->woven(),
+                                                chunk.column,
+                                                {chunk.rows, lanes, pieces.front().depth});
       }
       if (const kernel::MultiplyChain chain = kernel::kernels().chain_of_bfloat16) {
         thread_local std::vector<kernel::Link> links;

@@ -15,7 +15,10 @@ namespace weft::model::kernel {
 namespace {
 
 #if defined(__x86_64__) && defined(__GNUC__)
-bool has_avx2() noexcept { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx2() noexcept {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
 bool has_avx512() noexcept {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && has_avx2();
@@ -29,8 +32,8 @@ bool has_avx512() noexcept { return false; }
 bool has_avx512_bf16() noexcept { return false; }
 bool is_intel() noexcept { return false; }
 #endif
-/// The rows between products are those of AVX-512 BF16 (model/kernels/bf16_rows.h), which a
-/// hypervisor may hide.
+/// The rows between products are those of AVX-512 BF16 (model/kernels/bf16_rows_avx512_bf16.cpp),
+/// which a hypervisor may hide.
 bool has_amx_and_rows() noexcept { return has_avx512_bf16() && has_amx(); }
 bool always() noexcept { return true; }
 
@@ -124,7 +127,8 @@ Set chosen_set() {
 }
 
 bool prefers_bfloat16(Set set) noexcept {
-  return set == Set::kAmx || set == Set::kAvx512Bf16 || set == Set::kAmxEmulated;
+  return set == Set::kAmx || set == Set::kAvx512Bf16 || set == Set::kAvx2 ||
+         set == Set::kAmxEmulated;
 }
 
 }  // namespace weft::model::kernel

@@ -45,7 +45,7 @@ enum class Set : std::uint8_t {
 /// Whether WEFT_KERNELS names it.
 [[nodiscard]] bool is_forced() noexcept;
 
-/// Whether products of BFloat16 are faster than those of float under it.
+/// Whether a model is computed faster in BFloat16 than in float under it (docs/performance.md).
 [[nodiscard]] bool prefers_bfloat16(Set set) noexcept;
 
 }  // namespace weft::model::kernel

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "model/kernels/kernel_math.h"
@@ -18,11 +19,12 @@ using namespace model::kernel;
 using c10::BFloat16;
 constexpr double kRounding = 1.0 / 256;  // half a unit in the last of BFloat16's eight bits
 
-class BFloat16Rows : public testing::Test {
+class BFloat16Rows : public testing::TestWithParam<Set> {
  protected:
   void SetUp() override {
-    if (!is_available(Set::kAvx512Bf16)) GTEST_SKIP() << "this processor lacks avx512_bf16";
+    if (!is_available(GetParam())) GTEST_SKIP() << "this processor lacks these instructions";
   }
+  static const RowKernels& kernels() { return *bf16_rows_of(GetParam()); }
   std::vector<BFloat16> random_row(std::int64_t count, float spread = 2) {
     std::normal_distribution<float> normal(0, spread);
     std::vector<BFloat16> row(static_cast<std::size_t>(count));
@@ -46,14 +48,14 @@ class BFloat16Rows : public testing::Test {
   std::mt19937_64 random_{1};
 };
 
-TEST_F(BFloat16Rows, SiluAndItsGradient) {
+TEST_P(BFloat16Rows, SiluAndItsGradient) {
   for (const std::int64_t n : kCounts) {
     const auto in = random_row(2 * n, 6);
     std::vector<BFloat16> y(static_cast<std::size_t>(n) + 1, BFloat16(7));
-    silu_rows(in.data(), y.data(), n, 0, 1);
+    kernels().silu_rows(in.data(), y.data(), n, 0, 1);
     const auto dy = random_row(n);
     auto gradient = in;
-    silu_backward_rows(gradient.data(), dy.data(), n, 0, 1);
+    kernels().silu_backward_rows(gradient.data(), dy.data(), n, 0, 1);
     for (std::int64_t i = 0; i < n; ++i) {
       const auto at = static_cast<std::size_t>(i);
       const auto up_at = static_cast<std::size_t>(n + i);
@@ -69,7 +71,7 @@ TEST_F(BFloat16Rows, SiluAndItsGradient) {
   }
 }
 
-TEST_F(BFloat16Rows, SiluOfExtremesIsWhatItIsElsewhere) {
+TEST_P(BFloat16Rows, SiluOfExtremesIsWhatItIsElsewhere) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const std::vector<float> gates{-1e38F, -300, -89,       -87,           0,
                                  88,     300,  kInfinity, std::nanf(""), -kInfinity};
@@ -77,7 +79,7 @@ TEST_F(BFloat16Rows, SiluOfExtremesIsWhatItIsElsewhere) {
   for (const float g : gates) in.emplace_back(g);
   in.resize(2 * gates.size(), BFloat16(1));
   std::vector<BFloat16> y(gates.size());
-  silu_rows(in.data(), y.data(), static_cast<std::int64_t>(gates.size()), 0, 1);
+  kernels().silu_rows(in.data(), y.data(), static_cast<std::int64_t>(gates.size()), 0, 1);
   for (std::size_t i = 0; i < gates.size(); ++i) {
     const float x = static_cast<float>(BFloat16(gates[i]));
     const auto wanted = static_cast<double>(x * sigmoid(x));  // of the plain rows
@@ -91,7 +93,7 @@ TEST_F(BFloat16Rows, SiluOfExtremesIsWhatItIsElsewhere) {
   }
 }
 
-TEST_F(BFloat16Rows, SumsAreFinishedInTheOrderOfTheModules) {
+TEST_P(BFloat16Rows, SumsAreFinishedInTheOrderOfTheModules) {
   constexpr std::int64_t kRows = 3;
   for (const std::int64_t n : kCounts) {
     const auto sums = random_floats(kRows * (n + 2));
@@ -124,27 +126,27 @@ TEST_F(BFloat16Rows, SumsAreFinishedInTheOrderOfTheModules) {
             << "written beyond the row";
       }
     };
-    finish_rows(finish);
+    kernels().finish_rows(finish);
     expect(false);
     finish.bias = finish.residual = nullptr;
     finish.scale = 1;
-    finish_rows(finish);
+    kernels().finish_rows(finish);
     expect(true);
   }
 }
 
-TEST_F(BFloat16Rows, PairsLieTogether) {
+TEST_P(BFloat16Rows, PairsLieTogether) {
   constexpr std::int64_t kRows = 4;
   for (const std::int64_t n : kCounts) {
     const auto from = random_row(kRows * (n + 5));
     std::vector<BFloat16> to(static_cast<std::size_t>(kRows / 2 * (2 * n + 1)), BFloat16(7));
-    interleave_pairs({.to = to.data(),
-                      .from = from.data(),
-                      .to_stride = 2 * n + 1,
-                      .strip_stride = 32,
-                      .from_stride = n + 5,
-                      .rows = kRows,
-                      .columns = n});
+    kernels().interleave_pairs({.to = to.data(),
+                                .from = from.data(),
+                                .to_stride = 2 * n + 1,
+                                .strip_stride = 32,
+                                .from_stride = n + 5,
+                                .rows = kRows,
+                                .columns = n});
     for (std::int64_t row = 0; row < kRows / 2; ++row) {
       const BFloat16* const pairs = to.data() + row * (2 * n + 1);
       for (std::int64_t i = 0; i < n; ++i) {
@@ -156,7 +158,7 @@ TEST_F(BFloat16Rows, PairsLieTogether) {
   }
 }
 
-TEST_F(BFloat16Rows, ATokenReadsTheKeysAndValuesOfAHead) {
+TEST_P(BFloat16Rows, ATokenReadsTheKeysAndValuesOfAHead) {
   for (const std::int64_t dim : {8, 16, 64, 72, 128}) {
     for (const std::int64_t count : {1, 3, 4, 17}) {
       for (const std::int64_t group : {1, 3, 4, 7}) {
@@ -170,8 +172,9 @@ TEST_F(BFloat16Rows, ATokenReadsTheKeysAndValuesOfAHead) {
         const auto weights = floats(group * count);
         const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
         std::vector<float> scores(at(group * count + 1), 7), sums(at(group * dim + 1), 7);
-        products_with_keys({rows.data(), count, dim}, queries.data(), group, scores.data());
-        sums_of_values({rows.data(), count, dim}, weights.data(), group, sums.data());
+        kernels().products_with_keys({rows.data(), count, dim}, queries.data(), group,
+                                     scores.data());
+        kernels().sums_of_values({rows.data(), count, dim}, weights.data(), group, sums.data());
         for (std::int64_t g = 0; g < group; ++g) {
           for (std::int64_t j = 0; j < count; ++j) {
             double dot = 0;
@@ -193,13 +196,13 @@ TEST_F(BFloat16Rows, ATokenReadsTheKeysAndValuesOfAHead) {
   }
 }
 
-TEST_F(BFloat16Rows, RootMeanSquareNormAndItsGradient) {
+TEST_P(BFloat16Rows, RootMeanSquareNormAndItsGradient) {
   for (const std::int64_t n : kCounts) {
     const auto x = random_row(n);
     const auto weight = random_row(n, 1);
     const auto dy = random_row(n);
     std::vector<BFloat16> y(x.size());
-    const float s = rms_row(x.data(), weight.data(), 1, 1e-5F, y.data(), n);
+    const float s = kernels().rms_row(x.data(), weight.data(), 1, 1e-5F, y.data(), n);
     double squares = 0;
     double dot = 0;
     for (std::size_t i = 0; i < x.size(); ++i) {
@@ -210,7 +213,7 @@ TEST_F(BFloat16Rows, RootMeanSquareNormAndItsGradient) {
     EXPECT_NEAR(static_cast<double>(s), exact, 1e-5 * exact);
     auto dx = random_row(n);
     const auto before = dx;
-    rms_backward_row(x.data(), weight.data(), 1, s, dy.data(), dx.data(), true, n);
+    kernels().rms_backward_row(x.data(), weight.data(), 1, s, dy.data(), dx.data(), true, n);
     for (std::size_t i = 0; i < x.size(); ++i) {
       expect_near(y[i], rounded(of(x[i]) * static_cast<double>(s)) * (of(weight[i]) + 1));
       const double through = exact * (of(weight[i]) + 1) * of(dy[i]);
@@ -221,12 +224,12 @@ TEST_F(BFloat16Rows, RootMeanSquareNormAndItsGradient) {
   }
 }
 
-TEST_F(BFloat16Rows, SoftmaxOfScoresAndItsGradient) {
+TEST_P(BFloat16Rows, SoftmaxOfScoresAndItsGradient) {
   constexpr float kScale = 0.3F;
   for (const std::int64_t n : kCounts) {
     const auto scores = random_floats(n, 20);
     auto row = scores;
-    const float most = scale_scores(row.data(), n, kScale, -1000);
+    const float most = kernels().scale_scores(row.data(), n, kScale, -1000);
     double largest = -1000;
     for (std::size_t i = 0; i < row.size(); ++i) {
       const double wanted = rounded(static_cast<double>(scores[i])) * static_cast<double>(kScale);
@@ -234,9 +237,9 @@ TEST_F(BFloat16Rows, SoftmaxOfScoresAndItsGradient) {
       largest = std::max(largest, static_cast<double>(row[i]));
     }
     EXPECT_EQ(static_cast<double>(most), largest);
-    EXPECT_EQ(scale_scores(std::vector<float>(scores).data(), n, kScale, 1000), 1000);
+    EXPECT_EQ(kernels().scale_scores(std::vector<float>(scores).data(), n, kScale, 1000), 1000);
     const auto scaled = row;
-    const float total = exponentials(row.data(), n, most);
+    const float total = kernels().exponentials(row.data(), n, most);
     double sum = 0;
     for (std::size_t i = 0; i < row.size(); ++i) {
       const double wanted = std::exp(static_cast<double>(scaled[i]) - static_cast<double>(most));
@@ -245,14 +248,14 @@ TEST_F(BFloat16Rows, SoftmaxOfScoresAndItsGradient) {
     }
     EXPECT_NEAR(static_cast<double>(total), sum, 1e-5 * sum);
     std::vector<BFloat16> weights(row.size());
-    weights_row(weights.data(), row.data(), n, 1 / total);
+    kernels().weights_row(weights.data(), row.data(), n, 1 / total);
     const auto gradient = random_floats(n);
     const auto log_sums = random_floats(n);
     const auto deltas = random_floats(n);
     std::vector<BFloat16> along(row.size()), across(row.size()), p_across(row.size());
-    score_gradients(along.data(), scores.data(), gradient.data(), n, kScale, 1.5F, 0.5F);
-    score_gradients_across(p_across.data(), across.data(), scores.data(), gradient.data(),
-                           log_sums.data(), deltas.data(), n, kScale);
+    kernels().score_gradients(along.data(), scores.data(), gradient.data(), n, kScale, 1.5F, 0.5F);
+    kernels().score_gradients_across(p_across.data(), across.data(), scores.data(), gradient.data(),
+                                     log_sums.data(), deltas.data(), n, kScale);
     for (std::size_t i = 0; i < row.size(); ++i) {
       expect_near(weights[i], static_cast<double>(row[i]) / static_cast<double>(total));
       const auto expected = [&](double log_sum, double delta) {
@@ -270,13 +273,17 @@ TEST_F(BFloat16Rows, SoftmaxOfScoresAndItsGradient) {
 }
 
 // What is masked out is minus infinity; a row of it sums to nothing.
-TEST_F(BFloat16Rows, ExponentialsOfMinusInfinityAreZero) {
+TEST_P(BFloat16Rows, ExponentialsOfMinusInfinityAreZero) {
   std::vector<float> row(20, -std::numeric_limits<float>::infinity());
   row[3] = 2;
-  EXPECT_EQ(exponentials(row.data(), 20, 2), 1);
+  EXPECT_EQ(kernels().exponentials(row.data(), 20, 2), 1);
   EXPECT_EQ(row[0], 0);
   EXPECT_EQ(row[3], 1);
 }
+
+INSTANTIATE_TEST_SUITE_P(Sets, BFloat16Rows,
+                         testing::Values(Set::kAvx512Bf16, Set::kAvx512, Set::kAvx2),
+                         [](const auto& set) { return std::string(name_of(set.param)); });
 
 }  // namespace
 }  // namespace weft::tests

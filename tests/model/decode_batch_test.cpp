@@ -89,6 +89,27 @@ TEST(DecodeBatch, AnswersAsOneByOne) {
   EXPECT_EQ(told.back(), 37);
 }
 
+TEST(DecodeBatch, AnswersOfSomePromptsAreThoseOfAll) {
+  const model::Spec spec = tiny_spec();
+  Decoder decoder = Decoder::from_weights(spec, random_weights(spec, 1), at::kFloat);
+  auto prompts = prompts_of(spec);
+  const GenerateOptions options{.max_tokens = 25, .stop_ids = {7, 11}};
+  const auto all = generate_batch(decoder, prompts, options, {.sequences = 6});
+  for (const std::vector<std::size_t>& only :
+       {std::vector<std::size_t>{}, {5}, {0, 17, 36}, {1, 2, 3, 4, 8, 9, 20, 21, 22, 30}}) {
+    std::int64_t told = 0;
+    const auto some = generate_batch(
+        decoder, prompts, options,
+        {.sequences = 4, .progress = [&](std::int64_t n) { told = n; }, .only = only});
+    ASSERT_EQ(some.size(), all.size());
+    EXPECT_EQ(told, std::ssize(only));
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const bool is_asked = std::ranges::find(only, i) != only.end();
+      EXPECT_EQ(some[i].ids, is_asked ? all[i].ids : std::vector<std::int32_t>()) << i;
+    }
+  }
+}
+
 /// Shapes and element types as in real models, for which libraries have kernels for few rows.
 class BatchSize : public testing::TestWithParam<at::ScalarType> {};
 

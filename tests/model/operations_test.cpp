@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
+#include "model/constants.h"
 #include "tests/model/tiny.h"
 
 // The device-generic form beside the processor's, call by call. Both are held against autograd by
@@ -156,6 +159,17 @@ TEST_P(Forms, OfNormsAgree) {
       compare_in_place(x, "forward", [&](const Operations& form, const at::Tensor& y) {
         form.norm(rows, y, y, nullptr);
       });
+      const at::Tensor residual = random({5, 12});
+      const at::Tensor part = random({5, 12}, 2);
+      const model::NormRows whole{spec, weight, none};
+      compare("added", [&](const Operations& form) {
+        at::Tensor sum = at::empty_like(residual);
+        form.norm_add(whole, part, residual, sum, nullptr);
+        at::Tensor normed = at::empty_like(residual);
+        form.norm(whole, part, normed, nullptr);
+        EXPECT_TRUE(sum.equal(residual + normed)) << "in two steps it is the same to the bit";
+        return sum;
+      });
       for (const bool adds : {true, false}) {
         const at::Tensor dy = random({5, 44});
         compare_in_place(random({5, 44}), "backward",
@@ -216,6 +230,47 @@ TEST_P(Forms, OfAttentionAgreeOverTreesWithWindowsCapsAndSinks) {
   }
 }
 
+TEST(Tables, OfARowAreMadeOnceForEachWindow) {
+  struct Windows {
+    std::int64_t window = 0;
+  };
+  struct Others {
+    int number = 0;
+  };
+  const Visibility visible(7);
+  int made = 0;
+  const auto windows = [&](std::int64_t window) -> const Windows& {
+    return visible.table<Windows>(window, [&] {
+      ++made;
+      return Windows{window};
+    });
+  };
+  const Windows& first = windows(0);
+  EXPECT_EQ(windows(3).window, 3);
+  EXPECT_EQ(&windows(0), &first);  // stays where it is while others come
+  EXPECT_EQ(first.window, 0);
+  EXPECT_EQ(visible.table<Others>(0, [] { return Others{9}; }).number, 9);
+  EXPECT_EQ(made, 2);
+}
+
+TEST(Constants, AreCopiedOnceAndKept) {
+  const std::vector<float> numbers{1, -0.0F, std::nanf("")};
+  const at::Tensor once = model::constant(numbers, at::kCPU);
+  const std::vector<float> same = numbers;
+  EXPECT_EQ(model::constant(same, at::kCPU).const_data_ptr(), once.const_data_ptr());
+  EXPECT_EQ(once.scalar_type(), at::kFloat);
+  EXPECT_EQ(once[0].item<float>(), 1.0F);
+  const std::vector<float> other{1, 0.0F, std::nanf("")};
+  EXPECT_NE(model::constant(other, at::kCPU).const_data_ptr(), once.const_data_ptr());
+  // The tables of two matrices are one.
+  const at::Tensor values = at::ones({4, 64});
+  const std::span<const float> span(values.const_data_ptr<float>(), 256);
+  const model::QuantisedMatrix a(model::BaseFormat::kNf4, span, 4, 64);
+  const model::QuantisedMatrix b(model::BaseFormat::kNf4, span, 4, 64);
+  EXPECT_EQ(model::constant(a.codes().tree, at::kCPU).const_data_ptr(),
+            model::constant(b.codes().tree, at::kCPU).const_data_ptr());
+}
+
 TEST_P(Forms, OfLossesAgree) {
   const std::vector<std::int32_t> targets{3, 0, 100, 57, 9};
   for (const double cap : {0.0, 2.5}) {
@@ -228,6 +283,24 @@ TEST_P(Forms, OfLossesAgree) {
     processor_operations().losses_(b, rows, kernels);
     expect_near(a, b, "gradient");
     for (std::size_t i = 0; i < 5; ++i) EXPECT_NEAR(generic[i], kernels[i], 1e-5) << cap;
+  }
+}
+
+// One that stands out, and so many small ones that a sum in float would lose them.
+TEST_P(Forms, OfLossesOverALargeVocabularyLoseNoSmallOnes) {
+  const std::vector<std::int32_t> targets{0, 0};
+  at::Tensor logits = random({2, 100000});
+  logits.select(1, 0).fill_(14);
+  const at::Tensor exact = logits.to(at::kDouble).logsumexp(1);
+  for (const Operations* form : {&aten_operations(), &processor_operations()}) {
+    std::vector<double> losses(2);
+    const at::Tensor own = logits.clone();
+    form->losses_(own, {targets, 0, false, 1}, losses);
+    for (std::int64_t row = 0; row < 2; ++row) {
+      const auto place = static_cast<std::size_t>(row);
+      const double wanted = exact[row].item<double>() - logits[row][targets[place]].item<double>();
+      EXPECT_NEAR(losses[place], wanted, 3e-6) << row;
+    }
   }
 }
 

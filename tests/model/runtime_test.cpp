@@ -24,5 +24,11 @@ TEST(Runtime, KernelsRunOnAllThreads) {
   model::prepare_runtime(0);
 }
 
+// What records of runs and evaluations are compared by.
+TEST(Runtime, KernelsOfAGpuAreItsComputeCapability) {
+  EXPECT_EQ(model::kernel_names(model::ComputeDevice{}), model::kernel_names());
+  EXPECT_EQ(model::kernel_names({.device = at::kCUDA, .capability = 90}), "cuda 9.0");
+}
+
 }  // namespace
 }  // namespace weft::tests

@@ -11,17 +11,11 @@
 #include "data/row.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
-#include "model/kernels/sets.h"
 #include "model/spec.h"
+#include "tests/support/kernels.h"
 
 // Tiny models, adapters and rows with random numbers that depend on a seed only.
 namespace weft::tests {
-
-/// Ends a test of what only the processor's kernels promise, where WEFT_KERNELS=aten asks for the
-/// device-generic operations: the memory that is planned, and a row's bits in any batch.
-#define WEFT_SKIP_WITHOUT_KERNELS()                             \
-  if (model::kernel::chosen_set() == model::kernel::Set::kAten) \
-  GTEST_SKIP() << "only the processor's kernels promise this"
 
 /// config.json of a Llama: widths that differ from each other, grouped queries, a head_dim that is
 /// not hidden / heads.
