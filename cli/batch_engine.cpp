@@ -5,6 +5,7 @@
 #include "cli/command.h"
 #include "cli/runs_on.h"
 #include "cli/train_suites.h"
+#include "core/communicator.h"
 #include "core/parallel.h"
 #include "core/stop.h"
 #include "eval/run/config.h"
@@ -24,7 +25,8 @@ batch::TrainPlan plan_training(const std::string& config) {
   core::set_thread_count(threads);
   const std::vector<train::Prepared> runs = train::prepare(std::move(described), {});
   const train::Prepared& run = runs.front();
-  const auto suites = train_suites(run, core::stop_flag(), log);
+  core::SingleProcess alone;
+  const auto suites = train_suites(run, alone, core::stop_flag(), log);
   train::require_sound(run);
   try {
     train::require_memory(run);

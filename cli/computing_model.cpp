@@ -50,6 +50,15 @@ model::BaseFormat format_of(std::string_view name, const checkpoint::Checkpoint&
 
 }  // namespace
 
+void declare_device(CLI::App& app, std::string& device) {
+  app.add_option("--device", device,
+                 "what computes: cpu (default), cuda (the first GPU) or cuda:N (docs/gpu.md)")
+      ->check([](const std::string& name) {
+        return model::is_device_name(name) ? std::string()
+                                           : "'" + name + "' is not cpu, cuda or cuda:N";
+      });
+}
+
 void declare_model(CLI::App& app, ModelArguments& arguments) {
   app.add_option("--model", arguments.model, "Hugging Face directory or GGUF file")->required();
   app.add_option("--adapter", arguments.adapters,
@@ -66,12 +75,7 @@ void declare_model(CLI::App& app, ModelArguments& arguments) {
          "them, else in --dtype, laid out for answering (the numbers are those of none)")
       ->check(CLI::IsMember({"auto", "none", "stored", "int8", "nf4"}))
       ->capture_default_str();
-  app.add_option("--device", arguments.device, "cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)")
-      ->check([](const std::string& name) {
-        return model::is_device_name(name) ? std::string()
-                                           : "'" + name + "' is not cpu, cuda or cuda:N";
-      })
-      ->capture_default_str();
+  declare_device(app, arguments.device);
   app.add_option("--threads", arguments.threads, "threads; 0: the cores that the process may use")
       ->check(whole_number_from(0));
   app.add_flag("--allow-other-base", arguments.allow_other_base,

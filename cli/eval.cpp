@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/computing_model.h"
 #include "cli/config_question.h"
 #include "cli/eval_ledger.h"
 #include "cli/interrupt.h"
@@ -19,6 +20,7 @@
 #include "eval/run/config.h"
 #include "eval/run/stages.h"
 #include "eval/statistics/gates.h"
+#include "model/device.h"
 #include "model/runtime.h"
 #include "train/memory.h"
 
@@ -29,7 +31,7 @@ namespace {
 struct EvalArguments {
   std::string config;
   std::vector<std::string> overrides;
-  std::string model, adapter, merged, out, report, dtype, ledger, tag, against;
+  std::string model, adapter, merged, out, report, device, dtype, ledger, tag, against;
   std::vector<std::string> gates;
   std::vector<std::string> text, data, fields;
   std::int64_t sequence_len = 0, limit = 0, generate = 0, threads = -1;
@@ -77,6 +79,7 @@ eval::EvalConfig configuration(const EvalArguments& arguments, const core::Log& 
   }
   config.special_tokens |= arguments.special;
   config.allow_other_base |= arguments.allow_other_base;
+  if (!arguments.device.empty()) config.device = arguments.device;
   if (arguments.dtype == "f32") config.dtype = eval::DType::kFloat32;
   if (arguments.dtype == "bf16") config.dtype = eval::DType::kBFloat16;
   if (!arguments.fields.empty() && arguments.data.empty()) {
@@ -115,6 +118,7 @@ void declare(CLI::App& app, EvalArguments& a) {
   app.add_option("--limit", a.limit, "documents or examples per suite, spread over the file")
       ->check(whole_number_from(1));
   app.add_flag("--special", a.special, "let the tokenizer add its own BOS/EOS to --text");
+  declare_device(app, a.device);
   app.add_option("--dtype", a.dtype, "f32 (default) or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}));
   app.add_option("--threads", a.threads, "threads; 0: the cores that the process may use")
@@ -266,6 +270,7 @@ int run(const EvalArguments& arguments) {
     core::require_writable(*file, core::OutputKind::kFile,
                            arguments.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
   }
+  const model::ComputeDevice device = model::open_device(config.device);
   const std::filesystem::path named_after =
       arguments.config.empty() ? config.base_model : std::filesystem::path(arguments.config);
   EvalRecord record(config, named_after.stem().string(), log);
@@ -274,16 +279,16 @@ int run(const EvalArguments& arguments) {
       .log = log,
       .progress = ProgressLine{},
       .stop = &catch_interrupts(),
-      .before_load = [](const std::string& what, std::uint64_t weights, std::uint64_t work) {
+      .before_load = [&device](const std::string& what, std::uint64_t weights, std::uint64_t work) {
         train::require_memory(
             {{"weights of " + what, weights, "dtype: bfloat16"}, {"one row", work, "sequence_len"}},
-            train::memory_of_machine());
+            train::memory_of(device));
       }};
   if (eval::Ledger* ledger = record.ledger())
     hooks.file_digest = [ledger](const auto& file) { return ledger->file_digest(file); };
   if (record.earlier()) hooks.earlier = &record.earlier()->evaluation;
   hooks.parts = record.parts(arguments.fresh, log);
-  record.begin();
+  record.begin(device);
   const Outcome outcome = conclude(config, record, eval::evaluate(config, hooks), log);
   print_outcome(outcome, config, arguments.json);
   if (!outcome.gate_problem.empty()) throw ConfigError("{}", outcome.gate_problem);

@@ -69,9 +69,9 @@ EvalRecord::EvalRecord(const eval::EvalConfig& config, std::string name, const c
   if (config.against) earlier_ = ledger_->read(ledger_->find(reference_name(*config.against)));
 }
 
-void EvalRecord::begin() {
+void EvalRecord::begin(const model::ComputeDevice& device) {
   std::string name = std::move(circumstances_.name);
-  circumstances_ = eval::circumstances_now(model::kernel_names());
+  circumstances_ = eval::circumstances_now(model::kernel_names(device), device.gpu);
   circumstances_.name = std::move(name);
   begun_ = clock_seconds();
 }

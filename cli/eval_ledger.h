@@ -11,6 +11,7 @@
 #include "eval/report/compare.h"
 #include "eval/run/config.h"
 #include "eval/run/parts.h"
+#include "model/device.h"
 
 // What weft eval has to do with the ledger.
 
@@ -29,8 +30,8 @@ class EvalRecord {
   /// What to compare with.
   [[nodiscard]] const std::optional<eval::Recorded>& earlier() const { return earlier_; }
 
-  /// Call when the evaluation begins.
-  void begin();
+  /// Call when the evaluation begins; `device` computes it.
+  void begin(const model::ComputeDevice& device);
   /// Where the evaluation leaves its finished parts, and finds those of one that was killed.
   /// `fresh`: finds nothing. Refers to this object.
   [[nodiscard]] eval::Parts parts(bool fresh, const core::Log& log);

@@ -28,8 +28,8 @@ int launched_ranks() {
   return number("SLURM_STEP_NUM_TASKS");
 }
 
-train::Communicator& open_communicator() {
-  static train::SingleProcess alone;
+core::Communicator& open_communicator() {
+  static core::SingleProcess alone;
   const int ranks = launched_ranks();
   if (ranks <= 1) return alone;
   namespace fs = std::filesystem;
@@ -43,10 +43,15 @@ train::Communicator& open_communicator() {
   }
   void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (handle == nullptr) throw ConfigError("cannot load {}: {}", library.string(), ::dlerror());
-  using Make = train::Communicator* (*)();
+  using Refusal = const char* (*)();
+  const auto refusal = reinterpret_cast<Refusal>(::dlsym(handle, "weft_mpi_refusal"));
+  if (refusal == nullptr) throw ConfigError("{} is of another version", library.string());
+  if (const char* const why = refusal(); why != nullptr)
+    throw ConfigError("weft was started as {} ranks {}", ranks, why);
+  using Make = core::Communicator* (*)();
   const auto make = reinterpret_cast<Make>(::dlsym(handle, "weft_mpi_communicator"));
   if (make == nullptr) throw ConfigError("{} is of another version", library.string());
-  train::Communicator& all = *make();
+  core::Communicator& all = *make();
   if (all.size() == ranks) return all;
   throw ConfigError(
       "weft was started as {} ranks, but its MPI sees {}; start it with the mpirun of the MPI that "
@@ -56,8 +61,8 @@ train::Communicator& open_communicator() {
 
 }  // namespace
 
-train::Communicator& communicator() {
-  static train::Communicator& one = open_communicator();
+core::Communicator& communicator() {
+  static core::Communicator& one = open_communicator();
   return one;
 }
 

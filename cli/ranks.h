@@ -2,14 +2,14 @@
 
 #include <string>
 
-#include "train/communicator.h"
+#include "core/communicator.h"
 
 namespace weft::cli {
 
 /// The ranks that this process was started among, as mpirun and srun tell in the environment; one
 /// process alone otherwise. Opens libweft_mpi.so for more than one. ConfigError when this weft was
 /// built without it.
-[[nodiscard]] train::Communicator& communicator();
+[[nodiscard]] core::Communicator& communicator();
 
 /// What to do where srun has started several processes, each of which believes that it is alone;
 /// empty where that is not so.

@@ -18,11 +18,11 @@
 #include "cli/train_progress.h"
 #include "cli/train_suites.h"
 #include "core/error.h"
+#include "core/ranks.h"
 #include "core/terminal.h"
 #include "model/runtime.h"
 #include "schema/schema.h"
 #include "train/job.h"
-#include "train/ranks.h"
 
 namespace weft::cli {
 
@@ -135,12 +135,13 @@ void conclude(const std::vector<train::Prepared>& runs, const std::deque<train::
 std::vector<train::Prepared> prepare_runs(
     std::vector<schema::Variant<train::TrainConfig>> described,
     const std::deque<train::RunFolder>& folders, std::vector<std::unique_ptr<TrainSuites>>& suites,
-    const TrainOptions& options, int ranks, const std::atomic<bool>& interrupted,
-    const core::Log& log) {
+    const TrainOptions& options, core::Communicator& ranks, int ranks_here,
+    const std::atomic<bool>& interrupted, const core::Log& log) {
   std::vector<std::optional<train::TrainState>> resumed = train::last_states(folders, log);
   std::vector<train::Prepared> runs =
-      train::prepare(std::move(described), log, std::move(resumed), ranks);
-  for (const train::Prepared& run : runs) suites.push_back(train_suites(run, interrupted, log));
+      train::prepare(std::move(described), log, std::move(resumed), ranks.size(), ranks_here);
+  for (const train::Prepared& run : runs)
+    suites.push_back(train_suites(run, ranks, interrupted, log));
   for (const train::Prepared& run : runs) {
     const std::string plan = train::describe_plan(run);
     if (options.check) {
@@ -157,10 +158,10 @@ std::vector<train::Prepared> prepare_runs(
   return runs;
 }
 
-int train_as_one_of(train::Communicator& ranks, const TrainOptions& options) {
+int train_as_one_of(core::Communicator& ranks, const TrainOptions& options) {
   const core::Log log = stderr_log("train");
   std::vector<schema::Variant<train::TrainConfig>> described;
-  train::together(ranks, [&] {
+  core::together(ranks, [&] {
     described = train::load_runs(options.config, options.overrides, log);
     require_known_readers(described);
   });
@@ -169,13 +170,14 @@ int train_as_one_of(train::Communicator& ranks, const TrainOptions& options) {
   model::prepare_runtime(static_cast<int>(described.front().config.threads));
   // The first rank claims the folders, and the others look at them when it has.
   std::deque<train::RunFolder> folders;
-  train::on_first(ranks, [&] { folders = open_folders(described, options, true, log); });
+  core::on_first(ranks, [&] { folders = open_folders(described, options, true, log); });
+  const int ranks_here = core::ranks_on_this_machine(ranks);
   std::vector<std::unique_ptr<TrainSuites>> suites;
   std::vector<train::Prepared> runs;
-  train::together(ranks, [&] {
+  core::together(ranks, [&] {
     if (!ranks.is_first()) folders = open_folders(described, options, false, log);
-    runs = prepare_runs(std::move(described), folders, suites, options, ranks.size(), interrupted,
-                        log);
+    runs = prepare_runs(std::move(described), folders, suites, options, ranks, ranks_here,
+                        interrupted, log);
   });
   if (options.check) return static_cast<int>(ExitCode::kDone);
 
@@ -197,9 +199,9 @@ int run_train(const TrainOptions& options) {
   if (options.config.empty()) {
     throw ConfigError("expected CONFIG.yaml, the description of the run (docs/training.md)");
   }
-  train::Communicator& ranks = communicator();
+  core::Communicator& ranks = communicator();
   if (!ranks.is_first()) be_silent();
-  // What ends one rank ends all (train/ranks.h), so that all come to finish().
+  // What ends one rank ends all (core/ranks.h), so that all come to finish().
   try {
     const int status = train_as_one_of(ranks, options);
     ranks.finish();

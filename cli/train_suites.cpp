@@ -25,6 +25,7 @@ eval::EvalConfig eval_config(const train::Prepared& run) {
   config.generate = section.generate;
   config.sequence_len = section.sequence_len.value_or(run.config.sequence_len);
   config.limit = section.limit;
+  config.device = run.config.device;
   config.dtype =
       run.compute == model::Compute::kBF16 ? eval::DType::kBFloat16 : eval::DType::kFloat32;
   config.ledger = section.ledger;
@@ -71,23 +72,26 @@ core::Log warnings_of(const core::Log& log) {
 
 }  // namespace
 
-TrainSuites::TrainSuites(const train::Prepared& run, const std::atomic<bool>& interrupted,
-                         const core::Log& log)
-    : folder_(std::filesystem::weakly_canonical(run.config.output_dir).string()),
+TrainSuites::TrainSuites(const train::Prepared& run, core::Communicator& ranks,
+                         const std::atomic<bool>& interrupted, const core::Log& log)
+    : ranks_(ranks),
+      folder_(std::filesystem::weakly_canonical(run.config.output_dir).string()),
       config_(eval_config(run)),
       log_(warnings_of(log)),
       suites_(config_, run.base->tokenizer, run.chat_template ? &*run.chat_template : nullptr,
-              {.log = log, .stop = &interrupted}),
+              {.log = log, .stop = &interrupted, .ranks = &ranks}),
+      device_(run.device),
       chosen_(chosen_figure(run.config.evaluate->keep_best_by, suites_)),
       record_(config_, run.config.output_dir.filename().string(), log) {}
 
 std::optional<std::vector<train::SuiteFigure>> TrainSuites::measure(std::int64_t update,
                                                                     model::Decoder& decoder) {
-  record_.begin();
+  record_.begin(device_);
   eval::Evaluation evaluation;
   try {
     evaluation = suites_.measure(fmt::format("update {}", update), decoder);
-  } catch (const Interrupted&) {
+  } catch (const Error& problem) {  // in one rank or another
+    if (problem.exit_code() != ExitCode::kInterrupted) throw;
     return std::nullopt;  // the trainer saves, and goes on with this evaluation
   }
   std::vector<train::SuiteFigure> figures;
@@ -105,7 +109,7 @@ std::optional<std::vector<train::SuiteFigure>> TrainSuites::measure(std::int64_t
 }
 
 void TrainSuites::record(eval::Evaluation evaluation) {
-  if (record_.ledger() == nullptr || !config_.record) return;
+  if (!ranks_.is_first() || record_.ledger() == nullptr || !config_.record) return;
   eval::Recorded recorded = record_.recorded(std::move(evaluation), {});
   recorded.circumstances.run = folder_;
   seconds_ += recorded.circumstances.seconds;
@@ -148,12 +152,12 @@ std::map<std::string, std::string> TrainSuites::digests() const {
   return digests;
 }
 
-std::unique_ptr<TrainSuites> train_suites(const train::Prepared& run,
+std::unique_ptr<TrainSuites> train_suites(const train::Prepared& run, core::Communicator& ranks,
                                           const std::atomic<bool>& interrupted,
                                           const core::Log& log) {
   if (!run.config.evaluate) return nullptr;
   try {
-    return std::make_unique<TrainSuites>(run, interrupted, log);
+    return std::make_unique<TrainSuites>(run, ranks, interrupted, log);
   } catch (const ConfigError& problem) {
     throw ConfigError("evaluate: {}", problem.what());
   }

@@ -19,6 +19,10 @@ void declare_verification(CLI::App& app, VerificationOptions& options) {
       ->check(whole_number_from(1))
       ->capture_default_str()
       ->needs("--verify");
+  app.add_option("--verify-device", options.device,
+                 "what computes the predictions: cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)")
+      ->capture_default_str()
+      ->needs("--verify");
 }
 
 merge::Verify start_verification(VerificationRequest request, std::optional<double> default_limit,

@@ -21,11 +21,12 @@ struct VerificationOptions {
   std::string text;  ///< Empty: nothing is verified.
   std::optional<double> limit;
   std::int64_t tokens = 8192;
+  std::string device = "cpu";  ///< model::open_device
 
   [[nodiscard]] bool wanted() const { return !text.empty(); }
 };
 
-/// Declares --verify, --verify-limit and --verify-tokens.
+/// Declares --verify, --verify-limit, --verify-tokens and --verify-device.
 void declare_verification(CLI::App& app, VerificationOptions& options);
 
 struct VerificationRequest {

@@ -5,10 +5,10 @@
 #include "cli/computing_model.h"
 #include "core/error.h"
 #include "core/hash.h"
-#include "core/memory.h"
 #include "core/stop.h"
 #include "eval/run/text.h"
 #include "eval/run/verification.h"
+#include "model/device.h"
 #include "model/memory.h"
 #include "text/tokenizer.h"
 #include "train/memory.h"
@@ -17,10 +17,11 @@ namespace weft::cli {
 namespace {
 
 /// F32, in which nothing but the written numbers differs; bf16 where the memory has no room for it.
-std::string dtype_that_fits(const model::Spec& spec, const core::Log& log) {
+std::string dtype_that_fits(const model::Spec& spec, const model::ComputeDevice& device,
+                            const core::Log& log) {
   const model::MemoryNeed need = model::memory_need(
       spec, {}, {.compute = model::Compute::kF32, .row_tokens = eval::kVerificationWindow});
-  if (need.total() <= core::available_memory()) return "f32";
+  if (need.total() <= model::available_memory(device)) return "f32";
   core::tell(log, core::Level::kWarning,
              "there is no memory to verify in f32: bf16 adds its own rounding to the divergence");
   return "bf16";
@@ -36,10 +37,11 @@ std::function<merge::Verification(const std::filesystem::path&)> start_engine_ve
   ModelArguments arguments{.model = request.model,
                            .adapters = request.adapters,
                            .dtype = "f32",
+                           .device = request.options.device,
                            .threads = request.threads,
                            .allow_other_base = true};
   OpenedModel opened = open_model(arguments, log);
-  arguments.dtype = dtype_that_fits(opened.spec, log);
+  arguments.dtype = dtype_that_fits(opened.spec, opened.device, log);
   const auto tokenizer =
       std::make_shared<const text::Tokenizer>(text::Tokenizer::load(opened.checkpoint));
   std::vector<eval::Pass> passes =

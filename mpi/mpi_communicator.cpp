@@ -1,13 +1,17 @@
 // Communicator over MPI. Everything is copied from point to point, in bytes; what MPI adds or
 // orders by itself is not used. MPI ends all ranks when it fails.
 
+#include <dlfcn.h>
 #include <mpi.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <system_error>
 #include <vector>
 
-#include "train/communicator.h"
+#include "core/communicator.h"
 
 namespace weft::mpi {
 namespace {
@@ -15,7 +19,7 @@ namespace {
 /// MPI counts with int.
 constexpr std::size_t kPiece = std::size_t{1} << 30;
 
-class MpiCommunicator final : public train::Communicator {
+class MpiCommunicator final : public core::Communicator {
  public:
   MpiCommunicator() {
     int provided = 0;
@@ -62,11 +66,44 @@ class MpiCommunicator final : public train::Communicator {
   int size_ = 1;
 };
 
+#ifdef OPEN_MPI
+/// Whether this Open MPI finds its ranks over PMI-1 or PMI-2, too, and not over PMIx alone: a part
+/// that it was built with, in the library or in a file beside it.
+bool knows_pmi() {
+  for (const char* const part : {"s1", "s2"}) {
+    const std::string name = std::string("mca_pmix_") + part;
+    if (::dlsym(RTLD_DEFAULT, (name + "_component").c_str()) != nullptr) return true;
+    Dl_info info{};
+    if (::dladdr(reinterpret_cast<const void*>(&MPI_Init_thread), &info) == 0) continue;
+    std::error_code ignored;
+    const auto library = std::filesystem::canonical(info.dli_fname, ignored);
+    if (std::filesystem::exists(library.parent_path() / "openmpi" / (name + ".so"), ignored))
+      return true;
+  }
+  return false;
+}
+#endif
+
 }  // namespace
 }  // namespace weft::mpi
 
+/// Why MPI cannot begin here, as the end of a message; null where nothing is known to be wrong. MPI
+/// itself would end the process with a page of text.
+extern "C" __attribute__((visibility("default"))) const char* weft_mpi_refusal() {
+#ifdef OPEN_MPI
+  const auto is_set = [](const char* variable) { return std::getenv(variable) != nullptr; };
+  if (is_set("PMI_RANK") && !is_set("PMIX_RANK") && !is_set("OMPI_COMM_WORLD_SIZE") &&
+      !weft::mpi::knows_pmi()) {
+    return "over PMI, as srun --mpi=pmi2 and the mpirun of MPICH do it, and the Open MPI that it "
+           "was built with does not know that; use srun --mpi=pmix, or the mpirun of that Open MPI "
+           "(docs/data-parallel.md)";
+  }
+#endif
+  return nullptr;
+}
+
 /// The communicator of this process, which lasts until its end. Called once.
-extern "C" __attribute__((visibility("default"))) weft::train::Communicator*
+extern "C" __attribute__((visibility("default"))) weft::core::Communicator*
 weft_mpi_communicator() {
   static weft::mpi::MpiCommunicator communicator;
   return &communicator;

@@ -127,8 +127,8 @@ void describe_running(schema::Schema<TrainConfig>& s) {
       .range(0, 1024);
   s.field(
       "memory_limit", &C::memory_limit,
-      "memory the run may take: sets the length of rows and what is computed twice; absent: what "
-      "is available, with rows of full length");
+      "memory the run may take on a machine, all its ranks there together: sets the length of rows "
+      "and what is computed twice; absent: what is available, with rows of full length");
   s.choice("gradient_checkpointing", &C::gradient_checkpointing,
            {{"auto", Checkpointing::kAuto},
             {"all", Checkpointing::kAll},

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/parallel.h"
-#include "train/ranks.h"
+#include "core/ranks.h"
 
 namespace weft::train {
 namespace {
@@ -89,7 +89,7 @@ void GradientSum::add_last() {
   sums_.pop_back();
 }
 
-void GradientSum::finish(Communicator& communicator, std::span<const std::int64_t> cut) {
+void GradientSum::finish(core::Communicator& communicator, std::span<const std::int64_t> cut) {
   if (communicator.size() > 1) {
     share(communicator, cut);
   } else {
@@ -100,7 +100,7 @@ void GradientSum::finish(Communicator& communicator, std::span<const std::int64_
 
 // Every rank finishes the tree for a slice of the numbers: it gets that slice of all sums, adds
 // them as one process would, and gives the result to all. Between processes numbers go by the host.
-void GradientSum::share(Communicator& communicator, std::span<const std::int64_t> cut) {
+void GradientSum::share(core::Communicator& communicator, std::span<const std::int64_t> cut) {
   begin_row();
   const std::int64_t size = gradients_.numel();
   const auto ranks = static_cast<std::size_t>(communicator.size());
@@ -113,7 +113,7 @@ void GradientSum::share(Communicator& communicator, std::span<const std::int64_t
     return std::span(values.mutable_data_ptr<float>() + slices[rank],
                      static_cast<std::size_t>(slices[rank + 1] - slices[rank]));
   };
-  std::vector<Communicator::Outgoing> outgoing;
+  std::vector<core::Communicator::Outgoing> outgoing;
   for (std::size_t r = 0; r < ranks; ++r) {
     if (r == own) continue;
     for (const Sum& sum : sums_)
@@ -134,7 +134,7 @@ void GradientSum::share(Communicator& communicator, std::span<const std::int64_t
       std::ranges::copy(slice_of(sum->values, own), parts.back().values.begin());
     }
   }
-  std::vector<Communicator::Incoming> incoming;
+  std::vector<core::Communicator::Incoming> incoming;
   auto part = parts.begin();
   for (std::size_t r = 0; r < ranks; ++r) {
     for (std::size_t n = nodes_of(cut[r], cut[r + 1]).size(); n > 0; --n, ++part) {

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "train/communicator.h"
+#include "core/communicator.h"
 
 namespace weft::train {
 
@@ -60,7 +60,7 @@ class GradientSum {
   void end_row();
   /// Puts the sum over all rows of the update into the gradients. Rank r has ended the rows
   /// [cut[r], cut[r + 1]).
-  void finish(Communicator& communicator, std::span<const std::int64_t> cut);
+  void finish(core::Communicator& communicator, std::span<const std::int64_t> cut);
 
  private:
   struct Sum {
@@ -69,7 +69,7 @@ class GradientSum {
   };
 
   void add_last();
-  void share(Communicator& communicator, std::span<const std::int64_t> cut);
+  void share(core::Communicator& communicator, std::span<const std::int64_t> cut);
 
   at::Tensor gradients_;
   std::int64_t next_row_;

@@ -15,9 +15,9 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/parallel.h"
+#include "core/ranks.h"
 #include "core/version.h"
 #include "model/runtime.h"
-#include "train/ranks.h"
 
 namespace weft::train {
 namespace {
@@ -200,7 +200,7 @@ void require_same_run(const RunFolder& folder, Fingerprint then, Fingerprint now
 }
 
 /// Refuses ranks that would not compute the same.
-void require_alike(Communicator& ranks, const Fingerprint& own) {
+void require_alike(core::Communicator& ranks, const Fingerprint& own) {
   if (ranks.size() == 1) return;
   const nlohmann::json all = own;
   const auto first = nlohmann::json::parse(broadcast(ranks, all.dump(), 0)).get<Fingerprint>();
@@ -245,7 +245,7 @@ Entry enter(const Job& job, const std::string& weights, const core::Log& log) {
 /// A job with its adapter, ready to go on update by update.
 class Run {
  public:
-  Run(const Job& job, Entry entry, model::Decoder& decoder, Communicator& ranks,
+  Run(const Job& job, Entry entry, model::Decoder& decoder, core::Communicator& ranks,
       const std::atomic<bool>& interrupted, const core::Log& log)
       : job_(job),
         ranks_(ranks),
@@ -330,7 +330,7 @@ class Run {
   }
 
   Job job_;
-  Communicator& ranks_;
+  core::Communicator& ranks_;
   Entry entry_;
   model::Decoder& decoder_;
   model::Attached aside_;  ///< The adapter, while others have their turn.
@@ -344,11 +344,11 @@ class Run {
 
 std::vector<Result> train(const std::vector<Job>& jobs, const std::atomic<bool>& interrupted,
                           const core::Log& log) {
-  SingleProcess alone;
+  core::SingleProcess alone;
   return train(jobs, alone, interrupted, log);
 }
 
-std::vector<Result> train(const std::vector<Job>& jobs, Communicator& ranks,
+std::vector<Result> train(const std::vector<Job>& jobs, core::Communicator& ranks,
                           const std::atomic<bool>& interrupted, const core::Log& log) {
   const Prepared& first = jobs.front().prepared;
   std::vector<Entry> entries;

@@ -79,13 +79,14 @@ struct Prepared {
     const std::deque<RunFolder>& folders, const core::Log& log);
 
 /// Reads everything but the weights of runs on one base (as load_runs() gives them), `resumed` from
-/// their last checkpoints, if they have any; `ranks` share each update. Throws ConfigError and
+/// their last checkpoints, if they have any; `ranks` share each update, `ranks_here` of them the
+/// memory of this machine. Throws ConfigError and
 /// InputError for what does not fit together, and Interrupted when a stop is asked for
 /// (core/stop.h); nothing was written then.
 [[nodiscard]] std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs,
                                             const core::Log& log,
                                             std::vector<std::optional<TrainState>> resumed = {},
-                                            int ranks = 1);
+                                            int ranks = 1, int ranks_here = 1);
 
 /// What is about to happen, for people: base, adapter, data, updates, memory, one example with its
 /// learned parts marked. Ends in a newline.
@@ -119,7 +120,7 @@ struct Result {
 
 /// The same as one of several ranks, which all call it with the same jobs. Only the first writes:
 /// the folders of the others are neither claimed nor begun. What is thrown is thrown in all.
-[[nodiscard]] std::vector<Result> train(const std::vector<Job>& jobs, Communicator& ranks,
+[[nodiscard]] std::vector<Result> train(const std::vector<Job>& jobs, core::Communicator& ranks,
                                         const std::atomic<bool>& interrupted, const core::Log& log);
 
 }  // namespace weft::train

@@ -56,13 +56,19 @@ void require_memory(const std::vector<MemoryPart>& parts, const MemoryRoom& room
     if (is_large && !part.knob.empty()) knobs += (knobs.empty() ? "" : "; ") + part.knob;
   }
   const std::string wanted =
-      fmt::format("about {} of memory are needed ({})", core::human_bytes(need), list);
-  if (need > room.at_best) {
-    throw InputError("{}, and there are at most {}; {}", wanted, core::human_bytes(room.at_best),
-                     knobs.empty() ? "a larger machine is needed" : "what helps: " + knobs);
+      fmt::format("about {} of memory are needed{} ({})", core::human_bytes(need),
+                  room.sharers > 1 ? " for each rank" : "", list);
+  std::string each;
+  if (room.sharers > 1) {
+    each = fmt::format(" for each of the {} ranks on this machine", room.sharers);
+    knobs += fmt::format("{}fewer ranks on a machine", knobs.empty() ? "" : "; ");
   }
-  throw NotNow("{}, and {} of {} are free now; try again when other programs have ended{}", wanted,
-               core::human_bytes(room.now), core::human_bytes(room.at_best),
+  if (need > room.at_best) {
+    throw InputError("{}, and there are at most {}{}; {}", wanted, core::human_bytes(room.at_best),
+                     each, knobs.empty() ? "a larger machine is needed" : "what helps: " + knobs);
+  }
+  throw NotNow("{}, and {} of {} are free now{}; try again when other programs have ended{}",
+               wanted, core::human_bytes(room.now), core::human_bytes(room.at_best), each,
                knobs.empty() ? "" : ", or take less: " + knobs);
 }
 

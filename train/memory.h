@@ -23,10 +23,11 @@ struct MemoryPart {
   std::string knob;  ///< What makes it smaller; empty: nothing does.
 };
 
-/// What there is for a run.
+/// What there is for a process of a run.
 struct MemoryRoom {
   std::uint64_t now = 0;      ///< Bytes that it can take at this moment.
   std::uint64_t at_best = 0;  ///< That it could take if no other program held any.
+  int sharers = 1;            ///< Ranks of the run that have as much each, in the same memory.
 };
 
 /// That of this machine (core/memory.h).

@@ -38,9 +38,13 @@ constexpr std::uint64_t kGpuWork = std::uint64_t{512} << 20;
 /// rows, and with it every number of a run, follows from it where there is a memory_limit.
 constexpr std::uint64_t kProgram = std::uint64_t{144} << 20;
 
-/// What the device has to give; on the processor this process's own memory included.
-MemoryRoom room(const model::ComputeDevice& device) {
+/// What the device has to give to one of so many alike processes; on the processor its own memory
+/// included.
+MemoryRoom room(const model::ComputeDevice& device, int sharers) {
   MemoryRoom machine = memory_of(device);
+  machine.sharers = sharers;
+  machine.now /= static_cast<std::uint64_t>(sharers);
+  machine.at_best /= static_cast<std::uint64_t>(sharers);
   if (device.is_gpu()) return machine;
   const std::uint64_t own = resident_memory();
   machine.now = machine.now > std::numeric_limits<std::uint64_t>::max() - own ? machine.now
@@ -55,9 +59,8 @@ class Planner {
       : config_(config),
         demand_(demand),
         program_(config.memory_limit ? kProgram + demand.vocabulary_bytes : resident_memory()) {
-    plan_.room = config.memory_limit
-                     ? MemoryRoom{config.memory_limit->count, config.memory_limit->count}
-                     : room(demand.device);
+    plan_.room = room_for(demand.ranks_here);
+    room_alone_ = room_for(1).now;
     std::int64_t longest = demand.longest_example;
     if (config.packing) {
       const std::int64_t packed = std::max(
@@ -99,6 +102,12 @@ class Planner {
   }
 
  private:
+  [[nodiscard]] MemoryRoom room_for(int sharers) const {
+    if (!config_.memory_limit) return room(demand_.device, sharers);
+    const std::uint64_t part = config_.memory_limit->count / static_cast<std::uint64_t>(sharers);
+    return {part, part, sharers};
+  }
+
   [[nodiscard]] model::MemoryNeed need(std::int64_t row, std::int64_t recomputed) const {
     return model::memory_need(demand_.spec, demand_.targets,
                               {.compute = demand_.compute,
@@ -109,10 +118,14 @@ class Planner {
                                .recomputed_layers = recomputed});
   }
 
-  [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed, int ranks = 1) const {
+  /// Whether one process alone has the memory.
+  [[nodiscard]] bool fits(std::int64_t row, std::int64_t recomputed) const {
+    return bytes(row, recomputed, 1) <= room_alone_;
+  }
+
+  [[nodiscard]] std::uint64_t bytes(std::int64_t row, std::int64_t recomputed, int ranks) const {
     return need(row, recomputed).total() + sums(row, ranks) + demand_.other_adapters +
-               program_and_data() <=
-           plan_.room.now;
+           program_and_data();
   }
 
   /// Gradients of finished rows that wait for others to be added, and of other ranks
@@ -153,7 +166,7 @@ class Planner {
 
   MemoryPlan take(std::int64_t row, std::int64_t recomputed) {
     while (demand_.ranks > 1 && recomputed < most_recomputed() &&
-           !fits(row, recomputed, demand_.ranks))
+           bytes(row, recomputed, demand_.ranks) > plan_.room.now)
       ++recomputed;
     const model::MemoryNeed n = need(row, recomputed);
     std::string knob = fmt::format("a smaller sequence_len (now {})", config_.sequence_len);
@@ -195,6 +208,7 @@ class Planner {
   const TrainConfig& config_;
   const MemoryDemand& demand_;
   std::uint64_t program_;
+  std::uint64_t room_alone_ = 0;  ///< Bytes; the length of rows follows from it
   std::int64_t full_row_ = 0;
   std::int64_t shortest_row_ = 0;
   MemoryPlan plan_;

@@ -27,6 +27,7 @@ struct MemoryDemand {
   std::uint64_t other_adapters = 0;    ///< Bytes of the adapters that train beside this one
   std::int64_t row_tokens = 0;         ///< Of the run that goes on; 0: to be chosen
   int ranks = 1;                       ///< That share each update
+  int ranks_here = 1;                  ///< Of them on this machine, sharing its memory
 };
 
 /// How a run keeps within its memory: chosen before it starts, kept to the end.
@@ -34,7 +35,7 @@ struct MemoryPlan {
   std::int64_t row_tokens = 0;         ///< Examples are packed into rows of at most so many
   std::int64_t recomputed_layers = 0;  ///< model::TrainPass::recomputed_layers
   std::vector<MemoryPart> parts;       ///< What it will take
-  MemoryRoom room;                     ///< memory_limit, or what the machine or GPU has to give
+  MemoryRoom room;  ///< This rank's part of memory_limit, or of what the machine or GPU has to give
 };
 
 /// The fastest way that fits. Rows of sequence_len, or of 1024 tokens (4096 on a GPU) where that is
@@ -45,9 +46,10 @@ struct MemoryPlan {
 /// on what else the machine is doing; recomputation does not touch them. What the program takes
 /// beside its tensors is then a constant, not what it takes at the moment, so that the same
 /// configuration means the same rows; and a run that goes on keeps its rows, whatever the limit
-/// says now. Ranks have the rows of one process: what they exchange can make them compute more
-/// layers again, which changes no number. Where nothing fits the smallest plan comes back, for
-/// require_memory() to refuse.
+/// says now. Ranks have the rows of one process, for which all memory of a machine is there: what
+/// they exchange, and that ranks on one machine divide its memory or the memory_limit among them,
+/// can make them compute more layers again, which changes no number. Where nothing fits the
+/// smallest plan comes back, for require_memory() to refuse.
 [[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand);
 
 /// What an adapter of these layers takes: factors, gradients, moments, copies. Bytes.

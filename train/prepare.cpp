@@ -354,7 +354,8 @@ std::vector<std::optional<TrainState>> last_states(const std::deque<RunFolder>& 
 }
 
 std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, const core::Log& log,
-                              std::vector<std::optional<TrainState>> resumed, int ranks) {
+                              std::vector<std::optional<TrainState>> resumed, int ranks,
+                              int ranks_here) {
   resumed.resize(runs.size());
   const std::shared_ptr<const Base> base = open_base(runs.front().config);
   for (const auto& run : runs) {
@@ -392,6 +393,7 @@ std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, co
     const std::vector<lora::Target> targets = targets_of(one.initial);
     MemoryDemand demand = demand_of(one, targets);
     demand.ranks = ranks;
+    demand.ranks_here = ranks_here;
     demand.other_adapters = adapters - adapter_memory(demand);
     one.plan = plan_memory(one.config, demand);
     if (one.data.train.empty()) continue;
@@ -431,7 +433,7 @@ std::string describe_plan(const Prepared& prepared) {
       "base        {} ({}, {} parameters as {}, computed in {}{}{})\n"
       "adapter     rank {}, {} layers, {} parameters\n"
       "updates     {}, {}{}\n"
-      "memory      about {} ({}); {} available{}\n",
+      "memory      about {} ({}); {} available{}{}\n",
       config.base_model.string(), prepared.base->spec.architecture,
       core::human_count(base_parameters), fmt::join(storage, ", "),
       prepared.compute == model::Compute::kBF16 ? "bfloat16" : "float32",
@@ -446,6 +448,9 @@ std::string describe_plan(const Prepared& prepared) {
           ? fmt::format("of {} examples each", *config.examples_per_update)
           : fmt::format("of at most {} tokens each", config.tokens_per_update),
       shared, core::human_bytes(need), parts, core::human_bytes(prepared.plan.room.now),
+      prepared.plan.room.sharers > 1
+          ? fmt::format(" for each of the {} ranks on this machine", prepared.plan.room.sharers)
+          : "",
       savings.empty() ? "" : "\n            " + savings);
   if (!prepared.name.empty()) text = fmt::format("{}\n{}", prepared.name, text);
   text += "\ntraining data\n" + data::to_text(prepared.data.preflight);

@@ -34,7 +34,8 @@ class SuiteEvaluator {
   virtual ~SuiteEvaluator() = default;
 
   /// The figures of every suite with the adapter as it is after `update` updates; nothing when it
-  /// was interrupted. Leaves the decoder's numbers as they are. Throws NumericError.
+  /// was interrupted. Leaves the decoder's numbers as they are. Every rank calls it, and they may
+  /// share the work; figures are there in all of them or in none. Throws NumericError.
   [[nodiscard]] virtual std::optional<std::vector<SuiteFigure>> measure(
       std::int64_t update, model::Decoder& decoder) = 0;
   /// What is measured, to the token: suite -> digest. A run resumes only with the same.

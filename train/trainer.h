@@ -8,16 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "core/communicator.h"
+#include "core/ranks.h"
 #include "data/pack.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
-#include "train/communicator.h"
 #include "train/config.h"
 #include "train/guard.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/progress.h"
-#include "train/ranks.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/state.h"
@@ -69,7 +69,7 @@ struct TrainerParts {
   Observer& observer;
   /// The ranks that share the rows of an update. Every rank has a trainer, and all are alike: the
   /// same state after the same updates. Only the first rank writes and tells the observer.
-  Communicator& ranks;
+  core::Communicator& ranks;
   SuiteEvaluator* suites = nullptr;      ///< Of `evaluate:`; null: none.
   const std::atomic<bool>& interrupted;  ///< Set from outside: finish the update, save, end.
   core::Log log = {};
@@ -119,7 +119,7 @@ class Trainer {
   void write_checkpoint();
   /// Of the validation rows; nothing when interrupted.
   [[nodiscard]] std::optional<model::LossSum> validation_loss();
-  /// Of the suites, which the first rank measures; nothing when interrupted.
+  /// Of the suites, which all ranks measure together; nothing when interrupted.
   [[nodiscard]] std::optional<std::vector<SuiteFigure>> suite_figures();
   /// Whether any rank was asked to stop.
   [[nodiscard]] bool is_interrupted() { return any(parts_.ranks, parts_.interrupted.load()); }

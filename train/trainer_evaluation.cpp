@@ -13,28 +13,24 @@
 namespace weft::train {
 
 std::optional<model::LossSum> Trainer::validation_loss() {
-  const int ranks = parts_.ranks.size();
-  std::vector<model::LossSum> losses;  // of the rows of this rank: every so many-th
+  std::vector<model::LossSum> losses;  // of the rows, whoever computes them
+  std::vector<int> rank_of;
   bool interrupted = false;
-  std::int64_t count = 0;
   together(parts_.ranks, [&] {
     data::RowStream rows = *parts_.validation;
-    for (; const std::optional<data::Row> row = rows.next(); ++count) {
-      if (count % ranks != parts_.ranks.rank() || interrupted) continue;
+    core::Dealer dealer(parts_.ranks);
+    while (const std::optional<data::Row> row = rows.next()) {
+      rank_of.push_back(dealer.deal(std::ssize(row->tokens)));
+      model::LossSum& loss = losses.emplace_back();
+      if (rank_of.back() != parts_.ranks.rank() || interrupted) continue;
       interrupted = parts_.interrupted.load();
-      if (!interrupted) losses.push_back(parts_.decoder.loss(*row));
+      if (!interrupted) loss = parts_.decoder.loss(*row);
     }
   });
   if (any(parts_.ranks, interrupted)) return std::nullopt;
-  std::vector<std::int64_t> cut{0};
-  for (int r = 0; r < ranks; ++r) cut.push_back(cut.back() + (count - r + ranks - 1) / ranks);
-  std::vector<model::LossSum> all(static_cast<std::size_t>(count));
-  std::ranges::copy(losses, all.begin() + cut[static_cast<std::size_t>(parts_.ranks.rank())]);
-  gather_items(parts_.ranks, std::span(all), cut);
+  gather_dealt(parts_.ranks, std::span(losses), rank_of);
   model::LossSum sum;
-  for (std::int64_t row = 0; row < count; ++row) {  // in their order, whoever computed them
-    const model::LossSum& one =
-        all[static_cast<std::size_t>(cut[static_cast<std::size_t>(row % ranks)] + row / ranks)];
+  for (const model::LossSum& one : losses) {  // in the order of the rows
     sum.loss += one.loss;
     sum.tokens += one.tokens;
   }
@@ -84,9 +80,10 @@ void Trainer::evaluate() {
 
 std::optional<std::vector<SuiteFigure>> Trainer::suite_figures() {
   std::optional<std::vector<SuiteFigure>> figures;
-  on_first(parts_.ranks, [&] { figures = parts_.suites->measure(update_, parts_.decoder); });
+  together(parts_.ranks, [&] { figures = parts_.suites->measure(update_, parts_.decoder); });
   if (!any(parts_.ranks, figures.has_value())) return std::nullopt;
   if (parts_.ranks.size() == 1) return figures;
+  // All have the same; that they decide alike shall not hang on it.
   nlohmann::json list = nlohmann::json::array();
   for (const SuiteFigure& one : figures.value_or(std::vector<SuiteFigure>())) {
     // As bits: a figure need not be finite.

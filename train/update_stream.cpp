@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "core/error.h"
@@ -9,6 +10,19 @@
 
 namespace weft::train {
 namespace {
+
+/// Epochs are planned one by one as long as all together hold so many examples (seconds), an epoch
+/// costing as much as some of them, and at least so many epochs.
+constexpr std::int64_t kPlannedExamples = std::int64_t{1} << 22;
+constexpr std::int64_t kCostOfEpoch = 256;
+constexpr std::int64_t kPlannedEpochs = 32;
+/// Beyond it a number of updates is no longer exact in metrics.jsonl and in a schedule.
+constexpr double kMostUpdates = 1e15;
+
+/// So many epochs are planned before the run: the time for it must not grow with num_epochs.
+std::int64_t planned_epochs(std::int64_t examples) {
+  return std::max(kPlannedEpochs, kPlannedExamples / (examples + kCostOfEpoch));
+}
 
 std::int64_t updates_in(const std::vector<data::PlannedRow>& plan, const UpdateLimit& limit) {
   std::int64_t updates = 0;
@@ -66,8 +80,13 @@ void UpdateStream::count(const std::vector<data::Prefix>& prefixes,
   const data::RowStreamOptions& rows = rows_.options();
   std::optional<double> epochs = options.num_epochs;
   if (!epochs && !options.max_updates) epochs = 1;
+  const std::int64_t most = planned_epochs(std::ssize(prefixes));
   for (std::int64_t epoch = 0; !epochs || static_cast<double>(epoch) < *epochs; ++epoch) {
     core::leave_if_stopped("planning the run");
+    if (epoch == most) {
+      count_the_rest(options);
+      break;
+    }
     // The first epoch is planned already; the others are planned again when they begin.
     std::vector<data::PlannedRow> later;
     if (epoch > 0) later = data::plan_epoch(prefixes, rows, epoch);
@@ -82,16 +101,39 @@ void UpdateStream::count(const std::vector<data::Prefix>& prefixes,
     const double part = epochs ? std::min(1.0, *epochs - static_cast<double>(epoch)) : 1.0;
     ends_.push_back((ends_.empty() ? 0 : ends_.back()) + updates);
     total_ += std::max<std::int64_t>(1, std::llround(part * static_cast<double>(updates)));
-    if (options.max_updates && total_ >= *options.max_updates) {
-      total_ = *options.max_updates;
-      break;
-    }
+    if (options.max_updates && total_ >= *options.max_updates) break;
   }
+  if (options.max_updates) total_ = std::min(total_, *options.max_updates);
+}
+
+void UpdateStream::count_the_rest(const UpdateStreamOptions& options) {
+  const double epochs = options.num_epochs.value_or(std::numeric_limits<double>::infinity());
+  const double updates =
+      static_cast<double>(total_) + (epochs - static_cast<double>(ends_.size())) * mean_updates();
+  if (options.max_updates && updates > static_cast<double>(*options.max_updates)) {
+    total_ = *options.max_updates;
+    return;
+  }
+  if (updates > kMostUpdates) {
+    throw ConfigError(
+        "num_epochs: {} passes over this data are more than {} updates; lower num_epochs or set "
+        "max_updates",
+        epochs, kMostUpdates);
+  }
+  total_ = std::llround(updates);
+}
+
+double UpdateStream::mean_updates() const {
+  return static_cast<double>(ends_.back()) / static_cast<double>(ends_.size());
 }
 
 double UpdateStream::epoch() const {
   const auto next = std::ranges::upper_bound(ends_, given_);
-  if (next == ends_.end()) return static_cast<double>(ends_.size());
+  if (next == ends_.end()) {
+    if (ends_.empty()) return 0;
+    const auto beyond = static_cast<double>(given_ - ends_.back());
+    return static_cast<double>(ends_.size()) + beyond / mean_updates();
+  }
   const auto index = next - ends_.begin();
   const std::int64_t begin = index == 0 ? 0 : ends_[static_cast<std::size_t>(index - 1)];
   return static_cast<double>(index) +

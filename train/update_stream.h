@@ -47,12 +47,15 @@ struct UpdateLimit {
 /// are counted for each example, so that sharing beginnings does not change what an update learns
 /// from.
 ///
-/// Examples that lie in a vector must outlive the stream unchanged.
+/// Examples that lie in a vector must outlive the stream unchanged. ConfigError for more than 1e15
+/// updates.
 class UpdateStream {
  public:
   UpdateStream(const data::ExampleTable& examples, const UpdateStreamOptions& options);
 
-  /// Updates of the whole run: known before it starts, as schedules need it.
+  /// Updates of the whole run: known before it starts, as schedules need it. Epochs differ a little
+  /// in their updates; those of the first 32, or of about as many as hold 4 million examples,
+  /// are counted, and the others taken for their mean.
   [[nodiscard]] std::int64_t total() const { return total_; }
   /// Tokens of the examples in the first epoch, and those of the rows that hold them: fewer where
   /// examples share their beginnings.
@@ -78,11 +81,15 @@ class UpdateStream {
                std::shared_ptr<const std::vector<data::Prefix>> prefixes,
                const UpdateStreamOptions& options);
   void count(const std::vector<data::Prefix>& prefixes, const UpdateStreamOptions& options);
+  /// Of the epochs that are not planned: those that are planned go on alike.
+  void count_the_rest(const UpdateStreamOptions& options);
+  /// Of a planned epoch.
+  [[nodiscard]] double mean_updates() const;
   void look_ahead();
 
   data::RowStream rows_;
   UpdateLimit limit_;
-  std::vector<std::int64_t> ends_;  ///< Updates up to the end of each epoch.
+  std::vector<std::int64_t> ends_;  ///< Updates up to the end of each epoch that is planned.
   std::int64_t total_ = 0;
   Tokens first_epoch_;
   std::int64_t given_ = 0;

@@ -12,10 +12,10 @@
 #include "core/version.h"
 
 namespace weft::eval {
-Circumstances circumstances_now(std::string kernels) {
+Circumstances circumstances_now(std::string kernels, const std::string& gpu) {
   return {.recorded_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
           .program = fmt::format("weft {}", core::kVersion),
-          .machine = core::processor_name(),
+          .machine = core::processor_name() + (gpu.empty() ? "" : ", " + gpu),
           .threads = core::thread_count(),
           .kernels = std::move(kernels)};
 }

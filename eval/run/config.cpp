@@ -10,6 +10,7 @@
 #include "eval/metrics/answer_metric.h"
 #include "eval/statistics/gates.h"
 #include "export/file_type.h"
+#include "model/device.h"
 
 namespace weft::eval {
 
@@ -72,6 +73,8 @@ void describe(schema::Schema<EvalConfig>& s) {
   s.field("limit", &EvalConfig::limit,
           "documents or examples per suite at most, spread evenly over the file")
       .at_least(1);
+  s.field("device", &EvalConfig::device,
+          "what is computed on: cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)");
   s.choice("dtype", &EvalConfig::dtype,
            {{"float32", DType::kFloat32},
             {"bfloat16", DType::kBFloat16},
@@ -106,6 +109,10 @@ void describe(schema::Schema<EvalConfig>& s) {
   s.field("date", &EvalConfig::date,
           "the day that chat templates print as today's, as 2026-11-29; by default that of "
           "SOURCE_DATE_EPOCH, or today: to compare with an evaluation of another day, give its");
+  s.check([](const EvalConfig& c, schema::CheckReport& report) {
+    if (!model::is_device_name(c.device))
+      report.problem("device", "'" + c.device + "' is not cpu, cuda or cuda:N (a GPU's number)");
+  });
 }
 
 std::vector<StagePlan> stage_plans(const EvalConfig& config) {

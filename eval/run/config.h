@@ -55,6 +55,7 @@ struct EvalConfig {
   std::optional<std::int64_t> sequence_len;
   bool special_tokens = false;
   std::optional<std::int64_t> limit;
+  std::string device = "cpu";  ///< model::open_device
   DType dtype = DType::kFloat32;
   BootstrapSection bootstrap;
   std::vector<std::string> gates;
@@ -92,7 +93,8 @@ struct StagePlan {
 [[nodiscard]] std::size_t reference_stage(const EvalConfig& config);
 
 /// Throws ConfigError when there is no base model, nothing to measure, no data to generate for, a
-/// suite without or with two kinds of data, a name that is taken, or a reference that is no stage.
+/// suite without or with two kinds of data, a name that is taken, a reference that is no stage, or
+/// a device of another name than there are.
 void validate(const EvalConfig& config);
 
 [[nodiscard]] BootstrapOptions bootstrap_options(const EvalConfig& config);

@@ -20,15 +20,17 @@ namespace weft::eval {
 class LiveSuites {
  public:
   /// Reads the suites of suite_plans(); the configuration must name sequence_len. The tokenizer and
-  /// the hooks' targets must outlive it; of the hooks log, progress and stop are used.
+  /// the hooks' targets must outlive it; of the hooks log, progress, stop and ranks are used.
   /// Throws as validate() and read_suites().
   LiveSuites(EvalConfig config, const text::Tokenizer& tokenizer,
              const text::ChatTemplate* chat_template, Hooks hooks);
   LiveSuites(const LiveSuites&) = delete;
   LiveSuites& operator=(const LiveSuites&) = delete;
 
-  /// Every suite with what is attached to the decoder now, as one stage of that name.
-  /// Throws NumericError for losses that are not finite, and Interrupted.
+  /// Every suite with what is attached to the decoder now, as one stage of that name; the same in
+  /// all ranks, which call it together.
+  /// Throws NumericError for losses that are not finite, and what tells of an interruption
+  /// (ExitCode::kInterrupted).
   [[nodiscard]] Evaluation measure(const std::string& stage, model::Decoder& decoder) const;
 
   [[nodiscard]] const std::vector<SuiteInput>& inputs() const { return inputs_; }

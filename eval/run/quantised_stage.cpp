@@ -83,7 +83,7 @@ class TensorReader {
 }  // namespace
 
 model::Decoder load_quantised(const QuantisedModel& model, model::Compute compute,
-                              const core::Log& log) {
+                              at::Device device, const core::Log& log) {
   exporting::InputPaths paths{
       .model = model.model, .adapters = {}, .allow_other_base = model.allow_other_base};
   for (const std::filesystem::path& adapter : model.adapters)
@@ -100,7 +100,8 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
   model::Spec spec = model::read_spec(inputs.base);
   model::round_to_gguf(spec);
   return model::Decoder::filled(
-      spec, compute, [&](const std::string& name, const at::Tensor& to, std::int64_t first_row) {
+      spec, compute,
+      [&](const std::string& name, const at::Tensor& to, std::int64_t first_row) {
         const auto job = jobs.find(name);
         if (job == jobs.end())
           throw InputError("{}: tensor '{}' is missing", model.model.string(), name);
@@ -118,7 +119,8 @@ model::Decoder load_quantised(const QuantisedModel& model, model::Compute comput
                                   [&](std::span<const std::byte> bytes) { reader.take(bytes); });
           inputs.base.release(*part.info);
         }
-      });
+      },
+      device);
 }
 
 }  // namespace weft::eval

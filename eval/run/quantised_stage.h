@@ -22,6 +22,6 @@ struct QuantisedModel {
 /// norm_eps and rope theta, which a GGUF file keeps as fp32. No file is written; beyond the model
 /// some tens of MiB are needed. Errors as of exporting::write_gguf() before it writes.
 [[nodiscard]] model::Decoder load_quantised(const QuantisedModel& model, model::Compute compute,
-                                            const core::Log& log);
+                                            at::Device device, const core::Log& log);
 
 }  // namespace weft::eval

@@ -27,8 +27,9 @@ std::vector<float> losses_of(model::Head& head, const at::Tensor& states,
 }  // namespace
 
 std::vector<float> ReferenceStates::record(model::Decoder& decoder, const data::Row& row) {
-  states_.push_back(decoder.supervised_states(row));
-  return losses_of(head_, states_.back(), targets_of(row));
+  const at::Tensor states = decoder.supervised_states(row);
+  states_.push_back(states.cpu());
+  return losses_of(head_, states, targets_of(row));
 }
 
 std::vector<float> ReferenceStates::compare(model::Decoder& decoder, const data::Row& row,
@@ -43,7 +44,7 @@ std::vector<float> ReferenceStates::compare(model::Decoder& decoder, const data:
   for (std::int64_t first = 0; first < states.size(0); first += chunk) {
     const std::int64_t count = std::min(chunk, states.size(0) - first);
     const auto found =
-        model::divergence(head_.logits(states_[number].narrow(0, first, count)),
+        model::divergence(head_.logits(states_[number].narrow(0, first, count).to(states.device())),
                           head.logits(states.narrow(0, first, count)),
                           std::span(targets).subspan(static_cast<std::size_t>(first),
                                                      static_cast<std::size_t>(count)));

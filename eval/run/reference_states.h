@@ -29,7 +29,7 @@ class ReferenceStates {
 
  private:
   model::Head head_;
-  std::vector<at::Tensor> states_;  ///< Of each row [S, D].
+  std::vector<at::Tensor> states_;  ///< Of each row [S, D], on the host.
 };
 
 }  // namespace weft::eval

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "core/error.h"
+#include "core/ranks.h"
 #include "data/pack.h"
 #include "data/prefix.h"
 
@@ -20,15 +21,19 @@ data::Prefix prefix_of(const Pass& pass) {
   return {pass.tokens, shareable};
 }
 
-/// Which passes share a row.
-std::vector<std::vector<std::uint32_t>> plan_rows(std::span<const Pass> passes,
-                                                  std::int64_t max_tokens) {
-  std::vector<std::vector<std::uint32_t>> rows;
+/// Passes that share a row, and at most how many tokens it has.
+struct SharedRow {
+  std::vector<std::uint32_t> members;
+  std::int64_t tokens = 0;
+};
+
+std::vector<SharedRow> plan_rows(std::span<const Pass> passes, std::int64_t max_tokens) {
+  std::vector<SharedRow> rows;
   std::vector<data::Prefix> prefixes;
   std::vector<std::uint32_t> places;
   for (std::uint32_t i = 0; i < passes.size(); ++i) {
     if (std::ssize(passes[i].tokens) > max_tokens) {
-      rows.push_back({i});
+      rows.push_back({{i}, std::ssize(passes[i].tokens)});
     } else {
       prefixes.push_back(prefix_of(passes[i]));
       places.push_back(i);
@@ -39,7 +44,7 @@ std::vector<std::vector<std::uint32_t>> plan_rows(std::span<const Pass> passes,
       .sequence_len = max_tokens, .share_prefixes = true, .shuffle = false};
   for (data::PlannedRow& row : data::plan_epoch(prefixes, options, 0)) {
     for (std::uint32_t& place : row.examples) place = places[place];
-    rows.push_back(std::move(row.examples));
+    rows.push_back({std::move(row.examples), row.tokens});
   }
   return rows;
 }
@@ -102,11 +107,32 @@ std::vector<PassLoss> score(std::span<const Pass> passes, std::int64_t max_token
                             const TargetOwners& owners) {
   std::vector<PassLoss> results(passes.size());
   std::int64_t finished = 0;
-  for (const std::vector<std::uint32_t>& members : plan_rows(passes, max_tokens)) {
-    score_row(passes, members, losses, owners, results);
-    finished += std::ssize(members);
+  for (const SharedRow& row : plan_rows(passes, max_tokens)) {
+    score_row(passes, row.members, losses, owners, results);
+    finished += std::ssize(row.members);
     if (done) done(finished);
   }
+  return results;
+}
+
+std::vector<PassLoss> score_together(std::span<const Pass> passes, std::int64_t max_tokens,
+                                     const TokenLosses& losses, core::Communicator& ranks,
+                                     const std::function<void(std::int64_t)>& done) {
+  std::vector<PassLoss> results(passes.size());
+  std::vector<int> rank_of(passes.size());
+  core::together(ranks, [&] {
+    core::Dealer dealer(ranks);
+    std::int64_t finished = 0;
+    for (const SharedRow& row : plan_rows(passes, max_tokens)) {
+      const int rank = dealer.deal(row.tokens);
+      for (const std::uint32_t member : row.members) rank_of[member] = rank;
+      if (rank != ranks.rank()) continue;
+      score_row(passes, row.members, losses, {}, results);
+      finished += std::ssize(row.members);
+      if (done) done(finished);
+    }
+  });
+  core::gather_dealt(ranks, std::span(results), rank_of);
   return results;
 }
 

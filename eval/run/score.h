@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/communicator.h"
 #include "data/row.h"
 
 namespace weft::eval {
@@ -38,5 +39,12 @@ struct PassLoss {
                                           const TokenLosses& losses,
                                           const std::function<void(std::int64_t)>& done = {},
                                           const TargetOwners& owners = {});
+
+/// The same as one of several ranks, which all call it with the same passes: each computes some of
+/// the rows, and all get all results, with the bits of one process. `done` is told of the passes
+/// of this rank. What is thrown in one rank is thrown in all (core/ranks.h).
+[[nodiscard]] std::vector<PassLoss> score_together(
+    std::span<const Pass> passes, std::int64_t max_tokens, const TokenLosses& losses,
+    core::Communicator& ranks, const std::function<void(std::int64_t)>& done = {});
 
 }  // namespace weft::eval

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "core/error.h"
+#include "core/ranks.h"
 #include "eval/metrics/answer.h"
 #include "model/decode_batch.h"
 
@@ -68,13 +69,17 @@ template <typename ItemOf>
 std::vector<PassLoss> StageRunner::losses(const SuiteInput& input, const std::vector<Pass>& passes,
                                           Compared compared, const ItemOf& item_of,
                                           model::Decoder& decoder, SuiteResult& suite) {
-  check_stop();
   const auto done = [&](std::int64_t count) { report(input.name, "scored", count, passes.size()); };
   if (compared == Compared::kNot) {
-    return score(
-        passes, input.row_tokens, [&](const data::Row& row) { return decoder.token_losses(row); },
-        done);
+    return score_together(
+        passes, input.row_tokens,
+        [&](const data::Row& row) {
+          check_stop();
+          return decoder.token_losses(row);
+        },
+        ranks(), done);
   }
+  check_stop();
   ReferenceStates& reference = references_.try_emplace(input.name, decoder.head()).first->second;
   if (compared == Compared::kReference) {
     return score(
@@ -146,7 +151,7 @@ void StageRunner::choice_suite(const SuiteInput& input, Compared compared, model
 }
 
 void StageRunner::answer(const std::vector<Question>& questions, const text::Tokenizer& tokenizer,
-                         model::Decoder& decoder, SuiteResult& suite) const {
+                         model::Decoder& decoder, SuiteResult& suite) {
   model::GenerateOptions options;  // greedy
   if (config_.generate) {
     options.max_tokens = config_.generate->max_tokens;
@@ -170,11 +175,22 @@ void StageRunner::answer(const std::vector<Question>& questions, const text::Tok
       return until_stop(text, stop).size() < text.size();
     };
   }
-  const auto answers = model::generate_batch(decoder, prompts, options, batch);
+  std::vector<std::string> answers(questions.size());
+  std::vector<int> rank_of;
+  batch.only.emplace();  // those of this rank
+  core::Dealer dealer(ranks());
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    rank_of.push_back(dealer.deal(std::ssize(prompts[i]) + options.max_tokens));
+    if (rank_of.back() == ranks().rank()) batch.only->push_back(i);
+  }
+  core::together(ranks(), [&] {
+    const auto ids = model::generate_batch(decoder, prompts, options, batch);
+    for (const std::size_t i : *batch.only) answers[i] = text_of(ids[i].ids);
+  });
+  core::gather_texts(ranks(), answers, rank_of);
   for (std::size_t i = 0; i < questions.size(); ++i) {
-    const std::string whole = text_of(answers[i].ids);
     suite.generations.push_back(compare_answer(questions[i].text, questions[i].reference,
-                                               std::string(until_stop(whole, stop)),
+                                               std::string(until_stop(answers[i], stop)),
                                                questions[i].more_references));
   }
   score_answers(suite);

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/communicator.h"
 #include "eval/run/reference_states.h"
 #include "eval/run/score.h"
 #include "eval/run/stages.h"
@@ -61,10 +62,13 @@ class StageRunner {
   void choice_suite(const SuiteInput& input, Compared compared, model::Decoder& decoder,
                     SuiteResult& suite);
   void answer(const std::vector<Question>& questions, const text::Tokenizer& tokenizer,
-              model::Decoder& decoder, SuiteResult& suite) const;
+              model::Decoder& decoder, SuiteResult& suite);
+
+  [[nodiscard]] core::Communicator& ranks() { return hooks_.ranks ? *hooks_.ranks : alone_; }
 
   const EvalConfig& config_;
   const Hooks& hooks_;
+  core::SingleProcess alone_;
   std::string stage_;
   std::map<std::string, ReferenceStates> references_;  ///< By suite.
 };

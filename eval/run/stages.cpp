@@ -16,6 +16,7 @@
 #include "eval/statistics/statistics_of.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
+#include "model/device.h"
 #include "model/memory.h"
 #include "model/runtime.h"
 #include "text/chat_template.h"
@@ -175,11 +176,12 @@ Opened open_all(const EvalConfig& config, const std::vector<StagePlan>& plans,
 /// Holds one model at a time.
 class Loader {
  public:
-  Loader(const EvalConfig& config, const Opened& opened, model::Compute compute,
+  Loader(const EvalConfig& config, const Opened& opened, model::Compute compute, at::Device device,
          std::int64_t sequence_len, const Hooks& hooks)
       : config_(config),
         opened_(opened),
         compute_(compute),
+        device_(device),
         sequence_len_(sequence_len),
         hooks_(hooks) {}
 
@@ -191,12 +193,13 @@ class Loader {
       decoder_.reset();
       tell_need(plan);
       decoder_ = plan.quantise.empty()
-                     ? model::Decoder::load(opened_.of(plan).checkpoint, compute_, format_of(plan))
+                     ? model::Decoder::load(opened_.of(plan).checkpoint, compute_, format_of(plan),
+                                            device_)
                      : load_quantised({.model = plan.model,
                                        .adapters = plan.adapters,
                                        .type = plan.quantise,
                                        .allow_other_base = config_.allow_other_base},
-                                      compute_, hooks_.log);
+                                      compute_, device_, hooks_.log);
       held_ = plan;
     }
     decoder_->detach_all();
@@ -207,9 +210,11 @@ class Loader {
   }
 
  private:
-  /// The blocks of a GGUF file give the same numbers as they do widened, in less memory.
+  /// The blocks of a GGUF file give the same numbers as they do widened, in less memory; a GPU has
+  /// no products of them.
   [[nodiscard]] model::BaseFormat format_of(const StagePlan& plan) const {
-    return plan.quantise.empty() && model::stores_blocks(opened_.of(plan).checkpoint)
+    return device_.is_cpu() && plan.quantise.empty() &&
+                   model::stores_blocks(opened_.of(plan).checkpoint)
                ? model::BaseFormat::kStored
                : model::BaseFormat::kDense;
   }
@@ -228,6 +233,7 @@ class Loader {
   const EvalConfig& config_;
   const Opened& opened_;
   model::Compute compute_;
+  at::Device device_;
   std::int64_t sequence_len_;
   const Hooks& hooks_;
   StagePlan held_;
@@ -286,9 +292,9 @@ void require_gates(const EvalConfig& config, const std::vector<StagePlan>& plans
 
 /// Looks for what was finished before.
 void find_finished(std::vector<StageWork>& all, std::size_t reference, const std::string& dtype,
-                   const Hooks& hooks) {
+                   const model::ComputeDevice& device, const Hooks& hooks) {
   if (!hooks.parts.find) return;
-  const Circumstances now = circumstances_now(model::kernel_names());
+  const Circumstances now = circumstances_now(model::kernel_names(device), device.gpu);
   std::size_t found = 0, total = 0;
   for (StageWork& work : all) {
     for (SuiteWork& part : work.suites) {
@@ -338,6 +344,7 @@ std::vector<std::size_t> order_of_stages(std::size_t count, std::size_t referenc
 
 Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   validate(config);
+  const model::ComputeDevice device = model::open_device(config.device);
   const auto compute =
       config.dtype == DType::kBFloat16 ? model::Compute::kBF16 : model::Compute::kF32;
   // Everything that can be wrong with the files is found before the first long computation.
@@ -371,9 +378,9 @@ Evaluation evaluate(const EvalConfig& config, const Hooks& hooks) {
   evaluation.stages.resize(plans.size());
   std::vector<StageWork> all = all_work(config, plans, opened, inputs, sequence_len, hooks);
   require_gates(config, plans, all, inputs, hooks.earlier);
-  find_finished(all, reference, evaluation.dtype, hooks);
+  find_finished(all, reference, evaluation.dtype, device, hooks);
   StageRunner runner(config, hooks);
-  Loader loader(config, opened, compute, sequence_len, hooks);
+  Loader loader(config, opened, compute, device.device, sequence_len, hooks);
   for (const std::size_t i : order_of_stages(plans.size(), reference)) {
     model::Decoder* decoder =
         all[i].is_finished() ? nullptr : &loader.load(plans[i], opened.adapters[i]);

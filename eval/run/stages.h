@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/communicator.h"
 #include "core/log.h"
 #include "eval/ledger/content_digest.h"
 #include "eval/metrics/result.h"
@@ -20,6 +21,9 @@ struct Hooks {
   core::Log log{};
   ProgressFunction progress{};
   const std::atomic<bool>* stop = nullptr;  ///< Polled between rows and tokens.
+  /// That measure the same together; null: one process alone. They share rows and answers, but for
+  /// suites that are compared token by token. A stop in one of them ends the measuring in all.
+  core::Communicator* ranks = nullptr;
   /// Before a model is read: its name, bytes of its weights and of computing one row. May throw.
   std::function<void(const std::string& what, std::uint64_t weights, std::uint64_t work)>
       before_load{};

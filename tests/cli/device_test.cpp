@@ -20,6 +20,9 @@ fs::path library() {
   return fs::path(tests::weft_program()).parent_path().parent_path() / "lib/libweft_cuda.so";
 }
 
+using tests::run_process;
+using tests::weft_program;
+
 class Device : public ::testing::Test {
  protected:
   void SetUp() override { tests::write_tiny_model(folder_ / "base"); }
@@ -27,6 +30,16 @@ class Device : public ::testing::Test {
     return tests::run_process({tests::weft_program(), "generate", "--model",
                                (folder_ / "base").string(), "--prompt", "a", "--max-tokens", "1",
                                "--device", device});
+  }
+  Finished eval(std::vector<std::string> more) {
+    std::vector<std::string> command{
+        weft_program(), "eval",
+        "--model",      (folder_ / "base").string(),
+        "--text",       folder_.write("text.txt", "in xochitl").string(),
+        "--ledger",     (folder_ / "weft.db").string(),
+        "--out",        (folder_ / "figures.json").string()};
+    command.insert(command.end(), more.begin(), more.end());
+    return run_process(command);
   }
   tests::TempDir folder_;
 };
@@ -52,6 +65,28 @@ TEST_F(Device, ThatThereIsNotIsRefusedInOneLine) {
   }
 }
 
+TEST_F(Device, ThatThereIsNotIsRefusedByEveryCommandThatComputes) {
+  if (fs::exists("/dev/nvidia0")) GTEST_SKIP() << "this machine has a GPU";
+  const std::string base = (folder_ / "base").string();
+  const std::string out = (folder_ / "out").string();
+  const std::string text = folder_.write("text.txt", "in xochitl").string();
+  const std::string ids = folder_.write("ids.jsonl", "[1, 2]\n").string();
+  const std::vector<std::vector<std::string>> commands{
+      {"imatrix", "--model", base, "--text", text, "--out", out + ".gguf", "--device", "cuda"},
+      {"logits", "--model", base, "--ids", ids, "--out", out, "--device", "cuda"},
+      {"export", "--model", base, "--to", "gguf", "--type", "f16", "--out", out + ".gguf",
+       "--verify", text, "--verify-device", "cuda"}};
+  for (std::vector<std::string> command : commands) {
+    const std::string name = command.front();
+    command.insert(command.begin(), weft_program());
+    const Finished done = run_process(command);
+    EXPECT_EQ(done.status, 2) << name;
+    EXPECT_THAT(done.err, HasSubstr("device cuda: ")) << name;
+  }
+  EXPECT_FALSE(fs::exists(out));
+  EXPECT_FALSE(fs::exists(out + ".gguf"));
+}
+
 TEST_F(Device, OfATrainingIsRefusedBeforeAnythingIsWritten) {
   folder_.write("data.jsonl", R"({"prompt": "a", "completion": "b"})"
                               "\n");
@@ -71,6 +106,55 @@ TEST_F(Device, OfATrainingIsRefusedBeforeAnythingIsWritten) {
   EXPECT_EQ(none.status, 2);
   EXPECT_THAT(none.err, HasSubstr("device cuda: "));
   EXPECT_FALSE(fs::exists(folder_ / "run/config.yaml"));
+}
+
+TEST_F(Device, OfAnEvaluationIsRefusedBeforeAnythingIsWritten) {
+  const Finished unknown = eval({"--device", "tpu"});
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("'tpu' is not cpu, cuda or cuda:N"));
+  const auto config =
+      folder_.write("eval.yaml", "base_model: base\ntext: [text.txt]\ndevice: tpu\n");
+  const Finished in_file = run_process({weft_program(), "eval", config.string()});
+  EXPECT_EQ(in_file.status, 2);
+  EXPECT_THAT(in_file.err, HasSubstr("eval.yaml:3:"));
+  EXPECT_THAT(in_file.err, HasSubstr("'tpu' is not cpu, cuda or cuda:N"));
+  if (!fs::exists("/dev/nvidia0")) {
+    const Finished none = eval({"--device", "cuda"});
+    EXPECT_EQ(none.status, 2);
+    EXPECT_THAT(none.err, HasSubstr("device cuda: "));
+    EXPECT_EQ(std::ranges::count(none.err, '\n'), 1) << none.err;
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "weft.db"));
+  EXPECT_FALSE(fs::exists(folder_ / "figures.json"));
+}
+
+TEST_F(Device, OfAnEvaluationWinsOverTheFileAndIsTheProcessorByDefault) {
+  const auto config = folder_.write("eval.yaml",
+                                    "base_model: base\ntext: [text.txt]\ndevice: cuda\n"
+                                    "record: false\n");
+  folder_.write("text.txt", "in xochitl");
+  const Finished named = run_process({weft_program(), "eval", config.string(), "--device", "cpu"});
+  EXPECT_EQ(named.status, 0) << named.err;
+  EXPECT_EQ(eval({}).status, 0);
+  EXPECT_TRUE(fs::exists(folder_ / "weft.db"));
+}
+
+TEST_F(Device, OfAVerificationIsRefusedBeforeTheModelIsWritten) {
+  const std::string text = folder_.write("text.txt", "in xochitl in cuicatl").string();
+  const auto merge = [&](const std::string& device) {
+    return run_process({weft_program(), "merge", "--model", (folder_ / "base").string(), "--out",
+                        (folder_ / "merged").string(), "--verify", text, "--verify-device",
+                        device});
+  };
+  const Finished unknown = merge("tpu");
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("device 'tpu': expected cpu, cuda or cuda:N"));
+  if (!fs::exists("/dev/nvidia0")) {
+    const Finished none = merge("cuda:1");
+    EXPECT_EQ(none.status, 2);
+    EXPECT_THAT(none.err, HasSubstr("device cuda"));
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "merged"));
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ const std::map<std::string, std::set<std::string>>& allowed() {
       {"eval/run",
        {"core", "schema", "checkpoint", "text", "lora", "data", "model", "merge", "export",
         "eval/metrics", "eval/statistics", "eval/ledger", "eval/report"}},
-      {"mpi", {"train"}},
+      {"mpi", {"core"}},
       {"batch",
        {"core", "schema", "checkpoint", "eval/metrics", "eval/statistics", "eval/ledger",
         "eval/report"}},

@@ -73,6 +73,37 @@ class Ranks : public TrainCommand {
     return run_process(command);
   }
 
+  /// A run whose suites are scored, answered and chosen from, `lines` in its `evaluate:`.
+  void write_suites(const std::string& lines = "") {
+    std::string book;
+    for (int i = 0; i < 25; ++i) {
+      std::string text = "in xochitl";
+      for (int w = 0; w < i % 9; ++w) text += " in cuicatl " + std::to_string(i * w);
+      book += nlohmann::json{{"text", text}}.dump() + "\n";
+    }
+    job_.folder().write("book.jsonl", book);
+    write_quiz(25);
+    write_config(
+        "packing: false\nvalidation: {path: valid.jsonl}\neval: {every: 2u}\nthreads: 1\n"
+        "early_stopping: {patience: 3}\n"
+        "evaluate:\n  every: 3u\n  keep_best_by: bits_per_byte.book\n" +
+        lines +
+        "  suites:\n    - {name: book, text: [book.jsonl]}\n"
+        "    - {name: pairs, data: {path: valid.jsonl}}\n"
+        "    - {name: quiz, choices: {path: quiz.jsonl}}\n");
+  }
+
+  /// The ledger of one run, without what no two runs share.
+  [[nodiscard]] nlohmann::json ledger(const std::string& file) const {
+    const Finished shown =
+        run_weft({"ledger", "show", "latest", "--json", "--ledger", (job_ / file).string()});
+    EXPECT_EQ(shown.status, 0) << shown.err;
+    nlohmann::json evaluation = nlohmann::json::parse(shown.out);
+    for (const char* key : {"name", "run", "recorded_at", "seconds"}) evaluation.erase(key);
+    for (nlohmann::json& stage : evaluation.at("stages")) stage.erase("seconds");
+    return evaluation;
+  }
+
   void expect_equal(const std::string& folder, const std::string& other) const {
     EXPECT_EQ(core::sha256(job_.adapter_bytes(folder)), core::sha256(job_.adapter_bytes(other)));
     EXPECT_EQ(job_.metrics(folder), job_.metrics(other)) << folder << " and " << other;
@@ -113,18 +144,35 @@ TEST_F(Ranks, AStopThatOneRankHearsIsEveryones) {
   expect_equal("whole", "run");
 }
 
-TEST_F(Ranks, SuitesAreMeasuredOnceWithTheFiguresOfOneProcess) {
-  job_.folder().write("book.jsonl", "{\"text\": \"in xochitl in cuicatl\"}\n");
-  write_config(
-      "packing: false\nthreads: 1\nevaluate:\n  every: 3u\n  ledger: weft.db\n"
-      "  keep_best_by: bits_per_byte.book\n  suites: [{name: book, text: [book.jsonl]}]\n");
-  ASSERT_EQ(run_process(training(0, "alone")).status, 0);
-  const Finished together = run_process(training(3, "ranks"));
-  ASSERT_EQ(together.status, 0) << together.err;
-  EXPECT_NE(job_.metrics("alone").back().dump().find("bits_per_byte"), std::string::npos);
-  expect_equal("alone", "ranks");
-  const Finished ledger = run_weft({"ledger", "list", "--ledger", (job_ / "weft.db").string()});
-  EXPECT_THAT(ledger.out, HasSubstr("ranks")) << ledger.err;
+TEST_F(Ranks, ShareSuitesWithTheFiguresAndTheLedgerOfOneProcess) {
+  write_suites("  generate: {examples: 10, max_tokens: 30, show: 0}\n");
+  const Finished alone =
+      run_process(training(0, "alone", {"--set", "evaluate.ledger=" + (job_ / "0.db").string()}));
+  ASSERT_EQ(alone.status, 0) << alone.err;
+  const std::string metrics = nlohmann::json(job_.metrics("alone")).dump();
+  for (const char* figure : {"bits_per_byte", "chrf++", "acc_mutual_info"})
+    EXPECT_THAT(metrics, HasSubstr(figure));
+  const nlohmann::json recorded = ledger("0.db");
+  for (const int ranks : {1, 2, 3}) {
+    const std::string folder = "ranks" + std::to_string(ranks);
+    const std::string file = std::to_string(ranks) + ".db";
+    const Finished together = run_process(
+        training(ranks, folder, {"--set", "evaluate.ledger=" + (job_ / file).string()}));
+    ASSERT_EQ(together.status, 0) << together.err;
+    expect_equal("alone", folder);
+    EXPECT_EQ(nlohmann::json::diff(recorded, ledger(file)), nlohmann::json::array()) << ranks;
+  }
+}
+
+TEST_F(Ranks, AStopWhileSuitesAreMeasuredIsEveryones) {
+  write_suites("  record: false\n  generate: {examples: 10, max_tokens: 1500, show: 0}\n");
+  ASSERT_EQ(run_process(training(0, "whole")).status, 0);
+  // Measuring takes so long that the signal finds the ranks in it.
+  const Finished saved = signalled(training(3, "run"), 3, "USR1");
+  EXPECT_EQ(saved.status, 130) << saved.err;
+  EXPECT_THAT(saved.err, HasSubstr("after update 3; the state is saved"));
+  ASSERT_EQ(run_process(training(2, "run", {"--resume"})).status, 0);
+  expect_equal("whole", "run");
 }
 
 TEST_F(Ranks, SeveralAdaptersOnOneBaseHaveTheBitsOfOneProcess) {
@@ -169,6 +217,40 @@ TEST_F(Ranks, WhatIsWrongIsToldOnceAndEndsAll) {
   EXPECT_EQ(wrong.status, 2) << wrong.err;
   EXPECT_EQ(wrong.err.find("weft train: "), wrong.err.rfind("weft train: ")) << wrong.err;
   EXPECT_FALSE(fs::exists(job_ / "run"));
+}
+
+TEST_F(Ranks, ThatFindEachOtherInAWayTheirMpiDoesNotKnowAreRefused) {
+  if (run_process({"sh", "-c",
+                   "mpirun --version | grep -q 'Open MPI' && ! find / -xdev -name "
+                   "'mca_pmix_s[12].so' 2>/dev/null | grep -q ."})
+          .status != 0)
+    GTEST_SKIP() << "this MPI knows PMI";
+  // As srun --mpi=pmi2 starts them.
+  std::vector<std::string> command = training(0, "run");
+  command.insert(command.begin(), {"env", "PMI_RANK=1", "PMI_SIZE=2", "PMI_FD=9"});
+  const Finished refused = run_process(command);
+  EXPECT_EQ(refused.status, 2) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("started as 2 ranks over PMI, as srun --mpi=pmi2"));
+  EXPECT_THAT(refused.err, HasSubstr("use srun --mpi=pmix"));
+  EXPECT_EQ(std::ranges::count(refused.err, '\n'), 1) << refused.err;
+}
+
+TEST_F(Ranks, OfOneMachineDivideItsMemory) {
+  const Finished alone = run_process(training(0, "run", {"--check", "--set", "memory_limit=1GiB"}));
+  ASSERT_EQ(alone.status, 0) << alone.err;
+  EXPECT_THAT(alone.out, HasSubstr("; 1.00 GiB available\n"));
+  const Finished two = run_process(training(2, "run", {"--check", "--set", "memory_limit=1GiB"}));
+  ASSERT_EQ(two.status, 0) << two.err;
+  EXPECT_THAT(two.out, HasSubstr("; 512.0 MiB available for each of the 2 ranks on this machine"));
+  // What one process does with the memory is too much for each of three.
+  const std::vector<std::string> little{"--check", "--set", "memory_limit=700MiB"};
+  const Finished enough = run_process(training(1, "run", little));
+  ASSERT_EQ(enough.status, 0) << enough.err;
+  const Finished refused = run_process(training(3, "run", little));
+  EXPECT_EQ(refused.status, 2) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("of memory are needed for each rank ("));
+  EXPECT_THAT(refused.err, HasSubstr("for each of the 3 ranks on this machine; what helps: "));
+  EXPECT_THAT(refused.err, HasSubstr("fewer ranks on a machine"));
 }
 
 TEST(RanksWithoutMpi, AreRefused) {

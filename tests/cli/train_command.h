@@ -9,6 +9,7 @@
 #include <csignal>
 #include <filesystem>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,6 +24,19 @@ class TrainCommand : public ::testing::Test {
  protected:
   void write_config(const std::string& changes) {
     job_.folder().write("tiny.yaml", job_.yaml(changes));
+  }
+
+  /// quiz.jsonl: so many questions of three choices.
+  void write_quiz(int questions) {
+    std::string lines;
+    for (int i = 0; i < questions; ++i) {
+      lines += nlohmann::json{{"context", "say " + std::to_string(i) + ":"},
+                              {"choices", {"atl", "tonatiuh", "zzz"}},
+                              {"answer", i % 3}}
+                   .dump() +
+               "\n";
+    }
+    job_.folder().write("quiz.jsonl", lines);
   }
 
   [[nodiscard]] std::vector<std::string> command(const std::vector<std::string>& more = {}) const {

@@ -28,17 +28,12 @@ const char* const kSuites =
 class TrainSuites : public tests::TrainCommand {
  protected:
   void SetUp() override {
-    std::string book, quiz;
+    std::string book;
     for (int i = 0; i < 6; ++i) {
       book += nlohmann::json{{"text", "in xochitl in cuicatl " + std::to_string(i)}}.dump() + "\n";
-      quiz += nlohmann::json{{"context", "say " + std::to_string(i) + ":"},
-                             {"choices", {"atl", "tonatiuh", "zzz"}},
-                             {"answer", i % 3}}
-                  .dump() +
-              "\n";
     }
     job_.folder().write("book.jsonl", book);
-    job_.folder().write("quiz.jsonl", quiz);
+    write_quiz(6);
   }
 
   /// `evaluate:` with these lines before its suites, and the rest of the run.

@@ -4,85 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <barrier>
 #include <cmath>
-#include <map>
-#include <mutex>
 #include <random>
-#include <thread>
 
-#include "core/error.h"
-#include "tests/support/throws.h"
-#include "train/ranks.h"
+#include "tests/support/thread_ranks.h"
 
 namespace weft::train {
 namespace {
-
-/// Ranks that are threads of this process.
-class Threads {
- public:
-  explicit Threads(int size) : size_(size), barrier_(size) {}
-
-  template <typename Body>
-  void run(const Body& body) {
-    std::vector<std::thread> threads;
-    for (int r = 0; r < size_; ++r) {
-      threads.emplace_back([&, r] {
-        Rank rank(*this, r);
-        body(rank);
-      });
-    }
-    for (std::thread& one : threads) one.join();
-  }
-
- private:
-  class Rank : public Communicator {
-   public:
-    Rank(Threads& all, int rank) : all_(all), rank_(rank) {}
-    [[nodiscard]] int rank() const override { return rank_; }
-    [[nodiscard]] int size() const override { return all_.size_; }
-    void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming) override {
-      {
-        const std::lock_guard lock(all_.mutex_);
-        for (const Outgoing& one : outgoing)
-          all_.mail_[{rank_, one.to}].push_back({one.bytes.begin(), one.bytes.end()});
-      }
-      all_.barrier_.arrive_and_wait();
-      std::map<int, std::size_t> taken;
-      for (const Incoming& one : incoming) {
-        const auto& bytes = all_.mail_.at({one.from, rank_}).at(taken[one.from]++);
-        ASSERT_EQ(bytes.size(), one.bytes.size());
-        std::ranges::copy(bytes, one.bytes.begin());
-      }
-      all_.barrier_.arrive_and_wait();
-      if (rank_ == 0) all_.mail_.clear();
-      all_.barrier_.arrive_and_wait();
-    }
-    [[nodiscard]] std::int64_t largest(std::int64_t value) override {
-      {
-        const std::lock_guard lock(all_.mutex_);
-        all_.values_.push_back(value);
-      }
-      all_.barrier_.arrive_and_wait();
-      const std::int64_t most = *std::ranges::max_element(all_.values_);
-      all_.barrier_.arrive_and_wait();
-      if (rank_ == 0) all_.values_.clear();
-      all_.barrier_.arrive_and_wait();
-      return most;
-    }
-    void finish() override { all_.barrier_.arrive_and_wait(); }
-
-   private:
-    Threads& all_;
-    int rank_;
-  };
-
-  int size_;
-  std::barrier<> barrier_;
-  std::mutex mutex_;
-  std::map<std::pair<int, int>, std::vector<std::vector<std::byte>>> mail_;
-  std::vector<std::int64_t> values_;
-};
 
 constexpr std::size_t kNumbers = 20;
 
@@ -98,7 +26,7 @@ Gradient gradient_of(std::int64_t row) {
   return gradient;
 }
 
-std::vector<float> summed(Communicator& communicator, const std::vector<std::int64_t>& cut) {
+std::vector<float> summed(core::Communicator& communicator, const std::vector<std::int64_t>& cut) {
   const at::Tensor gradient = at::tensor(gradient_of(0));
   const auto rank = static_cast<std::size_t>(communicator.rank());
   GradientSum sum(gradient, cut[rank]);
@@ -124,7 +52,7 @@ std::vector<float> tree(std::int64_t begin, std::int64_t end) {
 }
 
 TEST(GradientSum, OfOneProcessIsTheTreeOverTheRows) {
-  SingleProcess alone;
+  core::SingleProcess alone;
   for (std::int64_t rows = 1; rows <= 33; ++rows)
     EXPECT_EQ(summed(alone, {0, rows}), tree(0, rows)) << rows;
 }
@@ -141,8 +69,8 @@ TEST(GradientSum, IsNotTheSumInTheOrderOfTheRows) {
 
 void check_cut(const std::vector<std::int64_t>& cut) {
   const std::vector<float> wanted = tree(0, cut.back());
-  Threads ranks(static_cast<int>(cut.size()) - 1);
-  ranks.run([&](Communicator& one) {
+  tests::ThreadRanks ranks(static_cast<int>(cut.size()) - 1);
+  ranks.run([&](core::Communicator& one) {
     EXPECT_EQ(summed(one, cut), wanted)
         << "cut " << testing::PrintToString(cut) << " rank " << one.rank();
   });
@@ -183,28 +111,6 @@ TEST(BalancedCut, GivesRangesOfAboutTheSameCost) {
     EXPECT_TRUE(std::ranges::is_sorted(cut));
     EXPECT_EQ(cut.back(), 7);
   }
-}
-
-TEST(Ranks, AFailureInOneIsAFailureInAll) {
-  Threads ranks(3);
-  ranks.run([](Communicator& one) {
-    try {
-      together(one, [&] {
-        if (one.rank() == 1) throw InputError("no such file");
-      });
-      ADD_FAILURE() << "rank " << one.rank() << " went on";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.exit_code(), ExitCode::kBadInput);
-      EXPECT_STREQ(error.what(), one.rank() == 1 ? "no such file" : "rank 1: no such file");
-    }
-    // And all can still talk.
-    EXPECT_EQ(broadcast(one, one.rank() == 2 ? "so be it" : "", 2), "so be it");
-    EXPECT_TRUE(any(one, one.rank() == 2));
-    EXPECT_FALSE(any(one, false));
-    require_same(one, 12345, "a number");
-    EXPECT_THROW(require_same(one, 1000 + 2 * static_cast<std::uint64_t>(one.rank()), "it"),
-                 InputError);
-  });
 }
 
 TEST(GradientSum, TheGradientsThatRanksHoldAreTheirSumsAndASliceOfAll) {

@@ -5,6 +5,9 @@
 #include <cmath>
 #include <set>
 
+#include "core/error.h"
+#include "tests/support/throws.h"
+
 namespace weft::train {
 namespace {
 
@@ -108,6 +111,39 @@ TEST(UpdateStream, MaxUpdatesAndPartsOfEpochsLimitTheRun) {
   EXPECT_EQ(UpdateStream(examples, o).total(), 5 * epoch);  // more epochs, as many as it takes
   o.num_epochs = 1;
   EXPECT_EQ(UpdateStream(examples, o).total(), epoch);
+}
+
+TEST(UpdateStream, IsPlannedInTheSameTimeHoweverManyTheEpochs) {
+  const auto examples = many();
+  auto o = options(70, true);
+  o.num_epochs = 1e9;  // planned one by one they take hours
+  UpdateStream stream(examples, o);
+  o.num_epochs = 1000;
+  const auto a_thousand = static_cast<double>(UpdateStream(examples, o).total());
+  EXPECT_NEAR(static_cast<double>(stream.total()), a_thousand * 1e6, a_thousand * 1e4);
+  EXPECT_TRUE(stream.next());
+  o.max_updates = 4'000'000'000;
+  o.num_epochs.reset();
+  EXPECT_EQ(UpdateStream(examples, o).total(), *o.max_updates);
+  o.num_epochs = 1e300;
+  EXPECT_EQ(UpdateStream(examples, o).total(), *o.max_updates);
+  o.max_updates.reset();
+  EXPECT_THROWS_WITH(UpdateStream(examples, o), ConfigError, "num_epochs: 1e+300 passes",
+                     "set max_updates");
+}
+
+TEST(UpdateStream, EpochsThatAreNotPlannedAreTakenForTheMeanOfTheOthers) {
+  // One example an update: nothing differs between epochs.
+  const auto examples = make_examples({4, 4, 4});
+  auto o = options(4, false);
+  o.num_epochs = 20'000.5;  // more than are planned
+  UpdateStream stream(examples, o);
+  EXPECT_EQ(stream.total(), 60'002);
+  for (int i = 0; i < 3 * 19'000; ++i) ASSERT_TRUE(stream.next());
+  EXPECT_EQ(stream.epoch(), 19'000.0);
+  ASSERT_TRUE(stream.next());
+  EXPECT_NEAR(stream.epoch(), 19'000.0 + 1.0 / 3, 1e-9);
+  EXPECT_LT(UpdateStream(examples, o).epoch(), 1e-9);
 }
 
 TEST(UpdateStream, RestoredStreamGivesTheSameUpdates) {

@@ -27,6 +27,14 @@ using ::testing::ElementsAre;
 using tests::sample_evaluation;
 namespace fs = std::filesystem;
 
+TEST(Circumstances, NameTheGpuBesideTheProcessor) {
+  const Circumstances here = circumstances_now("avx2");
+  EXPECT_EQ(here.kernels, "avx2");
+  const Circumstances there = circumstances_now("cuda 9.0", "NVIDIA H200");
+  EXPECT_EQ(there.kernels, "cuda 9.0");
+  EXPECT_EQ(there.machine, here.machine + ", NVIDIA H200");
+}
+
 class LedgerTest : public ::testing::Test {
  protected:
   tests::TempDir folder_;

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "tests/support/thread_ranks.h"
 #include "tests/support/throws.h"
 
 namespace weft::eval {
@@ -37,6 +38,67 @@ std::vector<Pass> five_passes() {
           {{8, 9, 10, 11, 12, 13, 14}, {kNone, kNone, 10, 11, 12, 13, 14}},
           {{20}, {21}},
           {{22, 23}, {kNone, kNone}}};
+}
+
+/// Passes of 1 to 12 tokens, of which three or four share a row of 16.
+std::vector<Pass> forty_passes() {
+  std::vector<Pass> passes;
+  for (std::int32_t i = 0; i < 40; ++i) {
+    Pass& pass = passes.emplace_back();
+    for (std::int32_t t = 0; t <= (i * 7) % 12; ++t) {
+      pass.tokens.push_back(100 * i + t);
+      pass.targets.push_back(100 * i + t + 1);
+    }
+  }
+  return passes;
+}
+
+TEST(Score, OfRanksIsThatOfOneProcessToTheBitAndEachRowIsComputedOnce) {
+  const std::vector<Pass> passes = forty_passes();
+  CountingModel alone;
+  const auto wanted = score(passes, 16, alone.losses());
+  for (const int size : {1, 2, 3, 4, 30}) {
+    std::vector<CountingModel> models(static_cast<std::size_t>(size));
+    tests::ThreadRanks ranks(size);
+    ranks.run([&](core::Communicator& one) {
+      CountingModel& model = models[static_cast<std::size_t>(one.rank())];
+      const auto results = score_together(passes, 16, model.losses(), one);
+      ASSERT_EQ(results.size(), wanted.size());
+      for (std::size_t i = 0; i < wanted.size(); ++i) {
+        EXPECT_EQ(results[i].tokens, wanted[i].tokens) << i;
+        EXPECT_EQ(results[i].loss, wanted[i].loss) << i;
+      }
+    });
+    std::size_t rows = 0, most = 0;
+    for (const CountingModel& model : models) {
+      std::size_t tokens = 0;
+      for (const data::Row& row : model.rows) tokens += row.tokens.size();
+      rows += model.rows.size();
+      most = std::max(most, tokens);
+    }
+    EXPECT_EQ(rows, alone.rows.size()) << size;
+    std::size_t all = 0;
+    for (const data::Row& row : alone.rows) all += row.tokens.size();
+    EXPECT_LE(most, all / static_cast<std::size_t>(size) + 16) << size;
+  }
+}
+
+TEST(Score, ThatFailsInOneRankFailsInAll) {
+  const std::vector<Pass> passes = forty_passes();
+  tests::ThreadRanks ranks(3);
+  ranks.run([&](core::Communicator& one) {
+    CountingModel model;
+    const TokenLosses losses = [&, count = model.losses()](const data::Row& row) {
+      if (one.rank() == 2 && model.rows.size() == 1) throw Interrupted("stopped");
+      return count(row);
+    };
+    try {
+      (void)score_together(passes, 16, losses, one);
+      ADD_FAILURE() << "rank " << one.rank() << " went on";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.exit_code(), ExitCode::kInterrupted);
+    }
+  });
 }
 
 TEST(Score, GivesEachPassItsOwnLossWhateverTheRows) {

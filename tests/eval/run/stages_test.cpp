@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <set>
 
@@ -735,6 +736,39 @@ TEST(EvalDocument, ListsTheKeysAsTheSchemaHasThem) {
   EXPECT_NE(page.find("<!-- weft eval --config-reference -->\n\n" +
                       schema::config_reference<EvalConfig>() + "<!-- end of keys -->"),
             std::string::npos);
+}
+
+/// A GPU that WEFT_TEST_DEVICE names (script/check-gpu).
+TEST_F(Stages, OnAGpuHaveTheFiguresOfAProcessor) {
+  const char* const device = std::getenv("WEFT_TEST_DEVICE");
+  if (device == nullptr) GTEST_SKIP() << "WEFT_TEST_DEVICE names no GPU";
+  EvalConfig config;
+  config.base_model = base_;
+  config.text = {text_};
+  config.data.emplace_back().path = {
+      folder_.write("pairs.jsonl", "{\"prompt\": \"agua = \", \"completion\": \"atl\"}\n")};
+  config.generate = GenerateSection{.examples = 1, .max_tokens = 5};
+  config.distribution.emplace();
+  config.allow_other_base = true;
+  const fs::path adapter = write_adapter(strong_adapter(base_), folder_ / "adapter");
+  config.stages = {{.name = "base", .model = {}, .adapter = {}},
+                   {.name = "adapter", .model = {}, .adapter = {adapter}},
+                   {.name = "f16", .model = {}, .adapter = {adapter}, .quantise = "f16"}};
+  const Evaluation here = evaluate(config, {});
+  config.device = device;
+  const Evaluation there = evaluate(config, {});
+  for (std::size_t stage = 0; stage < config.stages.size(); ++stage) {
+    for (std::size_t i = 0; i < here.stages[stage].suites.size(); ++i) {
+      const SuiteResult& wanted = here.stages[stage].suites[i];
+      const SuiteResult& found = there.stages[stage].suites.at(i);
+      ASSERT_EQ(found.items.size(), wanted.items.size());
+      EXPECT_NEAR(found.items[0].loss, wanted.items[0].loss, 1e-4 * wanted.items[0].loss);
+      ASSERT_EQ(found.distances.size(), wanted.distances.size());
+      for (std::size_t t = 0; t < wanted.distances.size(); ++t)
+        EXPECT_NEAR(found.distances[t].kl, wanted.distances[t].kl, 1e-4);
+      EXPECT_EQ(found.generations.size(), wanted.generations.size());
+    }
+  }
 }
 
 }  // namespace

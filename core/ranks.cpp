@@ -1,14 +1,19 @@
-#include "train/ranks.h"
+#include "core/ranks.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <exception>
-#include <limits>
+#include <fstream>
+#include <functional>
+#include <numeric>
 #include <optional>
 
 #include "core/error.h"
 
-namespace weft::train {
+namespace weft::core {
 namespace {
 
 /// What went wrong in one rank, for the others.
@@ -29,6 +34,16 @@ std::optional<Failure> failure_of(const std::function<void()>& work) {
   }
 }
 
+/// The kernel that runs now, which no other machine has: containers of one machine share its
+/// memory, whatever they call it.
+std::string machine_name() {
+  std::ifstream stream("/proc/sys/kernel/random/boot_id");
+  std::string name;
+  if (stream >> name) return name;
+  std::array<char, 256> host{};
+  return ::gethostname(host.data(), host.size() - 1) == 0 ? host.data() : "";
+}
+
 }  // namespace
 
 void gather(Communicator& communicator, std::span<std::byte> all,
@@ -47,6 +62,39 @@ void gather(Communicator& communicator, std::span<std::byte> all,
     incoming.push_back({other, of_rank(other)});
   }
   communicator.exchange(outgoing, incoming);
+}
+
+int Dealer::deal(std::int64_t cost) {
+  const auto least = std::ranges::min_element(held_);
+  *least += cost;
+  return static_cast<int>(least - held_.begin());
+}
+
+void gather_texts(Communicator& communicator, std::span<std::string> all,
+                  std::span<const int> rank_of) {
+  if (communicator.size() == 1) return;
+  std::vector<std::int64_t> lengths(all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) lengths[i] = std::ssize(all[i]);
+  gather_dealt(communicator, std::span(lengths), rank_of);
+  std::vector<std::int64_t> cut{0};
+  std::string joined;  // rank by rank
+  for (int r = 0; r < communicator.size(); ++r) {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (rank_of[i] != r) continue;
+      all[i].resize(static_cast<std::size_t>(lengths[i]));
+      joined += all[i];
+    }
+    cut.push_back(std::ssize(joined));
+  }
+  gather(communicator, std::as_writable_bytes(std::span(joined.data(), joined.size())), cut);
+  std::size_t at = 0;
+  for (int r = 0; r < communicator.size(); ++r) {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (rank_of[i] != r) continue;
+      all[i] = joined.substr(at, all[i].size());
+      at += all[i].size();
+    }
+  }
 }
 
 std::string broadcast(Communicator& communicator, std::string_view text, int from) {
@@ -88,6 +136,20 @@ void on_first(Communicator& communicator, const std::function<void()>& work) {
   });
 }
 
+int count_alike(Communicator& communicator, std::uint64_t value) {
+  const auto ranks = static_cast<std::size_t>(communicator.size());
+  std::vector<std::uint64_t> all(ranks);
+  std::vector<std::int64_t> cut(ranks + 1);
+  std::iota(cut.begin(), cut.end(), 0);
+  all[static_cast<std::size_t>(communicator.rank())] = value;
+  gather_items(communicator, std::span(all), cut);
+  return static_cast<int>(std::ranges::count(all, value));
+}
+
+int ranks_on_this_machine(Communicator& communicator) {
+  return count_alike(communicator, std::hash<std::string>()(machine_name()));
+}
+
 void require_same(Communicator& communicator, std::uint64_t value, std::string_view what) {
   if (communicator.size() == 1) return;
   const auto number = static_cast<std::int64_t>(value >> 1);
@@ -101,4 +163,4 @@ void require_same(Communicator& communicator, std::uint64_t value, std::string_v
       what);
 }
 
-}  // namespace weft::train
+}  // namespace weft::core

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <span>
 
-namespace weft::train {
+namespace weft::core {
 
-/// The processes ("ranks") that train one adapter together, seen from one of them. Only copies of
+/// The processes ("ranks") that do one work together, seen from one of them. Only copies of
 /// bytes and the largest of whole numbers travel through it, so that no result depends on the order
 /// in which a library adds. Every rank makes the same calls in the same order, each from the thread
 /// that made the communicator. A lost rank ends all of them (docs/data-parallel.md).
@@ -49,4 +49,4 @@ class SingleProcess final : public Communicator {
   void finish() override {}
 };
 
-}  // namespace weft::train
+}  // namespace weft::core
