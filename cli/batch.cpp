@@ -31,7 +31,7 @@
 
 namespace weft::cli {
 
-Run add_batch(CLI::App& app);
+Run add_batch(CommandLine& app);
 
 namespace {
 
@@ -325,30 +325,29 @@ void require_match(const std::vector<std::string>& patterns,
   }
 }
 
-Run add_batch(CLI::App& app) {
+Run add_batch(CommandLine& app) {
   const auto a = std::make_shared<BatchArguments>();
   const auto chosen = std::make_shared<Run>([a] { return run_batch(*a); });
   app.description(
       "Runs many jobs that one file describes, each with its steps: train, merge, export, eval.\n"
       "The same command again runs only what is missing (docs/batch.md).");
-  app.add_option("JOBS.yaml", a->file, "Description of the jobs");
-  app.add_flag("--check", a->check,
-               "Checks every job as weft train --check does, shows the plan, and runs nothing");
-  app.add_flag(
-      "--slurm", a->slurm,
-      "Submits the jobs to Slurm as an array and returns; weft batch status tells of them");
-  app.add_flag("--dry-run", a->dry_run, "Shows the commands that would run, and runs nothing");
-  app.add_option("--only", a->only, "Only jobs of this name, as 'nah-*'; may be repeated")
-      ->type_name("PATTERN")
-      ->allow_extra_args(false);
-  app.add_flag("--retry-failed", a->retry_failed, "Tries jobs that failed before once more");
-  CLI::App* task = app.add_subcommand(
+  app.option("JOBS.yaml", a->file, "Description of the jobs");
+  app.flag("--check", a->check,
+           "Checks every job as weft train --check does, shows the plan, and runs nothing");
+  app.flag("--slurm", a->slurm,
+           "Submits the jobs to Slurm as an array and returns; weft batch status tells of them");
+  app.flag("--dry-run", a->dry_run, "Shows the commands that would run, and runs nothing");
+  app.option("--only", a->only, "Only jobs of this name, as 'nah-*'; may be repeated")
+      .type("PATTERN")
+      .repeated();
+  app.flag("--retry-failed", a->retry_failed, "Tries jobs that failed before once more");
+  CommandLine task = app.subcommand(
       "task", "run one job of a batch that was written before, as weft batch itself does");
-  task->add_option("DIR", a->folder, "output_dir of the batch")->required();
-  task->add_option("NAME", a->name, "the job")->required();
-  task->add_option("--slurm", a->slurm_task, "the task of a Slurm array that this is, as 17_3")
-      ->type_name("ID");
-  task->callback([a, chosen] { *chosen = [a] { return run_task(*a); }; });
+  task.option("DIR", a->folder, "output_dir of the batch").required();
+  task.option("NAME", a->name, "the job").required();
+  task.option("--slurm", a->slurm_task, "the task of a Slurm array that this is, as 17_3")
+      .type("ID");
+  task.when_chosen([a, chosen] { *chosen = [a] { return run_task(*a); }; });
   add_batch_questions(app, a, chosen);
   return [chosen] { return (*chosen)(); };
 }

@@ -23,7 +23,7 @@ struct BatchArguments {
 void require_match(const std::vector<std::string>& patterns, const std::vector<std::string>& names);
 
 /// Declares status, logs, cancel and report, which need no LibTorch (batch_report.cpp).
-void add_batch_questions(CLI::App& app, const std::shared_ptr<BatchArguments>& arguments,
+void add_batch_questions(CommandLine& app, const std::shared_ptr<BatchArguments>& arguments,
                          const std::shared_ptr<Run>& chosen);
 
 }  // namespace weft::cli

@@ -192,33 +192,30 @@ int report(const BatchArguments& a) {
 
 }  // namespace
 
-void add_batch_questions(CLI::App& app, const std::shared_ptr<BatchArguments>& a,
+void add_batch_questions(CommandLine& app, const std::shared_ptr<BatchArguments>& a,
                          const std::shared_ptr<Run>& chosen) {
   const auto add = [&](const char* name, const char* what, int (*run)(const BatchArguments&)) {
-    CLI::App* command = app.add_subcommand(name, what);
-    command->add_option("JOBS.yaml", a->file, "description of the jobs")->required();
-    command->callback([a, run, chosen] { *chosen = [a, run] { return run(*a); }; });
+    CommandLine command = app.subcommand(name, what);
+    command.option("JOBS.yaml", a->file, "description of the jobs").required();
+    command.when_chosen([a, run, chosen] { *chosen = [a, run] { return run(*a); }; });
     return command;
   };
-  const auto add_only = [&](CLI::App* command) {
-    command->add_option("--only", a->only, "only jobs of this name, as 'nah-*'; may be repeated")
-        ->type_name("PATTERN")
-        ->allow_extra_args(false);
+  const auto add_only = [&](CommandLine command) {
+    command.option("--only", a->only, "only jobs of this name, as 'nah-*'; may be repeated")
+        .type("PATTERN")
+        .repeated();
   };
-  CLI::App* status = add("status", "show how all jobs stand", show_status);
-  status->add_flag("--json", a->json, "print JSON instead of a table");
+  CommandLine status = add("status", "show how all jobs stand", show_status);
+  status.flag("--json", a->json, "print JSON instead of a table");
   add_only(status);
-  CLI::App* logs = add("logs", "show the end of a job's log", show_log);
-  logs->add_option("NAME", a->name, "the job, or a pattern")->required();
-  logs->add_option("--lines", a->lines, "lines at most")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
+  CommandLine logs = add("logs", "show the end of a job's log", show_log);
+  logs.option("NAME", a->name, "the job, or a pattern").required();
+  logs.option("--lines", a->lines, "lines at most").at_least(1).with_default_shown();
   add_only(add("cancel", "ask running jobs to save and end, and begin no others", cancel));
-  CLI::App* compare = add("report", "compare what came of all jobs", report);
-  compare->add_flag("--markdown", a->markdown, "as Markdown");
-  compare->add_option("--html", a->html, "as one page with the curves of all runs")
-      ->type_name("FILE");
-  compare->add_flag("--force", a->force, "overwrite the page");
+  CommandLine compare = add("report", "compare what came of all jobs", report);
+  compare.flag("--markdown", a->markdown, "as Markdown");
+  compare.option("--html", a->html, "as one page with the curves of all runs").type("FILE");
+  compare.flag("--force", a->force, "overwrite the page");
   add_only(compare);
 }
 

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <exception>
 #include <filesystem>
 #include <new>
@@ -81,7 +81,8 @@ int parse_and_run(const Command& command, std::span<char* const> arguments) {
   const auto entry = std::ranges::find(kCatalog, command.name, &CatalogEntry::name);
   if (entry != kCatalog.end()) app.footer(fmt::format("Example:\n  {}", entry->example));
   app.failure_message(CLI::FailureMessage::simple);
-  const Run run = command.add(app);
+  CommandLine line(app);
+  const Run run = command.add(line);
   // CLI11 consumes its vector from the back.
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
   try {
@@ -121,17 +122,6 @@ int run_command(std::span<const Command> commands, const std::string& name,
       std::ranges::find_if(commands, [&](const Command& c) { return name == c.name; });
   if (found == commands.end()) return complain(name, "no such command", ExitCode::kBadInput);
   return finish_output(name, run_caught(*found, arguments));
-}
-
-CLI::Validator whole_number_from(std::int64_t least) {
-  const auto check = [least](std::string& text) {
-    std::int64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    const bool is_whole = error == std::errc() && end == text.data() + text.size();
-    if (is_whole && value >= least) return std::string();
-    return fmt::format("expected a whole number, at least {}, found '{}'", least, text);
-  };
-  return {check, fmt::format("whole number, at least {}", least)};
 }
 
 core::Log stderr_log(std::string command) {

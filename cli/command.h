@@ -1,11 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
-#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
 
+#include "cli/options.h"
 #include "core/log.h"
 
 namespace weft::cli {
@@ -17,16 +16,13 @@ using Run = std::function<int()>;
 /// One command of the program: `add` declares its options on `app` and returns what runs it.
 struct Command {
   const char* name;  ///< As listed in cli/catalog.h.
-  Run (*add)(CLI::App& app);
+  Run (*add)(CommandLine& app);
 };
 
 /// Finds `name` in `commands`, parses `arguments` (without program and command name), runs it, and
 /// turns every exception into one line on standard error and an exit status.
 int run_command(std::span<const Command> commands, const std::string& name,
                 std::span<char* const> arguments);
-
-/// For --option->check(): a whole number from `least` on, told in words.
-CLI::Validator whole_number_from(std::int64_t least);
 
 /// Prints library messages as lines on standard error: "weft merge: warning: ...".
 core::Log stderr_log(std::string command);

@@ -50,36 +50,35 @@ model::BaseFormat format_of(std::string_view name, const checkpoint::Checkpoint&
 
 }  // namespace
 
-void declare_device(CLI::App& app, std::string& device) {
-  app.add_option("--device", device,
-                 "what computes: cpu (default), cuda (the first GPU) or cuda:N (docs/gpu.md)")
-      ->check([](const std::string& name) {
+void declare_device(CommandLine& app, std::string& device) {
+  app.option("--device", device,
+             "what computes: cpu (default), cuda (the first GPU) or cuda:N (docs/gpu.md)")
+      .checked([](const std::string& name) {
         return model::is_device_name(name) ? std::string()
                                            : "'" + name + "' is not cpu, cuda or cuda:N";
       });
 }
 
-void declare_model(CLI::App& app, ModelArguments& arguments) {
-  app.add_option("--model", arguments.model, "Hugging Face directory or GGUF file")->required();
-  app.add_option("--adapter", arguments.adapters,
-                 "PEFT directory, DIR or DIR:WEIGHT; repeated: they add up")
-      ->allow_extra_args(false);
-  app.add_option("--dtype", arguments.dtype,
-                 "numbers to compute in: f32, bf16, or auto (bf16 where the processor has it)")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
-      ->capture_default_str();
-  app.add_option(
-         "--base-quantization", arguments.base_quantization,
-         "how the weights are kept: int8 or nf4 as training with the same key did; stored, in "
-         "the blocks of the GGUF file; none, in --dtype; auto: in blocks where the file has "
-         "them, else in --dtype, laid out for answering (the numbers are those of none)")
-      ->check(CLI::IsMember({"auto", "none", "stored", "int8", "nf4"}))
-      ->capture_default_str();
+void declare_model(CommandLine& app, ModelArguments& arguments) {
+  app.option("--model", arguments.model, "Hugging Face directory or GGUF file").required();
+  app.option("--adapter", arguments.adapters,
+             "PEFT directory, DIR or DIR:WEIGHT; repeated: they add up")
+      .repeated();
+  app.option("--dtype", arguments.dtype,
+             "numbers to compute in: f32, bf16, or auto (bf16 where the processor has it)")
+      .one_of({"auto", "f32", "bf16"})
+      .with_default_shown();
+  app.option("--base-quantization", arguments.base_quantization,
+             "how the weights are kept: int8 or nf4 as training with the same key did; stored, in "
+             "the blocks of the GGUF file; none, in --dtype; auto: in blocks where the file has "
+             "them, else in --dtype, laid out for answering (the numbers are those of none)")
+      .one_of({"auto", "none", "stored", "int8", "nf4"})
+      .with_default_shown();
   declare_device(app, arguments.device);
-  app.add_option("--threads", arguments.threads, "threads; 0: the cores that the process may use")
-      ->check(whole_number_from(0));
-  app.add_flag("--allow-other-base", arguments.allow_other_base,
-               "accept an adapter that was trained on other weights");
+  app.option("--threads", arguments.threads, "threads; 0: the cores that the process may use")
+      .at_least(0);
+  app.flag("--allow-other-base", arguments.allow_other_base,
+           "accept an adapter that was trained on other weights");
 }
 
 OpenedModel open_model(const ModelArguments& arguments, const core::Log& log) {

@@ -1,12 +1,12 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "cli/options.h"
 #include "core/log.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
@@ -27,12 +27,12 @@ struct ModelArguments {
 };
 
 /// Declares --device. An empty text is refused where the option is given.
-void declare_device(CLI::App& app, std::string& device);
+void declare_device(CommandLine& app, std::string& device);
 
 /// Declares --model, --adapter, --dtype (with the default already in `arguments`),
 /// --base-quantization, --device, --threads,
 /// --allow-other-base.
-void declare_model(CLI::App& app, ModelArguments& arguments);
+void declare_model(CommandLine& app, ModelArguments& arguments);
 
 /// A model and its adapters, read and checked against each other; no weights are in memory yet.
 struct OpenedModel {

@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <string>
 
+#include "cli/options.h"
 #include "cli/output.h"
 #include "schema/schema.h"
 
@@ -19,13 +19,13 @@ struct ConfigQuestion {
 };
 
 /// Declares --dump-config, --json-schema and --config-reference. `page`: where the reference is.
-inline void declare_question(CLI::App& app, ConfigQuestion& question, const std::string& page) {
-  app.add_option("--dump-config", question.dump, "Prints the configuration that results")
-      ->check(CLI::IsMember({"minimal", "full"}));
-  app.add_flag("--json-schema", question.json_schema,
-               "Prints the JSON Schema of the configuration, for editors");
-  app.add_flag("--config-reference", question.reference,
-               fmt::format("Prints every key as Markdown ({})", page));
+inline void declare_question(CommandLine& app, ConfigQuestion& question, const std::string& page) {
+  app.option("--dump-config", question.dump, "Prints the configuration that results")
+      .one_of({"minimal", "full"});
+  app.flag("--json-schema", question.json_schema,
+           "Prints the JSON Schema of the configuration, for editors");
+  app.flag("--config-reference", question.reference,
+           fmt::format("Prints every key as Markdown ({})", page));
 }
 
 /// Prints what was asked about the keys; false when nothing was.

@@ -95,53 +95,46 @@ eval::EvalConfig configuration(const EvalArguments& arguments, const core::Log& 
   return config;
 }
 
-void declare(CLI::App& app, EvalArguments& a) {
+void declare(CommandLine& app, EvalArguments& a) {
   app.description(
       "Measures loss, perplexity and bits per byte on text and on the answers of "
       "instruction data,\nand chrF of generated answers, for a base, the base with an "
       "adapter, and the merged model.");
-  app.add_option("CONFIG", a.config, "YAML file (docs/eval.md)");
-  app.add_option("--set", a.overrides, "PATH=VALUE: change a key of CONFIG")
-      ->allow_extra_args(false);
-  app.add_option("--model", a.model, "base: Hugging Face directory or GGUF file");
-  app.add_option("--adapter", a.adapter, "PEFT directory: stage 'base+adapter'");
-  app.add_option("--merged", a.merged, "the merged model: stage 'merged'");
-  app.add_option("--text", a.text, "text to score; .jsonl: a document a line, else one document");
-  app.add_option("--data", a.data,
-                 "instruction data (.jsonl, .csv, .tsv) whose answers are scored");
-  app.add_option("--fields", a.fields, "NAME=TEMPLATE for --data, e.g. \"output={nah}\"");
-  app.add_option("--generate", a.generate, "answers to generate per data set, for chrF")
-      ->check(whole_number_from(1));
-  app.add_option("--sequence-len", a.sequence_len,
-                 "tokens read at once (default: the smaller of 2048 and the model's limit)")
-      ->check(whole_number_from(1));
-  app.add_option("--limit", a.limit, "documents or examples per suite, spread over the file")
-      ->check(whole_number_from(1));
-  app.add_flag("--special", a.special, "let the tokenizer add its own BOS/EOS to --text");
+  app.option("CONFIG", a.config, "YAML file (docs/eval.md)");
+  app.option("--set", a.overrides, "PATH=VALUE: change a key of CONFIG").repeated();
+  app.option("--model", a.model, "base: Hugging Face directory or GGUF file");
+  app.option("--adapter", a.adapter, "PEFT directory: stage 'base+adapter'");
+  app.option("--merged", a.merged, "the merged model: stage 'merged'");
+  app.option("--text", a.text, "text to score; .jsonl: a document a line, else one document");
+  app.option("--data", a.data, "instruction data (.jsonl, .csv, .tsv) whose answers are scored");
+  app.option("--fields", a.fields, "NAME=TEMPLATE for --data, e.g. \"output={nah}\"");
+  app.option("--generate", a.generate, "answers to generate per data set, for chrF").at_least(1);
+  app.option("--sequence-len", a.sequence_len,
+             "tokens read at once (default: the smaller of 2048 and the model's limit)")
+      .at_least(1);
+  app.option("--limit", a.limit, "documents or examples per suite, spread over the file")
+      .at_least(1);
+  app.flag("--special", a.special, "let the tokenizer add its own BOS/EOS to --text");
   declare_device(app, a.device);
-  app.add_option("--dtype", a.dtype, "f32 (default) or bf16")
-      ->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--threads", a.threads, "threads; 0: the cores that the process may use")
-      ->check(whole_number_from(0));
-  app.add_flag("--allow-other-base", a.allow_other_base,
-               "accept an adapter that was trained on other weights");
-  app.add_flag("--json", a.json, "print JSON instead of tables");
-  app.add_option("--out", a.out, "JSON file for figures, each item's loss and generated answers");
-  app.add_option("--report", a.report, "HTML page with a chart, tables and answers side by side");
-  app.add_option(
-         "--gate", a.gates,
-         "what has to hold, e.g. \"bits_per_byte.merged - bits_per_byte.adapter <= 0.001\"; "
-         "exit status 3 when it does not")
-      ->allow_extra_args(false);
-  app.add_option("--ledger", a.ledger, "record of all evaluations (default: the nearest weft.db)");
-  app.add_option("--tag", a.tag, "name of this evaluation in the ledger, e.g. v1.2");
-  app.add_option(
-      "--against", a.against,
-      "compare with an earlier evaluation: ledger:TAG, a number, or latest; exit status 3 "
-      "when the same inputs gave other figures");
-  app.add_flag("--no-ledger", a.no_ledger, "do not record this evaluation");
-  app.add_flag("--fresh", a.fresh, "measure again what an evaluation that was killed has finished");
-  app.add_flag("--force", a.force, "overwrite --out and --report");
+  app.option("--dtype", a.dtype, "f32 (default) or bf16").one_of({"f32", "bf16"});
+  app.option("--threads", a.threads, "threads; 0: the cores that the process may use").at_least(0);
+  app.flag("--allow-other-base", a.allow_other_base,
+           "accept an adapter that was trained on other weights");
+  app.flag("--json", a.json, "print JSON instead of tables");
+  app.option("--out", a.out, "JSON file for figures, each item's loss and generated answers");
+  app.option("--report", a.report, "HTML page with a chart, tables and answers side by side");
+  app.option("--gate", a.gates,
+             "what has to hold, e.g. \"bits_per_byte.merged - bits_per_byte.adapter <= 0.001\"; "
+             "exit status 3 when it does not")
+      .repeated();
+  app.option("--ledger", a.ledger, "record of all evaluations (default: the nearest weft.db)");
+  app.option("--tag", a.tag, "name of this evaluation in the ledger, e.g. v1.2");
+  app.option("--against", a.against,
+             "compare with an earlier evaluation: ledger:TAG, a number, or latest; exit status 3 "
+             "when the same inputs gave other figures");
+  app.flag("--no-ledger", a.no_ledger, "do not record this evaluation");
+  app.flag("--fresh", a.fresh, "measure again what an evaluation that was killed has finished");
+  app.flag("--force", a.force, "overwrite --out and --report");
   declare_question(app, a.question, "docs/eval.md");
 }
 
@@ -297,8 +290,8 @@ int run(const EvalArguments& arguments) {
 
 }  // namespace
 
-Run add_eval(CLI::App& app);
-Run add_eval(CLI::App& app) {
+Run add_eval(CommandLine& app);
+Run add_eval(CommandLine& app) {
   auto arguments = std::make_shared<EvalArguments>();
   declare(app, *arguments);
   return [arguments] { return run(*arguments); };

@@ -229,30 +229,30 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_export(CLI::App& app);
-Run add_export(CLI::App& app) {
+Run add_export(CommandLine& app);
+Run add_export(CommandLine& app) {
   const auto options = std::make_shared<Options>();
   app.description("Write a model or an adapter for the programs that run it.");
   declare_model_input(app, *options);
-  app.add_option("--to", options->to, "gguf, gguf-lora, peft or ollama");
-  app.add_option(
+  app.option("--to", options->to, "gguf, gguf-lora, peft or ollama");
+  app.option(
       "--type", options->type,
       "of --to gguf: q8_0 (default), f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q4_k_s, q4_k_m, "
       "q5_k_s, q5_k_m, q6_k; of --to gguf-lora: f32 (default), f16");
-  app.add_option("--imatrix", options->imatrix,
-                 "importance matrix (of weft imatrix or llama-imatrix) that the block formats "
-                 "spend their bits by");
-  app.add_option("--from", options->from,
-                 "of --to ollama: a model that Ollama has; the adapter is then not merged");
-  app.add_option("--profile", options->profile,
-                 "of --to peft: portable (default; one rank, scales folded in) or faithful");
-  app.add_option("--check", options->check,
-                 "tell who reads the adapter as it is: vllm,llama.cpp,ollama,lorax,transformers")
-      ->delimiter(',');
-  app.add_option("--name", options->name,
-                 "general.name of the GGUF file; default: the name of the base");
-  app.add_option("--pre", options->pre,
-                 "tokenizer.ggml.pre, where the tokenizer is none that llama.cpp knows");
+  app.option("--imatrix", options->imatrix,
+             "importance matrix (of weft imatrix or llama-imatrix) that the block formats "
+             "spend their bits by");
+  app.option("--from", options->from,
+             "of --to ollama: a model that Ollama has; the adapter is then not merged");
+  app.option("--profile", options->profile,
+             "of --to peft: portable (default; one rank, scales folded in) or faithful");
+  app.option("--check", options->check,
+             "tell who reads the adapter as it is: vllm,llama.cpp,ollama,lorax,transformers")
+      .split_at(',');
+  app.option("--name", options->name,
+             "general.name of the GGUF file; default: the name of the base");
+  app.option("--pre", options->pre,
+             "tokenizer.ggml.pre, where the tokenizer is none that llama.cpp knows");
   declare_model_output(app, *options, "what to write");
   return [options] { return run(*options); };
 }

@@ -44,26 +44,23 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_extract(CLI::App& app);
-Run add_extract(CLI::App& app) {
+Run add_extract(CommandLine& app);
+Run add_extract(CommandLine& app) {
   const auto options = std::make_shared<Options>();
   app.description(
       "Make an adapter of a fine-tuned model: the nearest update of rank RANK of every linear "
       "layer, with what it leaves out.");
-  app.add_option("--model", options->model, "the fine-tuned model: directory or GGUF file")
-      ->required();
-  app.add_option("--base", options->base, "the model it was fine-tuned from")->required();
-  app.add_option("--rank", options->rank, "rank of the adapter")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  app.add_option("--out", options->out, "PEFT folder to write")->required();
-  app.add_flag("--exact-svd", options->exact,
-               "the best approximation rather than a randomised one that is nearly as good");
-  app.add_flag("--force", options->force, "replace the output folder if it exists");
-  app.add_flag("--json", options->json, "print the report as JSON");
-  app.add_option("--threads", options->threads, "threads; 0: the cores that the process may use")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
+  app.option("--model", options->model, "the fine-tuned model: directory or GGUF file").required();
+  app.option("--base", options->base, "the model it was fine-tuned from").required();
+  app.option("--rank", options->rank, "rank of the adapter").at_least(1).with_default_shown();
+  app.option("--out", options->out, "PEFT folder to write").required();
+  app.flag("--exact-svd", options->exact,
+           "the best approximation rather than a randomised one that is nearly as good");
+  app.flag("--force", options->force, "replace the output folder if it exists");
+  app.flag("--json", options->json, "print the report as JSON");
+  app.option("--threads", options->threads, "threads; 0: the cores that the process may use")
+      .at_least(0)
+      .with_default_shown();
   return [options] { return run(*options); };
 }
 

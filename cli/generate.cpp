@@ -26,7 +26,7 @@
 
 namespace weft::cli {
 
-Run add_generate(CLI::App& app);
+Run add_generate(CommandLine& app);
 
 namespace {
 
@@ -250,7 +250,7 @@ int run_generate(const GenerateArguments& arguments) {
 
 }  // namespace
 
-Run add_generate(CLI::App& app) {
+Run add_generate(CommandLine& app) {
   auto arguments = std::make_shared<GenerateArguments>();
   model::GenerateOptions& options = arguments->options;
   model::Sampling& sampling = options.sampling;
@@ -258,29 +258,27 @@ Run add_generate(CLI::App& app) {
       "Answers a prompt, or chats. The prompt goes through the model's chat template where it has "
       "one.");
   declare_model(app, arguments->model);
-  app.add_option("--prompt", arguments->prompt, "the prompt (default: standard input)");
-  app.add_flag("--chat", arguments->chat, "a conversation, one line a turn");
-  app.add_option("--system", arguments->system, "system message");
-  app.add_flag("--raw", arguments->raw, "give the prompt as it is, without the chat template");
-  app.add_option("--max-tokens", options.max_tokens, "tokens of an answer at most")
-      ->check(whole_number_from(1))
-      ->capture_default_str();
-  app.add_option("--temperature", sampling.temperature, "0: always the most probable token")
-      ->capture_default_str();
-  app.add_option("--top-k", sampling.top_k, "choose among the k most probable; 0: all")
-      ->capture_default_str();
-  app.add_option("--top-p", sampling.top_p, "choose among the most probable that make up p")
-      ->capture_default_str();
-  app.add_option("--min-p", sampling.min_p,
-                 "drop what has less than p times the largest probability")
-      ->capture_default_str();
-  app.add_option("--repetition-penalty", sampling.repetition_penalty, "above 1: avoid tokens seen")
-      ->capture_default_str();
-  app.add_option("--seed", sampling.seed, "the same seed gives the same answer")
-      ->capture_default_str();
-  app.add_option("--stop", options.stop_strings, "text that ends an answer; may be repeated")
-      ->allow_extra_args(false);
-  app.add_flag("--json", arguments->json, "print text, ids and reason of ending as JSON");
+  app.option("--prompt", arguments->prompt, "the prompt (default: standard input)");
+  app.flag("--chat", arguments->chat, "a conversation, one line a turn");
+  app.option("--system", arguments->system, "system message");
+  app.flag("--raw", arguments->raw, "give the prompt as it is, without the chat template");
+  app.option("--max-tokens", options.max_tokens, "tokens of an answer at most")
+      .at_least(1)
+      .with_default_shown();
+  app.option("--temperature", sampling.temperature, "0: always the most probable token")
+      .with_default_shown();
+  app.option("--top-k", sampling.top_k, "choose among the k most probable; 0: all")
+      .with_default_shown();
+  app.option("--top-p", sampling.top_p, "choose among the most probable that make up p")
+      .with_default_shown();
+  app.option("--min-p", sampling.min_p, "drop what has less than p times the largest probability")
+      .with_default_shown();
+  app.option("--repetition-penalty", sampling.repetition_penalty, "above 1: avoid tokens seen")
+      .with_default_shown();
+  app.option("--seed", sampling.seed, "the same seed gives the same answer").with_default_shown();
+  app.option("--stop", options.stop_strings, "text that ends an answer; may be repeated")
+      .repeated();
+  app.flag("--json", arguments->json, "print text, ids and reason of ending as JSON");
   return [arguments] { return run_generate(*arguments); };
 }
 

@@ -19,7 +19,7 @@
 
 namespace weft::cli {
 
-Run add_imatrix(CLI::App& app);
+Run add_imatrix(CommandLine& app);
 
 namespace {
 
@@ -66,22 +66,21 @@ int run_imatrix(const ImatrixArguments& arguments) {
 
 }  // namespace
 
-Run add_imatrix(CLI::App& app) {
+Run add_imatrix(CommandLine& app) {
   auto arguments = std::make_shared<ImatrixArguments>();
   app.description(
       "Measures, on a text of yours, how large the inputs of a model's matrices are: the "
       "importance "
       "matrix\nthat weft export --imatrix and llama-quantize --imatrix spend their bits by.");
   declare_model(app, arguments->model);
-  app.add_option("--text", arguments->text, "text in the model's language (.txt, or .jsonl)")
-      ->required();
-  app.add_option("--out", arguments->out, "file to write (.gguf)")->required();
-  app.add_option("--chunk", arguments->chunk, "tokens that are read at once")
-      ->check(whole_number_from(16))
-      ->capture_default_str();
-  app.add_option("--chunks", arguments->chunks, "at most so many; default: the whole text")
-      ->check(whole_number_from(1));
-  app.add_flag("--force", arguments->force, "replace --out if it exists");
+  app.option("--text", arguments->text, "text in the model's language (.txt, or .jsonl)")
+      .required();
+  app.option("--out", arguments->out, "file to write (.gguf)").required();
+  app.option("--chunk", arguments->chunk, "tokens that are read at once")
+      .at_least(16)
+      .with_default_shown();
+  app.option("--chunks", arguments->chunks, "at most so many; default: the whole text").at_least(1);
+  app.flag("--force", arguments->force, "replace --out if it exists");
   return [arguments] { return run_imatrix(*arguments); };
 }
 

@@ -16,7 +16,7 @@
 
 namespace weft::cli {
 
-Run add_import(CLI::App& app);
+Run add_import(CommandLine& app);
 
 namespace {
 namespace fs = std::filesystem;
@@ -85,25 +85,25 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_import(CLI::App& app) {
+Run add_import(CommandLine& app) {
   const auto options = std::make_shared<Options>();
   app.description(
       "Writes a configuration of axolotl or LLaMA-Factory as one of weft train, with a comment for "
       "every line that has no counterpart (docs/import.md). weft train --check shows what comes of "
       "it.");
-  app.add_option("FILE", options->file, "Configuration of axolotl or LLaMA-Factory");
-  app.add_option("--out", options->out,
-                 "File to write, and beside it the chat templates that it names; default: the "
-                 "terminal")
-      ->type_name("FILE");
-  app.add_option("--without", options->without,
-                 "Leaves out a key that asks for what weft does not do; may be repeated: --without "
-                 "neftune_noise_alpha")
-      ->type_name("KEY")
-      ->allow_extra_args(false);
-  app.add_flag("--force", options->force, "Replaces files that exist");
-  app.add_flag("--words", options->words,
-               "Lists all words of the two programs that are known, as a table");
+  app.option("FILE", options->file, "Configuration of axolotl or LLaMA-Factory");
+  app.option("--out", options->out,
+             "File to write, and beside it the chat templates that it names; default: the "
+             "terminal")
+      .type("FILE");
+  app.option("--without", options->without,
+             "Leaves out a key that asks for what weft does not do; may be repeated: --without "
+             "neftune_noise_alpha")
+      .type("KEY")
+      .repeated();
+  app.flag("--force", options->force, "Replaces files that exist");
+  app.flag("--words", options->words,
+           "Lists all words of the two programs that are known, as a table");
   return [options] { return run(*options); };
 }
 

@@ -109,8 +109,8 @@ void TensorCensus::describe(InspectReport& report, const InspectOptions& options
   report.block(table.text());
 }
 
-Run add_inspect(CLI::App& app);
-Run add_inspect(CLI::App& app) {
+Run add_inspect(CommandLine& app);
+Run add_inspect(CommandLine& app) {
   struct Arguments {
     std::string path;
     InspectOptions options;
@@ -123,25 +123,25 @@ Run add_inspect(CLI::App& app) {
   app.description(
       "Says what a model, a weights file, an adapter or a run's folder holds, or what the machine "
       "computes with.");
-  CLI::Option* const path =
-      app.add_option("path", arguments->path,
-                     "Hugging Face folder, GGUF or .safetensors file, adapter, run's folder");
-  CLI::Option* const tensors =
-      app.add_flag("--tensors", arguments->options.tensors, "list every tensor");
-  CLI::Option* const no_hash =
-      app.add_flag("--no-hash", arguments->no_hash, "skip the digest, which reads all weights");
-  CLI::Option* const verify = app.add_flag(
-      "--verify", arguments->verify,
-      "hold a folder that weft merge wrote against its merge.json: every file's SHA-256; "
-      "with --no-hash the inputs are not read");
-  app.add_flag("--machine", arguments->machine,
-               "this machine: processor, caches, the kernels that it can multiply with, which are "
-               "chosen and how fast they are (takes a second)")
-      ->excludes(path)
-      ->excludes(tensors)
-      ->excludes(no_hash)
-      ->excludes(verify);
-  app.add_flag("--json", arguments->json, "for programs: one JSON object");
+  const CommandOption path =
+      app.option("path", arguments->path,
+                 "Hugging Face folder, GGUF or .safetensors file, adapter, run's folder");
+  const CommandOption tensors =
+      app.flag("--tensors", arguments->options.tensors, "list every tensor");
+  const CommandOption no_hash =
+      app.flag("--no-hash", arguments->no_hash, "skip the digest, which reads all weights");
+  const CommandOption verify =
+      app.flag("--verify", arguments->verify,
+               "hold a folder that weft merge wrote against its merge.json: every file's SHA-256; "
+               "with --no-hash the inputs are not read");
+  app.flag("--machine", arguments->machine,
+           "this machine: processor, caches, the kernels that it can multiply with, which are "
+           "chosen and how fast they are (takes a second)")
+      .excludes(path)
+      .excludes(tensors)
+      .excludes(no_hash)
+      .excludes(verify);
+  app.flag("--json", arguments->json, "for programs: one JSON object");
   return [arguments] {
     arguments->options.hash = !arguments->no_hash;
     if (arguments->path.empty() && !arguments->machine)

@@ -229,7 +229,8 @@ std::string strips(const std::vector<eval::LedgerFigure>& values,
     const auto entry = std::ranges::find(entries, value.evaluation, &eval::LedgerEntry::id);
     table.add({std::to_string(value.evaluation), entry->circumstances.recorded_at,
                fmt::format("{}", fmt::join(entry->tags, " ")),
-               fmt::format("{:.{}f}", value.value, digits), "|" + strip(value, low, high) + "|"});
+               fmt::format("{:.{}f}", value.value, digits),
+               fmt::format("|{}|", strip(value, low, high))});
   }
   return table.text();
 }
@@ -274,7 +275,7 @@ int plot_stages(const LedgerArguments& a) {
     for (const eval::LedgerFigure& value : values) {
       table.add({value.stage, fmt::format("{:.{}f}", value.value, kind.digits),
                  value.difference ? fmt::format("{:+.{}f}", *value.difference, kind.digits) : "-",
-                 "|" + strip(value, low, high) + "|"});
+                 fmt::format("|{}|", strip(value, low, high))});
     }
     print("{}", table.text());
     return 0;
@@ -400,64 +401,62 @@ constexpr const char* kWhich = "number, tag, or latest";
 using Arguments = std::shared_ptr<LedgerArguments>;
 
 /// Declares a subcommand; `chosen` becomes what runs it.
-CLI::App* subcommand(CLI::App& app, const char* name, const char* what,
-                     int (*run)(const LedgerArguments&), const Arguments& a,
-                     const std::shared_ptr<Run>& chosen) {
-  CLI::App* command = app.add_subcommand(name, what);
-  command->add_option("--ledger", a->ledger, "the ledger (default: the nearest weft.db)");
-  command->callback([a, run, chosen] { *chosen = [a, run] { return run(*a); }; });
+CommandLine subcommand(CommandLine& app, const char* name, const char* what,
+                       int (*run)(const LedgerArguments&), const Arguments& a,
+                       const std::shared_ptr<Run>& chosen) {
+  CommandLine command = app.subcommand(name, what);
+  command.option("--ledger", a->ledger, "the ledger (default: the nearest weft.db)");
+  command.when_chosen([a, run, chosen] { *chosen = [a, run] { return run(*a); }; });
   return command;
 }
 
 }  // namespace
 
-Run add_ledger(CLI::App& app);
-Run add_ledger(CLI::App& app) {
+Run add_ledger(CommandLine& app);
+Run add_ledger(CommandLine& app) {
   auto a = std::make_shared<LedgerArguments>();
   auto chosen = std::make_shared<Run>();
   app.description("Shows and compares the evaluations that weft eval has recorded.");
-  app.require_subcommand(1);
-  const auto json = [&](CLI::App* command) {
-    command->add_flag("--json", a->json, "print JSON");
+  app.require_subcommand();
+  const auto json = [&](CommandLine command) {
+    command.flag("--json", a->json, "print JSON");
     return command;
   };
   json(subcommand(app, "list", "every evaluation, the oldest first", list, a, chosen));
 
-  auto* one = json(subcommand(app, "show", "all figures of one evaluation", show, a, chosen));
-  one->add_option("EVALUATION", a->id, kWhich)->required();
+  CommandLine one = json(subcommand(app, "show", "all figures of one evaluation", show, a, chosen));
+  one.option("EVALUATION", a->id, kWhich).required();
 
-  auto* two =
+  CommandLine two =
       json(subcommand(app, "compare",
                       "what changed from one to another; exit status 3 when the same inputs "
                       "gave other figures",
                       compare, a, chosen));
-  two->add_option("EARLIER", a->id, kWhich)->required();
-  two->add_option("LATER", a->other,
-                  "number, tag, or latest; without it EARLIER's last stage is compared with its "
-                  "first: what a training run has learned and forgotten");
+  two.option("EARLIER", a->id, kWhich).required();
+  two.option("LATER", a->other,
+             "number, tag, or latest; without it EARLIER's last stage is compared with its "
+             "first: what a training run has learned and forgotten");
 
-  auto* drawn = subcommand(app, "plot", "one figure over all evaluations", plot, a, chosen);
-  drawn->add_option("FIGURE", a->figure, "as in gates: bits_per_byte.SUITE.STAGE")->required();
-  drawn->add_option("--evaluation", a->id,
-                    "draw the stages of one evaluation, such as the updates of a training run; "
-                    "FIGURE is then bits_per_byte.SUITE");
-  drawn->add_option("--out", a->out, "SVG file; without it, lines of text");
-  drawn->add_flag("--force", a->force, "overwrite --out");
+  CommandLine drawn = subcommand(app, "plot", "one figure over all evaluations", plot, a, chosen);
+  drawn.option("FIGURE", a->figure, "as in gates: bits_per_byte.SUITE.STAGE").required();
+  drawn.option("--evaluation", a->id,
+               "draw the stages of one evaluation, such as the updates of a training run; "
+               "FIGURE is then bits_per_byte.SUITE");
+  drawn.option("--out", a->out, "SVG file; without it, lines of text");
+  drawn.flag("--force", a->force, "overwrite --out");
 
-  auto* table =
+  CommandLine table =
       subcommand(app, "export", "all figures as a table, a line each", export_figures, a, chosen);
-  table->add_option("EVALUATION", a->ids, "number, tag, or latest; all without");
-  table->add_option("--format", a->format, "csv (default) or json")
-      ->check(CLI::IsMember({"csv", "json"}));
-  table->add_option("--out", a->out, "file instead of standard output");
-  table->add_flag("--force", a->force, "overwrite --out");
+  table.option("EVALUATION", a->ids, "number, tag, or latest; all without");
+  table.option("--format", a->format, "csv (default) or json").one_of({"csv", "json"});
+  table.option("--out", a->out, "file instead of standard output");
+  table.flag("--force", a->force, "overwrite --out");
 
-  auto* named = subcommand(app, "tag", "give an evaluation a name", tag, a, chosen);
-  named->add_option("EVALUATION", a->id, "number, tag, or latest; with --remove the tag")
-      ->required();
-  named->add_option("NAME", a->tag, "letters, digits, '.', '_', '-', '+'");
-  named->add_flag("--force", a->force, "take the name from another evaluation");
-  named->add_flag("--remove", a->remove, "remove the name");
+  CommandLine named = subcommand(app, "tag", "give an evaluation a name", tag, a, chosen);
+  named.option("EVALUATION", a->id, "number, tag, or latest; with --remove the tag").required();
+  named.option("NAME", a->tag, "letters, digits, '.', '_', '-', '+'");
+  named.flag("--force", a->force, "take the name from another evaluation");
+  named.flag("--remove", a->remove, "remove the name");
   return [chosen] { return (*chosen)(); };
 }
 

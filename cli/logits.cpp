@@ -16,7 +16,7 @@
 
 namespace weft::cli {
 
-Run add_logits(CLI::App& app);
+Run add_logits(CommandLine& app);
 
 namespace {
 
@@ -86,17 +86,16 @@ int run_logits(const LogitsArguments& arguments) {
 
 }  // namespace
 
-Run add_logits(CLI::App& app) {
+Run add_logits(CommandLine& app) {
   auto arguments = std::make_shared<LogitsArguments>();
   app.description(
       "Writes the logits of every position for given token ids, to compare with other programs.\n"
       "The output holds tensors \"0\", \"1\", ... (one a line of the input), F32, [tokens, "
       "vocabulary].");
   declare_model(app, arguments->model);
-  app.add_option("--ids", arguments->ids, "file with one JSON array of token ids a line")
-      ->required();
-  app.add_option("--out", arguments->out, "safetensors file to write")->required();
-  app.add_flag("--force", arguments->force, "replace --out if it exists");
+  app.option("--ids", arguments->ids, "file with one JSON array of token ids a line").required();
+  app.option("--out", arguments->out, "safetensors file to write").required();
+  app.flag("--force", arguments->force, "replace --out if it exists");
   return [arguments] { return run_logits(*arguments); };
 }
 

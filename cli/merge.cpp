@@ -260,52 +260,48 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_merge(CLI::App& app);
-Run add_merge(CLI::App& app) {
+Run add_merge(CommandLine& app);
+Run add_merge(CommandLine& app) {
   const auto options = std::make_shared<Options>();
   app.description(
       "Fold adapters into a model's weights; combine adapters into one adapter, which is what "
       "comes out where --model is left out; combine whole models as a mergekit recipe says; "
       "without "
       "adapters, convert a GGUF file to a Hugging Face directory.");
-  app.add_option("recipe", options->recipe, "YAML as mergekit reads it, instead of --model");
+  app.option("recipe", options->recipe, "YAML as mergekit reads it, instead of --model");
   declare_model_input(app, *options);
-  app.add_option("--method", options->method,
-                 "how several adapters are combined: linear (or cat), task_arithmetic, ties:peft, "
-                 "ties:mergekit, dare_linear:..., dare_ties:..., magnitude_prune, breadcrumbs, "
-                 "della, ... (docs/combine.md); for an adapter also svd, knots_ties, "
-                 "peft_factor_linear, ... "
-                 "(docs/combine_adapters.md)")
-      ->capture_default_str();
-  app.add_option("--parameter", options->parameters, "of the method: density=0.5; may be repeated")
-      ->take_all()
-      ->expected(1)
-      ->allow_extra_args(false);
-  app.add_option(
-         "--dtype", options->dtype,
-         "keep, auto, f32, f16 or bf16; keep writes block-quantised bases as f32, and what a "
-         "recipe "
-         "says; auto widens the type where rounding would leave less than 95 % of the update")
-      ->capture_default_str();
-  app.add_option(
-      "--rounding", options->rounding,
-      "of changed tensors of 16 bits: nearest (default, unless a recipe says otherwise), "
-      "stochastic (with --seed) or error_feedback, which keep small updates in the mean");
-  app.add_option("--undo", options->undo,
-                 "also write what weft unmerge needs to restore the base's very files")
-      ->type_name("FILE");
-  app.add_option("--max-shard-size", options->max_shard_size, "largest safetensors file")
-      ->capture_default_str();
-  app.add_option("--seed", options->seed,
-                 "of recipes that draw (dare, della) and of stochastic rounding")
-      ->capture_default_str();
-  app.add_option("--rank", options->rank,
-                 "of a combined adapter; 0: the largest of its parts (linear: their sum)")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
-  app.add_flag("--exact-svd", options->exact_svd,
-               "combined adapters: the best approximation, holding one layer's update whole");
-  declare_model_output(app, *options, "folder to write")->required();
+  app.option("--method", options->method,
+             "how several adapters are combined: linear (or cat), task_arithmetic, ties:peft, "
+             "ties:mergekit, dare_linear:..., dare_ties:..., magnitude_prune, breadcrumbs, "
+             "della, ... (docs/combine.md); for an adapter also svd, knots_ties, "
+             "peft_factor_linear, ... "
+             "(docs/combine_adapters.md)")
+      .with_default_shown();
+  app.option("--parameter", options->parameters, "of the method: density=0.5; may be repeated")
+      .repeated();
+  app.option("--dtype", options->dtype,
+             "keep, auto, f32, f16 or bf16; keep writes block-quantised bases as f32, and what a "
+             "recipe "
+             "says; auto widens the type where rounding would leave less than 95 % of the update")
+      .with_default_shown();
+  app.option("--rounding", options->rounding,
+             "of changed tensors of 16 bits: nearest (default, unless a recipe says otherwise), "
+             "stochastic (with --seed) or error_feedback, which keep small updates in the mean");
+  app.option("--undo", options->undo,
+             "also write what weft unmerge needs to restore the base's very files")
+      .type("FILE");
+  app.option("--max-shard-size", options->max_shard_size, "largest safetensors file")
+      .with_default_shown();
+  app.option("--seed", options->seed,
+             "of recipes that draw (dare, della) and of stochastic rounding")
+      .with_default_shown();
+  app.option("--rank", options->rank,
+             "of a combined adapter; 0: the largest of its parts (linear: their sum)")
+      .at_least(0)
+      .with_default_shown();
+  app.flag("--exact-svd", options->exact_svd,
+           "combined adapters: the best approximation, holding one layer's update whole");
+  declare_model_output(app, *options, "folder to write").required();
   return [options] { return run(*options); };
 }
 

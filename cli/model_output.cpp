@@ -12,25 +12,24 @@
 
 namespace weft::cli {
 
-void declare_model_input(CLI::App& app, ModelOutputOptions& options) {
-  app.add_option("--model", options.model, "Hugging Face directory or GGUF file");
-  app.add_option("--adapter", options.adapters,
-                 "PEFT folder, with an optional weight (DIR:0.5); repeat it to add several")
-      ->take_all()
-      ->expected(1)
-      ->allow_extra_args(false);
+void declare_model_input(CommandLine& app, ModelOutputOptions& options) {
+  app.option("--model", options.model, "Hugging Face directory or GGUF file");
+  app.option("--adapter", options.adapters,
+             "PEFT folder, with an optional weight (DIR:0.5); repeat it to add several")
+      .repeated();
 }
 
-CLI::Option* declare_model_output(CLI::App& app, ModelOutputOptions& options, const char* what) {
-  CLI::Option* const out = app.add_option("--out", options.out, what);
+CommandOption declare_model_output(CommandLine& app, ModelOutputOptions& options,
+                                   const char* what) {
+  const CommandOption out = app.option("--out", options.out, what);
   declare_verification(app, options.verify);
-  app.add_flag("--force", options.force, "replace the output if it exists");
-  app.add_flag("--allow-other-base", options.allow_other_base,
-               "go on even if the adapter records other base weights");
-  app.add_flag("--json", options.json, "print the report as JSON");
-  app.add_option("--threads", options.threads, "threads; 0: the cores that the process may use")
-      ->check(whole_number_from(0))
-      ->capture_default_str();
+  app.flag("--force", options.force, "replace the output if it exists");
+  app.flag("--allow-other-base", options.allow_other_base,
+           "go on even if the adapter records other base weights");
+  app.flag("--json", options.json, "print the report as JSON");
+  app.option("--threads", options.threads, "threads; 0: the cores that the process may use")
+      .at_least(0)
+      .with_default_shown();
   return out;
 }
 

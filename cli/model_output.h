@@ -1,10 +1,10 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "cli/options.h"
 #include "cli/verification.h"
 #include "core/file.h"
 #include "merge/fold.h"
@@ -28,10 +28,10 @@ struct ModelOutputOptions {
 };
 
 /// Declares --model and --adapter.
-void declare_model_input(CLI::App& app, ModelOutputOptions& options);
+void declare_model_input(CommandLine& app, ModelOutputOptions& options);
 /// Declares --out, as `what`, and what goes with it: --verify and its limits, --force,
 /// --allow-other-base, --json, --threads.
-CLI::Option* declare_model_output(CLI::App& app, ModelOutputOptions& options, const char* what);
+CommandOption declare_model_output(CommandLine& app, ModelOutputOptions& options, const char* what);
 
 /// start_verification() of these options.
 [[nodiscard]] merge::Verify start_verification(const ModelOutputOptions& options,

@@ -4,16 +4,16 @@
 
 namespace weft::cli {
 
-Run add_batch(CLI::App& app);     // batch.cpp
-Run add_export(CLI::App& app);    // export.cpp
-Run add_extract(CLI::App& app);   // extract.cpp
-Run add_inspect(CLI::App& app);   // inspect.cpp
-Run add_ledger(CLI::App& app);    // ledger.cpp
-Run add_merge(CLI::App& app);     // merge.cpp
-Run add_report(CLI::App& app);    // report.cpp
-Run add_score(CLI::App& app);     // score.cpp
-Run add_tokenize(CLI::App& app);  // tokenize.cpp
-Run add_unmerge(CLI::App& app);   // unmerge.cpp
+Run add_batch(CommandLine& app);     // batch.cpp
+Run add_export(CommandLine& app);    // export.cpp
+Run add_extract(CommandLine& app);   // extract.cpp
+Run add_inspect(CommandLine& app);   // inspect.cpp
+Run add_ledger(CommandLine& app);    // ledger.cpp
+Run add_merge(CommandLine& app);     // merge.cpp
+Run add_report(CommandLine& app);    // report.cpp
+Run add_score(CommandLine& app);     // score.cpp
+Run add_tokenize(CommandLine& app);  // tokenize.cpp
+Run add_unmerge(CommandLine& app);   // unmerge.cpp
 
 std::span<const Command> plain_commands() {
   static constexpr std::array kCommands{

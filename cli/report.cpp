@@ -14,7 +14,7 @@
 
 namespace weft::cli {
 
-Run add_report(CLI::App& app);
+Run add_report(CommandLine& app);
 
 namespace {
 
@@ -134,24 +134,23 @@ int run(const ReportArguments& a) {
 
 }  // namespace
 
-Run add_report(CLI::App& app) {
+Run add_report(CommandLine& app) {
   auto a = std::make_shared<ReportArguments>();
   app.description(
       "Builds one HTML page on training runs and recorded evaluations, or what a model card says "
       "of one (docs/report.md).");
-  app.add_option("RUN", a->subjects,
-                 "folder of a training run, or an evaluation in the ledger: number, tag, or latest")
-      ->required();
-  app.add_option("--ledger", a->ledger, "the ledger (default: the nearest weft.db)");
-  app.add_option("--format", a->format,
-                 "html (default), markdown (a model card's section) or model-index (its metadata)")
-      ->check(CLI::IsMember({"html", "markdown", "model-index"}));
-  app.add_option("--stage", a->stage, "stage that model-index is about (default: the last)");
-  app.add_option("--name", a->name, "name of the model in model-index");
-  app.add_option("--examples", a->examples, "answers shown per suite (default 12)")
-      ->check(whole_number_from(0));
-  app.add_option("--out", a->out, "file (default: report.html; other formats are printed)");
-  app.add_flag("--force", a->force, "overwrite --out");
+  app.option("RUN", a->subjects,
+             "folder of a training run, or an evaluation in the ledger: number, tag, or latest")
+      .required();
+  app.option("--ledger", a->ledger, "the ledger (default: the nearest weft.db)");
+  app.option("--format", a->format,
+             "html (default), markdown (a model card's section) or model-index (its metadata)")
+      .one_of({"html", "markdown", "model-index"});
+  app.option("--stage", a->stage, "stage that model-index is about (default: the last)");
+  app.option("--name", a->name, "name of the model in model-index");
+  app.option("--examples", a->examples, "answers shown per suite (default 12)").at_least(0);
+  app.option("--out", a->out, "file (default: report.html; other formats are printed)");
+  app.flag("--force", a->force, "overwrite --out");
   return [a] { return run(*a); };
 }
 

@@ -20,7 +20,7 @@
 
 namespace weft::cli {
 
-Run add_score(CLI::App& app);
+Run add_score(CommandLine& app);
 
 namespace {
 
@@ -113,21 +113,19 @@ int run(const ScoreArguments& arguments) {
 
 }  // namespace
 
-Run add_score(CLI::App& app) {
+Run add_score(CommandLine& app) {
   auto arguments = std::make_shared<ScoreArguments>();
   ScoreArguments& a = *arguments;
   app.description(
       "Scores answers against references, line by line, as weft eval scores what it generates: "
       "chrF, chrF++, BLEU and TER are sacrebleu's, to the signature. See docs/eval.md.");
-  app.add_option("ANSWERS", a.answers, "a text a line; .jsonl: a JSON string a line")->required();
-  app.add_option("--reference", a.references,
-                 "the same for the references; several files: any fits")
-      ->required();
-  app.add_option(
-      "--metric", a.metrics,
-      "chrf, chrf++, chrf++_unicode, bleu, ter, exact_match, f1; variants after a colon: "
-      "bleu:intl, ter:no_punct (default: chrf chrf++)");
-  app.add_flag("--json", a.json, "JSON with all digits");
+  app.option("ANSWERS", a.answers, "a text a line; .jsonl: a JSON string a line").required();
+  app.option("--reference", a.references, "the same for the references; several files: any fits")
+      .required();
+  app.option("--metric", a.metrics,
+             "chrf, chrf++, chrf++_unicode, bleu, ter, exact_match, f1; variants after a colon: "
+             "bleu:intl, ter:no_punct (default: chrf chrf++)");
+  app.flag("--json", a.json, "JSON with all digits");
   return [arguments] { return run(*arguments); };
 }
 

@@ -20,7 +20,7 @@
 
 namespace weft::cli {
 
-Run add_tokenize(CLI::App& app);
+Run add_tokenize(CommandLine& app);
 
 namespace {
 
@@ -148,25 +148,26 @@ void render_lines(const std::string& model) {
 
 }  // namespace
 
-Run add_tokenize(CLI::App& app) {
+Run add_tokenize(CommandLine& app) {
   auto options = std::make_shared<TokenizeOptions>();
   app.description(
       "Text to token ids: one JSON array a line of standard input.\n"
       "Special tokens in the text are recognised, as transformers does.");
-  app.add_option("--model", options->model, "a Hugging Face folder or a GGUF file")->required();
-  app.add_flag("--special", options->special, "add BOS and EOS by the tokenizer's own rule");
-  auto* decode = app.add_flag("--decode", options->decode, "the way back: JSON arrays to text");
-  app.add_flag("--skip-special", options->skip_special, "with --decode: leave special tokens out")
-      ->needs(decode);
-  auto* stats = app.add_flag("--stats", options->stats,
-                             "a report of how finely the text is cut instead of its ids");
-  auto* chat =
-      app.add_flag("--chat", options->chat,
-                   "JSON lines with \"messages\" to the text of the model's chat template");
-  app.add_flag("--json", options->json,
-               "texts are JSON strings, going in and coming out; the report is a JSON object");
-  decode->excludes(stats)->excludes(chat);
-  stats->excludes(chat);
+  app.option("--model", options->model, "a Hugging Face folder or a GGUF file").required();
+  app.flag("--special", options->special, "add BOS and EOS by the tokenizer's own rule");
+  const CommandOption decode =
+      app.flag("--decode", options->decode, "the way back: JSON arrays to text");
+  app.flag("--skip-special", options->skip_special, "with --decode: leave special tokens out")
+      .needs(decode);
+  const CommandOption stats = app.flag("--stats", options->stats,
+                                       "a report of how finely the text is cut instead of its ids");
+  const CommandOption chat =
+      app.flag("--chat", options->chat,
+               "JSON lines with \"messages\" to the text of the model's chat template");
+  app.flag("--json", options->json,
+           "texts are JSON strings, going in and coming out; the report is a JSON object");
+  decode.excludes(stats).excludes(chat);
+  stats.excludes(chat);
   return [options] {
     std::ios::sync_with_stdio(false);
     if (options->chat) {

@@ -8,12 +8,12 @@
 
 namespace weft::cli {
 
-Run add_eval(CLI::App& app);      // eval.cpp
-Run add_generate(CLI::App& app);  // generate.cpp
-Run add_imatrix(CLI::App& app);   // imatrix.cpp
-Run add_import(CLI::App& app);    // import.cpp
-Run add_logits(CLI::App& app);    // logits.cpp
-Run add_train(CLI::App& app);     // train.cpp
+Run add_eval(CommandLine& app);      // eval.cpp
+Run add_generate(CommandLine& app);  // generate.cpp
+Run add_imatrix(CommandLine& app);   // imatrix.cpp
+Run add_import(CommandLine& app);    // import.cpp
+Run add_logits(CommandLine& app);    // logits.cpp
+Run add_train(CommandLine& app);     // train.cpp
 
 namespace {
 constexpr std::array kCommands{

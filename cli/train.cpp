@@ -26,7 +26,7 @@
 
 namespace weft::cli {
 
-Run add_train(CLI::App& app);
+Run add_train(CommandLine& app);
 
 namespace {
 
@@ -214,18 +214,18 @@ int run_train(const TrainOptions& options) {
 
 }  // namespace
 
-Run add_train(CLI::App& app) {
+Run add_train(CommandLine& app) {
   const auto options = std::make_shared<TrainOptions>();
   app.description("Trains an adapter as CONFIG.yaml describes (docs/training.md).");
-  app.add_option("CONFIG.yaml", options->config, "Description of the run");
-  app.add_option("--set", options->overrides, "Changes a key: adapter.r=16; may be repeated")
-      ->type_name("PATH=VALUE")
-      ->allow_extra_args(false);  // one each, so that it may stand before CONFIG.yaml
-  auto* resume = app.add_flag("--resume", options->resume,
-                              "Goes on from the last checkpoint of output_dir, exactly");
-  app.add_flag("--force", options->force, "Replaces the run in output_dir")->excludes(resume);
-  app.add_flag("--check", options->check,
-               "Reads and counts everything, shows the plan, and does not train");
+  app.option("CONFIG.yaml", options->config, "Description of the run");
+  app.option("--set", options->overrides, "Changes a key: adapter.r=16; may be repeated")
+      .type("PATH=VALUE")
+      .repeated();  // one each, so that it may stand before CONFIG.yaml
+  const CommandOption resume = app.flag("--resume", options->resume,
+                                        "Goes on from the last checkpoint of output_dir, exactly");
+  app.flag("--force", options->force, "Replaces the run in output_dir").excludes(resume);
+  app.flag("--check", options->check,
+           "Reads and counts everything, shows the plan, and does not train");
   declare_question(app, options->question, "docs/config.md");
   return [options] { return run_train(*options); };
 }

@@ -36,17 +36,17 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_unmerge(CLI::App& app);
-Run add_unmerge(CLI::App& app) {
+Run add_unmerge(CommandLine& app);
+Run add_unmerge(CommandLine& app) {
   const auto options = std::make_shared<Options>();
   app.description(
       "Restore the files of the base, byte for byte, from a merged model and the undo file that "
       "weft merge --undo wrote.");
-  app.add_option("merged", options->merged, "the folder that weft merge wrote")->required();
-  app.add_option("--undo", options->undo, "the file that weft merge --undo wrote")->required();
-  app.add_option("--out", options->out, "folder to write")->required();
-  app.add_flag("--force", options->force, "replace the output folder if it exists");
-  app.add_flag("--json", options->json, "print the report as JSON");
+  app.option("merged", options->merged, "the folder that weft merge wrote").required();
+  app.option("--undo", options->undo, "the file that weft merge --undo wrote").required();
+  app.option("--out", options->out, "folder to write").required();
+  app.flag("--force", options->force, "replace the output folder if it exists");
+  app.flag("--json", options->json, "print the report as JSON");
   return [options] { return run(*options); };
 }
 

@@ -6,23 +6,23 @@
 
 namespace weft::cli {
 
-void declare_verification(CLI::App& app, VerificationOptions& options) {
-  app.add_option("--verify", options.text,
-                 "text (.txt, .jsonl) on which the output must predict what base and adapters do; "
-                 "needs memory for the model");
-  app.add_option("--verify-limit", options.limit,
-                 "largest mean KL divergence; beyond it the output is called OUT.rejected and the "
-                 "exit status is 3")
-      ->check(CLI::NonNegativeNumber)
-      ->needs("--verify");
-  app.add_option("--verify-tokens", options.tokens, "of the text, spread evenly")
-      ->check(whole_number_from(1))
-      ->capture_default_str()
-      ->needs("--verify");
-  app.add_option("--verify-device", options.device,
-                 "what computes the predictions: cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)")
-      ->capture_default_str()
-      ->needs("--verify");
+void declare_verification(CommandLine& app, VerificationOptions& options) {
+  app.option("--verify", options.text,
+             "text (.txt, .jsonl) on which the output must predict what base and adapters do; "
+             "needs memory for the model");
+  app.option("--verify-limit", options.limit,
+             "largest mean KL divergence; beyond it the output is called OUT.rejected and the "
+             "exit status is 3")
+      .not_negative()
+      .needs("--verify");
+  app.option("--verify-tokens", options.tokens, "of the text, spread evenly")
+      .at_least(1)
+      .with_default_shown()
+      .needs("--verify");
+  app.option("--verify-device", options.device,
+             "what computes the predictions: cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)")
+      .with_default_shown()
+      .needs("--verify");
 }
 
 merge::Verify start_verification(VerificationRequest request, std::optional<double> default_limit,

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -8,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/options.h"
 #include "cli/torch_library.h"
 #include "core/log.h"
 #include "merge/verification.h"
@@ -27,7 +27,7 @@ struct VerificationOptions {
 };
 
 /// Declares --verify, --verify-limit, --verify-tokens and --verify-device.
-void declare_verification(CLI::App& app, VerificationOptions& options);
+void declare_verification(CommandLine& app, VerificationOptions& options);
 
 struct VerificationRequest {
   std::string model;

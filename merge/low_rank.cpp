@@ -2,7 +2,6 @@
 
 #include <Eigen/Eigenvalues>
 #include <Eigen/QR>
-#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -26,6 +25,31 @@ constexpr int kIterations = 4;
 Matrix orthonormal(const Matrix& matrix) {
   const Eigen::HouseholderQR<Matrix> qr(matrix);
   return qr.householderQ() * Matrix::Identity(matrix.rows(), matrix.cols());
+}
+
+/// Singular values of `matrix` [rows, n] and the vectors to the `kept` largest, from the
+/// eigenvectors of its Gram matrix, which are its right singular vectors. Those on the left are
+/// their images, in size and direction: values that are small beside the largest lose no more than
+/// they would by any other way, and matrix * right * right^T is a projection whatever they lose.
+struct Singular {
+  Matrix left;             ///< [rows, kept]; zero where the value is.
+  Eigen::VectorXd values;  ///< [kept], from the largest on.
+  Matrix right;            ///< [n, kept]
+};
+
+Singular singular(const Matrix& matrix, std::int64_t kept) {
+  const Matrix gram = matrix.transpose() * matrix;
+  const Eigen::SelfAdjointEigenSolver<Matrix> eigen(gram);
+  Singular found;
+  found.right =
+      eigen.eigenvectors().rightCols(std::min<Eigen::Index>(kept, gram.rows())).rowwise().reverse();
+  found.left = matrix * found.right;
+  found.values.resize(found.right.cols());
+  for (Eigen::Index k = 0; k < found.values.size(); ++k) {
+    found.values[k] = found.left.col(k).norm();
+    if (found.values[k] > 0) found.left.col(k) /= found.values[k];
+  }
+  return found;
 }
 
 /// left [rows, rank] * diag(values) * right [columns, rank]^T, cut to `rank`.
@@ -131,13 +155,10 @@ LowRank randomised(const RowMatrix& matrix, std::int64_t rank) {
   for (int i = 0; i < kIterations; ++i) {
     left = orthonormal(times(matrix, orthonormal(transposed_times(matrix, left))));
   }
-  // D ~ left (D^T left)^T; the small problem gives the singular values.
-  const Eigen::HouseholderQR<Matrix> right(transposed_times(matrix, left));
-  const Matrix upper = right.matrixQR().topRows(width).triangularView<Eigen::Upper>();
-  const Eigen::BDCSVD<Matrix> svd(upper.transpose(), Eigen::ComputeFullU | Eigen::ComputeFullV);
-  const Matrix q = right.householderQ() * Matrix::Identity(matrix.columns, width);
-  LowRank result = spread(left * svd.matrixU(), svd.singularValues(), q * svd.matrixV(), rank);
-  set_error(result, squared_norm(matrix), svd.singularValues());
+  // D ~ left (D^T left)^T; the singular values are those of the thin matrix D^T left.
+  const Singular thin = singular(transposed_times(matrix, left), rank);
+  LowRank result = spread(left * thin.right, thin.values, thin.left, rank);
+  set_error(result, squared_norm(matrix), thin.values);
   return result;
 }
 
@@ -146,20 +167,13 @@ LowRank exact(const RowMatrix& matrix, std::int64_t rank) {
   each_tile(matrix, [&](std::int64_t begin, const Rows& tile) {
     whole.middleRows(begin, tile.rows()) = tile;
   });
+  const double squared = whole.squaredNorm();
   const bool wide = matrix.rows < matrix.columns;
-  const Matrix gram = wide ? Matrix(whole * whole.transpose()) : Matrix(whole.transpose() * whole);
-  const Eigen::SelfAdjointEigenSolver<Matrix> eigen(gram);
-  const Eigen::Index kept = std::min<Eigen::Index>(rank, gram.rows());
-  const Matrix known = eigen.eigenvectors().rightCols(kept).rowwise().reverse();
-  // One side's vectors are eigenvectors; the other's are their images, in size and direction.
-  Matrix image = wide ? Matrix(whole.transpose() * known) : Matrix(whole * known);
-  Eigen::VectorXd values(kept);
-  for (Eigen::Index k = 0; k < kept; ++k) {
-    values[k] = image.col(k).norm();
-    if (values[k] > 0) image.col(k) /= values[k];
-  }
-  LowRank result = wide ? spread(known, values, image, rank) : spread(image, values, known, rank);
-  set_error(result, whole.squaredNorm(), values);
+  if (wide) whole.transposeInPlace();
+  const Singular found = singular(whole, rank);
+  LowRank result = wide ? spread(found.right, found.values, found.left, rank)
+                        : spread(found.left, found.values, found.right, rank);
+  set_error(result, squared, found.values);
   return result;
 }
 
@@ -171,14 +185,13 @@ LowRank truncate_product(std::span<const double> left, std::span<const double> r
   const auto columns = static_cast<std::int64_t>(right.size()) / inner;
   const Matrix b = Eigen::Map<const Rows>(left.data(), rows, inner);
   const Matrix a = Eigen::Map<const Rows>(right.data(), inner, columns).transpose();
-  const Matrix qb = orthonormal(b.cols() <= b.rows() ? b : Matrix(Matrix::Identity(rows, rows)));
-  const Matrix qa =
-      orthonormal(a.cols() <= a.rows() ? a : Matrix(Matrix::Identity(columns, columns)));
-  const Matrix core = (qb.transpose() * b) * (qa.transpose() * a).transpose();
-  const Eigen::BDCSVD<Matrix> svd(core, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  LowRank result = spread(qb * svd.matrixU(), svd.singularValues(), qa * svd.matrixV(), rank);
-  result.norm = svd.singularValues().norm();
-  result.error = svd.singularValues().tail(svd.singularValues().size() - result.rank).norm();
+  const Matrix q = orthonormal(b.cols() <= b.rows() ? b : Matrix(Matrix::Identity(rows, rows)));
+  // B A = q (a (q^T B)^T)^T with a = A^T, a thin matrix again.
+  const Matrix thin = a * (q.transpose() * b).transpose();
+  const Singular found = singular(thin, std::min(thin.rows(), thin.cols()));
+  LowRank result = spread(q * found.right, found.values, found.left, rank);
+  result.norm = found.values.norm();
+  result.error = found.values.tail(found.values.size() - result.rank).norm();
   return result;
 }
 

@@ -19,7 +19,7 @@ struct LowRank {
 };
 
 /// Of the product of two thin factors, left [rows, inner] and right [inner, columns], row-major:
-/// exact, by the QR decompositions of both and the singular values of an inner x inner matrix.
+/// exact, by the QR decomposition of `left` and the singular values of a matrix of as many columns.
 /// The product itself is never formed.
 [[nodiscard]] LowRank truncate_product(std::span<const double> left, std::span<const double> right,
                                        std::int64_t inner, std::int64_t rank);

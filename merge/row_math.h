@@ -161,8 +161,27 @@ WEFT_INLINE double nearest(double value, int mantissa, double least) {
   return std::abs(value) < least ? small : normal;
 }
 
+/// The bits of a double without its sign; those that are not negative have the order of their bits.
+WEFT_INLINE std::int64_t magnitude(double value) {
+  return std::bit_cast<std::int64_t>(std::abs(value));
+}
+
+/// nearest() of every number and its bits. False where one is out of the type's range, or is none.
+template <typename Type>
+WEFT_INLINE bool round_doubles(const double* exact, std::size_t count, typename Type::Bits* bits,
+                               double* after) {
+  std::int64_t largest = 0;
+  for (std::size_t j = 0; j < count; ++j) {
+    largest = std::max(largest, magnitude(exact[j]));
+    after[j] = Type::nearest(exact[j]);
+  }
+  for (std::size_t j = 0; j < count; ++j) bits[j] = Type::bits(after[j]);
+  return largest < magnitude(Type::kLimit);
+}
+
 // Types of the output. round() takes any number; nearest() and bits() those whose magnitude is
 // below kLimit, from which on numbers round to infinity: round(x) == bits(nearest(x)).
+// round_chunk() is round_doubles(), of at most kChunk numbers.
 
 struct F32 {
   using Bits = std::uint32_t;
@@ -172,6 +191,10 @@ struct F32 {
   WEFT_INLINE static double nearest(double value) { return static_cast<float>(value); }
   WEFT_INLINE static Bits bits(double value) { return round(static_cast<float>(value)); }
   WEFT_INLINE static float value(Bits bits) { return std::bit_cast<float>(bits); }
+  WEFT_INLINE static bool round_chunk(const double* exact, std::size_t count, Bits* bits,
+                                      double* after) {
+    return round_doubles<F32>(exact, count, bits, after);
+  }
 };
 struct F16 {
   using Bits = std::uint16_t;
@@ -181,6 +204,10 @@ struct F16 {
   WEFT_INLINE static double nearest(double value) { return row_math::nearest(value, 10, 0x1p-14); }
   WEFT_INLINE static Bits bits(double value) { return f16_bits(static_cast<float>(value)); }
   WEFT_INLINE static float value(Bits bits) { return f16_value(bits); }
+  WEFT_INLINE static bool round_chunk(const double* exact, std::size_t count, Bits* bits,
+                                      double* after) {
+    return round_doubles<F16>(exact, count, bits, after);
+  }
 };
 struct BF16 {
   using Bits = std::uint16_t;
@@ -192,15 +219,33 @@ struct BF16 {
     return static_cast<Bits>(std::bit_cast<std::uint32_t>(static_cast<float>(value)) >> 16);
   }
   WEFT_INLINE static float value(Bits bits) { return core::bf16_to_float(bits); }
+  /// By way of float, which takes twice the numbers at a time. Rounding twice is rounding once,
+  /// unless the first step comes to lie halfway between two numbers of bf16: one in 65536 does.
+  WEFT_INLINE static bool round_chunk(const double* exact, std::size_t count, Bits* bits,
+                                      double* after) {
+    constexpr std::uint32_t kLow = 0xffffU;
+    constexpr std::uint32_t kHalf = 0x8000U;
+    constexpr std::uint32_t kPast = 0x7f7f8000U;  // rounds to infinity, like all above it
+    alignas(64) float narrow[kChunk];
+    for (std::size_t j = 0; j < count; ++j) narrow[j] = static_cast<float>(exact[j]);
+    std::uint32_t halfway = 0;
+    std::uint32_t largest = 0;
+    for (std::size_t j = 0; j < count; ++j) {
+      const auto one = std::bit_cast<std::uint32_t>(narrow[j]);
+      halfway |= (one & kLow) == kHalf ? 1U : 0U;
+      largest = std::max(largest, one & 0x7fffffffU);
+      const std::uint32_t rounded = one + (kHalf - 1) + ((one >> 16) & 1U);
+      bits[j] = static_cast<Bits>(rounded >> 16);
+      narrow[j] = std::bit_cast<float>(rounded & ~kLow);
+    }
+    if (halfway != 0) return round_doubles<BF16>(exact, count, bits, after);
+    for (std::size_t j = 0; j < count; ++j) after[j] = static_cast<double>(narrow[j]);
+    return largest < kPast;
+  }
 };
 
 WEFT_INLINE bool finite(float value) {
   return (std::bit_cast<std::uint32_t>(value) & 0x7fffffffU) < 0x7f800000U;
-}
-
-/// The bits of a double without its sign; those that are not negative have the order of their bits.
-WEFT_INLINE std::int64_t magnitude(double value) {
-  return std::bit_cast<std::int64_t>(std::abs(value));
 }
 
 /// A chunk that holds numbers out of the type's range, or none at all.
@@ -223,15 +268,11 @@ WEFT_INLINE void add_chunk(const float* base, const double* update, std::size_t 
   alignas(64) double before[kChunk + 8];
   alignas(64) double exact[kChunk + 8];
   alignas(64) double after[kChunk];
-  std::int64_t largest = 0;
   for (std::size_t j = 0; j < count; ++j) {
     before[j] = static_cast<double>(base[j]);
     exact[j] = before[j] + update[j];
-    largest = std::max(largest, magnitude(exact[j]));
-    after[j] = Type::nearest(exact[j]);
   }
-  for (std::size_t j = 0; j < count; ++j) bits[j] = Type::bits(after[j]);
-  if (largest >= magnitude(Type::kLimit)) {
+  if (!Type::round_chunk(exact, count, bits, after)) {
     round_odd_chunk<Type>(base, exact, count, bits, after, sums);
   }
   std::memcpy(out, bits, count * sizeof(Bits));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "lora/adapter.h"
+#include "merge/factor_products.h"
 #include "merge/row_deltas.h"
 
 namespace weft::merge {
@@ -23,6 +24,7 @@ struct Term {
 /// % and rank 16), in the same order on every machine and for every number of threads.
 class Update : public RowDeltas {
  public:
+  static_assert(kRowBlock == kFactorRows);
   enum class Layout { kOutIn, kInOut };
 
   /// All terms have factors of the same module. kInOut gives the update transposed, for weights
@@ -35,15 +37,13 @@ class Update : public RowDeltas {
   [[nodiscard]] std::int64_t rank() const noexcept override { return rank_; }
 
   /// Numbers in a row of compute()'s output: columns() rounded up.
-  [[nodiscard]] std::int64_t stride() const noexcept override { return panels_ * kPanel; }
+  [[nodiscard]] std::int64_t stride() const noexcept override { return panels_ * kFactorPanel; }
 
   /// Rows [begin, begin + kRowBlock) of the update, row i at out[i * stride()]. Rows beyond rows()
   /// are zero. out.size() == kRowBlock * stride(). Thread-safe.
   void compute(std::int64_t begin, std::span<double> out) const override;
 
  private:
-  static constexpr std::int64_t kPanel = 8;  // columns: one 64-byte vector of doubles
-
   void pack_right(const std::vector<Term>& terms, Layout layout);
   void pack_left(const std::vector<Term>& terms, Layout layout);
 
@@ -51,9 +51,10 @@ class Update : public RowDeltas {
   std::int64_t columns_ = 0;
   std::int64_t rank_ = 0;
   std::int64_t panels_ = 0;
-  std::vector<float> right_;         ///< [panels, rank, kPanel], columns padded with zeros.
+  std::vector<float> right_;         ///< [panels, rank, kFactorPanel], columns padded with zeros.
   std::vector<float> left_;          ///< [rows, rank], unscaled.
   std::vector<double> left_scales_;  ///< [rank]: weight * scale of the column's term.
+  bool exact_ = true;                ///< multiplies_exactly() holds for left_, scaled.
 };
 
 }  // namespace weft::merge

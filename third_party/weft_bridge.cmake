@@ -21,9 +21,11 @@ if(EXISTS ${weft_bridge_dir}/Cargo.toml)
     DEPENDS ${weft_bridge_sources} ${weft_bridge_dir}/Cargo.toml ${weft_bridge_dir}/Cargo.lock
     COMMENT "Building text/bridge (Rust)"
     USES_TERMINAL VERBATIM)
-  add_custom_target(weft_bridge_build DEPENDS ${weft_bridge_archive})
+  add_custom_target(weft_bridge_build ALL DEPENDS ${weft_bridge_archive})
 endif()
 
 add_library(weft_bridge STATIC IMPORTED GLOBAL)
-set_target_properties(weft_bridge PROPERTIES IMPORTED_LOCATION ${weft_bridge_archive})
+# Programs wait for the archive, and no library does: cargo runs beside the C++ compiler.
+set_target_properties(weft_bridge PROPERTIES IMPORTED_LOCATION ${weft_bridge_archive}
+  INTERFACE_LINK_DEPENDS ${weft_bridge_archive})
 target_link_libraries(weft_bridge INTERFACE Threads::Threads ${CMAKE_DL_LIBS} m)

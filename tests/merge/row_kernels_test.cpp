@@ -92,6 +92,12 @@ void expect_nearest_even(std::uint16_t infinity) {
         ASSERT_EQ(sign * wanted, Type::nearest(sign * value)) << bits;
         ASSERT_EQ(Type::round(sign * value), Type::bits(Type::nearest(sign * value))) << bits;
         ASSERT_EQ(sign * wanted, Type::value(Type::round(sign * value))) << bits;
+        const double exact = sign * value;
+        typename Type::Bits rounded = 0;
+        double after = 0;
+        ASSERT_TRUE(Type::round_chunk(&exact, 1, &rounded, &after)) << bits;
+        ASSERT_EQ(sign * wanted, after) << bits;
+        ASSERT_EQ(Type::round(exact), rounded) << bits;
       }
     }
   }

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "tests/merge/models.h"
 
 namespace weft::merge {
@@ -59,6 +62,51 @@ TEST(Update, EqualsTheFormulaBitForBitAtAnyShape) {
             << i << " " << j;
       }
     }
+  }
+}
+
+TEST(Update, IsTheSameWithOperationsThatAreFused) {
+  // Scales that are powers of two leave a float's 24 bits, so that products are exact.
+  for (const double scale : {1.0, 2.0, 0.125}) {
+    const std::vector<Term> terms{term(16, 35, 9, scale, 1, 5), term(3, 35, 9, 4 * scale, 0.5, 8)};
+    const std::vector<double> update = whole(Update(terms, Update::Layout::kOutIn));
+    for (std::int64_t i = 0; i < 9; ++i) {
+      for (std::int64_t j = 0; j < 35; ++j) {
+        ASSERT_EQ(update[static_cast<std::size_t>(i * 35 + j)], formula(terms, i, j));
+      }
+    }
+  }
+}
+
+TEST(FactorProducts, AreFusedOnlyWhereNoProductIsRounded) {
+  constexpr double kFull = 0x1.fffffffp0;   // 29 bits
+  constexpr double kMore = 0x1.fffffff8p0;  // 30 bits
+  constexpr double kFloat = 0x1.fffffep0;   // 24 bits
+  EXPECT_TRUE(multiplies_exactly(kFull));
+  EXPECT_FALSE(multiplies_exactly(kMore));
+  EXPECT_EQ(std::fma(kFull, kFloat, -(kFull * kFloat)), 0);
+  EXPECT_NE(std::fma(kMore, kFloat, -(kMore * kFloat)), 0);
+  EXPECT_TRUE(multiplies_exactly(0));
+  EXPECT_TRUE(multiplies_exactly(-0x1p-149));
+  EXPECT_FALSE(multiplies_exactly(0x1p-900));  // Times 2^-149 it is below the smallest double.
+  EXPECT_FALSE(multiplies_exactly(std::numeric_limits<double>::infinity()));
+  EXPECT_FALSE(multiplies_exactly(std::numeric_limits<double>::quiet_NaN()));
+}
+
+TEST(FactorProducts, HaveTheSameBitsInEveryForm) {
+  constexpr std::int64_t kPanels = 3;
+  for (const std::int64_t rank : {1, 2, 16, 33}) {
+    const std::vector<float> right =
+        tests::noise(static_cast<std::size_t>(kPanels * rank * kFactorPanel), 1, 11);
+    const std::vector<float> rows =
+        tests::noise(static_cast<std::size_t>(rank * kFactorRows), 1, 12);
+    const std::vector<double> left(rows.begin(), rows.end());
+    std::vector<std::vector<double>> found;
+    for (const bool exact : {false, true}) {
+      std::vector<double>& out = found.emplace_back(kFactorRows * kPanels * kFactorPanel);
+      factor_products(exact)(right.data(), left.data(), rank, kPanels, out.data());
+    }
+    EXPECT_EQ(found[0], found[1]);
   }
 }
 
