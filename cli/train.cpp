@@ -20,6 +20,7 @@
 #include "core/error.h"
 #include "core/ranks.h"
 #include "core/terminal.h"
+#include "model/device.h"
 #include "model/runtime.h"
 #include "schema/schema.h"
 #include "train/job.h"
@@ -135,11 +136,11 @@ void conclude(const std::vector<train::Prepared>& runs, const std::deque<train::
 std::vector<train::Prepared> prepare_runs(
     std::vector<schema::Variant<train::TrainConfig>> described,
     const std::deque<train::RunFolder>& folders, std::vector<std::unique_ptr<TrainSuites>>& suites,
-    const TrainOptions& options, core::Communicator& ranks, int ranks_here,
+    const TrainOptions& options, core::Communicator& ranks, const train::Share& share,
     const std::atomic<bool>& interrupted, const core::Log& log) {
   std::vector<std::optional<train::TrainState>> resumed = train::last_states(folders, log);
   std::vector<train::Prepared> runs =
-      train::prepare(std::move(described), log, std::move(resumed), ranks.size(), ranks_here);
+      train::prepare(std::move(described), log, std::move(resumed), share);
   for (const train::Prepared& run : runs)
     suites.push_back(train_suites(run, ranks, interrupted, log));
   for (const train::Prepared& run : runs) {
@@ -168,16 +169,18 @@ int train_as_one_of(core::Communicator& ranks, const TrainOptions& options) {
   if (answer_about_runs(options.question, described)) return 0;
   const std::atomic<bool>& interrupted = catch_interrupts();
   model::prepare_runtime(static_cast<int>(described.front().config.threads));
+  const train::Share share{.ranks = ranks.size(),
+                           .ranks_here = core::ranks_on_this_machine(ranks),
+                           .device = model::open_device(described.front().config.device, ranks)};
   // The first rank claims the folders, and the others look at them when it has.
   std::deque<train::RunFolder> folders;
   core::on_first(ranks, [&] { folders = open_folders(described, options, true, log); });
-  const int ranks_here = core::ranks_on_this_machine(ranks);
   std::vector<std::unique_ptr<TrainSuites>> suites;
   std::vector<train::Prepared> runs;
   core::together(ranks, [&] {
     if (!ranks.is_first()) folders = open_folders(described, options, false, log);
-    runs = prepare_runs(std::move(described), folders, suites, options, ranks, ranks_here,
-                        interrupted, log);
+    runs = prepare_runs(std::move(described), folders, suites, options, ranks, share, interrupted,
+                        log);
   });
   if (options.check) return static_cast<int>(ExitCode::kDone);
 

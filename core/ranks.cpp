@@ -146,8 +146,10 @@ int count_alike(Communicator& communicator, std::uint64_t value) {
   return static_cast<int>(std::ranges::count(all, value));
 }
 
+std::uint64_t this_machine() { return std::hash<std::string>()(machine_name()); }
+
 int ranks_on_this_machine(Communicator& communicator) {
-  return count_alike(communicator, std::hash<std::string>()(machine_name()));
+  return count_alike(communicator, this_machine());
 }
 
 void require_same(Communicator& communicator, std::uint64_t value, std::string_view what) {

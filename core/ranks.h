@@ -81,6 +81,10 @@ void on_first(Communicator& communicator, const std::function<void()>& work);
 /// How many ranks have the value that this one has.
 [[nodiscard]] int count_alike(Communicator& communicator, std::uint64_t value);
 
+/// A number of the machine that this process runs on: the same in all ranks there, in containers
+/// too, and in no others.
+[[nodiscard]] std::uint64_t this_machine();
+
 /// How many ranks run on this machine, this one included.
 [[nodiscard]] int ranks_on_this_machine(Communicator& communicator);
 

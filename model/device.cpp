@@ -1,23 +1,27 @@
 #include "model/device.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
-#include <filesystem>
+#include <functional>
 #include <optional>
 #include <string_view>
 
 #include "core/error.h"
 #include "core/memory.h"
-#include "model/cuda/cuda.h"
+#include "core/ranks.h"
+#include "model/cuda_library.h"
+#include "model/gpu_of_rank.h"
 
 namespace weft::model {
 namespace {
 
+constexpr std::string_view kCuda = "cuda";
+
 /// The number in "cuda:N", 0 for "cuda"; nothing for another name.
 std::optional<int> gpu_index(std::string_view name) {
-  constexpr std::string_view kCuda = "cuda";
   if (!name.starts_with(kCuda)) return std::nullopt;
   name.remove_prefix(kCuda.size());
   if (name.empty()) return 0;
@@ -29,38 +33,29 @@ std::optional<int> gpu_index(std::string_view name) {
   return whole && index >= 0 && index < 128 ? std::optional(index) : std::nullopt;
 }
 
-struct Library {
-  WeftCudaStart start = nullptr;
-  WeftCudaFree free = nullptr;
-};
-
-/// Beside the library that this code is in; of a test, which has the code in it, in lib/ beside
-/// bin/.
-Library open_library() {
-  namespace fs = std::filesystem;
-  Dl_info here{};
-  const bool known = ::dladdr(reinterpret_cast<const void*>(&is_device_name), &here) != 0;
-  const fs::path folder = known ? fs::absolute(here.dli_fname).parent_path() : fs::path(".");
-  fs::path library = folder / "libweft_cuda.so";
-  if (folder.filename() == "bin") library = folder.parent_path() / "lib/libweft_cuda.so";
-  if (!fs::exists(library)) {
-    throw ConfigError(
-        "device cuda: weft was built for the processor alone ({} is missing); script/setup --cuda "
-        "builds its part for GPUs, or take device cpu",
-        library.string());
-  }
-  void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  if (handle == nullptr) throw ConfigError("device cuda: cannot load {}", ::dlerror());
-  const Library opened{reinterpret_cast<WeftCudaStart>(::dlsym(handle, "weft_cuda_start")),
-                       reinterpret_cast<WeftCudaFree>(::dlsym(handle, "weft_cuda_free"))};
-  if (opened.start == nullptr || opened.free == nullptr)
-    throw ConfigError("device cuda: {} is of another version", library.string());
-  return opened;
+/// The GPUs that this process sees; `name` is what was asked for.
+RankGpus visible_gpus(const std::string& name) {
+  std::array<std::uint64_t, 128> gpus{};
+  int count = 0;
+  if (const char* const problem =
+          cuda_library().gpus(gpus.data(), static_cast<int>(gpus.size()), &count))
+    throw ConfigError("device {}: {}; take device cpu, or see docs/gpu.md", name, problem);
+  const auto seen = std::min(gpus.size(), static_cast<std::size_t>(count));
+  return {core::this_machine(), {gpus.begin(), gpus.begin() + seen}};
 }
 
-const Library& library() {
-  static const Library kOpened = open_library();
-  return kOpened;
+/// Refuses ranks whose GPUs would round differently.
+void require_alike(core::Communicator& ranks, const ComputeDevice& device) {
+  const std::string own =
+      fmt::format("{} ({}.{})", device.gpu, device.capability / 10, device.capability % 10);
+  const std::string first = core::broadcast(ranks, own, 0);
+  core::together(ranks, [&] {
+    if (own == first) return;
+    throw ConfigError(
+        "device cuda: all ranks need GPUs of one kind, since results depend on it, and here is {} "
+        "where the first rank has {}; choose alike GPUs by CUDA_VISIBLE_DEVICES",
+        own, first);
+  });
 }
 
 }  // namespace
@@ -72,7 +67,7 @@ ComputeDevice open_device(const std::string& name) {
   const std::optional<int> index = gpu_index(name);
   if (!index) throw ConfigError("device '{}': expected cpu, cuda or cuda:N (a GPU's number)", name);
   WeftCudaDevice found{};
-  if (const char* const problem = library().start(*index, &found))
+  if (const char* const problem = cuda_library().start(*index, &found))
     throw ConfigError("device {}: {}; take device cpu, or see docs/gpu.md", name, problem);
   return {.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(*index)),
           .description =
@@ -82,8 +77,28 @@ ComputeDevice open_device(const std::string& name) {
           .total_bytes = found.total_bytes};
 }
 
+ComputeDevice open_device(const std::string& name, core::Communicator& ranks) {
+  if (ranks.size() == 1) return open_device(name);
+  core::require_same(ranks, std::hash<std::string>()(name), "`device`");
+  ComputeDevice device;
+  if (!gpu_index(name)) {
+    core::together(ranks, [&] { device = open_device(name); });
+    return device;
+  }
+  RankGpus own;
+  core::together(ranks, [&] { own = visible_gpus(name); });
+  const std::vector<int> chosen =
+      gpus_of_ranks(gather_gpus(ranks, own), name == kCuda ? std::nullopt : gpu_index(name));
+  core::together(ranks, [&] {
+    device =
+        open_device(fmt::format("{}:{}", kCuda, chosen[static_cast<std::size_t>(ranks.rank())]));
+  });
+  require_alike(ranks, device);
+  return device;
+}
+
 std::uint64_t available_memory(const ComputeDevice& device) {
-  return device.is_gpu() ? library().free(device.device.index()) : core::available_memory();
+  return device.is_gpu() ? cuda_library().free(device.device.index()) : core::available_memory();
 }
 
 }  // namespace weft::model

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "core/communicator.h"
+
 namespace weft::model {
 
 /// What a model is computed on.
@@ -27,6 +29,12 @@ struct ComputeDevice {
 /// to do, for another name, where that library was not built, for a GPU that there is not, one that
 /// is too old, and a missing driver.
 [[nodiscard]] ComputeDevice open_device(const std::string& name);
+
+/// The same for one of several ranks, which all call it. "cuda" is a GPU of its own for each rank
+/// of a machine (model/gpu_of_rank.h), and all are of one kind. ConfigError in all ranks, also
+/// where a machine has fewer GPUs than ranks or GPUs differ; InputError where the ranks name other
+/// devices.
+[[nodiscard]] ComputeDevice open_device(const std::string& name, core::Communicator& ranks);
 
 /// Bytes that are free now: of the GPU's memory, or of the machine's (core/memory.h).
 [[nodiscard]] std::uint64_t available_memory(const ComputeDevice& device);

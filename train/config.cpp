@@ -296,8 +296,9 @@ void describe(schema::Schema<TrainConfig>& s) {
           "programs that will read the adapter as it is written (vllm, llama.cpp, ollama, lorax, "
           "transformers): training is refused when one of them would not, or would compute "
           "something else (docs/export.md)");
-  s.field("device", &C::device,
-          "what is computed on: cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)");
+  s.field(
+      "device", &C::device,
+      "what is computed on: cpu, cuda (the first GPU; one for each rank) or cuda:N (docs/gpu.md)");
   s.choice("dtype", &C::dtype,
            {{"auto", DTypeChoice::kAuto},
             {"float32", DTypeChoice::kFloat32},

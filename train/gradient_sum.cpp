@@ -1,28 +1,12 @@
 #include "train/gradient_sum.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <bit>
 #include <utility>
 
-#include "core/parallel.h"
-#include "core/ranks.h"
-
 namespace weft::train {
-namespace {
-
-constexpr std::int64_t kValueGrain = 1 << 16;
-
-/// left += right
-void add(std::span<float> left, std::span<const float> right) {
-  core::parallel_for(std::ssize(left), kValueGrain, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
-      left[i] += right[i];
-  });
-}
-
-}  // namespace
 
 std::vector<RowNode> nodes_of(std::int64_t begin, std::int64_t end) {
   std::vector<RowNode> nodes;
@@ -89,9 +73,9 @@ void GradientSum::add_last() {
   sums_.pop_back();
 }
 
-void GradientSum::finish(core::Communicator& communicator, std::span<const std::int64_t> cut) {
-  if (communicator.size() > 1) {
-    share(communicator, cut);
+void GradientSum::finish(model::TensorExchange& exchange, std::span<const std::int64_t> cut) {
+  if (exchange.size() > 1) {
+    share(exchange, cut);
   } else {
     while (!sums_.empty()) add_last();
   }
@@ -99,65 +83,49 @@ void GradientSum::finish(core::Communicator& communicator, std::span<const std::
 }
 
 // Every rank finishes the tree for a slice of the numbers: it gets that slice of all sums, adds
-// them as one process would, and gives the result to all. Between processes numbers go by the host.
-void GradientSum::share(core::Communicator& communicator, std::span<const std::int64_t> cut) {
+// them as one process would, and gives the result to all.
+void GradientSum::share(model::TensorExchange& exchange, std::span<const std::int64_t> cut) {
   begin_row();
   const std::int64_t size = gradients_.numel();
-  const auto ranks = static_cast<std::size_t>(communicator.size());
-  const auto own = static_cast<std::size_t>(communicator.rank());
-  for (Sum& sum : sums_) sum.values = sum.values.cpu();
-  std::vector<std::int64_t> slices;
-  for (std::size_t r = 0; r <= ranks; ++r)
-    slices.push_back(static_cast<std::int64_t>(r) * size / static_cast<std::int64_t>(ranks));
-  const auto slice_of = [&](const at::Tensor& values, std::size_t rank) {
-    return std::span(values.mutable_data_ptr<float>() + slices[rank],
-                     static_cast<std::size_t>(slices[rank + 1] - slices[rank]));
+  const int ranks = exchange.size();
+  const int own = exchange.rank();
+  const auto slice_of = [&](const at::Tensor& values, int rank) {
+    const std::int64_t begin = rank * size / ranks;
+    return values.narrow(0, begin, (rank + 1) * size / ranks - begin);
   };
-  std::vector<core::Communicator::Outgoing> outgoing;
-  for (std::size_t r = 0; r < ranks; ++r) {
-    if (r == own) continue;
-    for (const Sum& sum : sums_)
-      outgoing.push_back({static_cast<int>(r), std::as_bytes(slice_of(sum.values, r))});
-  }
-  // This rank's slice of all sums, in the order of their rows.
-  struct Part {
-    RowNode node;
-    std::vector<float> values;
-  };
-  std::vector<Part> parts;
-  for (std::size_t r = 0; r < ranks; ++r) {
-    for (const RowNode& node : nodes_of(cut[r], cut[r + 1])) {
-      parts.push_back(
-          {node, std::vector<float>(static_cast<std::size_t>(slices[own + 1] - slices[own]))});
-      if (r != own) continue;
-      const auto sum = std::ranges::find(sums_, node, &Sum::node);
-      std::ranges::copy(slice_of(sum->values, own), parts.back().values.begin());
+  std::vector<model::TensorExchange::Outgoing> outgoing;
+  std::vector<model::TensorExchange::Incoming> incoming;
+  std::vector<Sum> parts;  // this rank's slice of all sums, in the order of their rows
+  for (int r = 0; r < ranks; ++r) {
+    const auto place = static_cast<std::size_t>(r);
+    if (r == own) {
+      for (const Sum& sum : sums_) parts.push_back({sum.node, slice_of(sum.values, own)});
+      continue;
+    }
+    for (const Sum& sum : sums_) outgoing.push_back({r, slice_of(sum.values, r)});
+    for (const RowNode& node : nodes_of(cut[place], cut[place + 1])) {
+      parts.push_back({node, at::empty_like(slice_of(gradients_, own))});
+      incoming.push_back({r, parts.back().values});
     }
   }
-  std::vector<core::Communicator::Incoming> incoming;
-  auto part = parts.begin();
-  for (std::size_t r = 0; r < ranks; ++r) {
-    for (std::size_t n = nodes_of(cut[r], cut[r + 1]).size(); n > 0; --n, ++part) {
-      if (r == own) continue;
-      incoming.push_back({static_cast<int>(r), std::as_writable_bytes(std::span(part->values))});
-    }
-  }
-  communicator.exchange(outgoing, incoming);
-  const at::Tensor whole = sums_.empty() ? at::empty({size}, at::kFloat) : sums_.front().values;
-  sums_.clear();
-  std::vector<Part> tree;
-  for (Part& one : parts) {
-    for (; !tree.empty() && tree.back().node.is_left_of(one.node); tree.pop_back()) {
-      add(tree.back().values, one.values);
-      one = {one.node.parent(), std::move(tree.back().values)};
-    }
+  exchange.exchange(outgoing, incoming);
+  outgoing.clear();
+  incoming.clear();
+  std::vector<Sum> tree;
+  for (Sum& one : parts) {
+    for (; !tree.empty() && tree.back().node.is_left_of(one.node); tree.pop_back())
+      one = {one.node.parent(), tree.back().values.add_(one.values)};
     tree.push_back(std::move(one));
   }
-  for (; tree.size() > 1; tree.pop_back()) add(tree[tree.size() - 2].values, tree.back().values);
-  std::ranges::copy(tree.front().values, slice_of(whole, own).begin());
-  gather_items(communicator,
-               std::span(whole.mutable_data_ptr<float>(), static_cast<std::size_t>(size)), slices);
-  gradients_.copy_(whole);
+  for (; tree.size() > 1; tree.pop_back()) tree[tree.size() - 2].values.add_(tree.back().values);
+  slice_of(gradients_, own).copy_(tree.front().values);
+  sums_.clear();
+  for (int r = 0; r < ranks; ++r) {
+    if (r == own) continue;
+    outgoing.push_back({r, slice_of(gradients_, own)});
+    incoming.push_back({r, slice_of(gradients_, r)});
+  }
+  exchange.exchange(outgoing, incoming);
 }
 
 }  // namespace weft::train

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "core/communicator.h"
+#include "model/exchange.h"
 
 namespace weft::train {
 
@@ -59,8 +59,9 @@ class GradientSum {
   /// The gradients hold those of the next row.
   void end_row();
   /// Puts the sum over all rows of the update into the gradients. Rank r has ended the rows
-  /// [cut[r], cut[r + 1]).
-  void finish(core::Communicator& communicator, std::span<const std::int64_t> cut);
+  /// [cut[r], cut[r + 1]). The additions are those of one process wherever the gradients are: the
+  /// exchange only copies. Throws what it throws.
+  void finish(model::TensorExchange& exchange, std::span<const std::int64_t> cut);
 
  private:
   struct Sum {
@@ -69,7 +70,7 @@ class GradientSum {
   };
 
   void add_last();
-  void share(core::Communicator& communicator, std::span<const std::int64_t> cut);
+  void share(model::TensorExchange& exchange, std::span<const std::int64_t> cut);
 
   at::Tensor gradients_;
   std::int64_t next_row_;

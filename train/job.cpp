@@ -246,9 +246,10 @@ Entry enter(const Job& job, const std::string& weights, const core::Log& log) {
 class Run {
  public:
   Run(const Job& job, Entry entry, model::Decoder& decoder, core::Communicator& ranks,
-      const std::atomic<bool>& interrupted, const core::Log& log)
+      model::TensorExchange& exchange, const std::atomic<bool>& interrupted, const core::Log& log)
       : job_(job),
         ranks_(ranks),
+        exchange_(exchange),
         entry_(std::move(entry)),
         decoder_(decoder),
         validation_(validation_rows(job.prepared)),
@@ -268,6 +269,7 @@ class Run {
                                   .fingerprint = entry_.fingerprint,
                                   .observer = job.observer,
                                   .ranks = ranks,
+                                  .exchange = exchange,
                                   .suites = job.suites,
                                   .interrupted = interrupted,
                                   .log = log},
@@ -289,11 +291,16 @@ class Run {
     core::write_text(folder.config(),
                      schema::dump_config(job_.prepared.config, schema::Dump::kFull));
     core::write_text(folder.preflight(), text_of(preflight_json(job_.prepared)));
-    core::write_text(folder.provenance(),
-                     text_of(provenance_json(job_.prepared, entry_.provenance)));
+    nlohmann::ordered_json provenance = provenance_json(job_.prepared, entry_.provenance);
+    if (ranks_.size() > 1)
+      provenance["ranks"] = {{"number", ranks_.size()}, {"gradients_over", exchange_.name()}};
+    core::write_text(folder.provenance(), text_of(provenance));
     folder.note(fmt::format("weft {}: {} updates from {}", core::kVersion, updates_.total(),
                             updates_.given()));
-    if (ranks_.size() > 1) folder.note(fmt::format("{} ranks", ranks_.size()));
+    if (ranks_.size() > 1) {
+      folder.note(
+          fmt::format("{} ranks; gradients travel over {}", ranks_.size(), exchange_.name()));
+    }
   }
 
   /// An update; false when the run has ended, in whatever way.
@@ -331,6 +338,7 @@ class Run {
 
   Job job_;
   core::Communicator& ranks_;
+  model::TensorExchange& exchange_;
   Entry entry_;
   model::Decoder& decoder_;
   model::Attached aside_;  ///< The adapter, while others have their turn.
@@ -358,13 +366,15 @@ std::vector<Result> train(const std::vector<Job>& jobs, core::Communicator& rank
   });
   for (const Entry& entry : entries) require_alike(ranks, entry.fingerprint);
 
+  const auto exchange = model::open_exchange(ranks, first.device, log);
   std::optional<model::Decoder> decoder;
   std::deque<Run> runs;
   together(ranks, [&] {
     decoder.emplace(model::Decoder::load(first.base->checkpoint, first.compute,
                                          first.config.base_quantization, first.device.device));
     for (std::size_t i = 0; i < jobs.size(); ++i)
-      runs.emplace_back(jobs[i], std::move(entries[i]), *decoder, ranks, interrupted, log);
+      runs.emplace_back(jobs[i], std::move(entries[i]), *decoder, ranks, *exchange, interrupted,
+                        log);
   });
   if (any(ranks, interrupted.load())) {
     throw Interrupted("interrupted before the first update; nothing was changed");

@@ -78,15 +78,21 @@ struct Prepared {
 [[nodiscard]] std::vector<std::optional<TrainState>> last_states(
     const std::deque<RunFolder>& folders, const core::Log& log);
 
+/// Which part of the work is this process's.
+struct Share {
+  int ranks = 1;       ///< That share each update
+  int ranks_here = 1;  ///< Of them on this machine
+  /// What this one computes on, where it was opened; nothing: that of the configuration.
+  std::optional<model::ComputeDevice> device{};
+};
+
 /// Reads everything but the weights of runs on one base (as load_runs() gives them), `resumed` from
-/// their last checkpoints, if they have any; `ranks` share each update, `ranks_here` of them the
-/// memory of this machine. Throws ConfigError and
-/// InputError for what does not fit together, and Interrupted when a stop is asked for
-/// (core/stop.h); nothing was written then.
+/// their last checkpoints, if they have any. Throws ConfigError and InputError for what does not
+/// fit together, and Interrupted when a stop is asked for (core/stop.h); nothing was written then.
 [[nodiscard]] std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs,
                                             const core::Log& log,
                                             std::vector<std::optional<TrainState>> resumed = {},
-                                            int ranks = 1, int ranks_here = 1);
+                                            const Share& share = {});
 
 /// What is about to happen, for people: base, adapter, data, updates, memory, one example with its
 /// learned parts marked. Ends in a newline.

@@ -32,6 +32,8 @@ constexpr std::int64_t kLongGpuRow = 4096;
 /// What a GPU holds beside tensors that a plan counts: the workspace of its products, their sums
 /// before they are rounded, and what the allocator of its memory loses between blocks.
 constexpr std::uint64_t kGpuWork = std::uint64_t{512} << 20;
+/// What NCCL holds of a GPU for its messages to other ranks, about.
+constexpr std::uint64_t kGpuMessages = std::uint64_t{256} << 20;
 
 /// What the program holds when everything but the weights is read: its code as far as it ran, the
 /// tokenizer, the configuration. Measured between 118 and 151 MiB; a constant, since the length of
@@ -59,7 +61,7 @@ class Planner {
       : config_(config),
         demand_(demand),
         program_(config.memory_limit ? kProgram + demand.vocabulary_bytes : resident_memory()) {
-    plan_.room = room_for(demand.ranks_here);
+    plan_.room = room_for(demand.device.is_gpu() ? 1 : demand.ranks_here);
     room_alone_ = room_for(1).now;
     std::int64_t longest = demand.longest_example;
     if (config.packing) {
@@ -143,7 +145,9 @@ class Planner {
     std::uint64_t gradient = 0;
     for (const lora::Target& target : demand_.targets)
       gradient += static_cast<std::uint64_t>(4 * target.parameters());
-    return static_cast<std::uint64_t>(gradients_held(rows, ranks) * static_cast<double>(gradient));
+    const std::uint64_t messages = demand_.device.is_gpu() && ranks > 1 ? kGpuMessages : 0;
+    return messages +
+           static_cast<std::uint64_t>(gradients_held(rows, ranks) * static_cast<double>(gradient));
   }
 
   [[nodiscard]] std::uint64_t program_and_data() const {

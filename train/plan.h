@@ -27,7 +27,7 @@ struct MemoryDemand {
   std::uint64_t other_adapters = 0;    ///< Bytes of the adapters that train beside this one
   std::int64_t row_tokens = 0;         ///< Of the run that goes on; 0: to be chosen
   int ranks = 1;                       ///< That share each update
-  int ranks_here = 1;                  ///< Of them on this machine, sharing its memory
+  int ranks_here = 1;  ///< Of them on this machine, sharing its memory, but each with its own GPU
 };
 
 /// How a run keeps within its memory: chosen before it starts, kept to the end.
@@ -48,8 +48,9 @@ struct MemoryPlan {
 /// configuration means the same rows; and a run that goes on keeps its rows, whatever the limit
 /// says now. Ranks have the rows of one process, for which all memory of a machine is there: what
 /// they exchange, and that ranks on one machine divide its memory or the memory_limit among them,
-/// can make them compute more layers again, which changes no number. Where nothing fits the
-/// smallest plan comes back, for require_memory() to refuse.
+/// can make them compute more layers again, which changes no number. A GPU is one rank's alone: its
+/// memory, or the memory_limit, is whole for each. Where nothing fits the smallest plan comes back,
+/// for require_memory() to refuse.
 [[nodiscard]] MemoryPlan plan_memory(const TrainConfig& config, const MemoryDemand& demand);
 
 /// What an adapter of these layers takes: factors, gradients, moments, copies. Bytes.

@@ -354,15 +354,15 @@ std::vector<std::optional<TrainState>> last_states(const std::deque<RunFolder>& 
 }
 
 std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, const core::Log& log,
-                              std::vector<std::optional<TrainState>> resumed, int ranks,
-                              int ranks_here) {
+                              std::vector<std::optional<TrainState>> resumed, const Share& share) {
   resumed.resize(runs.size());
   const std::shared_ptr<const Base> base = open_base(runs.front().config);
   for (const auto& run : runs) {
     require_positions(run.config, base->spec, run.origins);
     require_special_tokens(run.config, base->tokenizer, run.origins);
   }
-  const model::ComputeDevice device = model::open_device(runs.front().config.device);
+  const model::ComputeDevice device =
+      share.device ? *share.device : model::open_device(runs.front().config.device);
   const std::string note =
       device.is_gpu() ? "" : dtype_note(runs.front().config.dtype, model::best_compute());
   if (!note.empty()) core::tell(log, core::Level::kWarning, note);
@@ -392,8 +392,8 @@ std::vector<Prepared> prepare(std::vector<schema::Variant<TrainConfig>> runs, co
     core::leave_if_stopped("planning the run");
     const std::vector<lora::Target> targets = targets_of(one.initial);
     MemoryDemand demand = demand_of(one, targets);
-    demand.ranks = ranks;
-    demand.ranks_here = ranks_here;
+    demand.ranks = share.ranks;
+    demand.ranks_here = share.ranks_here;
     demand.other_adapters = adapters - adapter_memory(demand);
     one.plan = plan_memory(one.config, demand);
     if (one.data.train.empty()) continue;

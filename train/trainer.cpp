@@ -234,7 +234,7 @@ model::LossSum Trainer::compute(const Update& update) {
       gradients.end_row();
     }
   });
-  gradients.finish(parts_.ranks, cut);
+  gradients.finish(parts_.exchange, cut);
   gather_items(parts_.ranks, std::span(losses), cut);
   model::LossSum sum;
   for (const model::LossSum& one : losses) {

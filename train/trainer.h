@@ -13,6 +13,7 @@
 #include "data/pack.h"
 #include "lora/adapter.h"
 #include "model/decoder.h"
+#include "model/exchange.h"
 #include "train/config.h"
 #include "train/guard.h"
 #include "train/metrics.h"
@@ -70,6 +71,7 @@ struct TrainerParts {
   /// The ranks that share the rows of an update. Every rank has a trainer, and all are alike: the
   /// same state after the same updates. Only the first rank writes and tells the observer.
   core::Communicator& ranks;
+  model::TensorExchange& exchange;       ///< Among those ranks, of what is on the decoder's device.
   SuiteEvaluator* suites = nullptr;      ///< Of `evaluate:`; null: none.
   const std::atomic<bool>& interrupted;  ///< Set from outside: finish the update, save, end.
   core::Log log = {};

@@ -13,7 +13,9 @@
 #include <cublas_v2.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -595,12 +597,13 @@ class Cuda final : public Aten {
 
 extern "C" {
 
-[[gnu::visibility("default")]] const char* weft_cuda_start(int index, WeftCudaDevice* device) {
+[[gnu::visibility("default")]] const char* weft_cuda_gpus(std::uint64_t* gpus, int capacity,
+                                                          int* count) {
   static std::string problem;
   problem.clear();
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
+  *count = 0;
+  const cudaError_t status = cudaGetDeviceCount(count);
+  if (status != cudaSuccess || *count == 0) {
     problem =
         status == cudaSuccess
             ? "this machine has no NVIDIA GPU"
@@ -608,6 +611,26 @@ extern "C" {
                   cudaGetErrorString(status) + ")";
     return problem.c_str();
   }
+  for (int i = 0; i < std::min(capacity, *count); ++i) {
+    cudaDeviceProp properties{};
+    if (const cudaError_t failed = cudaGetDeviceProperties(&properties, i); failed != cudaSuccess) {
+      problem = cudaGetErrorString(failed);
+      return problem.c_str();
+    }
+    // The 16 bytes of its name that no other GPU has.
+    std::array<std::uint64_t, 2> halves{};
+    static_assert(sizeof halves == sizeof properties.uuid);
+    std::memcpy(halves.data(), &properties.uuid, sizeof halves);
+    gpus[i] = halves[0] ^ (halves[1] * 0x9e3779b97f4a7c15U);
+  }
+  return nullptr;
+}
+
+[[gnu::visibility("default")]] const char* weft_cuda_start(int index, WeftCudaDevice* device) {
+  static std::string problem;
+  problem.clear();
+  int count = 0;
+  if (const char* const none = weft_cuda_gpus(nullptr, 0, &count)) return none;
   if (index >= count) {
     problem = "this machine has " + std::to_string(count) +
               (count == 1 ? " GPU, number 0" : " GPUs, numbers from 0 on");

@@ -118,6 +118,13 @@ TEST_F(Ranks, OneTwoThreeAndFourGiveTheSameBits) {
     const Finished done = run_process(training(ranks, folder));
     ASSERT_EQ(done.status, 0) << done.err;
     expect_equal("alone", folder);
+    if (ranks > 1) {
+      const std::string text = std::to_string(ranks) + " ranks; gradients travel over the host";
+      EXPECT_THAT(slurp(job_ / folder / "log.txt"), HasSubstr(text));
+      const auto record = nlohmann::json::parse(slurp(job_ / folder / "provenance.json"));
+      EXPECT_EQ(record.at("ranks"),
+                (nlohmann::json{{"number", ranks}, {"gradients_over", "the host"}}));
+    }
     // One rank speaks for all.
     EXPECT_EQ(done.out.find("adapter "), done.out.rfind("adapter ")) << done.out;
   }
@@ -216,6 +223,33 @@ TEST_F(Ranks, WhatIsWrongIsToldOnceAndEndsAll) {
   const Finished wrong = run_process(training(3, "run", {"--set", "base_model=nowhere"}));
   EXPECT_EQ(wrong.status, 2) << wrong.err;
   EXPECT_EQ(wrong.err.find("weft train: "), wrong.err.rfind("weft train: ")) << wrong.err;
+  EXPECT_FALSE(fs::exists(job_ / "run"));
+}
+
+TEST_F(Ranks, WithoutTheGpusThatTheyAskForAreRefusedTogether) {
+  if (fs::exists("/dev/nvidia0")) GTEST_SKIP() << "this machine has a GPU";
+  for (const char* const device : {"cuda", "cuda:1"}) {
+    std::vector<std::string> command =
+        training(2, "run", {"--set", std::string("device=") + device});
+    command.insert(command.begin(), {"timeout", "120"});  // a rank that waits would for ever
+    const Finished refused = run_process(command);
+    EXPECT_EQ(refused.status, 2) << refused.err;
+    EXPECT_THAT(refused.err, HasSubstr("weft train: device cuda")) << refused.err;
+    EXPECT_EQ(refused.err.find("weft train: "), refused.err.rfind("weft train: ")) << refused.err;
+    EXPECT_FALSE(fs::exists(job_ / "run"));
+  }
+}
+
+TEST_F(Ranks, ThatAskForDifferentDevicesAreRefusedTogether) {
+  job_.folder().write("rank.sh",
+                      "[ \"$OMPI_COMM_WORLD_RANK\" = 1 ] && set -- \"$@\" --set device=cuda\n"
+                      "exec \"$@\"\n");
+  std::vector<std::string> command = training(2, "run");
+  command.insert(std::ranges::find(command, weft_program()), {"sh", (job_ / "rank.sh").string()});
+  command.insert(command.begin(), {"timeout", "120"});
+  const Finished refused = run_process(command);
+  EXPECT_EQ(refused.status, 2) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("the ranks do not agree on `device`")) << refused.err;
   EXPECT_FALSE(fs::exists(job_ / "run"));
 }
 

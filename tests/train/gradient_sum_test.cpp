@@ -4,55 +4,59 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
+#include "tests/support/thread_exchange.h"
 #include "tests/support/thread_ranks.h"
 
 namespace weft::train {
 namespace {
 
-constexpr std::size_t kNumbers = 20;
+constexpr std::size_t kFew = 20;
 
 using Gradient = std::vector<float>;
 
 /// A row's gradient: numbers whose sum depends on the order.
-Gradient gradient_of(std::int64_t row) {
+Gradient gradient_of(std::int64_t row, std::size_t numbers = kFew) {
   std::minstd_rand random(static_cast<unsigned>(row) + 1);
-  Gradient gradient(kNumbers);
+  Gradient gradient(numbers);
   for (float& value : gradient)
     value = (static_cast<float>(random()) / 2147483647.0F - 0.5F) *
             std::exp2(static_cast<float>(random() % 12));
   return gradient;
 }
 
-std::vector<float> summed(core::Communicator& communicator, const std::vector<std::int64_t>& cut) {
-  const at::Tensor gradient = at::tensor(gradient_of(0));
-  const auto rank = static_cast<std::size_t>(communicator.rank());
+std::vector<float> summed(model::TensorExchange& exchange, const std::vector<std::int64_t>& cut,
+                          std::size_t numbers = kFew) {
+  const at::Tensor gradient = at::tensor(gradient_of(0, numbers));
+  const auto rank = static_cast<std::size_t>(exchange.rank());
   GradientSum sum(gradient, cut[rank]);
   for (std::int64_t row = cut[rank]; row < cut[rank + 1]; ++row) {
     sum.begin_row();
-    gradient.copy_(at::tensor(gradient_of(row)));
+    gradient.copy_(at::tensor(gradient_of(row, numbers)));
     sum.end_row();
   }
-  sum.finish(communicator, cut);
+  sum.finish(exchange, cut);
   const float* const values = gradient.const_data_ptr<float>();
   return {values, values + gradient.numel()};
 }
 
 /// The definition: halves are added first, what has no other half is added from the right.
-std::vector<float> tree(std::int64_t begin, std::int64_t end) {
-  if (end - begin == 1) return gradient_of(begin);
+std::vector<float> tree(std::int64_t begin, std::int64_t end, std::size_t numbers = kFew) {
+  if (end - begin == 1) return gradient_of(begin, numbers);
   std::int64_t half = 1;
   while (2 * half < end - begin) half *= 2;
-  std::vector<float> left = tree(begin, begin + half);
-  const std::vector<float> right = tree(begin + half, end);
+  std::vector<float> left = tree(begin, begin + half, numbers);
+  const std::vector<float> right = tree(begin + half, end, numbers);
   for (std::size_t i = 0; i < left.size(); ++i) left[i] += right[i];
   return left;
 }
 
 TEST(GradientSum, OfOneProcessIsTheTreeOverTheRows) {
-  core::SingleProcess alone;
+  core::SingleProcess one;
+  model::HostExchange alone(one);
   for (std::int64_t rows = 1; rows <= 33; ++rows)
     EXPECT_EQ(summed(alone, {0, rows}), tree(0, rows)) << rows;
 }
@@ -67,12 +71,19 @@ TEST(GradientSum, IsNotTheSumInTheOrderOfTheRows) {
   EXPECT_NE(running, tree(0, 8));
 }
 
-void check_cut(const std::vector<std::int64_t>& cut) {
-  const std::vector<float> wanted = tree(0, cut.back());
-  tests::ThreadRanks ranks(static_cast<int>(cut.size()) - 1);
+/// Ranks that exchange over the host, and ranks whose tensors stay where they are.
+void check_cut(const std::vector<std::int64_t>& cut, std::size_t numbers = kFew) {
+  const std::vector<float> wanted = tree(0, cut.back(), numbers);
+  const int size = static_cast<int>(cut.size()) - 1;
+  tests::ThreadRanks ranks(size);
+  tests::ThreadExchange devices(size);
   ranks.run([&](core::Communicator& one) {
-    EXPECT_EQ(summed(one, cut), wanted)
+    model::HostExchange host(one);
+    EXPECT_TRUE(summed(host, cut, numbers) == wanted)
         << "cut " << testing::PrintToString(cut) << " rank " << one.rank();
+    const auto direct = devices.of_rank(one.rank());
+    EXPECT_TRUE(summed(*direct, cut, numbers) == wanted)
+        << "cut " << testing::PrintToString(cut) << " rank " << one.rank() << " of devices";
   });
 }
 
@@ -83,6 +94,34 @@ TEST(GradientSum, HasTheSameBitsForEveryCutIntoTwoAndThreeRanges) {
       for (std::int64_t b = a; b <= rows; ++b) check_cut({0, a, b, rows});
     }
   }
+}
+
+TEST(GradientSum, HasTheSameBitsForFourAndSevenRangesOfWhichSomeAreEmpty) {
+  constexpr unsigned kSeed = 5;
+  SCOPED_TRACE(testing::Message() << "seed " << kSeed);
+  std::minstd_rand random(kSeed);
+  for (const std::size_t ranks : {4U, 7U}) {
+    std::vector<std::int64_t> last(ranks + 1, 0);
+    last.back() = 1;
+    check_cut(last);
+    for (int i = 0; i < 25; ++i) {
+      const auto rows = static_cast<std::int64_t>(1 + random() % 33);
+      std::vector<std::int64_t> cut{0, rows};
+      while (cut.size() <= ranks)
+        cut.push_back(static_cast<std::int64_t>(random() % static_cast<unsigned long>(rows + 1)));
+      std::ranges::sort(cut);
+      check_cut(cut);
+    }
+  }
+}
+
+TEST(GradientSum, HasTheSameBitsForManyNumbersWhoseSlicesDiffer) {
+  // So many that LibTorch adds them in vectors and in several threads, with a rest.
+  constexpr std::size_t kMany = 150'001;
+  check_cut({0, 5}, kMany);
+  check_cut({0, 2, 5}, kMany);
+  check_cut({0, 1, 1, 5}, kMany);
+  check_cut({0, 3, 4, 4, 5, 9, 9, 11}, kMany);
 }
 
 TEST(GradientSum, HasTheSameBitsForMoreRanksThanNumbers) {

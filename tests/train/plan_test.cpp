@@ -146,6 +146,28 @@ TEST_F(Plan, WithoutALimitRowsAreOfTheWantedLength) {
   EXPECT_EQ(row_tokens(), 100);
 }
 
+TEST_F(Plan, RanksOfAMachineDivideItsMemoryButNotTheirGpus) {
+  config_.memory_limit = schema::Bytes{64ULL << 30};
+  const auto plan = [&](const model::ComputeDevice& device, int ranks) {
+    return plan_memory(config_, {.spec = spec_,
+                                 .targets = targets_,
+                                 .device = device,
+                                 .compute = model::Compute::kBF16,
+                                 .longest_example = 100,
+                                 .data_tokens = 1'000'000,
+                                 .ranks = ranks,
+                                 .ranks_here = ranks});
+  };
+  const model::ComputeDevice gpu{.device = at::Device(at::kCUDA, 0), .capability = 80};
+  EXPECT_EQ(plan({}, 2).room.now, 32ULL << 30);
+  EXPECT_EQ(plan({}, 2).room.sharers, 2);
+  EXPECT_EQ(plan(gpu, 2).room.now, 64ULL << 30);
+  EXPECT_EQ(plan(gpu, 2).room.sharers, 1);
+  // What travels takes memory of each, and alters no row.
+  EXPECT_GT(total(plan(gpu, 2)), total(plan(gpu, 1)) + (200ULL << 20));
+  EXPECT_EQ(plan(gpu, 2).row_tokens, plan(gpu, 1).row_tokens);
+}
+
 /// A model's shape, as its config.json says it.
 struct Shape {
   const char* name;
