@@ -32,6 +32,7 @@ std::optional<int> gpu_index(std::string_view name) {
 struct Library {
   WeftCudaStart start = nullptr;
   WeftCudaFree free = nullptr;
+  WeftCudaFold fold = nullptr;
 };
 
 /// Beside the library that this code is in; of a test, which has the code in it, in lib/ beside
@@ -52,8 +53,9 @@ Library open_library() {
   void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (handle == nullptr) throw ConfigError("device cuda: cannot load {}", ::dlerror());
   const Library opened{reinterpret_cast<WeftCudaStart>(::dlsym(handle, "weft_cuda_start")),
-                       reinterpret_cast<WeftCudaFree>(::dlsym(handle, "weft_cuda_free"))};
-  if (opened.start == nullptr || opened.free == nullptr)
+                       reinterpret_cast<WeftCudaFree>(::dlsym(handle, "weft_cuda_free")),
+                       reinterpret_cast<WeftCudaFold>(::dlsym(handle, "weft_cuda_fold"))};
+  if (opened.start == nullptr || opened.free == nullptr || opened.fold == nullptr)
     throw ConfigError("device cuda: {} is of another version", library.string());
   return opened;
 }
@@ -80,6 +82,12 @@ ComputeDevice open_device(const std::string& name) {
           .gpu = found.name,
           .capability = found.major * 10 + found.minor,
           .total_bytes = found.total_bytes};
+}
+
+std::unique_ptr<lora::FoldEngine> open_fold_engine(const ComputeDevice& device) {
+  if (!device.is_gpu()) return nullptr;
+  return std::unique_ptr<lora::FoldEngine>(
+      library().fold(device.device.index(), device.description.c_str()));
 }
 
 std::uint64_t available_memory(const ComputeDevice& device) {

@@ -3,7 +3,10 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
+
+#include "lora/fold_engine.h"
 
 namespace weft::model {
 
@@ -27,6 +30,10 @@ struct ComputeDevice {
 /// to do, for another name, where that library was not built, for a GPU that there is not, one that
 /// is too old, and a missing driver.
 [[nodiscard]] ComputeDevice open_device(const std::string& name);
+
+/// What folds adapters on this device (`weft merge --device`); null for a processor, which does so
+/// without. IoError with CUDA's own words.
+[[nodiscard]] std::unique_ptr<lora::FoldEngine> open_fold_engine(const ComputeDevice& device);
 
 /// Bytes that are free now: of the GPU's memory, or of the machine's (core/memory.h).
 [[nodiscard]] std::uint64_t available_memory(const ComputeDevice& device);

@@ -5,6 +5,10 @@
 // What the CUDA half of weft says of itself. It is a library of its own (lib/libweft_cuda.so),
 // which the program opens when a GPU is asked for (model/device.h), and never else.
 
+namespace weft::lora {
+class FoldEngine;
+}
+
 extern "C" {
 
 /// A GPU as weft sees it.
@@ -20,4 +24,7 @@ struct WeftCudaDevice {
 using WeftCudaStart = const char* (*)(int index, WeftCudaDevice* device);
 /// Bytes of the GPU's memory that are free now.
 using WeftCudaFree = std::uint64_t (*)(int index);
+/// What folds on GPU `index`, which was started, under the name that reports give it. The caller's
+/// to delete.
+using WeftCudaFold = weft::lora::FoldEngine* (*)(int index, const char* description);
 }
