@@ -1,7 +1,8 @@
 """`script/check-gpu`: weft on a GPU beside weft on the processor, and beside transformers + PEFT on the same GPU.
 
 The demo's training shows that losses are the processor's, and that two runs give the same bytes, as do several ranks on
-several GPUs. Speed is measured on a
+several GPUs; its adapter is folded on both, which must give the same files, and the time of each fold is told. Speed is
+measured on a
 Llama of 1.1 billion random parameters with rank 16 on all linears, in rows of 4096 tokens, an update of two rows.
 Memory is the most of the GPU's that the process held, as the driver counts it.
 """
@@ -114,6 +115,46 @@ def check_ranks():
     return {"adapters": digests, "gradients_over": ways, "same_bytes": len(set(digests.values())) == 1}
 
 
+def merged(folder, device, *options):
+    """A merge into `folder`: its seconds, the SHA-256 of every file, and merge.json without what names the run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.monotonic()
+    subprocess.run([str(part) for part in (WEFT, "merge", *options, "--out", folder, "--device", device)], check=True,
+                   stdout=subprocess.DEVNULL)
+    seconds = time.monotonic() - began
+    record = json.loads((folder / "merge.json").read_text())
+    computed = record.pop("device", {"tensors": 0})["tensors"]
+    for key in ("seconds", "certificate_sha256"):
+        record.pop(key)
+    for tensor in record["folded"]:
+        tensor.pop("device", None)
+    files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())
+             if file.name != "merge.json"}
+    return {"seconds": seconds, "files": files, "record": record, "gpu_tensors": computed}
+
+
+def check_merge():
+    """The demo's adapter folded on both, into bases of every type: the same bytes and figures of every file."""
+    gguf = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    adapter = WORK / "demo-cpu" / "adapter"
+    cases = []
+    for dtype in ("f32", "bf16", "f16"):
+        base = WORK / f"smollm2-{dtype}"
+        subprocess.run([WEFT, "merge", "--model", gguf, "--dtype", dtype, "--out", base, "--force"], check=True,
+                       stdout=subprocess.DEVNULL)
+        for times in (1, 8):  # the factors of eight stand side by side: rank 128
+            options = ["--model", base, "--allow-other-base"]
+            for i in range(times):
+                options += ["--adapter", f"{adapter}:{1 / (i + 1):.6f}"]
+            on = {device: merged(WORK / f"merged-{device}", device, *options) for device in ("cpu", "cuda")}
+            cases.append({"base": dtype, "rank": 16 * times, "tensors": len(on["cuda"]["record"]["folded"]),
+                          "gpu_tensors": on["cuda"]["gpu_tensors"],
+                          "same_files": on["cpu"]["files"] == on["cuda"]["files"],
+                          "same_figures": on["cpu"]["record"] == on["cuda"]["record"],
+                          "seconds_cpu": on["cpu"]["seconds"], "seconds_gpu": on["cuda"]["seconds"]})
+    return cases
+
+
 def large_model(python):
     """A Llama of 1.1 billion random parameters, and text for it."""
     folder = WORK / "large"
@@ -208,9 +249,11 @@ def main():
     gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
                          capture_output=True, text=True).stdout.strip()
     result = {"gpu": gpu, "tests": {key: tests[key] for key in ("tests", "failures", "disabled")},
-              "demo": check_demo(), "ranks": check_ranks()}
+              "demo": check_demo(), "ranks": check_ranks(), "merge": check_merge()}
     sound = result["tests"]["failures"] == 0 and result["demo"]["same_bytes_twice"] and \
-        result["demo"]["largest_difference_of_losses"] < 0.02 and result["ranks"].get("same_bytes", True)
+        result["demo"]["largest_difference_of_losses"] < 0.02 and result["ranks"].get("same_bytes", True) and \
+        all(case["same_files"] and case["same_figures"] and case["gpu_tensors"] == case["tensors"]
+            for case in result["merge"])
     reached = True
     if not options.without_peer:
         model, text = large_model(sys.executable)

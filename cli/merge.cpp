@@ -9,6 +9,7 @@
 
 #include "cli/adapter_argument.h"
 #include "cli/command.h"
+#include "cli/fold_engine.h"
 #include "cli/interrupt.h"
 #include "cli/model_output.h"
 #include "cli/output.h"
@@ -32,6 +33,7 @@ struct Options : ModelOutputOptions {
   std::string rounding;  ///< Empty: to nearest, or as the recipe says.
   std::string undo;
   std::string max_shard_size = "5GB";
+  std::string device = "cpu";  ///< open_fold_engine()
   std::uint64_t seed = 0;
   std::int64_t rank = 0;
   bool exact_svd = false;
@@ -154,7 +156,8 @@ merge::CombineRequest combine_request_of(const Options& options) {
 }
 
 merge::MergeReport merge_as_asked(const Options& options) {
-  const merge::FoldControl control{progress_line(), &catch_interrupts()};
+  const std::unique_ptr<lora::FoldEngine> engine = open_fold_engine(options.device);
+  const merge::FoldControl control{progress_line(), &catch_interrupts(), engine.get()};
   const core::Log log = stderr_log("merge");
   if (!options.recipe.empty() || (!options.model.empty() && !is_plain_sum(options))) {
     if (options.dtype == "auto") {
@@ -209,6 +212,11 @@ merge::AdapterRequest adapter_request_of(const Options& options) {
         "out --dtype, or give --model");
   }
   if (!options.undo.empty()) throw ConfigError("--undo is of a merged model; give --model");
+  if (options.device != "cpu") {
+    throw ConfigError(
+        "--device computes a model's weights; adapters are combined by the processor, so leave it "
+        "out or give --model");
+  }
   if (options.verify.wanted()) {
     throw ConfigError(
         "--verify compares a merged model's predictions; without --model there is none");
@@ -290,6 +298,10 @@ Run add_merge(CommandLine& app) {
   app.option("--undo", options->undo,
              "also write what weft unmerge needs to restore the base's very files")
       .type("FILE");
+  app.option("--device", options->device,
+             "what folds plain LoRA pairs: cpu (default), cuda (the first GPU) or cuda:N, with the "
+             "same bytes (docs/gpu.md); the processor computes all else")
+      .type("NAME");
   app.option("--max-shard-size", options->max_shard_size, "largest safetensors file")
       .with_default_shown();
   app.option("--seed", options->seed,

@@ -1,10 +1,13 @@
 #include <array>
+#include <memory>
 
 #include "cli/batch_engine.h"
 #include "cli/command.h"
+#include "cli/fold_engine.h"
 #include "cli/machine.h"
 #include "cli/verify_engine.h"
 #include "core/stop.h"
+#include "model/device.h"
 
 namespace weft::cli {
 
@@ -44,6 +47,25 @@ extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_
     verify = [measure = std::move(measure)](const std::filesystem::path& written,
                                             weft::merge::Verification& found) {
       return weft::cli::caught([&] { found = measure(written); });
+    };
+  });
+}
+
+extern "C" __attribute__((visibility("default"))) weft::cli::EngineFailure weft_open_fold_engine(
+    const std::string& device, weft::cli::FoldEngineCalls& calls) {
+  return weft::cli::caught([&] {
+    const std::shared_ptr<weft::lora::FoldEngine> engine =
+        weft::model::open_fold_engine(weft::model::open_device(device));
+    calls.description = engine->description();
+    calls.begin = [engine](const weft::lora::ScaledPairs& pairs, weft::core::DType from,
+                           weft::core::DType to) {
+      return weft::cli::caught([&] { engine->begin(pairs, from, to); });
+    };
+    calls.submit = [engine](std::int64_t first_row, std::span<const std::byte> base) {
+      return weft::cli::caught([&] { engine->submit(first_row, base); });
+    };
+    calls.collect = [engine](std::span<std::byte> out, std::span<weft::lora::FoldedRow> rows) {
+      return weft::cli::caught([&] { engine->collect(out, rows); });
     };
   });
 }

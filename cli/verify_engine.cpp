@@ -49,6 +49,7 @@ std::function<merge::Verification(const std::filesystem::path&)> start_engine_ve
   const auto done = [] {
     if (core::stop_requested()) throw Interrupted("stopped while verifying");
   };
+  const std::string device = opened.device.description;
   std::shared_ptr<eval::ReferencePredictions> reference;
   {
     ComputingModel base = load_model(std::move(opened), arguments, eval::kVerificationWindow, log);
@@ -63,6 +64,7 @@ std::function<merge::Verification(const std::filesystem::path&)> start_engine_ve
     found.text = options.text;
     found.text_sha256 = sha256;
     found.compute = arguments.dtype;
+    found.device = device;
     found.limit = options.limit;
     found.other_ids =
         eval::first_other_ids(documents, *tokenizer, text::Tokenizer::load(model.checkpoint));

@@ -252,6 +252,15 @@ class ExpertsDeltas : public RowDeltas {
     }
   }
 
+  [[nodiscard]] std::vector<Pairs> pairs() const override {
+    std::vector<Pairs> all;
+    for (const Update& expert : experts_) {
+      const auto first = static_cast<std::int64_t>(all.size()) * expert.rows();
+      all.push_back({first, expert.pairs().front().pairs});
+    }
+    return all;
+  }
+
  private:
   lora::Target target_;
   std::vector<Update> experts_;

@@ -347,6 +347,7 @@ MergeReport combine_models(const CombineRequest& request, const FoldControl& con
       std::ranges::max_element(numbers, {}, [](const auto& item) { return item.second; })->first;
   report.folded = std::move(written.folded);
   report.outputs = std::move(written.files);
+  if (control.engine != nullptr) report.device = control.engine->description();
   report.tensors = outputs.size();
   report.files = shards.size();
   report.bytes = totals.bytes;

@@ -132,6 +132,7 @@ MergeReport merge_model(const MergeRequest& request, const FoldControl& control,
 
   MergeReport report;
   report.model = request.model;
+  if (control.engine != nullptr) report.device = control.engine->description();
   report.base_storage = storage_text(inputs.base);
   report.dtype = plan.model_dtype;
   report.rounding = request.rounding;

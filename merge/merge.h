@@ -85,6 +85,7 @@ struct MergeReport {
   std::size_t files = 0;
   std::uint64_t bytes = 0;
   double seconds = 0;                          ///< Without the verification.
+  std::string device{};                        ///< FoldControl::engine's; empty: the processor.
   std::optional<Verification> verification{};  ///< What MergeRequest::verify found.
 };
 

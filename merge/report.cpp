@@ -85,6 +85,26 @@ nlohmann::json choice_json(const TypeChoice& choice) {
           {"sampled", std::move(tensors)}};
 }
 
+nlohmann::json folded_json(const FoldedTensor& tensor) {
+  nlohmann::json json = {{"name", tensor.name},
+                         {"rank", tensor.rank},
+                         {"dtype", core::name_of(tensor.dtype)},
+                         {"rounding", name_of(tensor.rounding)},
+                         {"base_norm", tensor.base_norm},
+                         {"update_norm", tensor.update_norm},
+                         {"largest_error", tensor.largest_error},
+                         {"changed", tensor.changed},
+                         {"retained", tensor.retained}};
+  if (!tensor.device.empty()) json["device"] = tensor.device;
+  return json;
+}
+
+/// Changed tensors that no processor computed.
+std::ptrdiff_t computed_elsewhere(const std::vector<FoldedTensor>& folded) {
+  return std::ranges::count_if(folded,
+                               [](const FoldedTensor& tensor) { return !tensor.device.empty(); });
+}
+
 }  // namespace
 
 nlohmann::json report_json(const MergeReport& report) {
@@ -134,16 +154,9 @@ nlohmann::json report_json(const MergeReport& report) {
                                 {"parameters", adapter.parameters},
                                 {"base_check", adapter.base_check}});
   }
-  for (const FoldedTensor& tensor : report.folded) {
-    json["folded"].push_back({{"name", tensor.name},
-                              {"rank", tensor.rank},
-                              {"dtype", core::name_of(tensor.dtype)},
-                              {"rounding", name_of(tensor.rounding)},
-                              {"base_norm", tensor.base_norm},
-                              {"update_norm", tensor.update_norm},
-                              {"largest_error", tensor.largest_error},
-                              {"changed", tensor.changed},
-                              {"retained", tensor.retained}});
+  for (const FoldedTensor& tensor : report.folded) json["folded"].push_back(folded_json(tensor));
+  if (!report.device.empty()) {
+    json["device"] = {{"name", report.device}, {"tensors", computed_elsewhere(report.folded)}};
   }
   if (report.verification) json["verification"] = verification_json(*report.verification);
   return json;
@@ -173,6 +186,10 @@ std::string report_table(const MergeReport& report) {
       core::name_of(report.dtype), core::human_bytes(report.bytes), report.files,
       report.files == 1 ? "" : "s", core::human_duration(report.seconds), report.folded.size(),
       report.method.empty() ? "folded" : "changed", report.tensors - report.folded.size());
+  if (!report.device.empty()) {
+    text += fmt::format("computed  {} of {} changed tensors by {}, the rest by the processor\n",
+                        computed_elsewhere(report.folded), report.folded.size(), report.device);
+  }
   if (report.verification) text += verification_line(*report.verification);
   return text;
 }

@@ -65,6 +65,7 @@ nlohmann::json json_of(const FoldedTensor& tensor) {
           {"dtype", tensor.dtype},
           {"rounding", tensor.rounding},
           {"retained", tensor.retained},
+          {"device", tensor.device},
           {"keys", std::move(keys)}};
 }
 
@@ -79,6 +80,7 @@ FoldedTensor folded_of(const nlohmann::json& json) {
   json.at("dtype").get_to(tensor.dtype);
   json.at("rounding").get_to(tensor.rounding);
   json.at("retained").get_to(tensor.retained);
+  json.at("device").get_to(tensor.device);
   for (const auto& key : json.at("keys")) {
     tensor.keys.push_back({key.at(0), key.at(1), tensor.name});
   }

@@ -2,6 +2,9 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
+
+#include "lora/fold_engine.h"
 
 namespace weft::merge {
 
@@ -25,6 +28,16 @@ class RowDeltas {
   /// Where a row is replaced, not changed: the numbers that take its place, which adding their
   /// difference may miss by a bit. True when `out` (a row) was filled.
   virtual bool exact(std::int64_t /*row*/, std::span<float> /*out*/) const { return false; }
+
+  /// What is added to the rows from `first_row` on.
+  struct Pairs {
+    std::int64_t first_row = 0;
+    lora::ScaledPairs pairs;
+  };
+  /// The same as sums of scaled pairs, one for each part of the tensor's rows and in their order,
+  /// for what computes such sums elsewhere (lora/fold_engine.h); empty where it is anything else.
+  /// Valid as long as this is.
+  [[nodiscard]] virtual std::vector<Pairs> pairs() const { return {}; }
 };
 
 }  // namespace weft::merge

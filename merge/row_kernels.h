@@ -22,6 +22,8 @@ struct RowSums {
   double error = 0;   ///< max |M - (W + D)|
   std::int64_t changed = 0;
   bool overflow = false;  ///< A finite W became an M that is not.
+
+  friend bool operator==(const RowSums&, const RowSums&) = default;
 };
 
 /// M = round(W + D) as the bits of `type`, little-endian, at `out` (size_of(type) bytes a number).

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <deque>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "checkpoint/mxfp4.h"
@@ -35,6 +37,16 @@ Rounding rounding_of(const OutputTensor& tensor) {
   return tensor.dtype == core::DType::kF32 ? Rounding::kNearest : tensor.rounding;
 }
 
+/// The type of plain numbers; empty for blocks and what is no number.
+std::optional<core::DType> plain_type(checkpoint::Storage storage) {
+  switch (storage) {
+    case checkpoint::Storage::kF32: return core::DType::kF32;
+    case checkpoint::Storage::kF16: return core::DType::kF16;
+    case checkpoint::Storage::kBF16: return core::DType::kBF16;
+    default: return std::nullopt;
+  }
+}
+
 /// Streams one tensor through row tiles.
 class TensorWriter {
  public:
@@ -48,29 +60,114 @@ class TensorWriter {
 
   /// Hands each tile to `out`, in order, and returns the sums of all rows.
   RowSums run(WriteBehind& out) {
-    const std::int64_t width = info_.row_elements();
-    const std::int64_t block = RowDeltas::kRowBlock;
-    const std::int64_t step = std::max(block, checkpoint::row_group(info_));
-    const std::int64_t tile =
-        std::max(step, kTileElements / std::max<std::int64_t>(1, width) / step * step);
+    const std::int64_t tile = tile_rows();
     RowSums total;
     choose_samples();
     for (std::int64_t begin = 0; begin < info_.rows(); begin += tile) {
       const std::int64_t end = std::min(info_.rows(), begin + tile);
       bytes_ = out.buffer();
       compute(begin, end);
-      for (const RowSums& row : sums_) add(total, row);
-      if (total.overflow) complain();
-      out.put(std::move(bytes_));
+      hand_on(total, out);
       release(tensor_, begin, end);
     }
     return total;
   }
 
-  /// What run() kept to be compared.
+  /// Whether an engine can compute this tensor.
+  [[nodiscard]] bool fits_engine() const {
+    return update_ != nullptr && rounding_of(tensor_) == Rounding::kNearest &&
+           plain_type(info_.storage) && !base_.raw(info_).empty() && !update_->pairs().empty();
+  }
+
+  /// As run(), by an engine, where fits_engine().
+  RowSums run_on(lora::FoldEngine& engine, WriteBehind& out) {
+    const std::span<const std::byte> raw = base_.raw(info_);
+    const std::size_t row_bytes = raw.size() / static_cast<std::size_t>(info_.rows());
+    const std::int64_t tile = tile_rows();
+    RowSums total;
+    choose_samples();
+    for (const RowDeltas::Pairs& part : update_->pairs()) {
+      engine.begin(part.pairs, *plain_type(info_.storage), type_);
+      std::deque<std::pair<std::int64_t, std::int64_t>> under_way;
+      const auto collect_first = [&] {
+        bytes_ = out.buffer();
+        collect(engine, under_way.front().first, under_way.front().second);
+        under_way.pop_front();
+        hand_on(total, out);
+      };
+      const std::int64_t last = part.first_row + part.pairs.rows;
+      for (std::int64_t begin = part.first_row; begin < last; begin += tile) {
+        const std::int64_t end = std::min(last, begin + tile);
+        engine.submit(begin - part.first_row,
+                      raw.subspan(static_cast<std::size_t>(begin) * row_bytes,
+                                  static_cast<std::size_t>(end - begin) * row_bytes));
+        release(tensor_, begin, end);
+        under_way.emplace_back(begin, end);
+        if (under_way.size() == lora::FoldEngine::kInFlight) collect_first();
+      }
+      while (!under_way.empty()) collect_first();
+    }
+    return total;
+  }
+
+  /// What was kept to be compared.
   [[nodiscard]] std::vector<Sample>& samples() noexcept { return samples_; }
 
  private:
+  [[nodiscard]] std::int64_t tile_rows() const {
+    const std::int64_t width = std::max<std::int64_t>(1, info_.row_elements());
+    const std::int64_t step = std::max(RowDeltas::kRowBlock, checkpoint::row_group(info_));
+    return std::max(step, kTileElements / width / step * step);
+  }
+
+  /// Adds up the tile's rows, and gives its bytes to `out`.
+  void hand_on(RowSums& total, WriteBehind& out) {
+    for (const RowSums& row : sums_) add(total, row);
+    if (total.overflow) complain();
+    out.put(std::move(bytes_));
+  }
+
+  /// Room for the bytes and sums of a tile's rows.
+  void make_room(std::int64_t rows) {
+    bytes_.resize(static_cast<std::size_t>(rows * info_.row_elements()) *
+                  static_cast<std::size_t>(core::size_of(type_)));
+    sums_.assign(static_cast<std::size_t>(rows), {});
+  }
+
+  /// The tile of rows [begin, end) from an engine. Rows that it leaves to the processor are
+  /// computed here; so are those of the samples, which must be the same.
+  void collect(lora::FoldEngine& engine, std::int64_t begin, std::int64_t end) {
+    make_room(end - begin);
+    std::vector<lora::FoldedRow> rows(static_cast<std::size_t>(end - begin));
+    engine.collect(bytes_, rows);
+    for (std::int64_t row = begin; row < end; ++row) {
+      const lora::FoldedRow& found = rows[static_cast<std::size_t>(row - begin)];
+      sums_[static_cast<std::size_t>(row - begin)] = {found.base,  found.update,  found.kept,
+                                                      found.error, found.changed, false};
+      if (found.odd != 0) {
+        compute_block(begin, row, row + 1);
+      } else if (std::ranges::find(samples_, row, &Sample::row) != samples_.end()) {
+        compute_again(engine, begin, row);
+      }
+    }
+  }
+
+  /// A row of an engine's tile by the processor.
+  void compute_again(const lora::FoldEngine& engine, std::int64_t begin, std::int64_t row) {
+    const auto place = static_cast<std::size_t>(row - begin);
+    const std::size_t row_bytes = bytes_.size() / sums_.size();
+    const auto own = bytes_.begin() +
+                     static_cast<std::ptrdiff_t>(place) * static_cast<std::ptrdiff_t>(row_bytes);
+    const std::vector<std::byte> theirs(own, own + static_cast<std::ptrdiff_t>(row_bytes));
+    const RowSums their_sums = sums_[place];
+    compute_block(begin, row, row + 1);
+    if (std::equal(theirs.begin(), theirs.end(), own) && their_sums == sums_[place]) return;
+    throw IoError(
+        "'{}', row {}: {} computed other numbers than the processor; nothing was written (--device "
+        "cpu merges without it)",
+        tensor_.name, row, engine.description());
+  }
+
   void choose_samples() {
     const std::int64_t rows = info_.rows();
     for (const std::int64_t row : std::set{std::int64_t{0}, rows / 2, rows - 1}) {
@@ -104,12 +201,9 @@ class TensorWriter {
   }
 
   void compute(std::int64_t begin, std::int64_t end) {
-    const auto rows = static_cast<std::size_t>(end - begin);
     const std::int64_t width = std::max<std::int64_t>(1, info_.row_elements());
     const std::int64_t block = RowDeltas::kRowBlock;
-    bytes_.resize(rows * static_cast<std::size_t>(info_.row_elements()) *
-                  static_cast<std::size_t>(core::size_of(type_)));
-    sums_.assign(rows, {});
+    make_room(end - begin);
     read_groups(begin, end);
     const std::int64_t blocks = (end - begin + block - 1) / block;
     const std::int64_t grain = std::max<std::int64_t>(1, (std::int64_t{1} << 16) / (block * width));
@@ -293,8 +387,10 @@ Written write_tensors(std::span<const OutputTensor> tensors,
       const std::unique_ptr<const RowDeltas> change = tensor.change ? tensor.change(used) : nullptr;
       if (change) {
         TensorWriter computed(tensor, change.get());
-        const RowSums sums = computed.run(out);
+        const bool by_engine = control.engine != nullptr && computed.fits_engine();
+        const RowSums sums = by_engine ? computed.run_on(*control.engine, out) : computed.run(out);
         written.folded.push_back(summary(tensor, *change, sums, std::move(used)));
+        if (by_engine) written.folded.back().device = control.engine->description();
         std::ranges::move(computed.samples(), std::back_inserter(written.samples));
       } else {
         pass(tensor, out, written.samples);

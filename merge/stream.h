@@ -13,6 +13,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "core/number.h"
+#include "lora/fold_engine.h"
 #include "merge/changes.h"
 #include "merge/dither.h"
 #include "merge/row_deltas.h"
@@ -31,6 +32,7 @@ struct FoldedTensor {
   Rounding rounding = Rounding::kNearest;  ///< Of W + D to M.
   double retained = 1;  ///< <M - W, D> / <D, D>: the part of the update that rounding leaves.
   std::vector<UsedKey> keys{};  ///< Tensors of adapters that D was made of.
+  std::string device{};         ///< FoldControl::engine's, where it computed M; else empty.
 };
 
 /// A file of the output.
@@ -71,10 +73,16 @@ struct FoldProgress {
   std::uint64_t total = 0;
 };
 
-/// Who is told how far it is, and who may stop it (Interrupted).
+/// Who is told how far it is, who may stop it (Interrupted), and what computes in place of the
+/// processor.
 struct FoldControl {
-  std::function<void(FoldProgress)> progress;
+  std::function<void(FoldProgress)> progress{};
   const std::atomic<bool>* stop = nullptr;
+  /// Computes what it can, with the processor's bytes: tensors stored as plain numbers to which
+  /// only sums of pairs are added (RowDeltas::pairs()), rounded to nearest. The processor computes
+  /// all else, and for every tensor the rows that are kept as samples: IoError where the engine's
+  /// are others. Null: nobody.
+  lora::FoldEngine* engine = nullptr;
 };
 
 /// A tensor of the output: the numbers it starts from, its type, and what is added to it.

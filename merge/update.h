@@ -42,6 +42,9 @@ class Update : public RowDeltas {
   /// Rows [begin, begin + kRowBlock) of the update, row i at out[i * stride()]. Rows beyond rows()
   /// are zero. out.size() == kRowBlock * stride(). Thread-safe.
   void compute(std::int64_t begin, std::span<double> out) const override;
+  [[nodiscard]] std::vector<Pairs> pairs() const override {
+    return {{0, {rows_, columns_, rank_, right_, left_, left_scales_}}};
+  }
 
  private:
   void pack_right(const std::vector<Term>& terms, Layout layout);

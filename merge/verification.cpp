@@ -38,6 +38,7 @@ nlohmann::json verification_json(const Verification& verification) {
   nlohmann::json json = {{"text", verification.text},
                          {"text_sha256", verification.text_sha256},
                          {"compute", verification.compute},
+                         {"device", verification.device},
                          {"tokens", verification.tokens},
                          {"kl", verification.kl},
                          {"largest_kl", verification.largest_kl},
@@ -53,9 +54,11 @@ std::string verification_line(const Verification& verification) {
   const std::string limit =
       verification.limit ? fmt::format(" (limit {:.0e})", *verification.limit) : "";
   return fmt::format(
-      "verified  on {} tokens of {}, in {}: KL {:.2e}{}, largest {:.2e}, same top token {:.2f} %, "
+      "verified  on {} tokens of {}, in {}{}: KL {:.2e}{}, largest {:.2e}, same top token {:.2f} "
+      "%, "
       "largest difference of a logit {:.2e}; the text's token ids are the base's\n",
-      verification.tokens, verification.text, verification.compute, verification.kl, limit,
+      verification.tokens, verification.text, verification.compute,
+      verification.device == "cpu" ? "" : " on " + verification.device, verification.kl, limit,
       verification.largest_kl, 100 * verification.same_top, verification.largest_difference);
 }
 

@@ -13,13 +13,14 @@ namespace weft::merge {
 /// the user's. Measured by whoever has the engine (cli/verification.h): this folder only asks for
 /// it, records it and acts on it.
 struct Verification {
-  std::string text;         ///< As given.
-  std::string text_sha256;  ///< Of the file's bytes.
-  std::string compute;      ///< "f32" or "bf16": the numbers that both were computed in.
-  std::int64_t tokens = 0;  ///< Positions compared.
-  double kl = 0;            ///< Mean KL(base and adapters || written), nats a token.
-  double largest_kl = 0;    ///< Of one token.
-  double same_top = 1;      ///< Share of tokens at which both have the same most likely next one.
+  std::string text;            ///< As given.
+  std::string text_sha256;     ///< Of the file's bytes.
+  std::string compute;         ///< "f32" or "bf16": the numbers that both were computed in.
+  std::string device = "cpu";  ///< What computed them; a GPU as "cuda:0 (NVIDIA H200, 9.0)".
+  std::int64_t tokens = 0;     ///< Positions compared.
+  double kl = 0;               ///< Mean KL(base and adapters || written), nats a token.
+  double largest_kl = 0;       ///< Of one token.
+  double same_top = 1;  ///< Share of tokens at which both have the same most likely next one.
   double largest_difference = 0;  ///< Of one logit, absolute.
   std::optional<double> limit;    ///< Of the mean KL; empty: measured, nothing is refused.
   /// The first place of the text at which the written tokenizer gives other ids than the base's;

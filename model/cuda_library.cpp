@@ -34,6 +34,7 @@ CudaLibrary open_library() {
   CudaLibrary opened;
   find("weft_cuda_start", opened.start);
   find("weft_cuda_free", opened.free);
+  find("weft_cuda_fold", opened.fold);
   find("weft_cuda_gpus", opened.gpus);
   find("weft_cuda_group", opened.group);
   find("weft_cuda_join", opened.join);

@@ -8,6 +8,7 @@ namespace weft::model {
 struct CudaLibrary {
   WeftCudaStart start = nullptr;
   WeftCudaFree free = nullptr;
+  WeftCudaFold fold = nullptr;
   WeftCudaGpus gpus = nullptr;
   WeftCudaGroup group = nullptr;
   WeftCudaJoin join = nullptr;

@@ -97,6 +97,12 @@ ComputeDevice open_device(const std::string& name, core::Communicator& ranks) {
   return device;
 }
 
+std::unique_ptr<lora::FoldEngine> open_fold_engine(const ComputeDevice& device) {
+  if (!device.is_gpu()) return nullptr;
+  return std::unique_ptr<lora::FoldEngine>(
+      cuda_library().fold(device.device.index(), device.description.c_str()));
+}
+
 std::uint64_t available_memory(const ComputeDevice& device) {
   return device.is_gpu() ? cuda_library().free(device.device.index()) : core::available_memory();
 }

@@ -3,9 +3,11 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "core/communicator.h"
+#include "lora/fold_engine.h"
 
 namespace weft::model {
 
@@ -35,6 +37,10 @@ struct ComputeDevice {
 /// where a machine has fewer GPUs than ranks or GPUs differ; InputError where the ranks name other
 /// devices.
 [[nodiscard]] ComputeDevice open_device(const std::string& name, core::Communicator& ranks);
+
+/// What folds adapters on this device (`weft merge --device`); null for a processor, which does so
+/// without. IoError with CUDA's own words.
+[[nodiscard]] std::unique_ptr<lora::FoldEngine> open_fold_engine(const ComputeDevice& device);
 
 /// Bytes that are free now: of the GPU's memory, or of the machine's (core/memory.h).
 [[nodiscard]] std::uint64_t available_memory(const ComputeDevice& device);

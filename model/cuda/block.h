@@ -15,7 +15,7 @@
 // Between two phases all threads of a block wait for each other, and nowhere else. A GPU runs the
 // phases with a barrier in between (launch.cuh); run_on_host() lets one thread after the other do a
 // phase: what depends on their order within a phase is a fault that tests can find by turning the
-// order round. Shared memory is fp32.
+// order round. Shared memory is fp32, and begins where a double may.
 
 #ifdef __CUDACC__
 #define WEFT_BODY __host__ __device__ __forceinline__

@@ -10,6 +10,10 @@ namespace weft::model {
 class TensorExchange;
 }
 
+namespace weft::lora {
+class FoldEngine;
+}
+
 extern "C" {
 
 /// A GPU as weft sees it.
@@ -38,4 +42,8 @@ using WeftCudaGroup = const char* (*)(char* name);
 /// for the others, two minutes at most. Null and an exchange that the caller deletes, or a text.
 using WeftCudaJoin = const char* (*)(const char* name, int ranks, int rank,
                                      weft::model::TensorExchange** exchange);
+
+/// What folds on GPU `index`, which was started, under the name that reports give it. The caller's
+/// to delete.
+using WeftCudaFold = weft::lora::FoldEngine* (*)(int index, const char* description);
 }

@@ -1,6 +1,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "model/cuda/fold.h"
 #include "model/cuda/launch.h"
 #include "model/cuda/rows.h"
 #include "model/cuda/tree_attention.h"
@@ -10,7 +11,7 @@ namespace {
 
 template <typename Kernel>
 __global__ void run(const __grid_constant__ Kernel kernel) {
-  extern __shared__ float shared[];
+  extern __shared__ __align__(16) float shared[];  // FoldTile has doubles in it
   typename Kernel::Thread kept;
   const Place at{static_cast<std::int64_t>(blockIdx.x), static_cast<int>(threadIdx.x),
                  static_cast<int>(blockDim.x)};
@@ -59,5 +60,7 @@ WEFT_LAUNCH_BOTH(AttentionForward)
 WEFT_LAUNCH_BOTH(AttentionQueries)
 WEFT_LAUNCH_BOTH(AttentionKeys)
 WEFT_LAUNCH(AdamW)
+WEFT_LAUNCH(FoldTile)
+WEFT_LAUNCH(FoldRows)
 
 }  // namespace weft::cuda

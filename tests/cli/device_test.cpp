@@ -157,5 +157,38 @@ TEST_F(Device, OfAVerificationIsRefusedBeforeTheModelIsWritten) {
   EXPECT_FALSE(fs::exists(folder_ / "merged"));
 }
 
+TEST_F(Device, OfAMergeIsRefusedBeforeTheModelIsWritten) {
+  const auto merge = [&](const std::string& device) {
+    return run_process({weft_program(), "merge", "--model", (folder_ / "base").string(), "--out",
+                        (folder_ / "merged").string(), "--device", device});
+  };
+  for (const char* const name : {"tpu", "cuda:", "CPU", "cuda:-1"}) {
+    const Finished unknown = merge(name);
+    EXPECT_EQ(unknown.status, 2) << name;
+    EXPECT_THAT(unknown.err, HasSubstr("expected cpu, cuda or cuda:N")) << name;
+    EXPECT_EQ(std::ranges::count(unknown.err, '\n'), 1) << unknown.err;
+  }
+  if (!fs::exists("/dev/nvidia0")) {
+    const std::string wanted = fs::exists(library()) ? "no NVIDIA driver" : "script/setup --cuda";
+    for (const char* const name : {"cuda", "cuda:1"}) {
+      const Finished none = merge(name);
+      EXPECT_EQ(none.status, 2) << name;
+      EXPECT_THAT(none.err, HasSubstr("device cuda"));
+      EXPECT_THAT(none.err, HasSubstr(wanted)) << name;
+      EXPECT_EQ(std::ranges::count(none.err, '\n'), 1) << none.err;
+    }
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "merged"));
+  EXPECT_EQ(merge("cpu").status, 0);
+  EXPECT_TRUE(fs::exists(folder_ / "merged/merge.json"));
+}
+
+TEST_F(Device, OfCombinedAdaptersIsRefused) {
+  const Finished done = run_process({weft_program(), "merge", "--adapter", "a", "--out",
+                                     (folder_ / "merged").string(), "--device", "cuda"});
+  EXPECT_EQ(done.status, 2);
+  EXPECT_THAT(done.err, HasSubstr("adapters are combined by the processor"));
+}
+
 }  // namespace
 }  // namespace weft
