@@ -156,8 +156,7 @@ merge::CombineRequest combine_request_of(const Options& options) {
 }
 
 merge::MergeReport merge_as_asked(const Options& options) {
-  const std::unique_ptr<lora::FoldEngine> engine = open_fold_engine(options.device);
-  const merge::FoldControl control{progress_line(), &catch_interrupts(), engine.get()};
+  merge::FoldControl control{progress_line(), &catch_interrupts()};
   const core::Log log = stderr_log("merge");
   if (!options.recipe.empty() || (!options.model.empty() && !is_plain_sum(options))) {
     if (options.dtype == "auto") {
@@ -172,6 +171,10 @@ merge::MergeReport merge_as_asked(const Options& options) {
           "--verify compares with the base and the sum of its adapters, which this method does not "
           "give; compare stages with weft eval");
     }
+    if (options.device != "cpu") {
+      throw ConfigError(
+          "--device is for folding adapters into a model; a recipe's methods are the processor's");
+    }
     return merge::combine_models(combine_request_of(options), control, log);
   }
   if (options.model.empty()) throw ConfigError("give a recipe, or --model");
@@ -179,6 +182,8 @@ merge::MergeReport merge_as_asked(const Options& options) {
     throw ConfigError("--method {} has no parameters but the adapters' weights", options.method);
   }
   merge::MergeRequest request = request_of(options);
+  const std::unique_ptr<lora::FoldEngine> engine = open_fold_engine(options.device);
+  control.engine = engine.get();
   if (!options.undo.empty()) merge::require_undo_possible(request.model);
   merge::claim_outputs(request);  // Before the base is measured.
   request.verify = start_verification(options, merge::kVerificationLimit, log);

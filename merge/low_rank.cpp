@@ -29,8 +29,9 @@ Matrix orthonormal(const Matrix& matrix) {
 
 /// Singular values of `matrix` [rows, n] and the vectors to the `kept` largest, from the
 /// eigenvectors of its Gram matrix, which are its right singular vectors. Those on the left are
-/// their images, in size and direction: values that are small beside the largest lose no more than
-/// they would by any other way, and matrix * right * right^T is a projection whatever they lose.
+/// their images, in size and direction. Vectors to values below 1e-8 of the largest are mixed by
+/// rounding; what is kept is a projection all the same, matrix * right * right^T, and may miss the
+/// best one by so much, which is a sixth of the step of the floats that it becomes.
 struct Singular {
   Matrix left;             ///< [rows, kept]; zero where the value is.
   Eigen::VectorXd values;  ///< [kept], from the largest on.

@@ -99,10 +99,15 @@ nlohmann::json folded_json(const FoldedTensor& tensor) {
   return json;
 }
 
-/// Changed tensors that no processor computed.
-std::ptrdiff_t computed_elsewhere(const std::vector<FoldedTensor>& folded) {
-  return std::ranges::count_if(folded,
-                               [](const FoldedTensor& tensor) { return !tensor.device.empty(); });
+/// Changed tensors by what computed them, but for those of the processor. A merge that was stopped
+/// and went on elsewhere has several.
+std::map<std::string, std::int64_t> computed_elsewhere(const MergeReport& report) {
+  std::map<std::string, std::int64_t> tensors;
+  if (!report.device.empty()) tensors[report.device] = 0;
+  for (const FoldedTensor& tensor : report.folded) {
+    if (!tensor.device.empty()) ++tensors[tensor.device];
+  }
+  return tensors;
 }
 
 }  // namespace
@@ -155,8 +160,8 @@ nlohmann::json report_json(const MergeReport& report) {
                                 {"base_check", adapter.base_check}});
   }
   for (const FoldedTensor& tensor : report.folded) json["folded"].push_back(folded_json(tensor));
-  if (!report.device.empty()) {
-    json["device"] = {{"name", report.device}, {"tensors", computed_elsewhere(report.folded)}};
+  for (const auto& [name, tensors] : computed_elsewhere(report)) {
+    json["devices"].push_back({{"name", name}, {"tensors", tensors}});
   }
   if (report.verification) json["verification"] = verification_json(*report.verification);
   return json;
@@ -186,9 +191,9 @@ std::string report_table(const MergeReport& report) {
       core::name_of(report.dtype), core::human_bytes(report.bytes), report.files,
       report.files == 1 ? "" : "s", core::human_duration(report.seconds), report.folded.size(),
       report.method.empty() ? "folded" : "changed", report.tensors - report.folded.size());
-  if (!report.device.empty()) {
-    text += fmt::format("computed  {} of {} changed tensors by {}, the rest by the processor\n",
-                        computed_elsewhere(report.folded), report.folded.size(), report.device);
+  for (const auto& [name, tensors] : computed_elsewhere(report)) {
+    text += fmt::format("computed  {} of {} changed tensors by {}\n", tensors, report.folded.size(),
+                        name);
   }
   if (report.verification) text += verification_line(*report.verification);
   return text;

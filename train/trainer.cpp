@@ -234,7 +234,8 @@ model::LossSum Trainer::compute(const Update& update) {
       gradients.end_row();
     }
   });
-  gradients.finish(parts_.exchange, cut);
+  // An exchange may fail in some ranks alone (model/exchange.h): nobody shall wait for those.
+  together(parts_.ranks, [&] { gradients.finish(parts_.exchange, cut); });
   gather_items(parts_.ranks, std::span(losses), cut);
   model::LossSum sum;
   for (const model::LossSum& one : losses) {

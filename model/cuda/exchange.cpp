@@ -102,8 +102,9 @@ class NcclExchange final : public TensorExchange {
     }
     note(ncclGroupEnd());
     if (!is_well(status)) fail(status);
-    settle(kToExchange);  // its kernels are on the stream
+    settle(patience_);  // its kernels are on the stream
     finish(stream);
+    patience_ = kToExchange;
   }
 
  private:
@@ -131,7 +132,7 @@ class NcclExchange final : public TensorExchange {
       if (asked != ncclSuccess) state = asked;
       return !is_well(state);
     };
-    if (!wait(kToExchange, look)) fail("other ranks do not answer");
+    if (!wait(patience_, look)) fail("other ranks do not answer");
     if (!is_well(state)) fail(state);
     if (copied != cudaSuccess) fail(cudaGetErrorString(copied));
   }
@@ -161,6 +162,8 @@ class NcclExchange final : public TensorExchange {
   int rank_;
   int size_;
   ncclComm_t group_ = nullptr;
+  /// NCCL connects ranks when they first exchange, where it fails if it does at all.
+  std::chrono::milliseconds patience_ = kToJoin;
 };
 
 }  // namespace

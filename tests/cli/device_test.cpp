@@ -183,6 +183,21 @@ TEST_F(Device, OfAMergeIsRefusedBeforeTheModelIsWritten) {
   EXPECT_TRUE(fs::exists(folder_ / "merged/merge.json"));
 }
 
+TEST_F(Device, OfARecipeIsRefused) {
+  for (const std::vector<std::string>& what :
+       {std::vector<std::string>{"recipe.yml"},
+        {"--model", (folder_ / "base").string(), "--adapter", "a", "--method", "svd"}}) {
+    std::vector<std::string> command{weft_program(), "merge"};
+    command.insert(command.end(), what.begin(), what.end());
+    command.insert(command.end(), {"--out", (folder_ / "merged").string(), "--device", "cuda"});
+    const Finished done = run_process(command);
+    EXPECT_EQ(done.status, 2);
+    EXPECT_THAT(done.err, HasSubstr("a recipe's methods are the processor's"));
+    EXPECT_EQ(std::ranges::count(done.err, '\n'), 1) << done.err;
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "merged"));
+}
+
 TEST_F(Device, OfCombinedAdaptersIsRefused) {
   const Finished done = run_process({weft_program(), "merge", "--adapter", "a", "--out",
                                      (folder_ / "merged").string(), "--device", "cuda"});

@@ -238,7 +238,7 @@ TEST(FoldKernels, TakeTilesFromTheMiddle) {
 /// merge.json without what a merge by another device may say otherwise.
 nlohmann::json comparable(const fs::path& folder) {
   auto json = nlohmann::json::parse(slurp(folder / "merge.json"));
-  for (const char* key : {"seconds", "certificate_sha256", "device"}) json.erase(key);
+  for (const char* key : {"seconds", "certificate_sha256", "devices"}) json.erase(key);
   for (auto& tensor : json["folded"]) tensor.erase("device");
   return json;
 }
@@ -300,8 +300,8 @@ TEST_F(EngineMerge, IsTheMergeOfTheProcessorInEveryType) {
       request.dtype = to;
       SCOPED_TRACE(testing::Message() << core::name_of(from) << " to " << core::name_of(to));
       const auto record = merge_both();
-      EXPECT_EQ(record["device"]["name"], engine.description());
-      EXPECT_EQ(record["device"]["tensors"], 2);
+      EXPECT_EQ(record["devices"][0]["name"], engine.description());
+      EXPECT_EQ(record["devices"][0]["tensors"], 2);
       for (const auto& tensor : record["folded"]) EXPECT_EQ(tensor["device"], engine.description());
     }
   }
@@ -315,7 +315,7 @@ TEST_F(EngineMerge, PassesThroughTilesTwoAtATime) {
       {write_noisy_adapter(dir / "a", {{"model.layers.0.self_attn.q_proj", 1037, 2500}},
                            config_of({"q_proj"}, 1, 1)),
        1}};
-  EXPECT_EQ(merge_both()["device"]["tensors"], 1);
+  EXPECT_EQ(merge_both()["devices"][0]["tensors"], 1);
   EXPECT_EQ(engine.tiles, 3);
 }
 
@@ -332,7 +332,7 @@ TEST_F(EngineMerge, LeavesTheRestToTheProcessor) {
        tests::noisy(key + "lora_B.weight", {24, 2}, DType::kF32, 12), magnitude});
   request.adapters = {{adapter("a"), 1}, {dora, 0.5}};
   const auto record = merge_both();
-  EXPECT_EQ(record["device"]["tensors"], 1);
+  EXPECT_EQ(record["devices"][0]["tensors"], 1);
   for (const auto& tensor : record["folded"]) {
     const bool is_up = tensor["name"] == "model.layers.0.mlp.up_proj.weight";
     EXPECT_EQ(tensor.contains("device"), is_up) << tensor["name"];
@@ -343,7 +343,7 @@ TEST_F(EngineMerge, LeavesOtherRoundingsToTheProcessor) {
   use_wide_model(DType::kBF16);
   request.adapters = {{adapter("a"), 1}};
   request.rounding = Rounding::kStochastic;
-  EXPECT_EQ(merge_both()["device"]["tensors"], 0);
+  EXPECT_EQ(merge_both()["devices"][0]["tensors"], 0);
   EXPECT_EQ(engine.matrices, 0);
 }
 
@@ -357,7 +357,7 @@ TEST_F(EngineMerge, TakesEveryExpertOfAStack) {
                            {tests::noisy(key + "lora_A.weight", {6, 270}, DType::kF32, 3),
                             tests::noisy(key + "lora_B.weight", {5, 6}, DType::kF32, 4)}),
                        1}};
-  EXPECT_EQ(merge_both()["device"]["tensors"], 1);
+  EXPECT_EQ(merge_both()["devices"][0]["tensors"], 1);
   EXPECT_EQ(engine.matrices, 3);
 }
 
@@ -375,6 +375,9 @@ TEST_F(EngineMerge, GoesOnWhereAStoppedOneWasAndNamesTheDeviceOfEachTensor) {
   for (const auto& tensor : record["folded"]) named += tensor.contains("device") ? 1 : 0;
   EXPECT_EQ(named, 2);
   EXPECT_EQ(before, 2);
+  ASSERT_EQ(record["devices"].size(), 1U);
+  EXPECT_EQ(record["devices"][0]["name"], engine.description());
+  EXPECT_EQ(record["devices"][0]["tensors"], 2);
 }
 
 TEST_F(EngineMerge, KeepsNumbersThatAreNone) {
@@ -407,6 +410,15 @@ TEST_F(EngineMerge, ThatComputesOtherNumbersIsStopped) {
   engine.spoil_row = 12;  // The middle of 24 rows is a sample.
   EXPECT_THROWS_WITH((void)merge_model(request, {.engine = &engine}), IoError, "q_proj", "row 12",
                      "other numbers than the processor");
+  EXPECT_FALSE(fs::exists(request.out));
+}
+
+TEST_F(EngineMerge, ThatSumsOtherFiguresIsStopped) {
+  use_wide_model(DType::kBF16);
+  request.adapters = {{adapter("a"), 1}};
+  engine.spoil_row = 12;
+  engine.spoils_figures = true;
+  EXPECT_THROWS_WITH((void)merge_model(request, {.engine = &engine}), IoError, "q_proj", "row 12");
   EXPECT_FALSE(fs::exists(request.out));
 }
 

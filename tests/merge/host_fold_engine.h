@@ -66,14 +66,19 @@ class HostFoldEngine : public lora::FoldEngine {
     std::copy(tile.rows.begin(), tile.rows.end(), rows.begin());
     if (spoil_row >= 0 && spoil_row < tile.first_row + static_cast<std::int64_t>(rows.size()) &&
         spoil_row >= tile.first_row) {
-      const std::size_t row_bytes = out.size() / rows.size();
-      out[static_cast<std::size_t>(spoil_row - tile.first_row) * row_bytes] ^= std::byte{1};
+      const auto row = static_cast<std::size_t>(spoil_row - tile.first_row);
+      if (spoils_figures) {
+        rows[row].kept += 1;
+      } else {
+        out[row * (out.size() / rows.size())] ^= std::byte{1};
+      }
     }
   }
 
   int matrices = 0;             ///< That were begun.
   int tiles = 0;                ///< That were computed.
-  std::int64_t spoil_row = -1;  ///< A row whose first byte comes out wrong.
+  std::int64_t spoil_row = -1;  ///< A row whose first byte comes out wrong,
+  bool spoils_figures = false;  ///< or one of its figures.
 
  private:
   struct Tile {

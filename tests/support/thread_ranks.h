@@ -50,8 +50,8 @@ class ThreadRanks {
       std::map<int, std::size_t> taken;
       for (const Incoming& one : incoming) {
         const auto& bytes = all_.mail_.at({one.from, rank_}).at(taken[one.from]++);
-        ASSERT_EQ(bytes.size(), one.bytes.size());
-        std::ranges::copy(bytes, one.bytes.begin());
+        EXPECT_EQ(bytes.size(), one.bytes.size());  // and on, since the others wait
+        std::copy_n(bytes.begin(), std::min(bytes.size(), one.bytes.size()), one.bytes.begin());
       }
       all_.barrier_.arrive_and_wait();
       if (rank_ == 0) all_.mail_.clear();
