@@ -311,8 +311,9 @@ WEFT_INLINE RowSums convert_row(const float* base, std::size_t count, std::byte*
     const std::size_t part = std::min(kChunk, count - done);
     for (std::size_t j = 0; j < part; ++j) bits[j] = Type::round(base[done + j]);
     for (std::size_t j = 0; j < part; ++j) {
-      overflow |=
-          static_cast<std::uint32_t>(!finite(Type::value(bits[j])) & finite(base[done + j]));
+      const std::uint32_t lost = finite(Type::value(bits[j])) ? 0 : 1;
+      const std::uint32_t had = finite(base[done + j]) ? 1 : 0;
+      overflow |= lost & had;
     }
     std::memcpy(out + done * sizeof(Bits), bits, part * sizeof(Bits));
   }
