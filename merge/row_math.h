@@ -329,7 +329,7 @@ WEFT_INLINE void keep_between(std::uint64_t low, std::uint64_t high, double* val
   const auto past = static_cast<std::uint32_t>(std::min<std::uint64_t>(high, 0xffffffffU));
   for (std::size_t j = 0; j < count; ++j) {
     const std::uint32_t key = magnitude_key(values[j]);
-    values[j] = (key >= first) & (key < past) ? values[j] : 0.0;
+    values[j] = ((key >= first) & (key < past)) ? values[j] : 0.0;
   }
 }
 
