@@ -34,11 +34,17 @@ def adapter(base, tmp_path_factory):
 
 
 def bytes_of(folder):
-    """Every file's digest; of the certificate what does not depend on the clock and the name of the folder."""
+    """Every file's digest; of the certificate what does not depend on the clock, the folder's name and earlier merges.
+
+    `digest_kept` tells whether a model's digest was computed by an earlier command: it is kept for a model whose files
+    were not written in the last seconds, so that the second merge of a test may know what the first computed.
+    """
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
                if path.name != "merge.json"}
     record = json.loads((folder / "merge.json").read_text())
     del record["seconds"], record["certificate_sha256"]
+    for model in [record["base"], *record.get("models", [])]:
+        del model["digest_kept"]
     return digests, record
 
 
