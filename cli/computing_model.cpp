@@ -4,6 +4,7 @@
 
 #include "cli/adapter_argument.h"
 #include "cli/command.h"
+#include "cli/device_option.h"
 #include "core/error.h"
 #include "model/memory.h"
 #include "model/runtime.h"
@@ -50,15 +51,6 @@ model::BaseFormat format_of(std::string_view name, const checkpoint::Checkpoint&
 
 }  // namespace
 
-void declare_device(CommandLine& app, std::string& device) {
-  app.option("--device", device,
-             "what computes: cpu (default), cuda (the first GPU) or cuda:N (docs/gpu.md)")
-      .checked([](const std::string& name) {
-        return model::is_device_name(name) ? std::string()
-                                           : "'" + name + "' is not cpu, cuda or cuda:N";
-      });
-}
-
 void declare_model(CommandLine& app, ModelArguments& arguments) {
   app.option("--model", arguments.model, "Hugging Face directory or GGUF file").required();
   app.option("--adapter", arguments.adapters,
@@ -74,7 +66,7 @@ void declare_model(CommandLine& app, ModelArguments& arguments) {
              "them, else in --dtype, laid out for answering (the numbers are those of none)")
       .one_of({"auto", "none", "stored", "int8", "nf4"})
       .with_default_shown();
-  declare_device(app, arguments.device);
+  declare_device(app, "--device", arguments.device, "what computes");
   app.option("--threads", arguments.threads, "threads; 0: the cores that the process may use")
       .at_least(0);
   app.flag("--allow-other-base", arguments.allow_other_base,

@@ -26,9 +26,6 @@ struct ModelArguments {
   bool allow_other_base = false;
 };
 
-/// Declares --device. An empty text is refused where the option is given.
-void declare_device(CommandLine& app, std::string& device);
-
 /// Declares --model, --adapter, --dtype (with the default already in `arguments`),
 /// --base-quantization, --device, --threads,
 /// --allow-other-base.

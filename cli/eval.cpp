@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/computing_model.h"
 #include "cli/config_question.h"
+#include "cli/device_option.h"
 #include "cli/eval_ledger.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
@@ -115,7 +116,7 @@ void declare(CommandLine& app, EvalArguments& a) {
   app.option("--limit", a.limit, "documents or examples per suite, spread over the file")
       .at_least(1);
   app.flag("--special", a.special, "let the tokenizer add its own BOS/EOS to --text");
-  declare_device(app, a.device);
+  declare_device(app, "--device", a.device, "what computes");
   app.option("--dtype", a.dtype, "f32 (default) or bf16").one_of({"f32", "bf16"});
   app.option("--threads", a.threads, "threads; 0: the cores that the process may use").at_least(0);
   app.flag("--allow-other-base", a.allow_other_base,

@@ -9,6 +9,7 @@
 
 #include "cli/adapter_argument.h"
 #include "cli/command.h"
+#include "cli/device_option.h"
 #include "cli/fold_engine.h"
 #include "cli/interrupt.h"
 #include "cli/model_output.h"
@@ -303,10 +304,8 @@ Run add_merge(CommandLine& app) {
   app.option("--undo", options->undo,
              "also write what weft unmerge needs to restore the base's very files")
       .type("FILE");
-  app.option("--device", options->device,
-             "what folds plain LoRA pairs: cpu (default), cuda (the first GPU) or cuda:N, with the "
-             "same bytes (docs/gpu.md); the processor computes all else")
-      .type("NAME");
+  declare_device(app, "--device", options->device, "what folds plain LoRA pairs",
+                 ", with the same bytes; the processor computes all else");
   app.option("--max-shard-size", options->max_shard_size, "largest safetensors file")
       .with_default_shown();
   app.option("--seed", options->seed,

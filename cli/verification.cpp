@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "cli/command.h"
+#include "cli/device_option.h"
 
 namespace weft::cli {
 
@@ -19,9 +20,7 @@ void declare_verification(CommandLine& app, VerificationOptions& options) {
       .at_least(1)
       .with_default_shown()
       .needs("--verify");
-  app.option("--verify-device", options.device,
-             "what computes the predictions: cpu, cuda (the first GPU) or cuda:N (docs/gpu.md)")
-      .with_default_shown()
+  declare_device(app, "--verify-device", options.device, "what computes the predictions")
       .needs("--verify");
 }
 

@@ -152,17 +152,14 @@ int ranks_on_this_machine(Communicator& communicator) {
   return count_alike(communicator, this_machine());
 }
 
-void require_same(Communicator& communicator, std::uint64_t value, std::string_view what) {
+void require_same(Communicator& communicator, std::uint64_t value, std::string_view what,
+                  std::string_view remedy) {
   if (communicator.size() == 1) return;
   const auto number = static_cast<std::int64_t>(value >> 1);
   const std::int64_t most = communicator.largest(number);
   const std::int64_t least = -communicator.largest(-number);
   if (most == least) return;
-  throw InputError(
-      "the ranks do not agree on {}; they have to run the same weft on processors of one kind, "
-      "with "
-      "the same files",
-      what);
+  throw InputError("the ranks do not agree on {}; {}", what, remedy);
 }
 
 }  // namespace weft::core

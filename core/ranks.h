@@ -89,7 +89,9 @@ void on_first(Communicator& communicator, const std::function<void()>& work);
 [[nodiscard]] int ranks_on_this_machine(Communicator& communicator);
 
 /// Throws InputError in all ranks where `value` is not the same in all; `what` names it: "the
-/// adapter's factors".
-void require_same(Communicator& communicator, std::uint64_t value, std::string_view what);
+/// adapter's factors", and `remedy` says what to do.
+void require_same(
+    Communicator& communicator, std::uint64_t value, std::string_view what,
+    std::string_view remedy = "run the same weft on processors of one kind, with the same files");
 
 }  // namespace weft::core

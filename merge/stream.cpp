@@ -73,20 +73,22 @@ class TensorWriter {
     return total;
   }
 
-  /// Whether an engine can compute this tensor.
-  [[nodiscard]] bool fits_engine() const {
-    return update_ != nullptr && rounding_of(tensor_) == Rounding::kNearest &&
-           plain_type(info_.storage) && !base_.raw(info_).empty() && !update_->pairs().empty();
+  /// What an engine computes this tensor from; nothing where it cannot.
+  [[nodiscard]] std::vector<RowDeltas::Pairs> pairs_for_engine() const {
+    const bool fits = update_ != nullptr && rounding_of(tensor_) == Rounding::kNearest &&
+                      plain_type(info_.storage) && !base_.raw(info_).empty();
+    return fits ? update_->pairs() : std::vector<RowDeltas::Pairs>{};
   }
 
-  /// As run(), by an engine, where fits_engine().
-  RowSums run_on(lora::FoldEngine& engine, WriteBehind& out) {
+  /// As run(), by an engine, of pairs_for_engine().
+  RowSums run_on(lora::FoldEngine& engine, std::span<const RowDeltas::Pairs> pairs,
+                 WriteBehind& out) {
     const std::span<const std::byte> raw = base_.raw(info_);
     const std::size_t row_bytes = raw.size() / static_cast<std::size_t>(info_.rows());
     const std::int64_t tile = tile_rows();
     RowSums total;
     choose_samples();
-    for (const RowDeltas::Pairs& part : update_->pairs()) {
+    for (const RowDeltas::Pairs& part : pairs) {
       engine.begin(part.pairs, *plain_type(info_.storage), type_);
       std::deque<std::pair<std::int64_t, std::int64_t>> under_way;
       const auto collect_first = [&] {
@@ -387,10 +389,12 @@ Written write_tensors(std::span<const OutputTensor> tensors,
       const std::unique_ptr<const RowDeltas> change = tensor.change ? tensor.change(used) : nullptr;
       if (change) {
         TensorWriter computed(tensor, change.get());
-        const bool by_engine = control.engine != nullptr && computed.fits_engine();
-        const RowSums sums = by_engine ? computed.run_on(*control.engine, out) : computed.run(out);
+        std::vector<RowDeltas::Pairs> pairs;
+        if (control.engine != nullptr) pairs = computed.pairs_for_engine();
+        const RowSums sums =
+            pairs.empty() ? computed.run(out) : computed.run_on(*control.engine, pairs, out);
         written.folded.push_back(summary(tensor, *change, sums, std::move(used)));
-        if (by_engine) written.folded.back().device = control.engine->description();
+        if (!pairs.empty()) written.folded.back().device = control.engine->description();
         std::ranges::move(computed.samples(), std::back_inserter(written.samples));
       } else {
         pass(tensor, out, written.samples);

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <functional>
 #include <optional>
 #include <string_view>
 
+#include "core/device_name.h"
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/ranks.h"
@@ -17,21 +17,6 @@
 
 namespace weft::model {
 namespace {
-
-constexpr std::string_view kCuda = "cuda";
-
-/// The number in "cuda:N", 0 for "cuda"; nothing for another name.
-std::optional<int> gpu_index(std::string_view name) {
-  if (!name.starts_with(kCuda)) return std::nullopt;
-  name.remove_prefix(kCuda.size());
-  if (name.empty()) return 0;
-  int index = -1;
-  const char* const end = name.data() + name.size();
-  if (name.front() != ':') return std::nullopt;
-  const auto parsed = std::from_chars(name.data() + 1, end, index);
-  const bool whole = parsed.ec == std::errc() && parsed.ptr == end;
-  return whole && index >= 0 && index < 128 ? std::optional(index) : std::nullopt;
-}
 
 /// The GPUs that this process sees; `name` is what was asked for.
 RankGpus visible_gpus(const std::string& name) {
@@ -60,11 +45,9 @@ void require_alike(core::Communicator& ranks, const ComputeDevice& device) {
 
 }  // namespace
 
-bool is_device_name(const std::string& name) { return name == "cpu" || gpu_index(name); }
-
 ComputeDevice open_device(const std::string& name) {
   if (name == "cpu") return {};
-  const std::optional<int> index = gpu_index(name);
+  const std::optional<int> index = core::gpu_index(name);
   if (!index) throw ConfigError("device '{}': expected cpu, cuda or cuda:N (a GPU's number)", name);
   WeftCudaDevice found{};
   if (const char* const problem = cuda_library().start(*index, &found))
@@ -79,19 +62,19 @@ ComputeDevice open_device(const std::string& name) {
 
 ComputeDevice open_device(const std::string& name, core::Communicator& ranks) {
   if (ranks.size() == 1) return open_device(name);
-  core::require_same(ranks, std::hash<std::string>()(name), "`device`");
+  core::require_same(ranks, std::hash<std::string>()(name), "`device`", "name one in all");
   ComputeDevice device;
-  if (!gpu_index(name)) {
+  if (!core::gpu_index(name)) {
     core::together(ranks, [&] { device = open_device(name); });
     return device;
   }
   RankGpus own;
   core::together(ranks, [&] { own = visible_gpus(name); });
-  const std::vector<int> chosen =
-      gpus_of_ranks(gather_gpus(ranks, own), name == kCuda ? std::nullopt : gpu_index(name));
+  const std::vector<int> chosen = gpus_of_ranks(
+      gather_gpus(ranks, own), name == core::kAnyGpu ? std::nullopt : core::gpu_index(name));
   core::together(ranks, [&] {
-    device =
-        open_device(fmt::format("{}:{}", kCuda, chosen[static_cast<std::size_t>(ranks.rank())]));
+    device = open_device(
+        fmt::format("{}:{}", core::kAnyGpu, chosen[static_cast<std::size_t>(ranks.rank())]));
   });
   require_alike(ranks, device);
   return device;
@@ -99,8 +82,11 @@ ComputeDevice open_device(const std::string& name, core::Communicator& ranks) {
 
 std::unique_ptr<lora::FoldEngine> open_fold_engine(const ComputeDevice& device) {
   if (!device.is_gpu()) return nullptr;
-  return std::unique_ptr<lora::FoldEngine>(
-      cuda_library().fold(device.device.index(), device.description.c_str()));
+  const int index = device.device.index();
+  lora::FoldEngine* engine = nullptr;
+  if (const char* const problem = cuda_library().fold(index, device.description.c_str(), &engine))
+    throw IoError("device cuda:{}: {}", index, problem);
+  return std::unique_ptr<lora::FoldEngine>(engine);
 }
 
 std::uint64_t available_memory(const ComputeDevice& device) {

@@ -23,13 +23,10 @@ struct ComputeDevice {
   [[nodiscard]] bool is_gpu() const { return !device.is_cpu(); }
 };
 
-/// Whether `name` is "cpu", "cuda" or "cuda:N".
-[[nodiscard]] bool is_device_name(const std::string& name);
-
-/// The device of that name; "cuda" is the first GPU. For a GPU it opens lib/libweft_cuda.so, once,
-/// which has to be before anything asks LibTorch for CUDA. ConfigError, in one line that says what
-/// to do, for another name, where that library was not built, for a GPU that there is not, one that
-/// is too old, and a missing driver.
+/// The device of that name (core/device_name.h); "cuda" is the first GPU. For a GPU it opens
+/// lib/libweft_cuda.so, once, which has to be before anything asks LibTorch for CUDA. ConfigError,
+/// in one line that says what to do, for another name, where that library was not built, for a GPU
+/// that there is not, one that is too old, and a missing driver.
 [[nodiscard]] ComputeDevice open_device(const std::string& name);
 
 /// The same for one of several ranks, which all call it. "cuda" is a GPU of its own for each rank

@@ -21,8 +21,9 @@ struct RankGpus {
 
 /// The number of the GPU of each rank, among those that the rank sees, so that no two ranks of a
 /// machine have the same one. Without `asked` ("cuda") each rank takes the first that no earlier
-/// rank of its machine has: where all see the same GPUs, that is the rank's number on its machine,
-/// and where each sees one of its own, as some clusters arrange it, the number 0. With `asked`
+/// rank of its machine has, and an earlier one moves to another that it sees where that is the only
+/// way: where all see the same GPUs, that is the rank's number on its machine, and where each sees
+/// one of its own, as some clusters arrange it, the number 0. With `asked`
 /// ("cuda:N") it is that number in all.
 ///
 /// ConfigError, in one line with what to do, for more ranks on a machine than it has GPUs, and

@@ -6,6 +6,7 @@
 #include <functional>
 #include <iterator>
 
+#include "core/device_name.h"
 #include "core/error.h"
 #include "text/date.h"
 #include "train/foreign_words.h"
@@ -337,7 +338,7 @@ void describe(schema::Schema<TrainConfig>& s) {
   s.foreign(train_words());
   s.check(check_held_out);
   s.check([](const TrainConfig& c, schema::CheckReport& report) {
-    if (!model::is_device_name(c.device))
+    if (!core::is_device_name(c.device))
       report.problem("device", "'" + c.device + "' is not cpu, cuda or cuda:N (a GPU's number)");
   });
   s.check([](const TrainConfig& c, schema::CheckReport& report) {

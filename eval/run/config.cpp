@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <set>
 
+#include "core/device_name.h"
 #include "core/error.h"
 #include "core/terminal.h"
 #include "eval/metrics/answer_metric.h"
 #include "eval/statistics/gates.h"
 #include "export/file_type.h"
-#include "model/device.h"
 
 namespace weft::eval {
 
@@ -110,7 +110,7 @@ void describe(schema::Schema<EvalConfig>& s) {
           "the day that chat templates print as today's, as 2026-11-29; by default that of "
           "SOURCE_DATE_EPOCH, or today: to compare with an evaluation of another day, give its");
   s.check([](const EvalConfig& c, schema::CheckReport& report) {
-    if (!model::is_device_name(c.device))
+    if (!core::is_device_name(c.device))
       report.problem("device", "'" + c.device + "' is not cpu, cuda or cuda:N (a GPU's number)");
   });
 }

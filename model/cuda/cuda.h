@@ -43,7 +43,8 @@ using WeftCudaGroup = const char* (*)(char* name);
 using WeftCudaJoin = const char* (*)(const char* name, int ranks, int rank,
                                      weft::model::TensorExchange** exchange);
 
-/// What folds on GPU `index`, which was started, under the name that reports give it. The caller's
-/// to delete.
-using WeftCudaFold = weft::lora::FoldEngine* (*)(int index, const char* description);
+/// What folds on GPU `index`, which was started, under the name that reports give it. Null and an
+/// engine that the caller deletes, or a text.
+using WeftCudaFold = const char* (*)(int index, const char* description,
+                                     weft::lora::FoldEngine** engine);
 }

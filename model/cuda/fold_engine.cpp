@@ -189,8 +189,15 @@ class GpuFold final : public lora::FoldEngine {
 }  // namespace
 }  // namespace weft::cuda
 
-extern "C" [[gnu::visibility("default")]] weft::lora::FoldEngine* weft_cuda_fold(
-    int index, const char* description) {
-  weft::cuda::check(cudaSetDevice(index));
-  return new weft::cuda::GpuFold(index, description);
+extern "C" [[gnu::visibility("default")]] const char* weft_cuda_fold(
+    int index, const char* description, weft::lora::FoldEngine** engine) {
+  static std::string problem;
+  try {
+    weft::cuda::check(cudaSetDevice(index));
+    *engine = new weft::cuda::GpuFold(index, description);
+    return nullptr;
+  } catch (const std::exception& error) {
+    problem = error.what();
+    return problem.c_str();
+  }
 }

@@ -148,7 +148,7 @@ TEST_F(Device, OfAVerificationIsRefusedBeforeTheModelIsWritten) {
   };
   const Finished unknown = merge("tpu");
   EXPECT_EQ(unknown.status, 2);
-  EXPECT_THAT(unknown.err, HasSubstr("device 'tpu': expected cpu, cuda or cuda:N"));
+  EXPECT_THAT(unknown.err, HasSubstr("'tpu' is not cpu, cuda or cuda:N"));
   if (!fs::exists("/dev/nvidia0")) {
     const Finished none = merge("cuda:1");
     EXPECT_EQ(none.status, 2);
@@ -165,7 +165,7 @@ TEST_F(Device, OfAMergeIsRefusedBeforeTheModelIsWritten) {
   for (const char* const name : {"tpu", "cuda:", "CPU", "cuda:-1"}) {
     const Finished unknown = merge(name);
     EXPECT_EQ(unknown.status, 2) << name;
-    EXPECT_THAT(unknown.err, HasSubstr("expected cpu, cuda or cuda:N")) << name;
+    EXPECT_THAT(unknown.err, HasSubstr("is not cpu, cuda or cuda:N")) << name;
     EXPECT_EQ(std::ranges::count(unknown.err, '\n'), 1) << unknown.err;
   }
   if (!fs::exists("/dev/nvidia0")) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/cores.h"
+#include "core/device_name.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/parallel.h"
@@ -29,6 +30,17 @@ namespace {
 TEST(Terminal, OneLineHasNothingThatMovesTheCursor) {
   EXPECT_EQ(one_line("a\x1b[2J\nb\xC2\x9B\x7F\xC3\xA9"), "a [2J b  \xC3\xA9");
   EXPECT_EQ(one_line("a\tb\xFF", '?'), "a?b\xEF\xBF\xBD");
+}
+
+TEST(DeviceName, IsCpuOrCudaWithOrWithoutANumber) {
+  EXPECT_TRUE(is_device_name("cpu"));
+  EXPECT_FALSE(gpu_index("cpu"));
+  EXPECT_EQ(gpu_index("cuda"), 0);
+  EXPECT_EQ(gpu_index("cuda:127"), 127);
+  for (const char* const name : {"", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:128", "cuda:1x",
+                                 "cuda 1", "cuda:99999999999", "tpu"}) {
+    EXPECT_FALSE(is_device_name(name)) << name;
+  }
 }
 
 TEST(Stop, IsAskedOfTheFlagThatIsSharedFromThenOn) {
@@ -80,7 +92,7 @@ int status_alone(const std::string& test) {
 
 // Under AddressSanitizer: what OpenSSL keeps for a thread was lost when its own clearing at exit()
 // came before the end of the threads of parallel_for.
-TEST(Hash, ThreadsThatEndAfterMainLoseNothing) {
+TEST(Hash, ThreadsThatEndWithTheProcessLoseNothing) {
   EXPECT_EQ(0, status_alone("Hash.DISABLED_OnThreadsThatAreOlderThanTheFirstDigest"));
 }
 

@@ -31,6 +31,20 @@ TEST(GpuOfRank, IsTheOneThatTheRankSeesAlone) {
               ElementsAre(0, 0, 1));
 }
 
+TEST(GpuOfRank, MovesEarlierRanksWhereALaterOneSeesNoOther) {
+  EXPECT_THAT(gpus_of_ranks(std::vector<RankGpus>{{1, {11, 12}}, {1, {11}}}, {}),
+              ElementsAre(1, 0));
+  // Along a path of several.
+  EXPECT_THAT(
+      gpus_of_ranks(std::vector<RankGpus>{{1, {11, 12}}, {1, {12, 13}}, {1, {13, 14}}, {1, {11}}},
+                    {}),
+      ElementsAre(1, 1, 1, 0));
+  EXPECT_THROWS_WITH(
+      (void)gpus_of_ranks(std::vector<RankGpus>{{1, {11}}, {1, {12, 13}}, {1, {11}}}, {}),
+      ConfigError,
+      "device cuda: other ranks on this machine need all of the GPUs that rank 2 sees (1)");
+}
+
 TEST(GpuOfRank, IsRefusedWhereAMachineHasFewerGpusThanRanks) {
   const RankGpus here{1, {11, 12}};
   EXPECT_THROWS_WITH((void)gpus_of_ranks(std::vector{here, here, here}, {}), ConfigError,
