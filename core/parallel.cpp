@@ -8,7 +8,6 @@
 #include <memory>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 #include "core/cores.h"
 
@@ -50,33 +49,26 @@ struct Job {
 /// Threads that wait for jobs, so that their stacks, buffers and caches are there for the next one.
 /// Whoever calls parallel_for does its ranges too, so that calls inside calls never wait for a free
 /// thread.
+///
+/// They end with the process and not before: a thread that ends during exit() gives back what
+/// libraries keep for it (OpenSSL, oneDNN, OpenMP), when these may be gone already.
 class Pool {
  public:
-  ~Pool() {
-    {
-      const std::scoped_lock lock(guard_);
-      stopped_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-
   void add(const std::shared_ptr<Job>& job) {
     const auto helpers = static_cast<std::size_t>(job->parts - 1);
     {
       const std::scoped_lock lock(guard_);
-      while (threads_.size() < helpers) threads_.emplace_back([this] { run(); });
+      for (; threads_ < helpers; ++threads_) std::thread([this] { run(); }).detach();
       queue_.insert(queue_.end(), helpers, job);
     }
     wake_.notify_all();
   }
 
  private:
-  void run() {
+  [[noreturn]] void run() {
     std::unique_lock lock(guard_);
     while (true) {
-      wake_.wait(lock, [&] { return stopped_ || !queue_.empty(); });
-      if (stopped_) return;
+      wake_.wait(lock, [&] { return !queue_.empty(); });
       const std::shared_ptr<Job> job = std::move(queue_.front());
       queue_.pop_front();
       lock.unlock();
@@ -88,8 +80,7 @@ class Pool {
   std::mutex guard_;
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Job>> queue_;
-  std::vector<std::thread> threads_;
-  bool stopped_ = false;
+  std::size_t threads_ = 0;
 };
 
 }  // namespace
@@ -121,7 +112,7 @@ void parallel_for(std::int64_t count, std::int64_t grain,
     });
     return;
   }
-  static Pool pool;
+  static Pool& pool = *new Pool;  // Never destroyed, as its threads use it.
   const auto job = std::make_shared<Job>();
   job->body = &body;
   job->count = count;
