@@ -1,7 +1,7 @@
 // Matrix products of weft and of LibTorch side by side, at the shapes of a model's layers: the rate
 // in GFLOP/s and their quotient.
 //
-//   bench_product [--dtype bf16|f32] [--rows 512] [--rounds 15]
+//   bench_product [--dtype bf16|f32] [--rows 512] [--rounds 15 at most]
 //                 [--shape "gate up"]   only those whose name holds the text
 //                 [--alone]             without LibTorch, for a profiler
 #include "model/kernels/product.h"
@@ -31,13 +31,19 @@ double seconds(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
 }
 
+/// Seconds of a shape after which no round begins: LibTorch's bf16 products are a hundred times
+/// slower where the processor has no instructions for them.
+constexpr double kEnough = 2;
+
 /// Medians of rounds in which both take turns.
 std::pair<double, double> medians(int rounds, const std::function<void()>& first,
                                   const std::function<void()>& second) {
   std::vector<double> a, b;
-  for (int i = 0; i < rounds; ++i) {
+  double spent = 0;
+  for (int i = 0; i < rounds && spent < kEnough; ++i) {
     a.push_back(seconds(first));
     b.push_back(seconds(second));
+    spent += a.back() + b.back();
   }
   const auto middle = [](std::vector<double>& v) {
     std::ranges::nth_element(v, v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2));
