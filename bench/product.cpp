@@ -31,8 +31,8 @@ double seconds(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
 }
 
-/// Seconds of a shape after which no round begins: LibTorch's bf16 products are a hundred times
-/// slower where the processor has no instructions for them.
+/// Seconds of a shape after which no round begins: LibTorch's bf16 products take up to a hundred
+/// times as long where the processor has no instructions for them.
 constexpr double kEnough = 2;
 
 /// Medians of rounds in which both take turns.

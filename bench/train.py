@@ -9,9 +9,9 @@ all time, since their updates differ), then over rounds. All get the same number
 
 The share of the matrix products' rate is an update's arithmetic (frozen layers forward and for the input's
 gradient, adapters, the head on supervised positions; attention's left out) by its time, relative to the
-rate of products at these shapes, the better of LibTorch's and weft's, measured in each round: once for the tokens of the examples,
-which is the work that any program has to get done, and once for those that weft computes, which is what
-the processor does.
+rate of products at these shapes, the better of LibTorch's and weft's, measured in each round: once for the
+tokens of the examples, which is the work that any program has to get done, and once for those that weft
+computes, which is what the processor does.
 """
 import argparse
 import json
@@ -196,8 +196,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--peft-dtypes", help="what PEFT trains in, by default --dtypes: without AVX-512, bfloat16 takes it "
-                        "minutes for each update, and float32 is its better dtype")
+    parser.add_argument("--peft-dtypes", help="what PEFT trains in, some of --dtypes, by default all: without AVX-512, "
+                        "LibTorch's products in bfloat16 are slow, and float32 alone is worth the time")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes minutes)")
     parser.add_argument("--variants", action="store_true",
                         help="weft with recomputation and quantised bases, PEFT with padding, as well")
@@ -207,6 +207,9 @@ def main():
     args = parser.parse_args()
     if args.qvac and not shutil.which(args.qvac):
         parser.error(f"--qvac: {args.qvac} is not a program; see --help for how to build it")
+    peft_dtypes = (args.peft_dtypes or args.dtypes).split(",")
+    if not set(peft_dtypes) <= set(args.dtypes.split(",")):
+        parser.error("--peft-dtypes: these are some of --dtypes")
     cache = Path(os.environ["WEFT_CACHE"])
     WORK.mkdir(parents=True, exist_ok=True)
     prepare(cache)
@@ -234,7 +237,6 @@ def main():
             programs.append((name, lambda dtype, option=option: run_weft(dtype, args.updates, args.threads, option)))
         programs.append(("PEFT, padded batches of 8", lambda dtype: run_peft(
             dtype, max(args.updates, 24), args.threads, False, "--padded", "--batch", 8)))
-    peft_dtypes = (args.peft_dtypes or args.dtypes).split(",")
 
     def is_run(name, dtype):
         return not name.startswith("PEFT") or dtype in peft_dtypes
@@ -269,13 +271,14 @@ def main():
                            "peak_rss_gib": memory, "rounds": results[dtype, name]})
         work, done = middle["weft", "work_gflop_per_s"], middle["weft", "done_gflop_per_s"]
         notes.append(f"{dtype}: weft gets {work:.0f} GFLOP of the examples' arithmetic done a second, {work / rate:.0%} of the "
-                     f"{rate:.0f} of {whose}'s products at these shapes (the faster of weft's and LibTorch's), and computes {done:.0f}, {done / rate:.0%}; "
+                     f"{rate:.0f} of {whose}'s products at these shapes (the faster of weft's and LibTorch's), and "
+                     f"computes {done:.0f}, {done / rate:.0%}; "
                      f"{middle['weft', 'faults_per_update']:.0f} page faults an update.")
         if dtype not in peft_dtypes:
             best, of = max((statistics.median(r["tokens_per_s"] for r in runs), f"{name} in {other}")
                            for (other, name), runs in results.items() if name.startswith("PEFT"))
-            notes.append(f"{dtype}: weft is {middle['weft', 'tokens_per_s'] / best:.2f} times as fast as PEFT's better dtype "
-                         f"({of}, {best:.0f} tokens/s).")
+            notes.append(f"{dtype}: weft is {middle['weft', 'tokens_per_s'] / best:.2f} times as fast as {of} "
+                         f"({best:.0f} tokens/s).")
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
     print(f"{machine()}; {versions}; {args.rounds} rounds of {args.updates} updates\n")
     print("| dtype | program | tokens/s | weft is faster by | peak GiB | times weft's |")
