@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int kFormat = 1;
+constexpr int kFolderFormat = 1;
 
 void make_folders(const fs::path& path) {
   std::error_code error;
@@ -30,7 +30,7 @@ BatchRecord read_record(const fs::path& file) {
   const nlohmann::json json = checkpoint::read_json_object(file);
   try {
     BatchRecord record;
-    if (json.at("format").get<int>() > kFormat) {
+    if (json.at("format").get<int>() > kFolderFormat) {
       throw InputError("{} is of a newer weft than this one", file.string());
     }
     json.at("file").get_to(record.file);
@@ -80,7 +80,7 @@ BatchRecord BatchFolder::read() const { return read_record(record()); }
 void BatchFolder::write(const BatchRecord& record_now, const std::vector<Job>& jobs) const {
   make_folders(path_);
   const nlohmann::ordered_json json{
-      {"format", kFormat},
+      {"format", kFolderFormat},
       {"file", record_now.file},
       {"threads", record_now.threads},
       {"retries", {{"failed", record_now.retries.failed}, {"lost", record_now.retries.lost}}},

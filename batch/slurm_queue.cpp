@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// squeue itself gives up on a controller that is gone after about ten seconds.
-constexpr std::chrono::seconds kPatience{60};
+constexpr std::chrono::seconds kQueuePatience{60};
 
 Submission read_submission(const fs::path& file, int number) {
   const nlohmann::json json = checkpoint::read_json_object(file);
@@ -82,7 +82,7 @@ void stand_pending(const QueueEntry& entry, bool same_task, Standing& standing) 
   if (held) standing.note = fmt::format("{} is held: scontrol release {}", entry.task, entry.task);
 }
 
-Status status_of(const std::string& state) {
+Status status_of_state(const std::string& state) {
   if (is_one_of(state, {"CANCELLED", "REVOKED"})) return Status::kCancelled;
   if (is_one_of(state, {"TIMEOUT", "DEADLINE"})) return Status::kTimedOut;
   if (is_one_of(state, {"NODE_FAIL", "BOOT_FAIL"})) return Status::kNodeFailed;
@@ -96,7 +96,7 @@ Status status_of(const std::string& state) {
 void stand_ended(const QueueEntry& entry, bool same_task, Standing& standing) {
   const Status own = standing.state.status;
   const bool has_said_why = same_task && (is_failure(own) || own == Status::kInterrupted);
-  const Status status = status_of(entry.state);
+  const Status status = status_of_state(entry.state);
   if (has_said_why && (is_failure(own) || is_one_of(entry.state, {"FAILED", "COMPLETED"}))) return;
   standing.state.status = status;
   standing.note = fmt::format("Slurm says of {}: {}", entry.task, entry.state);
@@ -160,7 +160,7 @@ SlurmQueue ask_slurm(const BatchFolder& folder) {
   const CommandResult answer =
       run_command({"squeue", "--noheader", "--array", "--states=all",
                    fmt::format("--name={}", fmt::join(names, ",")), "--format=%j|%i|%T|%r"},
-                  kPatience);
+                  kQueuePatience);
   if (answer.status != 0) {
     queue.problem =
         answer.error.empty() ? fmt::format("squeue ended with {}", answer.status) : answer.error;

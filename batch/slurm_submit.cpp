@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 using Words = std::vector<std::string>;
 
 /// sbatch gives up on a controller that is gone after 20 seconds, and waits longer for a busy one.
-constexpr std::chrono::seconds kPatience{180};
+constexpr std::chrono::seconds kSubmitPatience{180};
 /// Seconds before the time limit at which a job is told to save. Slurm may tell it a minute early.
 constexpr std::int64_t kWarning = 120;
 /// MaxArraySize of a Slurm that is not told another.
@@ -31,7 +31,7 @@ constexpr std::size_t kUsualArray = 1001;
 constexpr std::uint64_t kMebibyte = 1U << 20U;
 
 std::size_t largest_array() {
-  const CommandResult config = run_command({"scontrol", "show", "config"}, kPatience);
+  const CommandResult config = run_command({"scontrol", "show", "config"}, kSubmitPatience);
   std::istringstream lines(config.out);
   for (std::string line; std::getline(lines, line);) {
     if (!line.starts_with("MaxArraySize")) continue;
@@ -249,7 +249,7 @@ void check_slurm(const Batch& batch, std::vector<JobView>& jobs, const SlurmQueu
     Words words{"sbatch", "--test-only"};
     for (std::string& word : resource_words(batch, array)) words.push_back(std::move(word));
     words.emplace_back("--wrap=true");
-    const CommandResult answer = run_command(words, kPatience);
+    const CommandResult answer = run_command(words, kSubmitPatience);
     if (answer.status != 0) refuse(batch, array, answer.error);
     return "0";
   });
@@ -282,7 +282,7 @@ std::vector<Submission> submit(const Batch& batch, std::vector<JobView>& jobs,
     // Known before sbatch answers: whatever ends this program, no job is submitted twice.
     write_submission(batch.folder, made);
     const CommandResult answer =
-        run_command(sbatch_words(batch, array, made.name, script), kPatience);
+        run_command(sbatch_words(batch, array, made.name, script), kSubmitPatience);
     if (answer.status != 0) {
       if (!is_silent(answer.error)) fs::remove(record_of(batch.folder, number));
       refuse(batch, array, answer.error);

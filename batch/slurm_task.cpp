@@ -17,7 +17,7 @@
 namespace weft::batch {
 namespace {
 
-constexpr std::chrono::seconds kPatience{60};
+constexpr std::chrono::seconds kRequeuePatience{60};
 /// Between two attempts of a job that found too little memory free.
 constexpr std::chrono::seconds kMemoryPatience{60};
 constexpr int kInterruptedStatus = static_cast<int>(ExitCode::kInterrupted);
@@ -145,7 +145,7 @@ class SlurmTask {
 
   /// 0, or the exit status of the task that could not be given back.
   int requeue() const {
-    const CommandResult answer = run_command({"scontrol", "requeue", task_}, kPatience);
+    const CommandResult answer = run_command({"scontrol", "requeue", task_}, kRequeuePatience);
     if (answer.status == 0) {
       note(fmt::format("the time limit is near; Slurm starts {} again", task_));
       return 0;

@@ -14,23 +14,23 @@
 namespace weft::batch {
 namespace {
 
-constexpr int kFormat = 1;
+constexpr int kStateFormat = 1;
 
 constexpr std::array<std::string_view, 16> kWords{
     "waiting",         "queued",    "running",     "done",        "interrupted", "preempted",
     "cancelled",       "timed out", "lost",        "node failed", "vanished",    "out of memory",
     "short of memory", "failed",    "wrong input", "refused"};
 
-Status status_of(const std::string& text) {
+Status status_of_word(const std::string& text) {
   const auto found = std::ranges::find(kWords, text);
   if (found == kWords.end()) throw InputError("'{}' is no status", text);
   return static_cast<Status>(found - kWords.begin());
 }
 
 JobState from_json(const nlohmann::json& json) {
-  if (json.at("format").get<int>() > kFormat) throw InputError("it is of a newer weft");
+  if (json.at("format").get<int>() > kStateFormat) throw InputError("it is of a newer weft");
   JobState state;
-  state.status = status_of(json.at("status"));
+  state.status = status_of_word(json.at("status"));
   json.at("host").get_to(state.host);
   json.at("pid").get_to(state.pid);
   state.parent = json.value("parent", std::int64_t{0});
@@ -46,7 +46,7 @@ JobState from_json(const nlohmann::json& json) {
     StepState& step = state.steps.emplace_back();
     one.at("name").get_to(step.name);
     one.at("key").get_to(step.key);
-    step.status = status_of(one.at("status"));
+    step.status = status_of_word(one.at("status"));
     one.at("exit").get_to(step.exit);
     one.at("seconds").get_to(step.seconds);
     one.at("peak_bytes").get_to(step.peak_bytes);
@@ -118,7 +118,7 @@ void write_state(const std::filesystem::path& file, const JobState& state) {
     steps.back()["attempted"] = step.attempted;
     steps.back()["replacing"] = step.replacing;
   }
-  nlohmann::ordered_json json{{"format", kFormat},      {"status", word(state.status)},
+  nlohmann::ordered_json json{{"format", kStateFormat}, {"status", word(state.status)},
                               {"host", state.host},     {"pid", state.pid},
                               {"parent", state.parent}, {"started", state.started},
                               {"ended", state.ended},   {"failures", state.failures},

@@ -11,6 +11,7 @@
 #include "checkpoint/open_model.h"
 #include "checkpoint/printable.h"
 #include "core/error.h"
+#include "core/number.h"
 
 namespace weft::checkpoint {
 namespace {
@@ -21,7 +22,7 @@ constexpr std::int64_t kBlockBytes = kMxfp4Group / 2;
 /// Columns of the model that are turned at a time: a row of them is a line of the cache.
 constexpr std::int64_t kTile = 16;
 
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+using core::index;
 
 using Table = std::array<std::array<float, 2>, 256>;
 
@@ -87,10 +88,6 @@ struct Pair {
   const StoredTensor* scales = nullptr;
 };
 
-std::string shape_text(const StoredTensor& tensor) {
-  return fmt::format("[{}]", fmt::join(tensor.info.shape, ", "));
-}
-
 void require_bytes(const StoredTensor& tensor) {
   if (tensor.info.storage_name == "U8") return;
   throw InputError("{}: tensor {} must be stored as U8 to be a part of MXFP4, found {}",
@@ -112,13 +109,13 @@ StoredTensor joined(const std::string& name, const Pair& pair) {
   if (shape.size() != 4 || shape.back() != kBlockBytes || std::ranges::count(shape, 0) != 0) {
     throw InputError("{}: tensor {} must have the shape [experts, out, in / {}, {}], found {}",
                      known.info.file.string(), printable(known.info.name), kMxfp4Group, kBlockBytes,
-                     shape_text(*pair.blocks));
+                     shape_text(pair.blocks->info.shape));
   }
   if (!std::ranges::equal(pair.scales->info.shape, std::span(shape).first(3))) {
     throw InputError("{}: tensor {} must have the shape [{}, {}, {}] to go with {}, found {}",
                      pair.scales->info.file.string(), printable(pair.scales->info.name), shape[0],
                      shape[1], shape[2], printable(pair.blocks->info.name),
-                     shape_text(*pair.scales));
+                     shape_text(pair.scales->info.shape));
   }
   auto arranged = std::make_shared<Arrangement>();
   const std::int64_t rows = shape[0] * shape[1];

@@ -28,4 +28,8 @@ std::string printable(std::string_view name) {
   return text + (name.empty() ? "'" : "...'");
 }
 
+std::string shape_text(std::span<const std::int64_t> shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
 }  // namespace weft::checkpoint

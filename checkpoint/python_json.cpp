@@ -1,5 +1,7 @@
 #include "checkpoint/python_json.h"
 
+#include <fmt/format.h>
+
 #include <array>
 
 namespace weft::checkpoint {
@@ -43,7 +45,7 @@ std::string quote_constants(std::string_view text) {
 
 std::string unquote_constants(std::string text) {
   for (const std::string_view word : kWords) {
-    const std::string quoted = '"' + std::string(kMark) + std::string(word) + '"';
+    const std::string quoted = fmt::format("\"{}{}\"", kMark, word);
     for (std::size_t at = text.find(quoted); at != std::string::npos; at = text.find(quoted, at)) {
       text.replace(at, quoted.size(), word);
     }

@@ -8,11 +8,12 @@
 #include "checkpoint/mxfp4.h"
 #include "checkpoint/printable.h"
 #include "core/error.h"
+#include "core/number.h"
 
 namespace weft::checkpoint {
 namespace {
 
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+using core::index;
 
 std::size_t row_bytes(Storage storage, std::int64_t width) {
   const BlockSize block = block_size(storage);

@@ -20,10 +20,10 @@ constexpr const char* kDoing = "reading the weights for their digest";
 using core::Sha256Lanes;
 
 /// Floats that a thread holds of a tensor that it hashes alone, and of each beside others.
-constexpr std::int64_t kChunk = std::int64_t{1} << 18;
+constexpr std::int64_t kTensorChunk = std::int64_t{1} << 18;
 constexpr std::int64_t kLaneChunk = std::int64_t{1} << 13;
 /// Blocks of each lane between two looks at what has ended.
-constexpr std::size_t kBlocks = 256;
+constexpr std::size_t kLaneBlocks = 256;
 /// Bytes of a lane after which their pages are given back.
 constexpr std::size_t kReleased = std::size_t{256} << 10;
 
@@ -51,7 +51,7 @@ std::string digest_alone(const StoredTensor& tensor, const BytesRead& read) {
   core::Sha256 hash;
   const TensorInfo& info = tensor.info;
   if (is_plain(tensor, Storage::kF32) || info.storage == Storage::kOther) {
-    constexpr std::size_t kBytes = kChunk * sizeof(float);
+    constexpr std::size_t kBytes = kTensorChunk * sizeof(float);
     for (std::size_t at = 0; at < tensor.bytes.size(); at += kBytes) {
       core::leave_if_stopped(kDoing);
       const auto part = tensor.bytes.subspan(at, std::min(kBytes, tensor.bytes.size() - at));
@@ -60,7 +60,7 @@ std::string digest_alone(const StoredTensor& tensor, const BytesRead& read) {
     }
     return hash.finish();
   }
-  const std::int64_t step = rows_in(info, kChunk);
+  const std::int64_t step = rows_in(info, kTensorChunk);
   std::vector<float> values;
   for (std::int64_t begin = 0; begin < info.rows(); begin += step) {
     core::leave_if_stopped(kDoing);
@@ -199,7 +199,7 @@ class SideBySide {
   }
 
   void step() {
-    std::size_t blocks = kBlocks;
+    std::size_t blocks = kLaneBlocks;
     Sha256Lanes::Sources from{};
     for (std::size_t lane = 0; lane < readers_.size(); ++lane) {
       if (!readers_[lane].is_open()) continue;

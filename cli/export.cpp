@@ -22,7 +22,7 @@
 namespace weft::cli {
 namespace {
 
-struct Options : ModelOutputOptions {
+struct ExportArguments : ModelOutputOptions {
   std::string to;
   std::string type;
   std::string name;
@@ -33,7 +33,7 @@ struct Options : ModelOutputOptions {
   std::vector<std::string> check;
 };
 
-exporting::InputPaths inputs_of(const Options& options) {
+exporting::InputPaths inputs_of(const ExportArguments& options) {
   exporting::InputPaths inputs;
   inputs.model = options.model;
   for (const std::string& adapter : options.adapters) {
@@ -51,14 +51,14 @@ void require(const std::string& value, const char* option, const std::string& to
 
 /// Types that keep a model's numbers are held to the limit of merging; what a block format costs is
 /// measured, and refused beyond the limit that the user gives.
-merge::Verify verify_type(const Options& options, const exporting::FileType& type) {
+merge::Verify verify_type(const ExportArguments& options, const exporting::FileType& type) {
   const bool plain = type.name == "f32" || type.name == "f16" || type.name == "bf16";
   return start_verification(options,
                             plain ? std::optional<double>(merge::kVerificationLimit) : std::nullopt,
                             stderr_log("export"));
 }
 
-int run_gguf(const Options& options) {
+int run_gguf(const ExportArguments& options) {
   require(options.model, "--model", options.to);
   exporting::GgufRequest request;
   request.inputs = inputs_of(options);
@@ -82,7 +82,7 @@ int run_gguf(const Options& options) {
   return static_cast<int>(ExitCode::kDone);
 }
 
-int print_adapter(const Options& options, const exporting::AdapterReport& report) {
+int print_adapter(const ExportArguments& options, const exporting::AdapterReport& report) {
   if (options.json) {
     print("{}\n", exporting::report_json(report).dump(2, ' ', false,
                                                       nlohmann::json::error_handler_t::replace));
@@ -92,11 +92,11 @@ int print_adapter(const Options& options, const exporting::AdapterReport& report
   return static_cast<int>(ExitCode::kDone);
 }
 
-void require_adapter(const Options& options) {
+void require_adapter(const ExportArguments& options) {
   if (options.adapters.empty()) throw ConfigError("--to {} needs --adapter", options.to);
 }
 
-int run_gguf_lora(const Options& options) {
+int run_gguf_lora(const ExportArguments& options) {
   require(options.model, "--model", options.to);
   require_adapter(options);
   if (options.type != "f32" && options.type != "f16" && !options.type.empty()) {
@@ -110,7 +110,7 @@ int run_gguf_lora(const Options& options) {
   return print_adapter(options, exporting::write_gguf_lora(request, stderr_log("export")));
 }
 
-int run_peft(const Options& options) {
+int run_peft(const ExportArguments& options) {
   require_adapter(options);
   if (!options.profile.empty() && options.profile != "portable" && options.profile != "faithful") {
     throw ConfigError("--profile '{}' is unknown; it is portable or faithful", options.profile);
@@ -124,7 +124,7 @@ int run_peft(const Options& options) {
   return print_adapter(options, exporting::write_portable_peft(request, stderr_log("export")));
 }
 
-int run_ollama(const Options& options) {
+int run_ollama(const ExportArguments& options) {
   require(options.model, "--model", options.to);
   if (!options.from.empty()) require_adapter(options);
   exporting::OllamaRequest request;
@@ -153,7 +153,7 @@ int run_ollama(const Options& options) {
 }
 
 /// Exit status 3 when a reader that was asked about does not read the adapter.
-int run_check(const Options& options) {
+int run_check(const ExportArguments& options) {
   if (options.adapters.size() != 1) throw ConfigError("--check needs one --adapter");
   const exporting::AdapterTraits adapter =
       exporting::traits_of(parse_adapter(options.adapters.front()).directory);
@@ -172,7 +172,7 @@ int run_check(const Options& options) {
 }
 
 /// Options that are of other outputs are refused, not passed over.
-void refuse_idle_options(const Options& options, bool writes_model) {
+void refuse_idle_options(const ExportArguments& options, bool writes_model) {
   struct Idle {
     bool given;
     const char* option;
@@ -205,7 +205,7 @@ void refuse_idle_options(const Options& options, bool writes_model) {
   }
 }
 
-int run(const Options& options) {
+int run_export(const ExportArguments& options) {
   if (!options.check.empty()) return run_check(options);
   if (options.to.empty()) throw ConfigError("what shall be done? give --to or --check");
   constexpr std::array<std::string_view, 4> kOutputs{"gguf", "gguf-lora", "peft", "ollama"};
@@ -231,7 +231,7 @@ int run(const Options& options) {
 
 Run add_export(CommandLine& app);
 Run add_export(CommandLine& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ExportArguments>();
   app.description("Write a model or an adapter for the programs that run it.");
   declare_model_input(app, *options);
   app.option("--to", options->to, "gguf, gguf-lora, peft or ollama");
@@ -254,7 +254,7 @@ Run add_export(CommandLine& app) {
   app.option("--pre", options->pre,
              "tokenizer.ggml.pre, where the tokenizer is none that llama.cpp knows");
   declare_model_output(app, *options, "what to write");
-  return [options] { return run(*options); };
+  return [options] { return run_export(*options); };
 }
 
 }  // namespace weft::cli

@@ -12,7 +12,7 @@
 namespace weft::cli {
 namespace {
 
-struct Options {
+struct ExtractArguments {
   std::string model;
   std::string base;
   std::string out;
@@ -23,7 +23,7 @@ struct Options {
   int threads = 0;
 };
 
-int run(const Options& options) {
+int run_extract(const ExtractArguments& options) {
   core::set_thread_count(options.threads);
   merge::ExtractRequest request;
   request.model = options.model;
@@ -46,7 +46,7 @@ int run(const Options& options) {
 
 Run add_extract(CommandLine& app);
 Run add_extract(CommandLine& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ExtractArguments>();
   app.description(
       "Make an adapter of a fine-tuned model: the nearest update of rank RANK of every linear "
       "layer, with what it leaves out.");
@@ -61,7 +61,7 @@ Run add_extract(CommandLine& app) {
   app.option("--threads", options->threads, "threads; 0: the cores that the process may use")
       .at_least(0)
       .with_default_shown();
-  return [options] { return run(*options); };
+  return [options] { return run_extract(*options); };
 }
 
 }  // namespace weft::cli

@@ -21,7 +21,7 @@ Run add_import(CommandLine& app);
 namespace {
 namespace fs = std::filesystem;
 
-struct Options {
+struct ImportArguments {
   std::string file;
   std::string out;
   std::vector<std::string> without;
@@ -29,7 +29,7 @@ struct Options {
   bool words = false;
 };
 
-void require_free(const fs::path& file, const Options& options) {
+void require_free(const fs::path& file, const ImportArguments& options) {
   std::error_code error;
   if (fs::exists(file, error) && fs::equivalent(file, options.file, error)) {
     throw InputError("--out {} is the file that is read; name another", file.string());
@@ -40,7 +40,7 @@ void require_free(const fs::path& file, const Options& options) {
   }
 }
 
-void write(const train::Imported& imported, const Options& options) {
+void write(const train::Imported& imported, const ImportArguments& options) {
   const fs::path out = options.out;
   require_free(out, options);
   for (const train::SideFile& side : imported.files) {
@@ -57,7 +57,7 @@ void write(const train::Imported& imported, const Options& options) {
   print("{}\n", out.string());
 }
 
-int run(const Options& options) {
+int run_import(const ImportArguments& options) {
   if (options.words) {
     print("{}", train::word_reference());
     return static_cast<int>(ExitCode::kDone);
@@ -86,7 +86,7 @@ int run(const Options& options) {
 }  // namespace
 
 Run add_import(CommandLine& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ImportArguments>();
   app.description(
       "Writes a configuration of axolotl or LLaMA-Factory as one of weft train, with a comment for "
       "every line that has no counterpart (docs/import.md). weft train --check shows what comes of "
@@ -104,7 +104,7 @@ Run add_import(CommandLine& app) {
   app.flag("--force", options->force, "Replaces files that exist");
   app.flag("--words", options->words,
            "Lists all words of the two programs that are known, as a table");
-  return [options] { return run(*options); };
+  return [options] { return run_import(*options); };
 }
 
 }  // namespace weft::cli

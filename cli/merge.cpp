@@ -26,7 +26,7 @@
 namespace weft::cli {
 namespace {
 
-struct Options : ModelOutputOptions {
+struct MergeArguments : ModelOutputOptions {
   std::string recipe;
   std::string method = "linear";
   std::vector<std::string> parameters;
@@ -46,7 +46,7 @@ std::optional<core::DType> parse_type(const std::string& text) {
   throw ConfigError("--dtype '{}' is unknown; it is keep, auto, f32, f16 or bf16", text);
 }
 
-merge::Rounding rounding_of(const Options& options) {
+merge::Rounding rounding_of(const MergeArguments& options) {
   if (options.rounding.empty()) return merge::Rounding::kNearest;
   if (const auto rounding = merge::parse_rounding(options.rounding)) return *rounding;
   throw ConfigError("--rounding '{}' is unknown; it is nearest, stochastic or error_feedback",
@@ -60,7 +60,7 @@ std::uint64_t shard_size(const std::string& text) {
   throw ConfigError("--max-shard-size '{}' is no size (5GB, 500MB, 2GiB)", text);
 }
 
-merge::MergeRequest request_of(const Options& options) {
+merge::MergeRequest request_of(const MergeArguments& options) {
   merge::MergeRequest request;
   request.model = options.model;
   for (const std::string& adapter : options.adapters) {
@@ -81,7 +81,7 @@ merge::MergeRequest request_of(const Options& options) {
 }
 
 /// The sum of weighted updates: what merge_model() does without a recipe.
-bool is_plain_sum(const Options& options) {
+bool is_plain_sum(const MergeArguments& options) {
   return options.method == "linear" || options.method == "cat";
 }
 
@@ -97,7 +97,7 @@ std::string adapter_method(const std::string& name) {
 }
 
 /// The recipe that --model, --adapter, --method and --parameter amount to.
-std::string adapter_recipe(const Options& options) {
+std::string adapter_recipe(const MergeArguments& options) {
   using schema::ConfigNode;
   ConfigNode recipe = ConfigNode::map();
   recipe.add("merge_method", ConfigNode::string(adapter_method(options.method)));
@@ -128,7 +128,7 @@ std::string adapter_recipe(const Options& options) {
   return schema::emit_yaml(recipe);
 }
 
-merge::Recipe recipe_of(const Options& options) {
+merge::Recipe recipe_of(const MergeArguments& options) {
   if (options.recipe.empty()) {
     return merge::parse_recipe(adapter_recipe(options), "--method", ".");
   }
@@ -142,7 +142,7 @@ merge::Recipe recipe_of(const Options& options) {
   return merge::parse_recipe(core::read_text(path, 16 << 20), options.recipe, path.parent_path());
 }
 
-merge::CombineRequest combine_request_of(const Options& options) {
+merge::CombineRequest combine_request_of(const MergeArguments& options) {
   merge::CombineRequest request;
   request.recipe = recipe_of(options);
   request.out = options.out;
@@ -156,7 +156,7 @@ merge::CombineRequest combine_request_of(const Options& options) {
   return request;
 }
 
-merge::MergeReport merge_as_asked(const Options& options) {
+merge::MergeReport merge_as_asked(const MergeArguments& options) {
   merge::FoldControl control{progress_line(), &catch_interrupts()};
   const core::Log log = stderr_log("merge");
   if (!options.recipe.empty() || (!options.model.empty() && !is_plain_sum(options))) {
@@ -202,11 +202,11 @@ merge::MergeReport merge_as_asked(const Options& options) {
 }
 
 /// Without a model there is nothing to fold into: adapters become one adapter.
-bool makes_adapter(const Options& options) {
+bool makes_adapter(const MergeArguments& options) {
   return options.recipe.empty() && options.model.empty() && !options.adapters.empty();
 }
 
-merge::AdapterRequest adapter_request_of(const Options& options) {
+merge::AdapterRequest adapter_request_of(const MergeArguments& options) {
   merge::AdapterRequest request;
   for (const std::string& adapter : options.adapters) {
     const AdapterArgument parsed = parse_adapter(adapter);
@@ -249,7 +249,7 @@ merge::AdapterRequest adapter_request_of(const Options& options) {
 }
 
 template <typename Report>
-int show(const Report& report, const Options& options) {
+int show(const Report& report, const MergeArguments& options) {
   if (options.json) {
     print("{}\n",
           merge::report_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -259,7 +259,7 @@ int show(const Report& report, const Options& options) {
   return static_cast<int>(ExitCode::kDone);
 }
 
-int run(const Options& options) {
+int run_merge(const MergeArguments& options) {
   core::set_thread_count(options.threads);
   if (makes_adapter(options)) {
     return show(merge::combine_adapters(adapter_request_of(options), stderr_log("merge")), options);
@@ -276,7 +276,7 @@ int run(const Options& options) {
 
 Run add_merge(CommandLine& app);
 Run add_merge(CommandLine& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<MergeArguments>();
   app.description(
       "Fold adapters into a model's weights; combine adapters into one adapter, which is what "
       "comes out where --model is left out; combine whole models as a mergekit recipe says; "
@@ -318,7 +318,7 @@ Run add_merge(CommandLine& app) {
   app.flag("--exact-svd", options->exact_svd,
            "combined adapters: the best approximation, holding one layer's update whole");
   declare_model_output(app, *options, "folder to write").required();
-  return [options] { return run(*options); };
+  return [options] { return run_merge(*options); };
 }
 
 }  // namespace weft::cli

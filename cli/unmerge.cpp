@@ -11,7 +11,7 @@
 namespace weft::cli {
 namespace {
 
-struct Options {
+struct UnmergeArguments {
   std::string merged;
   std::string undo;
   std::string out;
@@ -19,7 +19,7 @@ struct Options {
   bool json = false;
 };
 
-int run(const Options& options) {
+int run_unmerge(const UnmergeArguments& options) {
   const merge::UndoReport report =
       merge::unmerge(options.merged, options.undo, options.out,
                      options.force ? core::Overwrite::kReplace : core::Overwrite::kRefuse);
@@ -38,7 +38,7 @@ int run(const Options& options) {
 
 Run add_unmerge(CommandLine& app);
 Run add_unmerge(CommandLine& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<UnmergeArguments>();
   app.description(
       "Restore the files of the base, byte for byte, from a merged model and the undo file that "
       "weft merge --undo wrote.");
@@ -47,7 +47,7 @@ Run add_unmerge(CommandLine& app) {
   app.option("--out", options->out, "folder to write").required();
   app.flag("--force", options->force, "replace the output folder if it exists");
   app.flag("--json", options->json, "print the report as JSON");
-  return [options] { return run(*options); };
+  return [options] { return run_unmerge(*options); };
 }
 
 }  // namespace weft::cli

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -9,6 +10,11 @@ namespace weft::core {
 
 /// Floating-point types that weft computes in or writes.
 enum class DType : std::uint8_t { kF32, kF16, kBF16 };
+
+/// A size or position of a tensor, which are never negative, as the standard library counts.
+[[nodiscard]] constexpr std::size_t index(std::int64_t value) noexcept {
+  return static_cast<std::size_t>(value);
+}
 
 /// Bytes of one element.
 [[nodiscard]] constexpr int size_of(DType type) noexcept { return type == DType::kF32 ? 4 : 2; }

@@ -158,11 +158,11 @@ std::vector<Cleaned> clean(const std::vector<Pair>& pairs, const SplitOptions& o
   return kept;
 }
 
-enum class Part : std::uint8_t { kTrain, kValidation, kTest };
+enum class Share : std::uint8_t { kTrain, kValidation, kTest };
 
 /// Draws documents by the seed: for the test, then for validation, until enough pairs are there.
-std::map<std::string, Part> draw_documents(const std::vector<Cleaned>& pairs,
-                                           const SplitOptions& options) {
+std::map<std::string, Share> draw_documents(const std::vector<Cleaned>& pairs,
+                                            const SplitOptions& options) {
   std::map<std::string, std::int64_t> sizes;
   for (const Cleaned& one : pairs) ++sizes[one.pair->document];
   // What has no document may come from any of them, so it can only be trained on.
@@ -178,10 +178,10 @@ std::map<std::string, Part> draw_documents(const std::vector<Cleaned>& pairs,
   Random random(options.seed);
   random.shuffle(order);
   const auto half = static_cast<std::int64_t>(pairs.size() / 2);
-  std::map<std::string, Part> parts;
+  std::map<std::string, Share> parts;
   std::int64_t held_out = 0;
   std::size_t next = 0;
-  const auto fill = [&](Part part, std::int64_t wanted) {
+  const auto fill = [&](Share part, std::int64_t wanted) {
     for (std::int64_t have = 0; have < wanted && next + 1 < order.size(); ++next) {
       const std::int64_t size = sizes[order[next]];
       if (held_out + size > half) continue;
@@ -190,8 +190,8 @@ std::map<std::string, Part> draw_documents(const std::vector<Cleaned>& pairs,
       held_out += size;
     }
   };
-  fill(Part::kTest, options.test_pairs);
-  fill(Part::kValidation, options.validation_pairs);
+  fill(Share::kTest, options.test_pairs);
+  fill(Share::kValidation, options.validation_pairs);
   return parts;
 }
 
@@ -238,24 +238,24 @@ Split clean_and_split(const std::vector<Pair>& pairs, const SplitOptions& option
   Split split;
   SplitStatistics& counts = split.statistics;
   const std::vector<Cleaned> kept = clean(pairs, options, counts);
-  const std::map<std::string, Part> parts = draw_documents(kept, options);
-  std::map<Part, std::vector<const Cleaned*>> chosen;
+  const std::map<std::string, Share> parts = draw_documents(kept, options);
+  std::map<Share, std::vector<const Cleaned*>> chosen;
   for (const Cleaned& one : kept) {
     const auto found = parts.find(one.pair->document);
-    chosen[found == parts.end() ? Part::kTrain : found->second].push_back(&one);
+    chosen[found == parts.end() ? Share::kTrain : found->second].push_back(&one);
   }
   std::unordered_set<std::string> held_out;
-  split.test = sample(chosen[Part::kTest], options.test_pairs, mix_seed(options.seed, 1), held_out,
+  split.test = sample(chosen[Share::kTest], options.test_pairs, mix_seed(options.seed, 1), held_out,
                       counts.unused);
   // Validation chooses the best adapter, so it must not know the test either.
-  std::erase_if(chosen[Part::kValidation], [&](const Cleaned* one) {
+  std::erase_if(chosen[Share::kValidation], [&](const Cleaned* one) {
     const bool leak = held_out.contains(one->source_form) || held_out.contains(one->target_form);
     counts.leaks += leak ? 1 : 0;
     return leak;
   });
-  split.validation = sample(chosen[Part::kValidation], options.validation_pairs,
+  split.validation = sample(chosen[Share::kValidation], options.validation_pairs,
                             mix_seed(options.seed, 2), held_out, counts.unused);
-  for (const Cleaned* one : chosen[Part::kTrain]) {
+  for (const Cleaned* one : chosen[Share::kTrain]) {
     if (held_out.contains(one->source_form) || held_out.contains(one->target_form)) {
       ++counts.leaks;
     } else {
@@ -266,7 +266,8 @@ Split clean_and_split(const std::vector<Pair>& pairs, const SplitOptions& option
   counts.validation = static_cast<std::int64_t>(split.validation.size());
   counts.test = static_cast<std::int64_t>(split.test.size());
   for (const auto& [document, part] : parts) {
-    (part == Part::kTest ? counts.test_documents : counts.validation_documents).push_back(document);
+    (part == Share::kTest ? counts.test_documents : counts.validation_documents)
+        .push_back(document);
   }
   return split;
 }

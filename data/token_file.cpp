@@ -20,7 +20,7 @@ constexpr std::size_t kHead = kMagic.size() + kDigits;
 constexpr std::size_t kEntry = 16;
 constexpr std::size_t kTail = 3 * sizeof(std::uint64_t) + kDigits + kMagic.size();
 constexpr std::size_t kBuffer = std::size_t{1} << 20;
-constexpr std::size_t kChunk = std::size_t{16} << 20;
+constexpr std::size_t kHashedAtOnce = std::size_t{16} << 20;
 
 template <typename T>
 T number_at(const std::byte* place) {
@@ -128,8 +128,8 @@ TokenFile::TokenFile(const std::filesystem::path& path, const std::string& key, 
 void TokenFile::verify(std::size_t body) const {
   core::Sha256 hash;
   const std::span<const std::byte> all = file_.bytes();
-  for (std::size_t at = 0; at < body; at += kChunk) {
-    const auto chunk = all.subspan(at, std::min(kChunk, body - at));
+  for (std::size_t at = 0; at < body; at += kHashedAtOnce) {
+    const auto chunk = all.subspan(at, std::min(kHashedAtOnce, body - at));
     hash.update(chunk);
     file_.release(chunk);
   }

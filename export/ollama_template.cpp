@@ -10,8 +10,6 @@
 namespace weft::exporting {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr std::string_view kSystem = "Sysabc";
 constexpr std::string_view kUser = "Usrdef";
 constexpr std::string_view kAnswer = "Ansghi";
@@ -101,16 +99,16 @@ std::string tulu(std::string_view system) {
                      kUser, kAnswer, kNext);
 }
 
-struct Known {
+struct KnownFormat {
   std::string_view name;
   Expected expected;
   std::string_view go;
   std::vector<std::string_view> stops;
 };
 
-const std::vector<Known>& known() {
+const std::vector<KnownFormat>& known() {
   // Ollama puts SYSTEM before .Messages as a message of its own.
-  static const std::vector<Known> kKnown{
+  static const std::vector<KnownFormat> kKnown{
       {"chatml",
        chatml,
        "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}"
@@ -170,7 +168,7 @@ const std::vector<Known>& known() {
 /// template refuses it (some know no system message).
 std::optional<std::string> render(const text::ChatTemplate& chat_template, std::string_view bos,
                                   bool with_system) {
-  Json messages = Json::array();
+  nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   if (with_system) messages.push_back({{"role", "system"}, {"content", kSystem}});
   messages.push_back({{"role", "user"}, {"content", kUser}});
   messages.push_back({{"role", "assistant"}, {"content", kAnswer}});
@@ -185,7 +183,7 @@ std::optional<std::string> render(const text::ChatTemplate& chat_template, std::
 }
 
 /// The system message that a rendering contains although none was said.
-std::optional<std::string> default_system(const Known& format, const std::string& rendered) {
+std::optional<std::string> default_system(const KnownFormat& format, const std::string& rendered) {
   if (rendered == format.expected("")) return "";
   const std::string marked = format.expected(kSystem);
   const std::size_t at = marked.find(kSystem);
@@ -207,7 +205,7 @@ std::optional<OllamaTemplate> find_ollama_template(const text::ChatTemplate& cha
     const auto with_system = render(chat_template, prefix, true);
     const auto without = render(chat_template, prefix, false);
     if (!without) return std::nullopt;
-    for (const Known& format : known()) {
+    for (const KnownFormat& format : known()) {
       if (with_system && *with_system != format.expected(kSystem)) continue;
       const auto system = default_system(format, *without);
       if (system) return OllamaTemplate{format.name, format.go, format.stops, *system};
@@ -218,7 +216,7 @@ std::optional<OllamaTemplate> find_ollama_template(const text::ChatTemplate& cha
 
 std::string known_ollama_templates() {
   std::string text;
-  for (const Known& format : known()) {
+  for (const KnownFormat& format : known()) {
     text += fmt::format("{}{}", text.empty() ? "" : ", ", format.name);
   }
   return text;

@@ -5,6 +5,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/digest_store.h"
 #include "checkpoint/family.h"
+#include "checkpoint/printable.h"
 #include "checkpoint/roles.h"
 #include "core/error.h"
 #include "core/suggest.h"
@@ -15,12 +16,10 @@
 namespace weft::lora {
 namespace {
 
+using checkpoint::shape_text;
+
 constexpr std::string_view kWeight = ".weight";
 constexpr const char* kAllowOther = "allow_other_base (--allow-other-base)";
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
-}
 
 }  // namespace
 

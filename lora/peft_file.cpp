@@ -20,13 +20,10 @@
 namespace weft::lora {
 namespace {
 
-constexpr std::string_view kPrefix = "base_model.model.";
+using checkpoint::shape_text;
+
 constexpr std::string_view kBaseLayer = ".base_layer";
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{16} << 20;
-
-std::string shape_text(const checkpoint::SafetensorsEntry& entry) {
-  return fmt::format("[{}]", fmt::join(entry.shape, ", "));
-}
 
 /// The parameters of a module that target_parameters names, in the order in which PEFT wraps them:
 /// that of the module, where what leads back to the width of the model comes last.
@@ -67,7 +64,7 @@ Target checked_target(const TargetRule& rule, const AdapterConfig& config, const
                                                     : keys.magnitude;
     const bool embedding = keys.kind == TargetKind::kEmbedding;
     const std::string missing =
-        fmt::format("{}{}.lora{}_{}{}", kPrefix, path, embedding ? "_embedding" : "",
+        fmt::format("{}{}.lora{}_{}{}", kPeftPrefix, path, embedding ? "_embedding" : "",
                     keys.a == nullptr ? "A" : "B", embedding ? "" : ".weight");
     throw InputError("{}: {} has no partner {}", where, checkpoint::printable(half->name),
                      checkpoint::printable(missing));
@@ -88,7 +85,7 @@ Target checked_target(const TargetRule& rule, const AdapterConfig& config, const
   for (const auto* entry : {keys.a, keys.b}) {
     if (entry->shape[entry == keys.a ? 0 : 1] == target.rank * target.experts) continue;
     throw InputError("{}: {} has shape {}; adapter_config.json gives this module rank {}", where,
-                     checkpoint::printable(entry->name), shape_text(*entry), target.rank);
+                     checkpoint::printable(entry->name), shape_text(entry->shape), target.rank);
   }
   return target;
 }
@@ -104,7 +101,8 @@ void check_vectors(const Target& target, const ModuleKeys& keys, const AdapterEx
     }
     if (entry == nullptr || entry->shape[0] == target.module.out) return;
     throw InputError("{}: {} has shape {}, the layer has {} outputs", where,
-                     checkpoint::printable(entry->name), shape_text(*entry), target.module.out);
+                     checkpoint::printable(entry->name), shape_text(entry->shape),
+                     target.module.out);
   };
   check(keys.magnitude, extras.use_dora, "DoRA magnitude", "use_dora");
   check(keys.bias, extras.lora_bias, "bias of lora_B", "lora_bias");
@@ -151,10 +149,10 @@ void require_weights(const std::filesystem::path& directory) {
 }  // namespace
 
 std::string key_of_a(std::string_view path) {
-  return fmt::format("{}{}.lora_A.weight", kPrefix, path);
+  return fmt::format("{}{}.lora_A.weight", kPeftPrefix, path);
 }
 std::string key_of_b(std::string_view path) {
-  return fmt::format("{}{}.lora_B.weight", kPrefix, path);
+  return fmt::format("{}{}.lora_B.weight", kPeftPrefix, path);
 }
 
 std::string key_path(const Target& target, const AdapterExtras& extras) {

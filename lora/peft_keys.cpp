@@ -14,8 +14,8 @@ namespace {
 
 using checkpoint::printable;
 using checkpoint::SafetensorsEntry;
+using checkpoint::shape_text;
 
-constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kTokens = ".token_adapter.trainable_tokens_delta";
 /// Parts of a path that PEFT's wrappers add.
 constexpr std::array<std::string_view, 2> kWrappers{".base_layer", ".token_adapter"};
@@ -66,15 +66,11 @@ std::string_view foreign(std::string_view key) {
          "trainable_token_indices of adapter_config.json announce";
 }
 
-std::string shape_text(const SafetensorsEntry& entry) {
-  return fmt::format("[{}]", fmt::join(entry.shape, ", "));
-}
-
 void require_shape(const SafetensorsEntry& entry, std::size_t dimensions, std::string_view where) {
   const bool positive = std::ranges::all_of(entry.shape, [](auto size) { return size > 0; });
   if (entry.shape.size() == dimensions && positive) return;
   throw InputError("{}: {} must be a {}, found shape {}", where, printable(entry.name),
-                   dimensions == 1 ? "vector" : "matrix", shape_text(entry));
+                   dimensions == 1 ? "vector" : "matrix", shape_text(entry.shape));
 }
 
 /// "model.layers.0.mlp.up_proj.base_layer.bias" -> "model.layers.0.mlp.up_proj.bias".
@@ -182,18 +178,18 @@ AdapterKeys sort_keys(const checkpoint::Safetensors& weights, const AdapterConfi
   AdapterKeys keys;
   for (const SafetensorsEntry& entry : weights.entries()) {
     const std::string_view key = entry.name;
-    if (!key.starts_with(kPrefix) || key.size() == kPrefix.size()) {
+    if (!key.starts_with(kPeftPrefix) || key.size() == kPeftPrefix.size()) {
       const bool known = std::ranges::any_of(
           kEndings, [&](const Ending& ending) { return key.ends_with(ending.text); });
       if (!known) throw InputError("{}: {} is {}", where, printable(key), foreign(key));
       throw InputError("{}: {} does not begin with '{}' and a module's path, as PEFT's keys do",
-                       where, printable(key), kPrefix);
+                       where, printable(key), kPeftPrefix);
     }
     if (!core::parse_dtype(entry.dtype)) {
       throw InputError("{}: {} is stored as {}; factors are read from F32, F16 and BF16", where,
                        printable(key), entry.dtype);
     }
-    const std::string_view rest = key.substr(kPrefix.size());
+    const std::string_view rest = key.substr(kPeftPrefix.size());
     if (add_copy(keys, weights, entry)) continue;
     if (is_of_training(key, training_methods)) {
       keys.training.push_back(entry.name);

@@ -14,6 +14,9 @@
 
 namespace weft::lora {
 
+/// Begins every key of PEFT's files.
+inline constexpr std::string_view kPeftPrefix = "base_model.model.";
+
 /// The tensors of one adapted module; null where there is none.
 struct ModuleKeys {
   TargetKind kind = TargetKind::kLinear;

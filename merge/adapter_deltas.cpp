@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/number.h"
 #include "core/parallel.h"
 #include "merge/row_kernels.h"
 #include "merge/update.h"
@@ -20,7 +21,7 @@ using Part = Use::Part;
 /// Rows whose squares are summed at a time; fixed, so that sums do not depend on the threads.
 constexpr std::int64_t kNormRows = 256;
 
-std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
+using core::index;
 
 /// Rows [begin, end) of a tensor as floats, in a buffer of the thread's own.
 std::span<const float> read(const Checkpoint& model, const TensorInfo& info, std::int64_t begin,

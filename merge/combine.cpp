@@ -26,12 +26,6 @@ using checkpoint::Storage;
 /// The narrowest type that holds the numbers of both.
 core::DType common(core::DType a, core::DType b) { return a == b ? a : core::DType::kF32; }
 
-core::DType own_dtype(Storage storage) {
-  return storage == Storage::kF16    ? core::DType::kF16
-         : storage == Storage::kBF16 ? core::DType::kBF16
-                                     : core::DType::kF32;
-}
-
 core::DType common_dtype(const TensorGroup& group) {
   core::DType dtype = own_dtype(group.inputs.front().info->storage);
   for (const TensorInput& input : group.inputs)

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <set>
 
+#include "checkpoint/printable.h"
 #include "core/error.h"
 #include "merge/adapter_deltas.h"
 
@@ -26,10 +27,6 @@ std::string with_layer(const std::string& name, std::int64_t index) {
   if (!layer) return name;
   return name.substr(0, layer->begin) + fmt::format("{}", index) +
          name.substr(layer->begin + layer->length);
-}
-
-std::string shape_text(const TensorInfo& tensor) {
-  return fmt::format("[{}]", fmt::join(tensor.shape, ", "));
 }
 
 void check_count(const RecipeSlice& slice, const Method& method,
@@ -246,8 +243,9 @@ class Planner {
     if (info.shape == reference.shape) return;
     const bool words = before_layers(info.name) || checkpoint::is_head_name(info.name);
     throw InputError("tensor '{}' has shape {} in '{}' and {} in '{}'{}", info.name,
-                     shape_text(reference), slice.models[0]->reference.text(), shape_text(info),
-                     slice.models[i]->reference.text(), words ? ": their vocabularies differ" : "");
+                     checkpoint::shape_text(reference.shape), slice.models[0]->reference.text(),
+                     checkpoint::shape_text(info.shape), slice.models[i]->reference.text(),
+                     words ? ": their vocabularies differ" : "");
   }
 
   const Recipe& recipe_;

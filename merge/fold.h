@@ -44,6 +44,9 @@ struct FoldPlan {
   std::vector<UsedKey> without_effect;     ///< Of match_changes().
 };
 
+/// The type in which a tensor of this storage is kept: its own; F32 where it has no float type.
+[[nodiscard]] core::DType own_dtype(checkpoint::Storage storage) noexcept;
+
 /// Plans the fold without writing anything. `dtype` empty keeps each tensor's type; a base with any
 /// block-quantised tensor is then written as F32 as a whole, which holds its numbers exactly.
 ///

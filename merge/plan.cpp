@@ -15,12 +15,6 @@ bool is_block_format(Storage storage) {
          storage != Storage::kOther;
 }
 
-core::DType own_dtype(Storage storage) {
-  return storage == Storage::kF16    ? core::DType::kF16
-         : storage == Storage::kBF16 ? core::DType::kBF16
-                                     : core::DType::kF32;
-}
-
 void require_numbers(const TensorInfo& tensor) {
   if (tensor.storage != Storage::kOther) return;
   throw InputError(
@@ -64,6 +58,12 @@ Storage kept_storage(const checkpoint::Checkpoint& base, const FoldPlan::Tensor&
 }
 
 }  // namespace
+
+core::DType own_dtype(Storage storage) noexcept {
+  return storage == Storage::kF16    ? core::DType::kF16
+         : storage == Storage::kBF16 ? core::DType::kBF16
+                                     : core::DType::kF32;
+}
 
 FoldPlan plan_fold(const checkpoint::Checkpoint& base, std::span<const WeightedAdapter> adapters,
                    std::optional<core::DType> dtype, std::uint64_t max_shard_bytes) {

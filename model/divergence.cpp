@@ -10,7 +10,7 @@ namespace weft::model {
 namespace {
 
 /// Sums of so many terms are in float, which vectorises; the sums of sums in double.
-constexpr std::int64_t kBlock = 256;
+constexpr std::int64_t kColumns = 256;
 
 /// max and ln sum exp of a row.
 struct LogSum {
@@ -24,8 +24,8 @@ WEFT_INLINE LogSum log_sum(const float* z, std::int64_t size) {
 #pragma omp simd reduction(max : most)
   for (std::int64_t j = 0; j < size; ++j) most = std::max(most, z[j]);
   double sum = 0;
-  for (std::int64_t begin = 0; begin < size; begin += kBlock) {
-    const std::int64_t end = std::min(size, begin + kBlock);
+  for (std::int64_t begin = 0; begin < size; begin += kColumns) {
+    const std::int64_t end = std::min(size, begin + kColumns);
     float part = 0;
 #pragma omp simd reduction(+ : part)
     for (std::int64_t j = begin; j < end; ++j) part += kernel::exponential(z[j] - most);
@@ -42,8 +42,8 @@ WEFT_INLINE double relative_entropy(const float* y, const float* z, std::int64_t
   const auto log_sum_y = static_cast<float>(of_y.value);
   const double offset = of_y.value - of_z.value;
   double sum = 0, mass = 0;
-  for (std::int64_t begin = 0; begin < size; begin += kBlock) {
-    const std::int64_t end = std::min(size, begin + kBlock);
+  for (std::int64_t begin = 0; begin < size; begin += kColumns) {
+    const std::int64_t end = std::min(size, begin + kColumns);
     float part = 0, weight = 0;
 #pragma omp simd reduction(+ : part, weight)
     for (std::int64_t j = begin; j < end; ++j) {

@@ -66,17 +66,18 @@ std::vector<Machine::Cache> caches() {
 using Clock = std::chrono::steady_clock;
 
 /// Of the size that products are cut into.
-constexpr kernel::Extent kBlock{96, 64, 512};
+constexpr kernel::Extent kMeasured{96, 64, 512};
 
 /// Multiplies until `end`; how often.
 template <typename E>
 std::int64_t repeat(kernel::Multiply<E> multiply, Clock::time_point end) {
-  const std::vector<E> a(static_cast<std::size_t>(kBlock.m * kBlock.k), E(0.5F));
-  const std::vector<E> b(static_cast<std::size_t>(kBlock.n * kBlock.k), E(0.25F));
-  std::vector<typename kernel::Operand<E>::Sum> c(static_cast<std::size_t>(kBlock.m * kBlock.n));
+  const std::vector<E> a(static_cast<std::size_t>(kMeasured.m * kMeasured.k), E(0.5F));
+  const std::vector<E> b(static_cast<std::size_t>(kMeasured.n * kMeasured.k), E(0.25F));
+  std::vector<typename kernel::Operand<E>::Sum> c(
+      static_cast<std::size_t>(kMeasured.m * kMeasured.n));
   std::int64_t times = 0;
   for (; Clock::now() < end; ++times)
-    multiply(c.data(), kBlock.n, a.data(), kBlock.k, b.data(), kBlock, false);
+    multiply(c.data(), kMeasured.n, a.data(), kMeasured.k, b.data(), kMeasured, false);
   return times;
 }
 
@@ -92,7 +93,7 @@ double rate(kernel::Multiply<E> multiply, double seconds) {
   });
   const double taken = std::chrono::duration<double>(Clock::now() - start).count();
   return static_cast<double>(blocks.load()) * 2.0 *
-         static_cast<double>(kBlock.m * kBlock.n * kBlock.k) / taken;
+         static_cast<double>(kMeasured.m * kMeasured.n * kMeasured.k) / taken;
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "core/utf8.h"
 #include "text/pre_tokenizers.h"
 #include "text/sentencepiece_merges.h"
+#include "text/white_space.h"
 
 namespace weft::text {
 namespace {
@@ -72,23 +73,13 @@ Entries read_entries(const Gguf& gguf) {
   return entries;
 }
 
-Json byte_level(bool use_regex) {
-  // Offsets keep the leading space, so that they cover the text without gaps.
-  return {{"type", "ByteLevel"},
-          {"add_prefix_space", false},
-          {"trim_offsets", false},
-          {"use_regex", use_regex}};
-}
-
 Json sequence(const char* items, Json parts) {
   return {{"type", "Sequence"}, {items, std::move(parts)}};
 }
 
-Json replace(const char* from, const char* to) {
+Json replace(std::string_view from, std::string_view to) {
   return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
 }
-
-constexpr const char* kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 
 /// The special tokens of a file: name in transformers, id.
 struct Special {
@@ -236,7 +227,7 @@ std::string byte_level_json(const Gguf& gguf, const Entries& entries) {
   const Json rest = {{"normalizer", pre.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
                      {"pre_tokenizer", pre_tokenizer_json(pre)},
                      {"post_processor", post_processor(gguf, entries, pre.add_bos)},
-                     {"decoder", byte_level(true)}};
+                     {"decoder", byte_level_step(true)}};
   return tokenizer_json(gguf, entries, rest, bpe_model(entries, settings, merges));
 }
 
@@ -262,9 +253,10 @@ std::string sentencepiece_json(const Gguf& gguf, const Entries& entries) {
   // Llama's own tokenizer.json: a space before every piece of text, also after a special token,
   // which is what llama.cpp does too.
   Json normalizers = Json::array();
-  if (prefix) normalizers.push_back({{"type", "Prepend"}, {"prepend", kSpace}});
-  normalizers.push_back(replace(" ", kSpace));
-  Json decoders = {replace(kSpace, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
+  if (prefix) normalizers.push_back({{"type", "Prepend"}, {"prepend", kSentencePieceSpace}});
+  normalizers.push_back(replace(" ", kSentencePieceSpace));
+  Json decoders = {
+      replace(kSentencePieceSpace, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
   if (prefix) {
     decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   }

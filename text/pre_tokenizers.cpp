@@ -98,14 +98,6 @@ constexpr std::array kKnown{
     PreTokenizer{.name = "deepseek-coder", .aliases = {}, .steps = kDeepseekCoder},
     PreTokenizer{.name = "deepseek-v3", .aliases = kDeepseek3Names, .steps = kDeepseek3}};
 
-Json byte_level(bool use_regex) {
-  // Offsets keep the leading space, so that they cover the text without gaps.
-  return {{"type", "ByteLevel"},
-          {"add_prefix_space", false},
-          {"trim_offsets", false},
-          {"use_regex", use_regex}};
-}
-
 Json step_json(const SplitStep& step) {
   switch (step.kind) {
     case Kind::kPattern:
@@ -118,10 +110,17 @@ Json step_json(const SplitStep& step) {
     case Kind::kPunctuation: return {{"type", "Punctuation"}, {"behavior", "Contiguous"}};
     case Kind::kWords: break;
   }
-  return byte_level(true);
+  return byte_level_step(true);
 }
 
 }  // namespace
+
+Json byte_level_step(bool use_regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", false},
+          {"trim_offsets", false},
+          {"use_regex", use_regex}};
+}
 
 std::span<const PreTokenizer> pre_tokenizers() noexcept { return kKnown; }
 
@@ -148,7 +147,7 @@ Json pre_tokenizer_json(const PreTokenizer& pre) {
     parts.push_back(step_json(step));
     bytes = bytes || step.kind == Kind::kWords;
   }
-  if (!bytes) parts.push_back(byte_level(false));
+  if (!bytes) parts.push_back(byte_level_step(false));
   if (parts.size() == 1) return parts.front();
   return {{"type", "Sequence"}, {"pretokenizers", std::move(parts)}};
 }

@@ -43,6 +43,10 @@ struct PreTokenizer {
 /// "gpt-2, smollm, ...", for messages.
 [[nodiscard]] std::string known_pre_tokenizers();
 
+/// tokenizer.json's part of that name. Offsets keep the leading space, so that they cover the text
+/// without gaps; `use_regex`: GPT-2's expression splits the text first.
+[[nodiscard]] nlohmann::ordered_json byte_level_step(bool use_regex);
+
 /// As tokenizer.json has it.
 [[nodiscard]] nlohmann::ordered_json pre_tokenizer_json(const PreTokenizer& pre);
 

@@ -19,8 +19,6 @@
 namespace weft::text {
 namespace {
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581
-
 /// Serialized fields that, appended to a model, set normalizer_spec.add_dummy_prefix: a repeated
 /// message field is merged into the earlier one (protobuf encoding, "last one wins").
 constexpr std::string_view kWithPrefix{"\x1A\x02\x18\x01", 4};
@@ -125,10 +123,11 @@ void flush(std::string& bytes, std::string& out) {
 
 /// Appends a piece as it reads: with spaces for SentencePiece's own sign.
 void append_piece(std::string_view piece, std::string& out) {
-  for (std::size_t at = piece.find(kSpace); at != std::string_view::npos; at = piece.find(kSpace)) {
+  for (std::size_t at = piece.find(kSentencePieceSpace); at != std::string_view::npos;
+       at = piece.find(kSentencePieceSpace)) {
     out += piece.substr(0, at);
     out += ' ';
-    piece.remove_prefix(at + kSpace.size());
+    piece.remove_prefix(at + kSentencePieceSpace.size());
   }
   out += piece;
 }
@@ -264,7 +263,7 @@ void SentencePieceVocabulary::State::encode(std::string_view text, const Part& p
     return;
   }
   const std::string_view piece = text.substr(part.begin, part.end - part.begin);
-  const bool spaced = piece.starts_with(' ') || piece.starts_with(kSpace);
+  const bool spaced = piece.starts_with(' ') || piece.starts_with(kSentencePieceSpace);
   const bool prefixed = prefix && !(llama_rule && spaced) && (legacy || part.begin == 0);
   const auto& processor = prefixed ? with_prefix : without_prefix;
   const auto encoded = processor.EncodeAsImmutableProto(piece);

@@ -7,6 +7,9 @@
 
 namespace weft::text {
 
+/// U+2581, which stands for a space in SentencePiece's vocabularies.
+inline constexpr std::string_view kSentencePieceSpace = "\xE2\x96\x81";
+
 /// Unicode's White_Space.
 [[nodiscard]] bool is_white_space(char32_t c) noexcept;
 /// What Python's str.isspace(), str.split() and str.strip() take for white space.

@@ -12,10 +12,6 @@ struct Group {
   std::vector<const char*> keys;
 };
 
-constexpr const char* kAxolotl = "axolotl";
-constexpr const char* kFactory = "LLaMA-Factory";
-constexpr const char* kBoth = "axolotl, LLaMA-Factory";
-
 const std::vector<Group>& groups() {
   static const std::vector<Group> kGroups{
       {kBoth,

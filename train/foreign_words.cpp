@@ -25,9 +25,6 @@ using schema::refused_word;
 using schema::same_word;
 using Read = schema::ReadForeign;
 
-constexpr const char* kAxolotl = "axolotl";
-constexpr const char* kFactory = "LLaMA-Factory";
-constexpr const char* kBoth = "axolotl, LLaMA-Factory";
 constexpr const char* kNothing = "it asks for nothing";
 
 /// A key of ours that other files have without a value.
@@ -36,7 +33,7 @@ ForeignWord shared(std::string key) {
                    [](const ConfigNode&, const ConfigNode&) { return ForeignReading::own(); });
 }
 
-bool is_on(const ConfigNode* value) {
+bool is_true(const ConfigNode* value) {
   return value != nullptr && schema::as_boolean(*value) == true;
 }
 
@@ -50,10 +47,10 @@ double number_at(const ConfigNode& section, std::initializer_list<const char*> k
   return otherwise;
 }
 
-ConfigNode plain(std::string text) { return ConfigNode::scalar(std::move(text)); }
+ConfigNode scalar(std::string text) { return ConfigNode::scalar(std::move(text)); }
 
 /// 0.25 as "0.25e".
-ConfigNode epochs(double number) { return plain(fmt::format("{:.6g}e", number)); }
+ConfigNode epochs(double number) { return scalar(fmt::format("{:.6g}e", number)); }
 
 ForeignReading refuse_number(std::string_view wanted) {
   return ForeignReading::refused(fmt::format("expected {}", wanted));
@@ -63,10 +60,10 @@ ForeignReading read_adapter(const ConfigNode& value, const ConfigNode& section) 
   if (value.kind == ConfigNode::Kind::kMap) return ForeignReading::own();
   if (value.text == "lora") return ForeignReading::left_out("LoRA is what is trained here");
   if (value.text == "qlora") {
-    if (is_on(section.find("load_in_8bit"))) {
+    if (is_true(section.find("load_in_8bit"))) {
       return ForeignReading::left_out("load_in_8bit says how the base is kept");
     }
-    return ForeignReading::means("base_quantization", plain("nf4"));
+    return ForeignReading::means("base_quantization", scalar("nf4"));
   }
   if (value.kind == ConfigNode::Kind::kNull) {
     return ForeignReading::refused(
@@ -98,25 +95,25 @@ ForeignReading read_lora_target(const ConfigNode& value, const ConfigNode&) {
 Read quantised_as(const char* format) {
   return [format](const ConfigNode& value, const ConfigNode&) {
     if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
-    return ForeignReading::means("base_quantization", plain(format));
+    return ForeignReading::means("base_quantization", scalar(format));
   };
 }
 
 ForeignReading read_quantization_bit(const ConfigNode& value, const ConfigNode&) {
-  if (value.text == "4") return ForeignReading::means("base_quantization", plain("nf4"));
-  if (value.text == "8") return ForeignReading::means("base_quantization", plain("int8"));
+  if (value.text == "4") return ForeignReading::means("base_quantization", scalar("nf4"));
+  if (value.text == "8") return ForeignReading::means("base_quantization", scalar("int8"));
   return ForeignReading::refused("write base_quantization: nf4 (4 bits), int8, or none");
 }
 
 ForeignReading read_bf16(const ConfigNode& value, const ConfigNode& section) {
-  if (value.text == "auto") return ForeignReading::means("dtype", plain("auto"));
+  if (value.text == "auto") return ForeignReading::means("dtype", scalar("auto"));
   if (schema::as_boolean(value) == true || value.text == "full") {
-    return ForeignReading::means("dtype", plain("bfloat16"));
+    return ForeignReading::means("dtype", scalar("bfloat16"));
   }
   if (schema::as_boolean(value) == false) {
     const ConfigNode* half = section.find("fp16");
     if (half != nullptr && !schema::is_off(*half)) return ForeignReading::left_out(kNothing);
-    return ForeignReading::means("dtype", plain("float32"));
+    return ForeignReading::means("dtype", scalar("float32"));
   }
   return ForeignReading::refused("write dtype: auto, bfloat16 or float32");
 }
@@ -124,7 +121,7 @@ ForeignReading read_bf16(const ConfigNode& value, const ConfigNode& section) {
 ForeignReading read_dtype_name(const ConfigNode& value, const ConfigNode&) {
   for (const char* name : {"auto", "bfloat16", "float32"}) {
     if (value.text == name || value.text == fmt::format("torch.{}", name)) {
-      return ForeignReading::means("dtype", plain(name));
+      return ForeignReading::means("dtype", scalar(name));
     }
   }
   return ForeignReading::refused("write dtype: auto, bfloat16 or float32");
@@ -137,7 +134,7 @@ ForeignReading read_warmup_ratio(const ConfigNode& value, const ConfigNode& sect
   if (number_at(section, {"warmup_steps"}, 0) > 0) {
     return ForeignReading::left_out("warmup_steps says how long the warm-up is");
   }
-  return ForeignReading::means("warmup", plain(percent_text(*share)));
+  return ForeignReading::means("warmup", scalar(percent_text(*share)));
 }
 
 ForeignReading read_evals_per_epoch(const ConfigNode& value, const ConfigNode&) {
@@ -164,7 +161,7 @@ Read steps_of(std::string target) {
           fmt::format("write {}: 100u (updates) or 0.5e (epochs)", target));
     }
     if (*steps >= 1) {
-      return ForeignReading::means(target, plain(fmt::format("{:.0f}u", std::round(*steps))));
+      return ForeignReading::means(target, scalar(fmt::format("{:.0f}u", std::round(*steps))));
     }
     const double whole = number_at(section, {"num_epochs", "num_train_epochs"}, 0);
     if (whole > 0 && number_at(section, {"max_steps"}, 0) <= 0) {
@@ -178,7 +175,7 @@ Read steps_of(std::string target) {
 /// `eval_strategy` and `save_strategy`, beside which `steps` has the number.
 Read strategy_of(std::string target, std::string steps) {
   return [target, steps](const ConfigNode& value, const ConfigNode&) {
-    if (value.text == "epoch") return ForeignReading::means(target, plain("1e"));
+    if (value.text == "epoch") return ForeignReading::means(target, scalar("1e"));
     if (value.text == "steps") {
       return ForeignReading::left_out(fmt::format("{} says the number", steps));
     }
@@ -197,7 +194,7 @@ ForeignReading read_validation_size(const ConfigNode& value, const ConfigNode&) 
   const auto size = schema::as_number(value);
   if (!size || *size < 0) return refuse_number("a share of the data, as 0.05");
   if (*size == 0) return ForeignReading::left_out("nothing is held out");
-  if (*size < 1) return ForeignReading::means("validation_share", plain(percent_text(*size)));
+  if (*size < 1) return ForeignReading::means("validation_share", scalar(percent_text(*size)));
   return ForeignReading::refused(
       "a number of rows; write validation_share: 5%, their share of the data");
 }
@@ -218,12 +215,12 @@ ForeignReading read_optimizer(const ConfigNode& value, const ConfigNode&) {
 
 ForeignReading read_scheduler(const ConfigNode& value, const ConfigNode& section) {
   if (value.text == "constant_with_warmup") {
-    return ForeignReading::means("lr_scheduler", plain("constant"));
+    return ForeignReading::means("lr_scheduler", scalar("constant"));
   }
   if (value.text == "cosine_with_restarts") {
     const ConfigNode* more = section.find("lr_scheduler_kwargs");
     if (more == nullptr || schema::is_off(*more)) {
-      return ForeignReading::means("lr_scheduler", plain("cosine"));  // one cycle
+      return ForeignReading::means("lr_scheduler", scalar("cosine"));  // one cycle
     }
   }
   return ForeignReading::own();
@@ -232,7 +229,7 @@ ForeignReading read_scheduler(const ConfigNode& value, const ConfigNode& section
 ForeignReading read_checkpointing(const ConfigNode& value, const ConfigNode&) {
   for (const char* name : {"offload", "offload_disk", "unsloth"}) {
     if (value.text == name) {
-      return ForeignReading::means("gradient_checkpointing", plain("all"));
+      return ForeignReading::means("gradient_checkpointing", scalar("all"));
     }
   }
   return ForeignReading::own();
@@ -240,7 +237,7 @@ ForeignReading read_checkpointing(const ConfigNode& value, const ConfigNode&) {
 
 ForeignReading read_no_checkpointing(const ConfigNode& value, const ConfigNode&) {
   if (schema::is_off(value)) return ForeignReading::left_out("what is computed twice is chosen");
-  return ForeignReading::means("gradient_checkpointing", plain("none"));
+  return ForeignReading::means("gradient_checkpointing", scalar("none"));
 }
 
 /// Names of templates have no dot and no slash; files do.
@@ -421,11 +418,11 @@ void add_schedule_words(std::vector<ForeignWord>& words) {
 void add_data_words(std::vector<ForeignWord>& words) {
   const auto history = [](const ConfigNode& value, const ConfigNode&) {
     if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
-    return ForeignReading::means("train_on_turns", plain("last"));
+    return ForeignReading::means("train_on_turns", scalar("last"));
   };
   const auto no_shuffle = [](const ConfigNode& value, const ConfigNode&) {
     if (schema::is_off(value)) return ForeignReading::left_out(kNothing);
-    return ForeignReading::means("shuffle", plain("false"));
+    return ForeignReading::means("shuffle", scalar("false"));
   };
   const char* const kRegistry =
       "a name of LLaMA-Factory's registry; write datasets: [{path: FILE}] with its file";

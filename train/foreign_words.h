@@ -7,6 +7,11 @@
 
 namespace weft::train {
 
+/// The programs whose files are read, as messages name them.
+inline constexpr const char* kAxolotl = "axolotl";
+inline constexpr const char* kFactory = "LLaMA-Factory";
+inline constexpr const char* kBoth = "axolotl, LLaMA-Factory";
+
 /// Words of axolotl's and LLaMA-Factory's files, with what each means for `weft train`
 /// (docs/import.md lists them).
 [[nodiscard]] std::vector<schema::ForeignWord> train_words();

@@ -23,9 +23,6 @@ using schema::ConfigNode;
 using schema::ForeignReading;
 using Kind = schema::ConfigNode::Kind;
 
-constexpr const char* kAxolotl = "axolotl";
-constexpr const char* kFactory = "LLaMA-Factory";
-
 /// Where a key of ours, or an alias of one, stands: its dotted path.
 std::optional<std::string> own_path(const schema::SectionInfo& info, const std::string& key) {
   for (const schema::FieldInfo& field : info.fields) {

@@ -16,7 +16,6 @@ namespace weft::eval {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
 /// The keys that a reader asks for first, and what a page calls them.
 constexpr std::pair<std::string_view, std::string_view> kKeys[] = {
@@ -81,14 +80,14 @@ void read_config(const fs::path& file, RunFacts::Lines& lines) {
   }
 }
 
-std::string text_at(const Json& json, const char* key) {
+std::string text_at(const nlohmann::json& json, const char* key) {
   return json.is_object() && json.contains(key) && json[key].is_string()
              ? json[key].get<std::string>()
              : std::string();
 }
 
 void read_provenance(const fs::path& file, RunFacts::Lines& lines) {
-  const Json json = checkpoint::read_json_object(file);
+  const nlohmann::json json = checkpoint::read_json_object(file);
   const auto add = [&](std::string_view name, std::string_view value) {
     if (!value.empty()) lines.emplace_back(name, value);
   };
@@ -101,7 +100,7 @@ void read_provenance(const fs::path& file, RunFacts::Lines& lines) {
   if (!json.contains("data") || !json["data"].is_object()) return;
   for (const auto& [place, files] : json["data"].items()) {
     if (!files.is_array()) continue;
-    for (const Json& entry : files) {
+    for (const nlohmann::json& entry : files) {
       const std::string name = fs::path(text_at(entry, "path")).filename().string();
       add(name.empty() ? std::string_view(place) : std::string_view(name),
           text_at(entry, "sha256"));

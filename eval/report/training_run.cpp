@@ -14,16 +14,16 @@
 namespace weft::eval {
 namespace {
 
-using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-void add(ChartSeries& series, const Json& entry, const char* key) {
+void add(ChartSeries& series, const nlohmann::json& entry, const char* key) {
   if (entry.contains(key) && entry[key].is_number())
     series.points.push_back({entry["update"].get<double>(), entry[key].get<double>(), {}});
 }
 
 /// A line of `evaluate:`: {"suites": {SUITE: {FIGURE: number}}}.
-void add_suites(std::vector<SuiteCurve>& curves, const std::string& run, const Json& entry) {
+void add_suites(std::vector<SuiteCurve>& curves, const std::string& run,
+                const nlohmann::json& entry) {
   if (!entry.contains("suites") || !entry["suites"].is_object()) return;
   for (const auto& [suite, figures] : entry["suites"].items()) {
     if (!figures.is_object()) continue;
@@ -49,7 +49,7 @@ void read_curves(const fs::path& file, TrainingRun& run) {
   for (std::string line; std::getline(lines, line) && !lines.eof();) {
     ++number;
     const std::string where = fmt::format("{}:{}", file.string(), number);
-    const Json entry = checkpoint::parse_json(line, where);
+    const nlohmann::json entry = checkpoint::parse_json(line, where);
     if (!entry.is_object() || !entry.contains("update") || !entry["update"].is_number())
       throw InputError("{}: expected an object with a number 'update'", where);
     add(run.loss, entry, "loss");
@@ -86,7 +86,7 @@ std::string beginning(const std::string& text) {
 }
 
 /// One part of preflight.json, "training" or "validation", as a line.
-std::string findings(const Json& part) {
+std::string findings(const nlohmann::json& part) {
   const auto whole = [&](const char* key) {
     return part.contains(key) && part[key].is_number() ? part[key].get<std::int64_t>() : 0;
   };
@@ -106,10 +106,11 @@ std::string findings(const Json& part) {
   }
   for (const char* list : {"faults", "violations"}) {
     if (!part.contains(list) || !part[list].is_array()) continue;
-    for (const Json& entry : part[list]) {
+    for (const nlohmann::json& entry : part[list]) {
       text += '\n';
-      text += entry.is_string() ? entry.get<std::string>()
-                                : entry.dump(-1, ' ', false, Json::error_handler_t::replace);
+      text += entry.is_string()
+                  ? entry.get<std::string>()
+                  : entry.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     }
   }
   return text;
@@ -125,7 +126,7 @@ std::string preflight_list(const TrainingRun& run) {
     if (run.preflight.contains(part) && run.preflight[part].is_object())
       line(part, findings(run.preflight[part]));
   }
-  const Json& training = run.preflight.value("training", Json::object());
+  const nlohmann::json& training = run.preflight.value("training", nlohmann::json::object());
   if (training.contains("sample") && training["sample"].is_string())
     line("an example", beginning(training["sample"].get<std::string>()));
   if (text.empty()) return {};

@@ -10,14 +10,14 @@
 namespace weft::eval {
 namespace {
 
-using Sums = std::span<const double>;
+using Row = std::span<const double>;
 
-double loss_of(Sums s) { return s[2] / s[0]; }
-double perplexity_of(Sums s) { return std::exp(s[2] / s[0]); }
-double bits_of(Sums s) { return s[2] / (s[1] * std::numbers::ln2); }
-double mean_of(Sums s) { return s[1] / s[0]; }
-double root_mean_of(Sums s) { return std::sqrt(s[1] / s[0]); }
-double ratio_of(Sums s) { return std::exp(s[1] / s[0]); }
+double loss_of(Row s) { return s[2] / s[0]; }
+double perplexity_of(Row s) { return std::exp(s[2] / s[0]); }
+double bits_of(Row s) { return s[2] / (s[1] * std::numbers::ln2); }
+double average_of(Row s) { return s[1] / s[0]; }
+double root_mean_of(Row s) { return std::sqrt(s[1] / s[0]); }
+double ratio_of(Row s) { return std::exp(s[1] / s[0]); }
 
 void add_losses(const SuiteResult& suite, std::vector<NamedStatistic>& all) {
   Statistic losses{.width = 3, .rows = {}, .of = loss_of};
@@ -44,14 +44,14 @@ void add_choices(const SuiteResult& suite, std::vector<NamedStatistic>& all) {
       {"acc_bytes", ChoiceRule::kBytes},
       {"acc_mutual_info", ChoiceRule::kMutualInformation}};
   for (const auto& [name, rule] : kRules) {
-    Statistic share{.width = 2, .rows = {}, .of = mean_of};
+    Statistic share{.width = 2, .rows = {}, .of = average_of};
     for (const ChoiceResult& question : suite.choices)
       share.rows.insert(share.rows.end(),
                         {1.0, choose(question, rule) == question.answer ? 1.0 : 0.0});
     all.push_back({name, std::move(share), groups_of(suite)});
   }
   if (!suite.choices.front().flipped) return;
-  Statistic flips{.width = 2, .rows = {}, .of = mean_of};
+  Statistic flips{.width = 2, .rows = {}, .of = average_of};
   for (const ChoiceResult& question : suite.choices)
     flips.rows.insert(flips.rows.end(), {1.0, question.flipped.value_or(false) ? 1.0 : 0.0});
   all.push_back({"flips", std::move(flips), groups_of(suite)});
@@ -70,7 +70,7 @@ void add_answers(const SuiteResult& suite, std::vector<NamedStatistic>& all) {
 
 void add_distances(const SuiteResult& suite, std::vector<NamedStatistic>& all) {
   if (suite.distances.empty()) return;
-  const auto add = [&](std::string_view name, double (*of)(Sums),
+  const auto add = [&](std::string_view name, double (*of)(Row),
                        double (*of_token)(const TokenDistance&)) {
     Statistic sums{.width = 2, .rows = std::vector<double>(2 * suite.items.size()), .of = of};
     for (const TokenDistance& token : suite.distances) {
@@ -79,8 +79,8 @@ void add_distances(const SuiteResult& suite, std::vector<NamedStatistic>& all) {
     }
     all.push_back({name, std::move(sums), groups_of(suite)});
   };
-  add("kl", mean_of, [](const TokenDistance& t) { return static_cast<double>(t.kl); });
-  add("same_top", mean_of, [](const TokenDistance& t) { return t.same_top ? 1.0 : 0.0; });
+  add("kl", average_of, [](const TokenDistance& t) { return static_cast<double>(t.kl); });
+  add("same_top", average_of, [](const TokenDistance& t) { return t.same_top ? 1.0 : 0.0; });
   add("perplexity_ratio", ratio_of, [](const TokenDistance& t) {
     return static_cast<double>(t.loss) - static_cast<double>(t.reference_loss);
   });

@@ -6,13 +6,13 @@
 namespace weft::model::families {
 namespace {
 
-struct Start {
+struct CohereStart {
   Spec spec;
   Block block;
 };
 
-Start start(const Reader& reader, double theta) {
-  Start s;
+CohereStart cohere_start(const Reader& reader, double theta) {
+  CohereStart s;
   s.spec = sizes(reader, 8192);
   s.block = {
       .attention = attention(reader, s.spec),
@@ -30,7 +30,7 @@ Start start(const Reader& reader, double theta) {
 }  // namespace
 
 Spec cohere(const Reader& reader) {
-  Start s = start(reader, 500000);
+  CohereStart s = cohere_start(reader, 500000);
   if (reader.flag("use_qk_norm", false)) {
     s.block.head_norm = s.block.norm;
     s.block.head_norm_kind = Block::HeadNorm::kOfItsOwn;
@@ -40,7 +40,7 @@ Spec cohere(const Reader& reader) {
 
 /// Layers with a window turn; every fourth sees everything and does not.
 Spec cohere2(const Reader& reader) {
-  Start s = start(reader, 10000);
+  CohereStart s = cohere_start(reader, 10000);
   const std::int64_t layers = reader.size("num_hidden_layers");
   const std::int64_t pattern =
       reader.size({"sliding_window_pattern", "_sliding_window_pattern"}, 4);

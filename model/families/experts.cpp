@@ -9,15 +9,15 @@
 namespace weft::model::families {
 namespace {
 
-struct Start {
+struct ExpertsStart {
   Spec spec;
   Block block;
   std::int64_t layers = 0;
 };
 
-Start start(const Reader& reader, const HeadDefaults& heads, std::int64_t default_positions,
-            double eps, double theta) {
-  Start s;
+ExpertsStart experts_start(const Reader& reader, const HeadDefaults& heads,
+                           std::int64_t default_positions, double eps, double theta) {
+  ExpertsStart s;
   s.spec = sizes(reader, default_positions);
   s.layers = reader.size("num_hidden_layers");
   s.block.attention = attention(reader, s.spec, heads);
@@ -45,7 +45,7 @@ std::vector<bool> sparse_layers(const Reader& reader, std::int64_t layers) {
   return result;
 }
 
-Spec finish(const Reader& reader, Start s, const ExpertSizes& experts,
+Spec finish(const Reader& reader, ExpertsStart s, const ExpertSizes& experts,
             const std::vector<bool>& sparse, const std::vector<bool>& slides, std::int64_t window) {
   for (std::size_t i = 0; i < sparse.size(); ++i) {
     s.block.attention.window = slides[i] ? window : 0;
@@ -62,7 +62,7 @@ Spec finish(const Reader& reader, Start s, const ExpertSizes& experts,
 }  // namespace
 
 Spec mixtral(const Reader& reader) {
-  Start s = start(reader, {.kv_heads = 8}, 131072, 1e-5, 1e6);
+  ExpertsStart s = experts_start(reader, {.kv_heads = 8}, 131072, 1e-5, 1e6);
   const std::int64_t window =
       reader.at("sliding_window").is_null() ? 0 : reader.size("sliding_window");
   const ExpertSizes experts{.count = reader.size({"num_local_experts", "num_experts"}, 8),
@@ -75,7 +75,7 @@ Spec mixtral(const Reader& reader) {
 }
 
 Spec qwen2_moe(const Reader& reader) {
-  Start s = start(reader, {.kv_heads = 16}, 32768, 1e-6, 10000);
+  ExpertsStart s = experts_start(reader, {.kv_heads = 16}, 32768, 1e-6, 10000);
   s.block.qkv_bias = reader.flag("qkv_bias", true);
   const ExpertSizes experts{.count = reader.size("num_experts", 60),
                             .chosen = reader.size("num_experts_per_tok", 4),
@@ -93,7 +93,7 @@ Spec qwen2_moe(const Reader& reader) {
 }
 
 Spec qwen3_moe(const Reader& reader) {
-  Start s = start(reader, {.kv_heads = 4}, 32768, 1e-6, 10000);
+  ExpertsStart s = experts_start(reader, {.kv_heads = 4}, 32768, 1e-6, 10000);
   s.block.qkv_bias = s.block.o_bias = reader.flag("attention_bias", false);
   s.block.head_norm = s.block.norm;
   reader.require("use_qk_norm", true);

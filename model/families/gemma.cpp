@@ -7,14 +7,14 @@
 namespace weft::model::families {
 namespace {
 
-struct Start {
+struct GemmaStart {
   Spec spec;
   Block block;
 };
 
-Start start(const Reader& reader, const HeadDefaults& defaults, std::int64_t positions = 8192,
-            std::int64_t vocabulary = 256000) {
-  Start s;
+GemmaStart gemma_start(const Reader& reader, const HeadDefaults& defaults,
+                       std::int64_t positions = 8192, std::int64_t vocabulary = 256000) {
+  GemmaStart s;
   s.spec = sizes(reader, positions, vocabulary);
   s.block.norm = {.eps = reader.not_negative("rms_norm_eps", 1e-6),
                   .plus_one = true,
@@ -32,7 +32,7 @@ Start start(const Reader& reader, const HeadDefaults& defaults, std::int64_t pos
   return s;
 }
 
-void read_caps(const Reader& reader, double attention_cap, double logit_cap, Start& s) {
+void read_caps(const Reader& reader, double attention_cap, double logit_cap, GemmaStart& s) {
   const auto cap = [&](const char* key, double fallback) {
     if (reader.names(key) && reader.at(key).is_null()) return 0.0;
     return reader.not_negative(key, fallback);
@@ -47,14 +47,14 @@ void read_caps(const Reader& reader, double attention_cap, double logit_cap, Sta
 }  // namespace
 
 Spec gemma(const Reader& reader) {
-  Start s = start(reader, {.kv_heads = 16, .head_dim = 256, .heads = 16});
+  GemmaStart s = gemma_start(reader, {.kv_heads = 16, .head_dim = 256, .heads = 16});
   s.spec.rotaries = {rope(reader, s.spec, s.block.attention.head_dim)};
   return finish(reader, s.block, reader.size("num_hidden_layers"), std::move(s.spec));
 }
 
 /// Every other layer looks at a window, the first one too.
 Spec gemma2(const Reader& reader) {
-  Start s = start(reader, {.kv_heads = 4, .head_dim = 256, .heads = 8});
+  GemmaStart s = gemma_start(reader, {.kv_heads = 4, .head_dim = 256, .heads = 8});
   read_caps(reader, 50, 30, s);
   s.spec.rotaries = {rope(reader, s.spec, s.block.attention.head_dim)};
   const std::int64_t layers = reader.size("num_hidden_layers");
@@ -72,7 +72,7 @@ Spec gemma2(const Reader& reader) {
 /// Five layers with a window, which turn by a base of their own, to one without.
 Spec gemma3(const Reader& reader) {
   // The files of models of text and images leave out what is the default.
-  Start s = start(reader, {.kv_heads = 4, .head_dim = 256, .heads = 8}, 131072, 262208);
+  GemmaStart s = gemma_start(reader, {.kv_heads = 4, .head_dim = 256, .heads = 8}, 131072, 262208);
   read_caps(reader, 0, 0, s);
   s.block.head_norm = s.block.norm;
   const std::int64_t dim = s.block.attention.head_dim;

@@ -229,8 +229,8 @@ TEST(GgufSizes, RefuseHeadsThatTheArchitectureCannotSay) {
 
 TEST(GatherColumns, EqualsTheTransposeOfWhatIsStored) {
   constexpr std::int64_t kRows = 5;
-  constexpr std::int64_t kWidth = 96;
-  std::vector<float> numbers(kRows * kWidth);
+  constexpr std::int64_t kColumns = 96;
+  std::vector<float> numbers(kRows * kColumns);
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     numbers[i] = static_cast<float>(static_cast<int>(i * 37 % 101) - 50);
   }
@@ -242,11 +242,11 @@ TEST(GatherColumns, EqualsTheTransposeOfWhatIsStored) {
     dequantize(storage, bytes, stored);
     for (const auto& [begin, end] : {std::pair(0, 96), std::pair(7, 9), std::pair(31, 65)}) {
       std::vector<float> out(static_cast<std::size_t>((end - begin) * kRows));
-      gather_columns(storage, bytes, kRows, kWidth, begin, end, out);
+      gather_columns(storage, bytes, kRows, kColumns, begin, end, out);
       for (std::int64_t column = begin; column < end; ++column) {
         for (std::int64_t row = 0; row < kRows; ++row) {
           EXPECT_EQ(out[static_cast<std::size_t>((column - begin) * kRows + row)],
-                    stored[static_cast<std::size_t>(row * kWidth + column)]);
+                    stored[static_cast<std::size_t>(row * kColumns + column)]);
         }
       }
     }

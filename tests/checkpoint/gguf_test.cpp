@@ -14,12 +14,12 @@ using tests::bytes_of;
 using tests::GgufBuilder;
 using tests::TempDir;
 
-GgufHeader parse(const std::string& bytes) {
+GgufHeader parsed_gguf(const std::string& bytes) {
   return parse_gguf(std::as_bytes(std::span(bytes)), "f.gguf");
 }
 
-#define EXPECT_FAULT(bytes, ...) \
-  EXPECT_THROWS_WITH(parse(bytes), InputError, "f.gguf: ", __VA_ARGS__)
+#define EXPECT_GGUF_HEADER_FAULT(bytes, ...) \
+  EXPECT_THROWS_WITH(parsed_gguf(bytes), InputError, "f.gguf: ", __VA_ARGS__)
 
 GgufBuilder one_tensor() {
   GgufBuilder file;
@@ -101,7 +101,7 @@ TEST(Gguf, HonoursAnotherAlignmentAndVersionTwo) {
   builder.alignment = 64;
   builder.version = 2;
   builder.u32("general.alignment", 64).f32_tensor("a", {1}, {1}).f32_tensor("b", {1}, {2});
-  const GgufHeader header = parse(builder.build());
+  const GgufHeader header = parsed_gguf(builder.build());
   EXPECT_EQ(0U, header.data_offset % 64);
   EXPECT_EQ(64U, header.tensors[1].offset);
 }
@@ -110,155 +110,155 @@ TEST(Gguf, AVocabularyNeedsNoPadding) {
   GgufBuilder builder;
   builder.alignment = 1;
   builder.u32("x", 1);
-  EXPECT_EQ(1U, parse(builder.build()).metadata.size());
+  EXPECT_EQ(1U, parsed_gguf(builder.build()).metadata.size());
 }
 
 TEST(GgufFault, AnotherMagic) {
   GgufBuilder file;
   file.magic = "GGML";
-  EXPECT_FAULT(file.build(), "not a GGUF file");
-  EXPECT_FAULT("GG", "not a GGUF file");
+  EXPECT_GGUF_HEADER_FAULT(file.build(), "not a GGUF file");
+  EXPECT_GGUF_HEADER_FAULT("GG", "not a GGUF file");
 }
 
 TEST(GgufFault, VersionsThatAreNotRead) {
   for (const std::uint32_t version : {0U, 1U, 4U}) {
     GgufBuilder file;
     file.version = version;
-    EXPECT_FAULT(file.build(), "versions 2 and 3");
+    EXPECT_GGUF_HEADER_FAULT(file.build(), "versions 2 and 3");
   }
   GgufBuilder file;
   file.version = 0x03000000;
-  EXPECT_FAULT(file.build(), "big-endian");
+  EXPECT_GGUF_HEADER_FAULT(file.build(), "big-endian");
 }
 
 TEST(GgufFault, CountsBeyondTheFile) {
   GgufBuilder tensors = one_tensor();
   tensors.extra_tensors = std::uint64_t{1} << 40;
-  EXPECT_FAULT(tensors.build(), "tensors, only", "cut short");
+  EXPECT_GGUF_HEADER_FAULT(tensors.build(), "tensors, only", "cut short");
   GgufBuilder keys;
   keys.extra_metadata = ~std::uint64_t{0};
-  EXPECT_FAULT(keys.build(), "metadata keys");
+  EXPECT_GGUF_HEADER_FAULT(keys.build(), "metadata keys");
 }
 
 TEST(GgufFault, EveryPrefixOfAFileIsRefused) {
   GgufBuilder builder = one_tensor();
   builder.text("general.name", "a name").texts("tokens", {"a", "b"});
   const std::string whole = builder.build();
-  ASSERT_NO_THROW((void)parse(whole));
+  ASSERT_NO_THROW((void)parsed_gguf(whole));
   const std::size_t end = whole.size() - 8;  // The last tensor's padding may be missing.
   for (std::size_t size = 0; size < end; ++size) {
-    EXPECT_THROW((void)parse(whole.substr(0, size)), InputError) << size;
+    EXPECT_THROW((void)parsed_gguf(whole.substr(0, size)), InputError) << size;
   }
 }
 
 TEST(GgufFault, StringsBeyondTheFile) {
   GgufBuilder file;
   file.raw("k", GgufBuilder::kString, bytes_of(~std::uint64_t{0}) + "abc");
-  EXPECT_FAULT(file.build(), "metadata 'k' needs 18446744073709551615 bytes");
+  EXPECT_GGUF_HEADER_FAULT(file.build(), "metadata 'k' needs 18446744073709551615 bytes");
 }
 
 TEST(GgufFault, ArraysBeyondTheFile) {
   GgufBuilder numbers;
   numbers.array("k", GgufBuilder::kF64, std::uint64_t{1} << 61, "abc");
-  EXPECT_FAULT(numbers.build(), "'k' claims 2305843009213693952 elements");
+  EXPECT_GGUF_HEADER_FAULT(numbers.build(), "'k' claims 2305843009213693952 elements");
   GgufBuilder strings;
   strings.array("k", GgufBuilder::kString, std::uint64_t{1} << 60, "abc");
-  EXPECT_FAULT(strings.build(), "'k' claims");
+  EXPECT_GGUF_HEADER_FAULT(strings.build(), "'k' claims");
 }
 
 TEST(GgufFault, ArraysOfArrays) {
   GgufBuilder file;
   file.array("k", GgufBuilder::kArray, 1, std::string(32, '\0'));
-  EXPECT_FAULT(file.build(), "'k' is an array of arrays");
+  EXPECT_GGUF_HEADER_FAULT(file.build(), "'k' is an array of arrays");
 }
 
 TEST(GgufFault, UnknownTypes) {
   GgufBuilder value;
   value.raw("k", 13, std::string(16, '\0'));
-  EXPECT_FAULT(value.build(), "'k' has the unknown type 13");
+  EXPECT_GGUF_HEADER_FAULT(value.build(), "'k' has the unknown type 13");
   GgufBuilder tensor;
   tensor.raw_tensor("w", {1}, 4, 0);  // Q4_2, long removed.
-  EXPECT_FAULT(tensor.build(), "tensor 'w' has the unknown type 4");
+  EXPECT_GGUF_HEADER_FAULT(tensor.build(), "tensor 'w' has the unknown type 4");
 }
 
 TEST(GgufFault, BooleansThatAreNeither) {
   GgufBuilder file;
   file.raw("k", GgufBuilder::kBool, "\2");
-  EXPECT_FAULT(file.build(), "'k': a boolean must be 0 or 1");
+  EXPECT_GGUF_HEADER_FAULT(file.build(), "'k': a boolean must be 0 or 1");
   GgufBuilder array;
   array.array("k", GgufBuilder::kBool, 2, std::string("\1\3", 2));
-  EXPECT_FAULT(array.build(), "'k': a boolean must be 0 or 1");
+  EXPECT_GGUF_HEADER_FAULT(array.build(), "'k': a boolean must be 0 or 1");
 }
 
 TEST(GgufFault, NamesThatCannotBe) {
   GgufBuilder empty;
   empty.u32("", 1);
-  EXPECT_FAULT(empty.build(), "no metadata key");
+  EXPECT_GGUF_HEADER_FAULT(empty.build(), "no metadata key");
   GgufBuilder broken;
   broken.u32("\xff", 1);
-  EXPECT_FAULT(broken.build(), "'\\xff' is no metadata key");
+  EXPECT_GGUF_HEADER_FAULT(broken.build(), "'\\xff' is no metadata key");
   GgufBuilder tensor;
   tensor.raw_tensor(std::string(65, 'w'), {1}, 0, 0);
-  EXPECT_FAULT(tensor.build(), "no tensor name");
+  EXPECT_GGUF_HEADER_FAULT(tensor.build(), "no tensor name");
 }
 
 TEST(GgufFault, TheSameNameTwice) {
   GgufBuilder keys;
   keys.u32("k", 1).u32("l", 1).u32("k", 2);
-  EXPECT_FAULT(keys.build(), "metadata key 'k' appears twice");
+  EXPECT_GGUF_HEADER_FAULT(keys.build(), "metadata key 'k' appears twice");
   GgufBuilder tensors = one_tensor();
   tensors.f32_tensor("w", {1}, {1});
-  EXPECT_FAULT(tensors.build(), "tensor 'w' appears twice");
+  EXPECT_GGUF_HEADER_FAULT(tensors.build(), "tensor 'w' appears twice");
 }
 
 TEST(GgufFault, AlignmentsThatAreNone) {
   for (const std::uint32_t alignment : {0U, 3U, 33U}) {
     GgufBuilder file;
     file.u32("general.alignment", alignment);
-    EXPECT_FAULT(file.build(), "general.alignment must be a power of two");
+    EXPECT_GGUF_HEADER_FAULT(file.build(), "general.alignment must be a power of two");
   }
   GgufBuilder wide;
   wide.raw("general.alignment", GgufBuilder::kU64, bytes_of(std::uint64_t{32}));
-  EXPECT_FAULT(wide.build(), "as u32");
+  EXPECT_GGUF_HEADER_FAULT(wide.build(), "as u32");
 }
 
 TEST(GgufFault, TooManyDimensions) {
   GgufBuilder file;
   file.raw_tensor("w", {1, 1, 1, 1, 1}, 0, 0);
-  EXPECT_FAULT(file.build(), "tensor 'w' has 5 dimensions");
+  EXPECT_GGUF_HEADER_FAULT(file.build(), "tensor 'w' has 5 dimensions");
 }
 
 TEST(GgufFault, SizesThatOverflow) {
   GgufBuilder elements;
   elements.raw_tensor("w", {std::uint64_t{1} << 40, std::uint64_t{1} << 40}, 0, 0);
-  EXPECT_FAULT(elements.build(), "tensor 'w'", "overflows");
+  EXPECT_GGUF_HEADER_FAULT(elements.build(), "tensor 'w'", "overflows");
   GgufBuilder negative;
   negative.raw_tensor("w", {std::uint64_t{1} << 63}, 0, 0);
-  EXPECT_FAULT(negative.build(), "tensor 'w'", "overflows");
+  EXPECT_GGUF_HEADER_FAULT(negative.build(), "tensor 'w'", "overflows");
   GgufBuilder bytes;
   bytes.raw_tensor("w", {std::uint64_t{1} << 62}, 28, 0);
-  EXPECT_FAULT(bytes.build(), "tensor 'w'", "overflows");
+  EXPECT_GGUF_HEADER_FAULT(bytes.build(), "tensor 'w'", "overflows");
 }
 
 TEST(GgufFault, RowsThatAreNoWholeBlocks) {
   GgufBuilder file;
   file.raw_tensor("w", {48, 2}, 2, 0);
-  EXPECT_FAULT(file.build(), "tensor 'w'", "48", "Q4_0 blocks of 32");
+  EXPECT_GGUF_HEADER_FAULT(file.build(), "tensor 'w'", "48", "Q4_0 blocks of 32");
 }
 
 TEST(GgufFault, OffsetsWithHolesOrOverlap) {
   GgufBuilder hole;
   hole.raw_tensor("w", {1}, 0, 32);
-  EXPECT_FAULT(hole.build(), "tensor 'w' begins at byte 32", "expected 0");
+  EXPECT_GGUF_HEADER_FAULT(hole.build(), "tensor 'w' begins at byte 32", "expected 0");
   GgufBuilder overlap = one_tensor();
   overlap.raw_tensor("v", {1}, 0, 0);
-  EXPECT_FAULT(overlap.build(), "tensor 'v' begins at byte 0", "expected 32");
+  EXPECT_GGUF_HEADER_FAULT(overlap.build(), "tensor 'v' begins at byte 0", "expected 32");
 }
 
 TEST(GgufFault, DataBeyondTheFile) {
   GgufBuilder file;
   file.raw_tensor("w", {std::uint64_t{1} << 40}, 0, 0);
-  EXPECT_FAULT(file.build(), "tensor 'w' needs bytes", "cut short");
+  EXPECT_GGUF_HEADER_FAULT(file.build(), "tensor 'w' needs bytes", "cut short");
 }
 
 TEST(GgmlTypes, AreFoundByNumberAndName) {

@@ -16,12 +16,12 @@ using tests::safetensors_bytes;
 using tests::slurp;
 using tests::TempDir;
 
-SafetensorsHeader parse(const std::string& bytes) {
+SafetensorsHeader parsed_safetensors(const std::string& bytes) {
   return parse_safetensors(std::as_bytes(std::span(bytes)), "f.safetensors");
 }
 
-#define EXPECT_FAULT(bytes, ...) \
-  EXPECT_THROWS_WITH(parse(bytes), InputError, "f.safetensors: ", __VA_ARGS__)
+#define EXPECT_SAFETENSORS_FAULT(bytes, ...) \
+  EXPECT_THROWS_WITH(parsed_safetensors(bytes), InputError, "f.safetensors: ", __VA_ARGS__)
 
 /// A header with one tensor "w" whose record is as given, and `data` bytes of data.
 std::string one(std::string_view record, std::size_t data = 4) {
@@ -47,7 +47,7 @@ TEST(Safetensors, ReadsNamesShapesAndBytes) {
 }
 
 TEST(Safetensors, ScalarsAndEmptyTensorsAreTensors) {
-  const auto header = parse(safetensors_bytes(
+  const auto header = parsed_safetensors(safetensors_bytes(
       R"({"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]},)"
       R"("e":{"dtype":"F32","shape":[0,9223372036854775807],"data_offsets":[4,4]},)"
       R"("half":{"dtype":"F4","shape":[3,2],"data_offsets":[4,7]}})",
@@ -56,7 +56,7 @@ TEST(Safetensors, ScalarsAndEmptyTensorsAreTensors) {
 }
 
 TEST(Safetensors, AFileWithoutTensorsIsOne) {
-  EXPECT_TRUE(parse(safetensors_bytes("{}")).entries.empty());
+  EXPECT_TRUE(parsed_safetensors(safetensors_bytes("{}")).entries.empty());
 }
 
 TEST(Safetensors, MetadataThatIsNullIsNone) {
@@ -64,130 +64,147 @@ TEST(Safetensors, MetadataThatIsNullIsNone) {
   EXPECT_TRUE(parse_safetensors(std::as_bytes(std::span(file)), "f").metadata.empty());
 }
 
-TEST(SafetensorsFault, TooShortForALength) { EXPECT_FAULT("1234567", "only 7 bytes"); }
+TEST(SafetensorsFault, TooShortForALength) { EXPECT_SAFETENSORS_FAULT("1234567", "only 7 bytes"); }
 
 TEST(SafetensorsFault, HeaderLongerThanTheFormatAllows) {
-  EXPECT_FAULT(tests::bytes_of(std::uint64_t{100'000'001}) + "{}", "100000001",
-               "at most 100000000");
-  EXPECT_FAULT(tests::bytes_of(~std::uint64_t{0}) + "{}", "18446744073709551615");
+  EXPECT_SAFETENSORS_FAULT(tests::bytes_of(std::uint64_t{100'000'001}) + "{}", "100000001",
+                           "at most 100000000");
+  EXPECT_SAFETENSORS_FAULT(tests::bytes_of(~std::uint64_t{0}) + "{}", "18446744073709551615");
 }
 
 TEST(SafetensorsFault, HeaderLongerThanTheFile) {
-  EXPECT_FAULT(tests::bytes_of(std::uint64_t{3}) + "{}", "header of 3 bytes, only 2", "cut short");
+  EXPECT_SAFETENSORS_FAULT(tests::bytes_of(std::uint64_t{3}) + "{}", "header of 3 bytes, only 2",
+                           "cut short");
 }
 
 TEST(SafetensorsFault, HeaderThatDoesNotStartWithABrace) {
-  EXPECT_FAULT(safetensors_bytes(" {}"), "must start with '{'");
-  EXPECT_FAULT(safetensors_bytes(""), "must start with '{'");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(" {}"), "must start with '{'");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(""), "must start with '{'");
 }
 
 TEST(SafetensorsFault, HeaderThatIsNoJson) {
-  EXPECT_FAULT(safetensors_bytes("{]"), "not JSON", "byte 2");
-  EXPECT_FAULT(safetensors_bytes("{} x"), "not JSON");
-  EXPECT_FAULT(safetensors_bytes(std::string("{}\0", 3)), "not JSON");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes("{]"), "not JSON", "byte 2");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes("{} x"), "not JSON");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(std::string("{}\0", 3)), "not JSON");
 }
 
 TEST(SafetensorsFault, NamesThatAreNotUtf8) {
-  EXPECT_FAULT(safetensors_bytes("{\"w\xff\":1}"), "not JSON");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes("{\"w\xff\":1}"), "not JSON");
 }
 
 TEST(SafetensorsFault, TheSameNameTwice) {
-  EXPECT_FAULT(safetensors_bytes(R"({"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
-                                 R"("w":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
-                                 "12"),
-               "'w' appears twice");
-  EXPECT_FAULT(safetensors_bytes(R"({"__metadata__":{},"__metadata__":{}})"), "appears twice");
-  EXPECT_FAULT(safetensors_bytes(R"({"__metadata__":{"a":"1","a":"2"}})"),
-               "metadata key 'a' appears twice");
-  EXPECT_FAULT(one(R"({"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]})"),
-               "tensor 'w'", "'dtype' appears twice");
+  EXPECT_SAFETENSORS_FAULT(
+      safetensors_bytes(R"({"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+                        R"("w":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+                        "12"),
+      "'w' appears twice");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(R"({"__metadata__":{},"__metadata__":{}})"),
+                           "appears twice");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(R"({"__metadata__":{"a":"1","a":"2"}})"),
+                           "metadata key 'a' appears twice");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]})"),
+                           "tensor 'w'", "'dtype' appears twice");
 }
 
 TEST(SafetensorsFault, MetadataThatIsNotText) {
-  EXPECT_FAULT(safetensors_bytes(R"({"__metadata__":{"a":1}})"), "metadata 'a' must be a string");
-  EXPECT_FAULT(safetensors_bytes(R"({"__metadata__":{"a":{}}})"), "found an object");
-  EXPECT_FAULT(safetensors_bytes(R"({"__metadata__":[]})"), "must be an object, found an array");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(R"({"__metadata__":{"a":1}})"),
+                           "metadata 'a' must be a string");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(R"({"__metadata__":{"a":{}}})"), "found an object");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(R"({"__metadata__":[]})"),
+                           "must be an object, found an array");
 }
 
 TEST(SafetensorsFault, ATensorThatIsNoObject) {
-  EXPECT_FAULT(one("null"), "'w' must be an object, found null");
-  EXPECT_FAULT(one("[1]"), "'w' must be an object, found an array");
+  EXPECT_SAFETENSORS_FAULT(one("null"), "'w' must be an object, found null");
+  EXPECT_SAFETENSORS_FAULT(one("[1]"), "'w' must be an object, found an array");
 }
 
 TEST(SafetensorsFault, MissingFields) {
-  EXPECT_FAULT(one(R"({"shape":[1],"data_offsets":[0,4]})"), "tensor 'w': dtype is missing");
-  EXPECT_FAULT(one(R"({"dtype":"F32","data_offsets":[0,4]})"), "tensor 'w': shape is missing");
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[1]})"), "tensor 'w': data_offsets are missing");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"shape":[1],"data_offsets":[0,4]})"),
+                           "tensor 'w': dtype is missing");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","data_offsets":[0,4]})"),
+                           "tensor 'w': shape is missing");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[1]})"),
+                           "tensor 'w': data_offsets are missing");
 }
 
 TEST(SafetensorsFault, UnknownFieldsAndTypes) {
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4],"scale":"x"})"),
-               "tensor 'w': unknown key 'scale'");
-  EXPECT_FAULT(one(R"({"dtype":"F33","shape":[1],"data_offsets":[0,4]})"),
-               "tensor 'w': unknown dtype 'F33'");
-  EXPECT_FAULT(one(R"({"dtype":[],"shape":[1],"data_offsets":[0,4]})"), "dtype cannot be or hold");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4],"scale":"x"})"),
+                           "tensor 'w': unknown key 'scale'");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F33","shape":[1],"data_offsets":[0,4]})"),
+                           "tensor 'w': unknown dtype 'F33'");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":[],"shape":[1],"data_offsets":[0,4]})"),
+                           "dtype cannot be or hold");
 }
 
 TEST(SafetensorsFault, ShapesThatAreNoSizes) {
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})"), "negative number -1");
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[1.0],"data_offsets":[0,4]})"), "number '1.0'");
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":"1","data_offsets":[0,4]})"), "shape cannot be");
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[[1]],"data_offsets":[0,4]})"), "an array");
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,4]})"),
-               "too large");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})"),
+                           "negative number -1");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[1.0],"data_offsets":[0,4]})"),
+                           "number '1.0'");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":"1","data_offsets":[0,4]})"),
+                           "shape cannot be");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[[1]],"data_offsets":[0,4]})"),
+                           "an array");
+  EXPECT_SAFETENSORS_FAULT(
+      one(R"({"dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,4]})"), "too large");
 }
 
 TEST(SafetensorsFault, DepthWithoutEndEndsAtTheFirstWrongLevel) {
-  EXPECT_FAULT(one(std::string(1'000'000, '[')), "'w' must be an object");
+  EXPECT_SAFETENSORS_FAULT(one(std::string(1'000'000, '[')), "'w' must be an object");
 }
 
 TEST(SafetensorsFault, SizesThatOverflow) {
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]})"),
-               "tensor 'w'", "64 bits");
+  EXPECT_SAFETENSORS_FAULT(
+      one(R"({"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]})"), "tensor 'w'",
+      "64 bits");
 }
 
 TEST(SafetensorsFault, ElementsThatEndInsideAByte) {
-  EXPECT_FAULT(one(R"({"dtype":"F4","shape":[3],"data_offsets":[0,2]})", 2),
-               "whole number of bytes");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F4","shape":[3],"data_offsets":[0,2]})", 2),
+                           "whole number of bytes");
 }
 
 TEST(SafetensorsFault, OffsetsThatAreNoPair) {
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0]})"), "expected 2 data_offsets");
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4,8]})"), "found 3");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0]})"),
+                           "expected 2 data_offsets");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4,8]})"), "found 3");
 }
 
 TEST(SafetensorsFault, OffsetsThatDisagreeWithTheShape) {
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})"), "tensor 'w'",
-               "takes 8 bytes, its data_offsets say 4");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})"), "tensor 'w'",
+                           "takes 8 bytes, its data_offsets say 4");
 }
 
 TEST(SafetensorsFault, OffsetsOutsideTheFile) {
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "tensor 'w'", "[0, 8)",
-               "4 bytes of data", "cut short");
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,0]})"), "[4, 0)");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "tensor 'w'",
+                           "[0, 8)", "4 bytes of data", "cut short");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,0]})"), "[4, 0)");
 }
 
 TEST(SafetensorsFault, AHoleBetweenTensors) {
-  EXPECT_FAULT(safetensors_bytes(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
-                                 R"("b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
-                                 "123"),
-               "tensor 'b' begins at byte 2", "expected 1", "hole");
+  EXPECT_SAFETENSORS_FAULT(
+      safetensors_bytes(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+                        R"("b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
+                        "123"),
+      "tensor 'b' begins at byte 2", "expected 1", "hole");
 }
 
 TEST(SafetensorsFault, TensorsThatOverlap) {
-  EXPECT_FAULT(safetensors_bytes(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},)"
-                                 R"("b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
-                                 "123"),
-               "tensor 'b' begins at byte 1", "overlap");
+  EXPECT_SAFETENSORS_FAULT(
+      safetensors_bytes(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},)"
+                        R"("b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+                        "123"),
+      "tensor 'b' begins at byte 1", "overlap");
 }
 
 TEST(SafetensorsFault, DataThatNobodyOwns) {
-  EXPECT_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})", 5), "end at byte 4",
-               "5 bytes of data");
+  EXPECT_SAFETENSORS_FAULT(one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})", 5),
+                           "end at byte 4", "5 bytes of data");
 }
 
 TEST(SafetensorsFault, MessagesStayOneLineWhateverTheName) {
-  EXPECT_FAULT(safetensors_bytes(R"({"a\n\u001b[2J":1})"), R"('a\x0a\x1b[2J')");
+  EXPECT_SAFETENSORS_FAULT(safetensors_bytes(R"({"a\n\u001b[2J":1})"), R"('a\x0a\x1b[2J')");
 }
 
 TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
@@ -220,7 +237,7 @@ TEST(SafetensorsWriter, PadsTheHeaderToEightBytes) {
     writer.finish();
     const std::string bytes = slurp(dir / "m.safetensors");
     EXPECT_EQ(0U, bytes.size() % 8) << name;
-    EXPECT_NO_THROW((void)parse(bytes));
+    EXPECT_NO_THROW((void)parsed_safetensors(bytes));
   }
 }
 

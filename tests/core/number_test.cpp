@@ -28,7 +28,7 @@ double f16_by_definition(std::uint16_t bits) {
 /// Round to nearest, ties to even, of the real line onto the finite values between two neighbours,
 /// by comparing distances in double (exact here): the reference rule.
 template <typename ToDouble>
-std::uint16_t nearest(double magnitude, std::uint16_t last_finite, ToDouble value) {
+std::uint16_t rounded(double magnitude, std::uint16_t last_finite, ToDouble value) {
   std::uint16_t low = 0;
   std::uint16_t high = last_finite;
   while (low < high) {  // The largest pattern whose value is at most `magnitude`.
@@ -53,7 +53,7 @@ std::uint16_t f16_by_rule(float value) {
   const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000 : 0);
   if (std::isinf(value)) return static_cast<std::uint16_t>(sign | 0x7c00);
   return static_cast<std::uint16_t>(
-      sign | nearest(std::abs(static_cast<double>(value)), 0x7bff, f16_by_definition));
+      sign | rounded(std::abs(static_cast<double>(value)), 0x7bff, f16_by_definition));
 }
 
 std::uint16_t bf16_by_rule(float value) {
@@ -61,7 +61,7 @@ std::uint16_t bf16_by_rule(float value) {
   if (std::isinf(value)) return static_cast<std::uint16_t>(sign | 0x7f80);
   const auto of = [](std::uint16_t bits) { return static_cast<double>(bf16_to_float(bits)); };
   return static_cast<std::uint16_t>(sign |
-                                    nearest(std::abs(static_cast<double>(value)), 0x7f7f, of));
+                                    rounded(std::abs(static_cast<double>(value)), 0x7f7f, of));
 }
 
 TEST(Number, EveryF16PatternHasTheValueOfItsDefinition) {

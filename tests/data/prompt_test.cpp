@@ -21,7 +21,7 @@ using tests::TinyTokenizer;
 
 constexpr const char* kFile = "f.jsonl";
 
-Sample chat(const std::string& messages) {
+Sample chat_sample(const std::string& messages) {
   Sample sample;
   sample.type = DatasetType::kChat;
   sample.messages = nlohmann::ordered_json::parse(messages);
@@ -34,7 +34,7 @@ Sample turns(const std::vector<std::string>& contents) {
   for (std::size_t i = 0; i < contents.size(); ++i) {
     messages.push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", contents[i]}});
   }
-  return chat(messages.dump());
+  return chat_sample(messages.dump());
 }
 
 Sample completion(std::string prompt, std::string answer) {

@@ -7,7 +7,7 @@
 #include "tests/support/temp_dir.h"
 #include "text/tokenizer.h"
 
-namespace weft::data::tests {
+namespace weft::tests {
 
 /// A byte-level BPE tokenizer small enough to reason about: a token for every byte, the merges
 /// given (each of two printable ASCII pieces), and <s>, </s>, <|user|>, <|assistant|>, <|end|> as
@@ -121,4 +121,4 @@ inline constexpr const char* kPlainTemplate =
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}";
 
-}  // namespace weft::data::tests
+}  // namespace weft::tests

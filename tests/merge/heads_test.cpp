@@ -21,7 +21,7 @@ using tests::ModelTensor;
 using tests::noisy;
 using tests::TempDir;
 
-constexpr auto kF32 = core::DType::kF32;
+constexpr auto kSingle = core::DType::kF32;
 
 /// A pair of factors of rank 2 and scale 1.
 void add_factors(lora::Adapter& adapter, lora::Module module) {
@@ -54,9 +54,9 @@ class Heads : public ::testing::Test {
         dir / name,
         R"({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["mlp"],)"
         R"("modules_to_save": ["lm_head", "embed_in", "wte"]})",
-        {noisy(prefix + "mlp.lora_A.weight", {2, 4}, kF32, seed),
-         noisy(prefix + "mlp.lora_B.weight", {4, 2}, kF32, seed + 1),
-         noisy(prefix + tensor, std::move(shape), kF32, seed + 2)});
+        {noisy(prefix + "mlp.lora_A.weight", {2, 4}, kSingle, seed),
+         noisy(prefix + "mlp.lora_B.weight", {4, 2}, kSingle, seed + 1),
+         noisy(prefix + tensor, std::move(shape), kSingle, seed + 2)});
   }
 
   MergeReport merge(const std::vector<MergeRequest::Adapter>& adapters) const {
@@ -82,8 +82,8 @@ class Heads : public ::testing::Test {
   void write_neox() const {
     tests::write_model(
         dir / "base",
-        {noisy("gpt_neox.embed_in.weight", {6, 4}, kF32, 1), noisy("mlp.weight", {4, 4}, kF32, 2),
-         noisy("embed_out.weight", {6, 4}, kF32, 3)},
+        {noisy("gpt_neox.embed_in.weight", {6, 4}, kSingle, 1),
+         noisy("mlp.weight", {4, 4}, kSingle, 2), noisy("embed_out.weight", {6, 4}, kSingle, 3)},
         R"({"model_type": "gpt_neox"})");
   }
 
@@ -112,18 +112,18 @@ TEST_F(Heads, AnAdapterOnTheEmbeddingOfGptNeoxWritesNoHead) {
 }
 
 TEST_F(Heads, AHeadOfGpt2ThatDiffersFromItsEmbeddingIsKept) {
-  tests::write_model(
-      dir / "base",
-      {noisy("transformer.wte.weight", {6, 4}, kF32, 1), noisy("lm_head.weight", {6, 4}, kF32, 2)},
-      R"({"model_type": "gpt2"})");
+  tests::write_model(dir / "base",
+                     {noisy("transformer.wte.weight", {6, 4}, kSingle, 1),
+                      noisy("lm_head.weight", {6, 4}, kSingle, 2)},
+                     R"({"model_type": "gpt2"})");
   (void)merge({});
   EXPECT_EQ(names(), (std::vector<std::string>{"lm_head.weight", "transformer.wte.weight"}));
   EXPECT_EQ(Checkpoint::open(dir / "out").config().at("tie_word_embeddings"), false);
 }
 
 TEST_F(Heads, AHeadOfGpt2ThatEqualsItsEmbeddingIsTheEmbedding) {
-  ModelTensor head = noisy("lm_head.weight", {6, 4}, kF32, 1);
-  tests::write_model(dir / "base", {noisy("transformer.wte.weight", {6, 4}, kF32, 1), head},
+  ModelTensor head = noisy("lm_head.weight", {6, 4}, kSingle, 1);
+  tests::write_model(dir / "base", {noisy("transformer.wte.weight", {6, 4}, kSingle, 1), head},
                      R"({"model_type": "gpt2"})");
   (void)merge({});
   EXPECT_EQ(names(), std::vector<std::string>{"transformer.wte.weight"});
@@ -132,7 +132,7 @@ TEST_F(Heads, AHeadOfGpt2ThatEqualsItsEmbeddingIsTheEmbedding) {
 TEST_F(Heads, Gpt2UnderItsPublishedNamesTakesAdapters) {
   tests::write_model(
       dir / "base",
-      {noisy("wte.weight", {6, 4}, kF32, 1), noisy("h.0.mlp.c_fc.weight", {4, 8}, kF32, 2)},
+      {noisy("wte.weight", {6, 4}, kSingle, 1), noisy("h.0.mlp.c_fc.weight", {4, 8}, kSingle, 2)},
       R"({"model_type": "gpt2"})");
   lora::Adapter adapter;
   adapter.config = config_of({"c_fc"}, 2, 2);
@@ -145,8 +145,8 @@ TEST_F(Heads, Gpt2UnderItsPublishedNamesTakesAdapters) {
 TEST_F(Heads, AHeadOfAFamilyThatIsNotKnownIsRefused) {
   tests::write_model(
       dir / "base",
-      {noisy("model.embed_tokens.weight", {6, 4}, kF32, 1), noisy("mlp.weight", {4, 4}, kF32, 2),
-       noisy("unembedding.weight", {6, 4}, kF32, 3)},
+      {noisy("model.embed_tokens.weight", {6, 4}, kSingle, 1),
+       noisy("mlp.weight", {4, 4}, kSingle, 2), noisy("unembedding.weight", {6, 4}, kSingle, 3)},
       R"({"model_type": "something_new"})");
   EXPECT_THROWS_WITH(merge({{head_adapter("lm_head"), 1}}), InputError, "something_new",
                      "output head");
@@ -157,8 +157,8 @@ TEST_F(Heads, AHeadOfAFamilyThatIsNotKnownIsRefused) {
 
 TEST_F(Heads, TheHeadOfALlavaIsNotTakenForTied) {
   tests::write_model(dir / "base",
-                     {noisy("language_model.model.embed_tokens.weight", {6, 4}, kF32, 1),
-                      noisy("language_model.lm_head.weight", {6, 4}, kF32, 2)},
+                     {noisy("language_model.model.embed_tokens.weight", {6, 4}, kSingle, 1),
+                      noisy("language_model.lm_head.weight", {6, 4}, kSingle, 2)},
                      R"({"model_type": "llava"})");
   EXPECT_EQ(merge({{head_adapter("lm_head"), 1}}).folded.at(0).name,
             "language_model.lm_head.weight");
@@ -167,8 +167,8 @@ TEST_F(Heads, TheHeadOfALlavaIsNotTakenForTied) {
 TEST_F(Heads, ASecondSavedHeadOfAnotherSizeIsRefusedInEitherOrder) {
   tests::write_model(
       dir / "base",
-      {noisy("model.embed_tokens.weight", {6, 4}, kF32, 1), noisy("mlp.weight", {4, 4}, kF32, 2),
-       noisy("lm_head.weight", {6, 4}, kF32, 3)},
+      {noisy("model.embed_tokens.weight", {6, 4}, kSingle, 1),
+       noisy("mlp.weight", {4, 4}, kSingle, 2), noisy("lm_head.weight", {6, 4}, kSingle, 3)},
       R"({"model_type": "llama", "tie_word_embeddings": false})");
   const fs::path same = saving_adapter("same", "lm_head.weight", {6, 4}, 11);
   const fs::path larger = saving_adapter("larger", "lm_head.weight", {9, 4}, 15);
@@ -183,9 +183,9 @@ TEST_F(Heads, WhatAnAdapterSavesUnchangedIsAccountedFor) {
   write_neox();
   const fs::path adapter = saving_adapter("adapter", "gpt_neox.embed_in.weight", {6, 4}, 30);
   // The base's own embedding, as PEFT saves it with an extended vocabulary.
-  tests::write_tensors(
-      dir / "base/model.safetensors",
-      {noisy("gpt_neox.embed_in.weight", {6, 4}, kF32, 32), noisy("mlp.weight", {4, 4}, kF32, 2)});
+  tests::write_tensors(dir / "base/model.safetensors",
+                       {noisy("gpt_neox.embed_in.weight", {6, 4}, kSingle, 32),
+                        noisy("mlp.weight", {4, 4}, kSingle, 2)});
   const MergeReport report = merge({{adapter, 1}});
   EXPECT_EQ(report.folded.size(), 1U);
   EXPECT_THAT(report.adapters[0].keys.front().tensor, HasSubstr("equal to the base's"));

@@ -15,12 +15,12 @@
 namespace weft::merge {
 namespace {
 
-constexpr std::size_t kCount = 1003;  // Neither a multiple of the lanes nor of the chunk.
+constexpr std::size_t kNumbers = 1003;  // Neither a multiple of the lanes nor of the chunk.
 
 std::vector<float> floats(unsigned seed) {
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal(0, 0.02F);
-  std::vector<float> values(kCount);
+  std::vector<float> values(kNumbers);
   for (float& value : values) value = normal(engine);
   values[0] = 0;
   values[1] = -0.0F;
@@ -34,7 +34,7 @@ std::vector<float> floats(unsigned seed) {
 std::vector<double> doubles(unsigned seed) {
   std::mt19937 engine(seed);
   std::normal_distribution<double> normal(0, 1e-3);
-  std::vector<double> values(kCount);
+  std::vector<double> values(kNumbers);
   for (double& value : values) value = normal(engine);
   values[0] = 0;
   values[7] = 0x1p-9 + 0x1p-40;
@@ -56,14 +56,14 @@ void expect_same_rounding(core::DType type) {
   base[2] = 1;  // Sums of infinity are not comparable.
   base[4] = 2;
   const std::vector<double> update = doubles(2);
-  std::vector<std::byte> ours(kCount * sizeof(typename Type::Bits));
+  std::vector<std::byte> ours(kNumbers * sizeof(typename Type::Bits));
   std::vector<std::byte> portable(ours.size());
   expect_same(round_row(type, base, update, ours.data()),
-              row_math::add_row<Type>(base.data(), update.data(), kCount, portable.data()));
+              row_math::add_row<Type>(base.data(), update.data(), kNumbers, portable.data()));
   EXPECT_EQ(ours, portable);
   const std::vector<float> odd = floats(3);
   expect_same(round_row(type, odd, {}, ours.data()),
-              row_math::convert_row<Type>(odd.data(), kCount, portable.data()));
+              row_math::convert_row<Type>(odd.data(), kNumbers, portable.data()));
   EXPECT_EQ(ours, portable);
 }
 
@@ -131,14 +131,14 @@ void expect_odd_numbers(core::DType type) {
                                        15, 16,           kInfinity,     std::nan("")};
   for (const float odd : bases) {
     for (const double change : updates) {
-      std::vector<float> base(kCount, 0.25F);
-      std::vector<double> update(kCount, 0x1p-20);
+      std::vector<float> base(kNumbers, 0.25F);
+      std::vector<double> update(kNumbers, 0x1p-20);
       base[700] = odd;
       update[700] = change;
-      std::vector<typename Type::Bits> out(kCount);
+      std::vector<typename Type::Bits> out(kNumbers);
       const RowSums sums = round_row(type, base, update, reinterpret_cast<std::byte*>(out.data()));
       bool overflow = false;
-      for (std::size_t j = 0; j < kCount; ++j) {
+      for (std::size_t j = 0; j < kNumbers; ++j) {
         const auto wanted = Type::round(static_cast<double>(base[j]) + update[j]);
         ASSERT_EQ(wanted, out[j]) << odd << " + " << change;
         overflow |= std::isfinite(base[j]) && !std::isfinite(Type::value(wanted));
@@ -171,9 +171,9 @@ TEST(RowKernels, SumsHaveTheSameOrderOnEveryProcessor) {
   const std::vector<double> a = doubles(4);
   const std::vector<double> b = doubles(5);
   const Products sums = products(a, b);
-  EXPECT_EQ(sums.aa, row_math::dot(a.data(), a.data(), kCount));
-  EXPECT_EQ(sums.ab, row_math::dot(a.data(), b.data(), kCount));
-  EXPECT_EQ(sum_magnitudes(a), row_math::sum_magnitudes(a.data(), kCount));
+  EXPECT_EQ(sums.aa, row_math::dot(a.data(), a.data(), kNumbers));
+  EXPECT_EQ(sums.ab, row_math::dot(a.data(), b.data(), kNumbers));
+  EXPECT_EQ(sum_magnitudes(a), row_math::sum_magnitudes(a.data(), kNumbers));
 }
 
 TEST(RowKernels, KeepTheKeysOfTheRangeOnly) {
@@ -182,7 +182,7 @@ TEST(RowKernels, KeepTheKeysOfTheRangeOnly) {
   const std::uint32_t high = magnitude_key(1e-3);
   std::vector<double> kept = values;
   keep_between(low, high, kept);
-  for (std::size_t j = 0; j < kCount; ++j) {
+  for (std::size_t j = 0; j < kNumbers; ++j) {
     const std::uint32_t key = magnitude_key(values[j]);
     EXPECT_EQ(kept[j], key >= low && key < high ? values[j] : 0.0);
   }
@@ -198,19 +198,19 @@ TEST(RowKernels, ModelsThatAgreeAreMixedAsTheFormulaSays) {
       const std::vector<double> part = doubles(seed);
       deltas.insert(deltas.end(), part.begin(), part.end());
     }
-    std::vector<double> out(kCount, 0.25);
+    std::vector<double> out(kNumbers, 0.25);
     mix_agreeing(mix, deltas, out);
-    for (std::size_t j = 0; j < kCount; ++j) {
+    for (std::size_t j = 0; j < kNumbers; ++j) {
       double elected = 0;
       double sum = 0;
       double part = 0;
       const auto vote = [&](std::size_t i) {
-        return (mix.equal_votes ? 1.0 : mix.weights[i]) * deltas[i * kCount + j];
+        return (mix.equal_votes ? 1.0 : mix.weights[i]) * deltas[i * kNumbers + j];
       };
       for (std::size_t i = 0; i < 3; ++i) elected += vote(i);
       for (std::size_t i = 0; i < 3; ++i) {
         if (elected >= 0 ? vote(i) <= 0 : vote(i) >= 0) continue;
-        sum += mix.weights[i] * deltas[i * kCount + j];
+        sum += mix.weights[i] * deltas[i * kNumbers + j];
         part += divisor == Divisor::kCount ? 1.0 : mix.weights[i];
       }
       if (divisor != Divisor::kNone && part != 0) sum /= part;
@@ -221,11 +221,11 @@ TEST(RowKernels, ModelsThatAgreeAreMixedAsTheFormulaSays) {
 
 TEST(RowKernels, SumsOfTheMarkedAreThoseOfWhatIsKept) {
   const std::vector<double> values = doubles(10);
-  std::vector<std::uint8_t> marks((kCount + 7) / 8);
+  std::vector<std::uint8_t> marks((kNumbers + 7) / 8);
   for (std::size_t i = 0; i < marks.size(); ++i) marks[i] = static_cast<std::uint8_t>(37 * i);
   std::vector<double> kept = values;
   keep_marked(marks, kept);
-  for (std::size_t j = 0; j < kCount; ++j) {
+  for (std::size_t j = 0; j < kNumbers; ++j) {
     EXPECT_EQ((marks[j / 8] >> j % 8 & 1) != 0 ? values[j] : 0.0, kept[j]);
   }
   const MarkedSums sums = sum_marked(marks, values);
@@ -235,16 +235,16 @@ TEST(RowKernels, SumsOfTheMarkedAreThoseOfWhatIsKept) {
 
 TEST(RowKernels, MarksGiveBackWhatWasNotZero) {
   std::vector<double> values = doubles(9);
-  for (std::size_t j = 0; j < kCount; j += 3) values[j] = 0;
-  std::vector<std::uint8_t> marks((kCount + 7) / 8);
+  for (std::size_t j = 0; j < kNumbers; j += 3) values[j] = 0;
+  std::vector<std::uint8_t> marks((kNumbers + 7) / 8);
   std::vector<std::uint8_t> portable(marks.size());
   mark_nonzero(values, marks);
-  row_math::mark_nonzero(values.data(), portable.data(), kCount);
+  row_math::mark_nonzero(values.data(), portable.data(), kNumbers);
   EXPECT_EQ(marks, portable);
   std::vector<double> kept = doubles(9);
   std::vector<double> plain = kept;
   keep_marked(marks, kept);
-  row_math::keep_marked(marks.data(), plain.data(), kCount);
+  row_math::keep_marked(marks.data(), plain.data(), kNumbers);
   EXPECT_EQ(kept, values);
   EXPECT_EQ(plain, values);
 }
@@ -257,22 +257,22 @@ TEST(RowKernels, VarianceMeanAndSquaresAreThoseOfOneElementAfterTheOther) {
     deltas.insert(deltas.end(), part.begin(), part.end());
   }
   const std::vector<double> weights{0.5, 0.2, 0.3};
-  std::vector<std::uint32_t> keys(kCount);
-  std::vector<double> mean(kCount, 0.25);
+  std::vector<std::uint32_t> keys(kNumbers);
+  std::vector<double> mean(kNumbers, 0.25);
   std::vector<double> squares(kModels, 1);
   variance_keys(deltas, keys);
   mean_agreeing(weights, deltas, mean);
   add_squares(deltas, squares);
-  for (std::size_t j = 0; j < kCount; ++j) {
+  for (std::size_t j = 0; j < kNumbers; ++j) {
     double average = 0;
     double total = 0;
-    for (std::size_t i = 0; i < kModels; ++i) average += deltas[i * kCount + j] / 3.0;
-    for (std::size_t i = 0; i < kModels; ++i) total += deltas[i * kCount + j];
+    for (std::size_t i = 0; i < kModels; ++i) average += deltas[i * kNumbers + j] / 3.0;
+    for (std::size_t i = 0; i < kModels; ++i) total += deltas[i * kNumbers + j];
     double variance = 0;
     double sum = 0;
     double taken = 0;
     for (std::size_t i = 0; i < kModels; ++i) {
-      const double value = deltas[i * kCount + j];
+      const double value = deltas[i * kNumbers + j];
       variance += (value - average) * (value - average);
       if (total >= 0 ? value <= 0 : value >= 0) continue;
       sum += weights[i] * value;
@@ -283,7 +283,8 @@ TEST(RowKernels, VarianceMeanAndSquaresAreThoseOfOneElementAfterTheOther) {
   }
   for (std::size_t i = 0; i < kModels; ++i) {
     double sum = 1;
-    for (std::size_t j = 0; j < kCount; ++j) sum += deltas[i * kCount + j] * deltas[i * kCount + j];
+    for (std::size_t j = 0; j < kNumbers; ++j)
+      sum += deltas[i * kNumbers + j] * deltas[i * kNumbers + j];
     EXPECT_EQ(squares[i], sum);
   }
 }

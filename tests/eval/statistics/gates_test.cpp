@@ -24,7 +24,7 @@ StageResult stage(const std::string& name, double shift, double wobble) {
   return {.name = name, .suites = {suite}};
 }
 
-Evaluation evaluation() {
+Evaluation gated_evaluation() {
   Evaluation result;
   result.stages = {stage("base", 0, 0.2), stage("base+adapter", -0.5, 0.2),
                    stage("merged", -0.5 + 1e-4, 0.2)};
@@ -33,7 +33,7 @@ Evaluation evaluation() {
 
 GateResult check(const std::string& text, std::optional<double> confidence = std::nullopt) {
   const Gate gate = parse_gate(text);
-  return check_gates(evaluation(), std::span(&gate, 1), confidence).at(0);
+  return check_gates(gated_evaluation(), std::span(&gate, 1), confidence).at(0);
 }
 
 TEST(Gates, CompareDifferencesWithNumbers) {
@@ -90,7 +90,7 @@ TEST(Gates, MistakesAreNamedWithTheirPlace) {
 }
 
 TEST(Gates, ConfidenceIsRefusedWhereTooFewItemsCouldShowIt) {
-  Evaluation few = evaluation();
+  Evaluation few = gated_evaluation();
   for (StageResult& stage : few.stages) stage.suites.front().items.resize(9);
   const Gate gate = parse_gate("loss.base <= 9");
   EXPECT_THROWS_WITH((void)check_gates(few, std::span(&gate, 1), 0.95), ConfigError,
