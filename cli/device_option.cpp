@@ -10,10 +10,7 @@ CommandOption declare_device(CommandLine& app, const std::string& option, std::s
       .option(option, device,
               what + ": cpu (default), cuda (the first GPU) or cuda:N" + rest + " (docs/gpu.md)")
       .type("NAME")
-      .checked([](const std::string& name) {
-        return core::is_device_name(name) ? std::string()
-                                          : "'" + name + "' is not cpu, cuda or cuda:N";
-      });
+      .checked([](const std::string& name) { return core::device_name_fault(name).value_or(""); });
 }
 
 }  // namespace weft::cli

@@ -1,5 +1,7 @@
 #include "core/device_name.h"
 
+#include <fmt/format.h>
+
 #include <charconv>
 
 namespace weft::core {
@@ -16,6 +18,9 @@ std::optional<int> gpu_index(std::string_view name) {
   return whole && index >= 0 && index < 128 ? std::optional(index) : std::nullopt;
 }
 
-bool is_device_name(std::string_view name) { return name == "cpu" || gpu_index(name).has_value(); }
+std::optional<std::string> device_name_fault(std::string_view name) {
+  if (name == "cpu" || gpu_index(name)) return std::nullopt;
+  return fmt::format("'{}' is not cpu, cuda or cuda:N (a GPU's number)", name);
+}
 
 }  // namespace weft::core

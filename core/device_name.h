@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace weft::core {
@@ -11,7 +12,8 @@ constexpr std::string_view kAnyGpu = "cuda";
 /// The number in "cuda:N", which is less than 128; 0 for "cuda"; nothing for another name.
 [[nodiscard]] std::optional<int> gpu_index(std::string_view name);
 
-/// Whether `name` is "cpu", "cuda" or "cuda:N".
-[[nodiscard]] bool is_device_name(std::string_view name);
+/// Nothing for "cpu", "cuda" and "cuda:N"; else what is wrong: "'tpu' is not cpu, cuda or cuda:N (a
+/// GPU's number)".
+[[nodiscard]] std::optional<std::string> device_name_fault(std::string_view name);
 
 }  // namespace weft::core

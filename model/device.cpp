@@ -47,8 +47,8 @@ void require_alike(core::Communicator& ranks, const ComputeDevice& device) {
 
 ComputeDevice open_device(const std::string& name) {
   if (name == "cpu") return {};
+  if (const auto fault = core::device_name_fault(name)) throw ConfigError("device: {}", *fault);
   const std::optional<int> index = core::gpu_index(name);
-  if (!index) throw ConfigError("device '{}': expected cpu, cuda or cuda:N (a GPU's number)", name);
   WeftCudaDevice found{};
   if (const char* const problem = cuda_library().start(*index, &found))
     throw ConfigError("device {}: {}; take device cpu, or see docs/gpu.md", name, problem);

@@ -338,8 +338,7 @@ void describe(schema::Schema<TrainConfig>& s) {
   s.foreign(train_words());
   s.check(check_held_out);
   s.check([](const TrainConfig& c, schema::CheckReport& report) {
-    if (!core::is_device_name(c.device))
-      report.problem("device", "'" + c.device + "' is not cpu, cuda or cuda:N (a GPU's number)");
+    if (auto fault = core::device_name_fault(c.device)) report.problem("device", *std::move(fault));
   });
   s.check([](const TrainConfig& c, schema::CheckReport& report) {
     if (c.examples_per_update && c.packing) {

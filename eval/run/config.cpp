@@ -110,8 +110,7 @@ void describe(schema::Schema<EvalConfig>& s) {
           "the day that chat templates print as today's, as 2026-11-29; by default that of "
           "SOURCE_DATE_EPOCH, or today: to compare with an evaluation of another day, give its");
   s.check([](const EvalConfig& c, schema::CheckReport& report) {
-    if (!core::is_device_name(c.device))
-      report.problem("device", "'" + c.device + "' is not cpu, cuda or cuda:N (a GPU's number)");
+    if (auto fault = core::device_name_fault(c.device)) report.problem("device", *std::move(fault));
   });
 }
 

@@ -33,13 +33,15 @@ TEST(Terminal, OneLineHasNothingThatMovesTheCursor) {
 }
 
 TEST(DeviceName, IsCpuOrCudaWithOrWithoutANumber) {
-  EXPECT_TRUE(is_device_name("cpu"));
+  EXPECT_EQ(device_name_fault("cpu"), std::nullopt);
   EXPECT_FALSE(gpu_index("cpu"));
   EXPECT_EQ(gpu_index("cuda"), 0);
   EXPECT_EQ(gpu_index("cuda:127"), 127);
   for (const char* const name : {"", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:128", "cuda:1x",
                                  "cuda 1", "cuda:99999999999", "tpu"}) {
-    EXPECT_FALSE(is_device_name(name)) << name;
+    EXPECT_THAT(device_name_fault(name).value_or(""),
+                ::testing::HasSubstr("is not cpu, cuda or cuda:N"))
+        << name;
   }
 }
 
