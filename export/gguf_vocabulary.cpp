@@ -16,6 +16,7 @@
 #include "text/template_file.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_config.h"
+#include "text/white_space.h"
 
 namespace weft::exporting {
 namespace {
@@ -33,7 +34,6 @@ enum TokenType : std::int32_t {
   kByte = 6
 };
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 constexpr float kAddedScore = -1000.0F;
 constexpr float kPaddingScore = -10000.0F;
 
@@ -129,7 +129,7 @@ Entries byte_level_entries(const Source& source, const text::Tokenizer& tokenize
       if (!found->second.normalized) token = tokenizer.decode(tokenizer.encode(*token));
       const bool control = found->second.special || looks_special(*token);
       type = control ? kControl : kUserDefined;
-      if (!control) token = replace_all(*token, kSpace, " ");
+      if (!control) token = replace_all(*token, text::kSentencePieceSpace, " ");
     }
     entries.tokens.push_back(std::move(*token));
     entries.types.push_back(type);
@@ -161,7 +161,7 @@ void overlay_added(const Source& source, Entries& entries) {
   const auto place = [&](std::int64_t id, std::string token, std::int32_t type) {
     const auto size = static_cast<std::int64_t>(entries.tokens.size());
     if (id < 0 || id >= size) too_many(source, id + 1, size);
-    if (type == kUserDefined) token = replace_all(token, kSpace, " ");
+    if (type == kUserDefined) token = replace_all(token, text::kSentencePieceSpace, " ");
     const auto at = static_cast<std::size_t>(id);
     entries.tokens[at] = std::move(token);
     entries.types[at] = type;
@@ -264,7 +264,7 @@ Entries fallback_entries(const Source& source, const text::Tokenizer& tokenizer,
     const bool control = token.special || looks_special(content);
     entries.types[at] = control ? kControl : kUserDefined;
     entries.scores[at] = kAddedScore;
-    if (!control) entries.tokens[at] = replace_all(content, kSpace, " ");
+    if (!control) entries.tokens[at] = replace_all(content, text::kSentencePieceSpace, " ");
   }
   return entries;
 }
@@ -319,7 +319,7 @@ std::string find_pre(const Source& source, const text::Tokenizer& tokenizer,
 bool adds_space(const text::Tokenizer& tokenizer) {
   const std::vector<std::int32_t> ids = tokenizer.encode("a");
   const auto token = ids.empty() ? std::nullopt : tokenizer.id_to_token(ids.front());
-  return !token || token->starts_with(kSpace);
+  return !token || token->starts_with(text::kSentencePieceSpace);
 }
 
 /// tokenizer.ggml.add_bos_token and add_eos_token: what the tokenizer does, so that llama.cpp does

@@ -21,7 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using checkpoint::Checkpoint;
-using checkpoint::Storage;
 
 /// The narrowest type that holds the numbers of both.
 core::DType common(core::DType a, core::DType b) { return a == b ? a : core::DType::kF32; }
